@@ -1,0 +1,347 @@
+"""The Fisher diagonal: estimators, running average, scale.
+
+The Fisher information of a model ``p(y | x, theta)`` is the expected outer
+product of the gradient of its log-likelihood; penalties use the diagonal,
+
+    F_i = E_x E_y~p(y|x,theta) [(d log p(y | x, theta) / d theta_i)^2].
+
+Two things called "the Fisher diagonal" in the literature differ from it, and
+from each other, by orders of magnitude, so each estimator here is named for what
+it computes:
+
+- :func:`per_example_fisher`: mean over examples of the *squared per-example
+  gradients*. With labels from the data this is the "empirical Fisher"; with labels
+  drawn from the model (``resample``) it estimates the Fisher itself.
+- :func:`batch_fisher`: the *square of the mini-batch gradient*, which WPL
+  takes for free from a backward pass it needs anyway (Benyahia et al., 2019,
+  section 3.2). Where the gradients of the examples are independent with mean zero
+  it is smaller by the size of the batch; where they agree it is as large.
+
+All functions are pure and jittable, take any pytree of parameters, and return
+trees like it in at least float32.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from wpl_jax.squared_gradients import Loss, sum_squared_gradients, widen
+
+Resample = Callable[[jax.Array, Any, Any], Any]
+
+
+def per_example_fisher(
+    loss: Loss,
+    params: Any,
+    examples: Any,
+    *,
+    chunk_size: int = 128,
+    resample: Resample | None = None,
+    key: jax.Array | None = None,
+) -> Any:
+    """Mean over examples of the squared per-example gradients.
+
+    Costs about one batched gradient where every weight is used once in the model,
+    see :mod:`wpl_jax.squared_gradients`, and the memory of one chunk, however many
+    examples there are.
+
+    Args:
+      loss: ``loss(params, example) -> scalar``, the negative log-likelihood in
+        nats of one example, differentiable in ``params``.
+      params: A pytree of floating-point arrays.
+      examples: A pytree of arrays with a leading axis of the same length ``n``.
+      chunk_size: Examples that are differentiated at a time.
+      resample: ``resample(key, params, example) -> example``, an example whose
+        label has been drawn from the model, for the true Fisher. Without it the
+        labels are those of the data (empirical Fisher).
+      key: PRNG key for ``resample``.
+
+    Returns:
+      A tree like ``params``, in squared units of the loss.
+
+    Raises:
+      ValueError: If there are no examples, their leading axes differ,
+        ``chunk_size`` is below 1, the loss is not a scalar, or ``resample`` comes
+        without a ``key``.
+
+    Examples:
+      >>> import jax.numpy as jnp, wpl_jax
+      >>> loss = lambda w, xy: (w * xy[0] - xy[1]) ** 2 / 2
+      >>> x, y = jnp.array([1.0, 2.0]), jnp.array([0.0, 3.0])
+      >>> print(wpl_jax.per_example_fisher(loss, jnp.array(1.0), (x, y)))
+      2.5
+    """
+    n = _count(examples)
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}.")
+    draw = _resampler(resample, key, params)
+    # Chunks are slices of the examples, so that nothing is copied or padded. The
+    # last one starts early enough to be full; what it repeats is counted once.
+    size = min(chunk_size, n)
+
+    def add_chunk(total, start):
+        first = jnp.minimum(start, n - size)
+        chunk = jax.tree.map(
+            lambda x: jax.lax.dynamic_slice_in_dim(x, first, size), examples
+        )
+        index = first + jnp.arange(size)
+        weight = (index >= start).astype(jnp.float32)
+        chunk = draw(chunk, index)
+        # A weight of 1 or 0 on the loss is a weight of 1 or 0 on its square.
+        squares = sum_squared_gradients(
+            lambda p, item: item[0] * loss(p, item[1]), params, (weight, chunk)
+        )
+        return jax.tree.map(jnp.add, total, squares), None
+
+    starts = jnp.arange(0, n, size)
+    total, _ = jax.lax.scan(add_chunk, _zeros(params), starts)
+    return jax.tree.map(lambda x: x / n, total)
+
+
+def batch_fisher(
+    loss: Loss,
+    params: Any,
+    examples: Any,
+    *,
+    batch_size: int | None = None,
+    resample: Resample | None = None,
+    key: jax.Array | None = None,
+) -> Any:
+    """Mean over mini-batches of the squared gradient of the mean loss.
+
+    Args:
+      loss: As in :func:`per_example_fisher`.
+      params: As in :func:`per_example_fisher`.
+      examples: As in :func:`per_example_fisher`.
+      batch_size: Examples in a mini-batch; must divide their number. By default
+        all are one batch, as in the paper.
+      resample: As in :func:`per_example_fisher`.
+      key: As in :func:`per_example_fisher`.
+
+    Returns:
+      A tree like ``params``. With ``batch_size=1`` it is that of
+      :func:`per_example_fisher`.
+
+    Raises:
+      ValueError: If there are no examples, their leading axes differ,
+        ``batch_size`` does not divide their number, or ``resample`` comes without
+        a ``key``.
+    """
+    n = _count(examples)
+    size = n if batch_size is None else batch_size
+    if size < 1 or n % size:
+        raise ValueError(
+            f"batch_size must divide the number of examples, got {size} for {n}."
+        )
+    draw = _resampler(resample, key, params)
+
+    def mean_loss(params, batch):
+        losses = jax.vmap(loss, (None, 0))(params, batch)
+        return jnp.mean(losses)
+
+    def add_batch(total, start):
+        batch = jax.tree.map(
+            lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), examples
+        )
+        batch = draw(batch, start + jnp.arange(size))
+        gradient = jax.grad(mean_loss)(params, batch)
+        return jax.tree.map(jnp.add, total, square(gradient)), None
+
+    total, _ = jax.lax.scan(add_batch, _zeros(params), jnp.arange(0, n, size))
+    return jax.tree.map(lambda x: x / (n // size), total)
+
+
+def square(gradient: Any) -> Any:
+    """Squares a gradient that is at hand: the free estimate of the paper.
+
+    Average over devices before squaring; squares averaged afterwards are another
+    estimator.
+
+    Args:
+      gradient: A gradient, any pytree of arrays.
+
+    Returns:
+      Its entries squared, at least float32.
+    """
+    return jax.tree.map(lambda g: jnp.square(widen(g)), gradient)
+
+
+def sample_class(logits: Callable[[Any, Any], jax.Array]) -> Resample:
+    """Draws the label of a classification example from the model.
+
+    Args:
+      logits: ``logits(params, inputs) -> float[num_classes]`` for one example.
+
+    Returns:
+      A ``resample`` for the estimators, for examples that are pairs ``(inputs,
+      label)``.
+    """
+
+    def resample(key, params, example):
+        inputs, label = example
+        drawn = jax.random.categorical(key, logits(params, inputs))
+        return inputs, drawn.astype(jnp.asarray(label).dtype)
+
+    return resample
+
+
+def update_average(
+    average: Any,
+    fisher: Any,
+    *,
+    eta: float = 0.9,
+    form: Literal["printed", "coded"] = "printed",
+    mask: Any = None,
+) -> Any:
+    """Running average of the Fisher over the models trained one after another.
+
+    The paper prints ``F <- (1 - eta) F + F_new``, where it cannot be made out
+    whether ``eta`` stands before the second term; the authors' code has it there,
+    ``F <- (1 - eta) F + eta F_new``. The two differ by the factor ``eta``.
+
+    Args:
+      average: The average so far, zeros at the start.
+      fisher: The newest model's Fisher, a tree like ``average``.
+      eta: Weight of the newest, in [0, 1]; the paper's is 0.9.
+      form: ``"printed"`` or ``"coded"``.
+      mask: Optional tree like ``average`` of 0/1 arrays that broadcast to it.
+        Entries where it is 0 keep their average.
+
+    Returns:
+      The new average, a tree like ``average``.
+
+    Raises:
+      ValueError: If ``form`` is not one of the two or ``eta`` outside [0, 1].
+    """
+    weights = {"printed": 1.0, "coded": eta}
+    if form not in weights:
+        raise ValueError(f"form must be one of {sorted(weights)}, got {form!r}.")
+    if isinstance(eta, int | float) and not 0 <= eta <= 1:
+        raise ValueError(f"eta must lie in [0, 1], got {eta}.")
+    new = jax.tree.map(lambda a, f: (1 - eta) * a + weights[form] * f, average, fisher)
+    return new if mask is None else _select(mask, new, average)
+
+
+def clip_norm(fisher: Any, max_norm: float) -> Any:
+    """Scales each tensor of the Fisher down to a Frobenius norm of ``max_norm``.
+
+    Args:
+      fisher: A tree of arrays.
+      max_norm: Largest norm of a tensor, above 0; the authors' code uses 10.
+
+    Returns:
+      The tree; tensors within the norm are untouched.
+
+    Raises:
+      ValueError: If ``max_norm`` is not above 0.
+    """
+    if isinstance(max_norm, int | float) and not max_norm > 0:
+        raise ValueError(f"max_norm must be above 0, got {max_norm}.")
+
+    def clip(f):
+        norm = jnp.linalg.norm(f)
+        return jnp.where(norm > max_norm, f * (max_norm / norm), f)
+
+    return jax.tree.map(clip, fisher)
+
+
+def flush(fisher: Any) -> Any:
+    """Forgets the Fisher: zeros like it (every few epochs in the paper)."""
+    return jax.tree.map(jnp.zeros_like, fisher)
+
+
+def normalize(
+    fisher: Any,
+    mask: Any = None,
+    *,
+    per: Literal["tree", "tensor"] = "tree",
+    scale: Literal["unit", "loss"] = "unit",
+) -> Any:
+    """Gives the Fisher a known scale, and with it the penalty's ``alpha`` a meaning.
+
+    A raw Fisher varies by many orders of magnitude with the loss, its reduction,
+    the size of the model and how far it has been trained: no ``alpha`` can be
+    carried from one to another. Let ``m`` be the mean of the Fisher over the
+    entries in the mask.
+
+    - ``scale="unit"`` returns ``F / m``, of mean 1: ``alpha`` is the penalty's mean
+      curvature, in loss per squared parameter. Multiplying the loss by a constant
+      does not change the penalty.
+    - ``scale="loss"`` returns ``F / sqrt(m)``, whose mean is the root mean square of
+      the gradients. Multiplying the loss by ``c`` multiplies the penalty by ``c``
+      too, so their ratio stays; with the learning rate divided by ``c``, training
+      takes the same path.
+
+    Args:
+      fisher: A tree of arrays, entries of at least 0.
+      mask: Optional tree like ``fisher`` of 0/1 arrays that broadcast to it. Only
+        entries where it is 1 count and change.
+      per: ``"tree"``: one mean over everything, which keeps the importance of
+        tensors relative to each other; ``"tensor"``: one mean for each array.
+      scale: ``"unit"`` or ``"loss"``.
+
+    Returns:
+      The scaled tree. Where the mean is 0, it is unchanged.
+
+    Raises:
+      ValueError: If ``per`` or ``scale`` is not one of the two.
+    """
+    if per not in ("tree", "tensor"):
+        raise ValueError(f"per must be 'tree' or 'tensor', got {per!r}.")
+    if scale not in ("unit", "loss"):
+        raise ValueError(f"scale must be 'unit' or 'loss', got {scale!r}.")
+    leaves, treedef = jax.tree.flatten(fisher)
+    if mask is None:
+        mask = jax.tree.map(lambda f: 1, fisher)
+    masks = jax.tree.leaves(
+        jax.tree.map(lambda f, m: jnp.broadcast_to(m, f.shape), fisher, mask)
+    )
+    sums = [jnp.sum(f * m) for f, m in zip(leaves, masks, strict=True)]
+    counts = [jnp.sum(m, dtype=jnp.float32) for m in masks]
+    if per == "tree":
+        sums = [jnp.sum(jnp.stack(sums))] * len(leaves)
+        counts = [jnp.sum(jnp.stack(counts))] * len(leaves)
+    means = [s / jnp.maximum(n, 1) for s, n in zip(sums, counts, strict=True)]
+
+    def rescale(f, m, mean):
+        divisor = mean if scale == "unit" else jnp.sqrt(mean)
+        scaled = f / jnp.where(divisor > 0, divisor, 1)
+        return jnp.where(m != 0, scaled, f)
+
+    return jax.tree.unflatten(treedef, map(rescale, leaves, masks, means))
+
+
+def _count(examples: Any) -> int:
+    """Number of examples, from the leading axes of a pytree."""
+    shapes = [jnp.shape(x) for x in jax.tree.leaves(examples)]
+    sizes = {shape[0] if shape else 0 for shape in shapes}
+    if len(sizes) != 1 or 0 in sizes:
+        raise ValueError(
+            "examples must be arrays with one leading axis of the same length of at "
+            f"least 1, the examples; got shapes {shapes}."
+        )
+    return sizes.pop()
+
+
+def _resampler(resample: Resample | None, key: jax.Array | None, params: Any):
+    """Replaces the examples of a chunk; the same ones whatever the chunk size."""
+    if resample is None:
+        return lambda chunk, index: chunk
+    if key is None:
+        raise ValueError("resample draws from the model: pass key=jax.random.key(...).")
+
+    def draw(chunk, index):
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
+        return jax.vmap(resample, (0, None, 0))(keys, params, chunk)
+
+    return draw
+
+
+def _select(mask: Any, new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda o, n, m: jnp.where(m != 0, n, o), old, new, mask)
+
+
+def _zeros(params: Any) -> Any:
+    return jax.tree.map(lambda p: widen(jnp.zeros(p.shape, p.dtype)), params)

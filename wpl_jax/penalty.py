@@ -1,0 +1,451 @@
+"""The Weight Plasticity Loss as an optax gradient transformation.
+
+Benyahia et al., "Overcoming Multi-Model Forgetting" (ICML 2019), equation 8:
+a model that is trained on parameters shared with an earlier model minimises
+
+    L(theta) + alpha / 2 * sum_i F_i (theta_i - anchor_i)^2
+
+with ``anchor`` the parameters the earlier model was left at and ``F`` the
+diagonal of its Fisher information there. Both live in the optimizer state,
+where they are checkpointed, sharded and donated with everything else, and
+both are written by :func:`consolidate` when a model has been trained.
+
+Two transformations minimise the same objective:
+
+- :func:`weight_plasticity` adds the gradient of the penalty to the gradients.
+  It stands first in the chain and is the objective exactly as written. Its
+  step diverges where ``learning_rate * alpha * F`` exceeds 2.
+- :func:`proximal_weight_plasticity` solves for the penalty in closed form after
+  the rest of the chain has moved the parameters. It stands last, needs the
+  learning rate, and is stable for every ``alpha``.
+
+Elastic Weight Consolidation (Kirkpatrick et al., 2017) is the same quadratic
+form; what differs is how a new anchor and Fisher meet the old ones. It is the
+same transformation consolidated with another rule: :func:`accumulate` or
+:func:`online`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+Rule = Callable[
+    [jax.Array, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]
+]
+
+
+class WeightPlasticityState(NamedTuple):
+    """What the penalty remembers of the models trained so far."""
+
+    count: chex.Array  # shape=(), dtype=jnp.int32; updates seen, for schedules
+    anchor: optax.Params  # like the parameters
+    fisher: optax.Params  # like the parameters, at least float32
+
+
+def weight_plasticity(
+    alpha: optax.ScalarOrSchedule,
+) -> optax.GradientTransformationExtraArgs:
+    """Adds the gradient of the Weight Plasticity Loss to the updates.
+
+    The third term of equation 8: ``updates + alpha * mask * F * (params - anchor)``.
+    Chain it *before* everything that treats the updates as a gradient (clipping,
+    momentum, Adam's second moments, the learning rate). With plain SGD the
+    step diverges once ``learning_rate * alpha * F`` exceeds 2 for some
+    parameter; :func:`proximal_weight_plasticity` does not.
+
+    Until :func:`consolidate` is first called the Fisher is zero, and so is the
+    penalty, exactly.
+
+    Args:
+      alpha: Strength of the penalty, a number of at least 0 or a schedule of the
+        update count. Its unit depends on how the Fisher was scaled, see
+        :func:`wpl_jax.fisher.normalize`.
+
+    Returns:
+      A transformation whose ``update`` needs ``params`` and takes an optional
+      ``mask``: a tree like the parameters of 0/1 arrays that broadcast to them;
+      parameters where it is 0 are not pulled. The mask may change from step to
+      step without a recompilation.
+
+    Raises:
+      ValueError: If ``alpha`` is a negative number.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax, wpl_jax
+      >>> params = {'w': jnp.array([1.0, 2.0])}
+      >>> tx = optax.chain(wpl_jax.weight_plasticity(alpha=10.0), optax.sgd(0.1))
+      >>> state = tx.init(params)
+      >>> fisher = {'w': jnp.array([1.0, 0.0])}
+      >>> state = wpl_jax.consolidate(state, anchor=params, fisher=fisher)
+      >>> moved = {'w': jnp.array([1.5, 2.5])}
+      >>> zero = {'w': jnp.zeros(2)}
+      >>> updates, state = tx.update(zero, state, moved)
+      >>> print(optax.apply_updates(moved, updates)['w'])
+      [1.  2.5]
+    """
+    _check_nonnegative("alpha", alpha)
+
+    def update_fn(updates, state, params=None, *, mask=None, **extra_args):
+        del extra_args
+        strength = _at(alpha, state.count)
+
+        def add_pull(update, param, anchor, fisher, mask):
+            displacement = param.astype(fisher.dtype) - anchor.astype(fisher.dtype)
+            pull = strength * mask * fisher * displacement
+            return (update.astype(fisher.dtype) + pull).astype(update.dtype)
+
+        return _update_leaves(add_pull, updates, state, params, mask)
+
+    return optax.GradientTransformationExtraArgs(_init, update_fn)
+
+
+def proximal_weight_plasticity(
+    alpha: optax.ScalarOrSchedule,
+    learning_rate: optax.ScalarOrSchedule,
+) -> optax.GradientTransformationExtraArgs:
+    """Applies the Weight Plasticity Loss as a proximal step, stable at any alpha.
+
+    With ``theta'`` what the rest of the chain would make of the parameters and
+    ``tau = learning_rate * alpha``, the new parameters are
+
+        (theta' + tau * F * anchor) / (1 + tau * F),
+
+    the minimiser of ``|theta - theta'|^2 / 2 + tau / 2 * F (theta - anchor)^2``
+    (Parikh and Boyd, "Proximal Algorithms", 2014, section 6.1.1). To first order
+    in ``tau`` it is the step of :func:`weight_plasticity` under SGD; as ``tau``
+    grows the parameters that matter go to the anchor instead of diverging.
+
+    Chain it *last*, after the learning rate has been applied: it takes the
+    updates to be what will be added to the parameters. After Adam it measures
+    distances without Adam's preconditioner, as decoupled weight decay does.
+
+    Args:
+      alpha: As in :func:`weight_plasticity`.
+      learning_rate: The learning rate of the rest of the chain, a number of at
+        least 0 or the same schedule.
+
+    Returns:
+      A transformation with the same state, extra argument ``mask`` and
+      consolidation as :func:`weight_plasticity`.
+
+    Raises:
+      ValueError: If ``alpha`` or ``learning_rate`` is a negative number.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax, wpl_jax
+      >>> params = {'w': jnp.array([1.0, 2.0])}
+      >>> tx = optax.chain(
+      ...     optax.sgd(0.1),
+      ...     wpl_jax.proximal_weight_plasticity(alpha=1e6, learning_rate=0.1))
+      >>> state = tx.init(params)
+      >>> fisher = {'w': jnp.array([1.0, 0.0])}
+      >>> state = wpl_jax.consolidate(state, anchor=params, fisher=fisher)
+      >>> gradient = {'w': jnp.array([1.0, 1.0])}
+      >>> updates, state = tx.update(gradient, state, params)
+      >>> print(optax.apply_updates(params, updates)['w'].round(4))
+      [1.  1.9]
+    """
+    _check_nonnegative("alpha", alpha)
+    _check_nonnegative("learning_rate", learning_rate)
+
+    def update_fn(updates, state, params=None, *, mask=None, **extra_args):
+        del extra_args
+        tau = _at(alpha, state.count) * _at(learning_rate, state.count)
+
+        def shrink(update, param, anchor, fisher, mask):
+            # The closed form, written as the update plus a share of the way from
+            # where it leads to the anchor: exactly `update` where tau * F is 0, and
+            # no infinity over infinity where tau * F overflows.
+            stiffness = jnp.minimum(tau * mask * fisher, jnp.finfo(fisher.dtype).max)
+            share = stiffness / (1 + stiffness)
+            proposal = update.astype(fisher.dtype)
+            to_anchor = anchor.astype(fisher.dtype) - param.astype(fisher.dtype)
+            return (proposal + share * (to_anchor - proposal)).astype(update.dtype)
+
+        return _update_leaves(shrink, updates, state, params, mask)
+
+    return optax.GradientTransformationExtraArgs(_init, update_fn)
+
+
+def replace(old_anchor, old_fisher, anchor, fisher):
+    """Consolidation of WPL: the new anchor and Fisher take the place of the old."""
+    del old_anchor, old_fisher
+    return anchor, fisher
+
+
+def accumulate(old_anchor, old_fisher, anchor, fisher):
+    """Consolidation of EWC with one anchor per earlier model.
+
+    The sum of the quadratics ``F_k (theta - anchor_k)^2`` is, up to a constant,
+    one quadratic with Fisher ``sum_k F_k`` around the mean of the anchors weighted
+    by their Fishers: the separate anchors need no memory of their own.
+    """
+    total = old_fisher + fisher
+    share = jnp.where(total > 0, fisher / jnp.where(total > 0, total, 1), 1)
+    mean = old_anchor + share * (anchor - old_anchor)
+    return mean.astype(anchor.dtype), total
+
+
+def online(gamma: float) -> Rule:
+    """Consolidation of online EWC (Schwarz et al., "Progress & Compress", 2018).
+
+    Args:
+      gamma: Share of the earlier Fisher that is kept, in [0, 1].
+
+    Returns:
+      A rule for :func:`consolidate`: ``F <- gamma * F + F_new`` around the newest
+      anchor.
+
+    Raises:
+      ValueError: If ``gamma`` is a number outside [0, 1].
+    """
+    if isinstance(gamma, int | float) and not 0 <= gamma <= 1:
+        raise ValueError(f"gamma must lie in [0, 1], got {gamma}.")
+
+    def rule(old_anchor, old_fisher, anchor, fisher):
+        del old_anchor
+        return anchor, gamma * old_fisher + fisher
+
+    return rule
+
+
+def consolidate(
+    opt_state: optax.OptState,
+    anchor: optax.Params,
+    fisher: optax.Params,
+    *,
+    rule: Rule = replace,
+    mask: optax.Params | None = None,
+) -> optax.OptState:
+    """Writes a trained model's parameters and Fisher into the optimizer state.
+
+    Pure and jittable. The optimizer state may be nested in any way (``chain``,
+    ``partition``, ``masked``, ``MultiSteps``, ``inject_hyperparams``,
+    ``flax.nnx.Optimizer.opt_state``); every penalty in it is consolidated with
+    those parameters that it sees. Nothing else in the state changes.
+
+    Args:
+      opt_state: The optimizer state.
+      anchor: Where the model was left, a tree with the paths and shapes of the
+        parameters. It is copied, so that donating the parameters stays safe.
+      fisher: The model's Fisher diagonal, a tree like the parameters, entries of
+        at least 0.
+      rule: How old and new are combined, leaf by leaf: :func:`replace` (WPL),
+        :func:`accumulate` or :func:`online` (EWC), or any function ``(old_anchor,
+        old_fisher, anchor, fisher) -> (anchor, fisher)``.
+      mask: Optional tree of 0/1 arrays that broadcast to the parameters. Entries
+        where it is 0 keep their old anchor and Fisher.
+
+    Returns:
+      The optimizer state with the new anchor and Fisher.
+
+    Raises:
+      ValueError: If the state holds no penalty, or a tree lacks a parameter or
+        has it in another shape.
+    """
+
+    def write(state):
+        def combine(old_anchor, old_fisher, anchor, fisher, mask):
+            new = rule(old_anchor, old_fisher, anchor, fisher.astype(old_fisher.dtype))
+            return tuple(
+                # `jnp.array` copies: an anchor that aliased the parameters could not
+                # be donated beside them.
+                jnp.array(jnp.where(mask != 0, new, old), old.dtype)
+                for new, old in zip(new, (old_anchor, old_fisher), strict=True)
+            )
+
+        old_leaves, treedef = jax.tree.flatten(state.anchor)
+        combined = [
+            combine(*leaves)
+            for leaves in zip(
+                old_leaves,
+                jax.tree.leaves(state.fisher),
+                _aligned("anchor", anchor, state.anchor),
+                _aligned("fisher", fisher, state.anchor),
+                _aligned_mask(mask, state.anchor),
+                strict=True,
+            )
+        ]
+        return state._replace(
+            anchor=jax.tree.unflatten(treedef, [a for a, _ in combined]),
+            fisher=jax.tree.unflatten(
+                jax.tree.structure(state.fisher), [f for _, f in combined]
+            ),
+        )
+
+    plasticity_states(opt_state)  # Raises where there is nothing to write to.
+    return jax.tree.map(
+        lambda node: write(node) if _is_state(node) else node,
+        opt_state,
+        is_leaf=_is_state,
+    )
+
+
+def penalty_value(
+    opt_state: optax.OptState,
+    params: optax.Params,
+    alpha: optax.ScalarOrSchedule,
+    *,
+    mask: optax.Params | None = None,
+) -> jax.Array:
+    """Value of the penalty, ``alpha / 2 * sum mask * F * (params - anchor)^2``.
+
+    Args:
+      opt_state: An optimizer state with the penalty in it, nested in any way. A
+        state with several penalties (one per group of parameters) gives their sum.
+      params: The parameters, a tree like the anchor.
+      alpha: As given to the transformation; a schedule is taken at the count of
+        the next update.
+      mask: As given to ``update``.
+
+    Returns:
+      A scalar, float32 or wider. With :func:`accumulate` a constant is missing
+      that does not depend on the parameters.
+
+    Raises:
+      ValueError: If the state holds no penalty, or a tree does not fit it.
+    """
+    total = jnp.zeros((), jnp.float32)
+    for state in plasticity_states(opt_state):
+        (count,) = jax.tree.leaves(state.count)  # Flax NNX wraps it.
+        strength = _at(alpha, count)
+        for param, anchor, fisher, m in zip(
+            _aligned("params", params, state.anchor),
+            jax.tree.leaves(state.anchor),
+            jax.tree.leaves(state.fisher),
+            _aligned_mask(mask, state.anchor),
+            strict=True,
+        ):
+            displacement = param.astype(fisher.dtype) - anchor.astype(fisher.dtype)
+            total += strength / 2 * jnp.sum(m * fisher * displacement**2)
+    return total
+
+
+def plasticity_states(opt_state: optax.OptState) -> list[WeightPlasticityState]:
+    """The states of all penalties in an optimizer state, in order of the tree.
+
+    Args:
+      opt_state: An optimizer state, nested in any way.
+
+    Returns:
+      At least one state; the running Fisher average is ``states[0].fisher``.
+
+    Raises:
+      ValueError: If there is none.
+    """
+    found = [
+        leaf
+        for leaf in jax.tree.leaves(opt_state, is_leaf=_is_state)
+        if _is_state(leaf)
+    ]
+    if not found:
+        raise ValueError(
+            "This optimizer state holds no weight_plasticity state (it is a "
+            f"{type(opt_state).__name__}). Chain wpl_jax.weight_plasticity(...) or "
+            "wpl_jax.proximal_weight_plasticity(...) into the optimizer and pass the "
+            "state that its init returned."
+        )
+    return found
+
+
+def _is_state(node: Any) -> bool:
+    return isinstance(node, WeightPlasticityState)
+
+
+def _init(params: optax.Params) -> WeightPlasticityState:
+    # Zeros and not the parameters: a state that aliased them could not be donated
+    # beside them, and `init` also runs on shapes alone. With the Fisher at zero
+    # the anchor has no effect.
+    return WeightPlasticityState(
+        count=jnp.zeros([], jnp.int32),
+        anchor=jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), params),
+        # bfloat16 would lose the Fisher's range of many orders of magnitude.
+        fisher=jax.tree.map(
+            lambda p: jnp.zeros(p.shape, jnp.promote_types(p.dtype, jnp.float32)),
+            params,
+        ),
+    )
+
+
+def _update_leaves(rule, updates, state, params, mask):
+    """Maps ``rule`` over the leaves and advances the count."""
+    if params is None:
+        raise ValueError(
+            "The weight plasticity penalty needs the parameters: call "
+            "tx.update(updates, state, params)."
+        )
+    leaves, treedef = jax.tree.flatten(updates)
+    leaves = [
+        rule(*each)
+        for each in zip(
+            leaves,
+            _aligned("params", params, updates),
+            _aligned("anchor", state.anchor, updates),
+            _aligned("fisher", state.fisher, updates),
+            _aligned_mask(mask, updates),
+            strict=True,
+        )
+    ]
+    new_state = state._replace(count=optax.safe_increment(state.count))
+    return jax.tree.unflatten(treedef, leaves), new_state
+
+
+def _aligned(name: str, tree: Any, like: Any, broadcast: bool = False) -> list:
+    """Leaves of ``tree`` in the order of ``like``, matched by path.
+
+    By path and not by structure: inside ``optax.masked`` and ``optax.partition``
+    the state has fewer leaves than the parameters, and Flax NNX wraps optimizer
+    state and parameters in different types.
+    """
+    by_path = {_keys(path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+    aligned = []
+    for path, expected in jax.tree_util.tree_leaves_with_path(like):
+        where = "/".join(_keys(path))
+        if _keys(path) not in by_path:
+            raise ValueError(
+                f"The {name} tree has no leaf at '{where}', where the penalty expects "
+                f"an array of shape {jnp.shape(expected)}; its leaves are "
+                f"{sorted(map('/'.join, by_path))}. Pass a tree with the structure of "
+                "the parameters."
+            )
+        leaf = jnp.asarray(by_path[_keys(path)])
+        shape, target = leaf.shape, jnp.shape(expected)
+        if shape != target and not (broadcast and _broadcasts(shape, target)):
+            raise ValueError(
+                f"The {name} at '{where}' has shape {shape}, expected "
+                f"{'one that broadcasts to ' if broadcast else ''}{target}."
+            )
+        aligned.append(leaf)
+    return aligned
+
+
+def _aligned_mask(mask: Any, like: Any) -> list:
+    if mask is None:
+        return [1] * len(jax.tree.leaves(like))
+    return _aligned("mask", mask, like, broadcast=True)
+
+
+def _keys(path) -> tuple[str, ...]:
+    return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
+
+
+def _broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
+    return len(shape) <= len(target) and all(
+        s in (1, t) for s, t in zip(shape[::-1], target[::-1], strict=False)
+    )
+
+
+def _at(value: optax.ScalarOrSchedule, count: chex.Array) -> chex.Numeric:
+    return value(count) if callable(value) else value
+
+
+def _check_nonnegative(name: str, value: optax.ScalarOrSchedule) -> None:
+    # `inject_hyperparams` passes traced values, which cannot be checked here.
+    if isinstance(value, int | float) and not value >= 0:
+        raise ValueError(
+            f"{name} must be a number of at least 0 or a schedule, got {value}."
+        )
