@@ -1,0 +1,41 @@
+"""Runs the job of a configuration: flags in, one function called, nothing else.
+
+python launch.py --config=configs/two_models_digits.py --workdir=runs/digits
+"""
+
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from wpl_jax import jobs
+from wpl_jax.errors import UserError
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Configuration file; override fields by --config.name=value."
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir",
+    None,
+    "Folder of the run; the same command again continues what is in it.",
+    required=True,
+)
+_MODE = flags.DEFINE_string("mode", "run", "What to do: run, or report again.")
+
+
+def main(argv: list[str]) -> None:
+    """Runs the job, and says what is wrong with its input in one message."""
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}. Flags start with --.")
+    logging.set_verbosity(logging.WARNING)  # Orbax tells of every file it writes.
+    try:
+        jobs.run(_CONFIG.value, Path(_WORKDIR.value), _MODE.value)
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    app.run(main)

@@ -1,0 +1,254 @@
+"""What holds for every format: the entry point, its arguments, its checks."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wpl_jax.data import FORMATS, ImageDataset, Split, load_images
+
+
+@pytest.fixture
+def write(tmp_path, random_images):
+    """Writes an npz of two classes, with some of its arrays replaced."""
+
+    def write_npz(**changes):
+        arrays = {
+            "train_images": random_images(20),
+            "train_labels": np.arange(20) % 2,
+            "test_images": random_images(6, seed=1),
+            "test_labels": np.arange(6) % 2,
+        }
+        arrays |= changes
+        file = tmp_path / "two.npz"
+        np.savez(file, **{k: v for k, v in arrays.items() if v is not None})
+        return file
+
+    return write_npz
+
+
+def test_digits():
+    from sklearn.datasets import load_digits
+
+    data = load_images("digits", valid=0.1, test=0.2)
+    assert data.image_shape == (8, 8, 1)
+    assert data.num_classes == 10
+    assert data.class_names == tuple("0123456789")
+    splits = (data.train, data.valid, data.test)
+    assert [len(split.labels) for split in splits] == [1294, 144, 359]
+    for split in splits:
+        assert split.images.dtype == np.uint8
+        assert split.labels.dtype == np.int32
+        assert split.images.shape == (len(split.labels), 8, 8, 1)
+    # All the images with their labels, each once, whatever their order.
+    original = load_digits()
+    scaled = np.rint(original.images.reshape(1797, 64) * 255 / 16).astype(int)
+    ours = np.concatenate([split.images.reshape(-1, 64) for split in splits])
+    labels = np.concatenate([split.labels for split in splits])
+    expected = np.column_stack([scaled, original.target]).tolist()
+    assert sorted(np.column_stack([ours, labels]).tolist()) == sorted(expected)
+    assert ours.max() == 255
+
+
+def test_same_seed_same_data():
+    first, again = load_images("digits"), load_images("digits")
+    other = load_images("digits", seed=np.int64(7))
+    for split in ("train", "valid", "test"):
+        images = getattr(first, split).images
+        assert np.array_equal(images, getattr(again, split).images)
+        assert not np.array_equal(images, getattr(other, split).images)
+
+
+def test_dataset_cannot_be_changed():
+    data = load_images("digits")
+    assert isinstance(data, ImageDataset)
+    assert isinstance(data.train, Split)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        data.source = "elsewhere"
+
+
+def test_own_validation_split_is_taken(write, random_images):
+    images, labels = random_images(4, seed=2), np.array([0, 1, 1, 0])
+    file = write(valid_images=images, valid_labels=labels)
+    data = load_images("npz", file, valid=3)
+    np.testing.assert_array_equal(data.valid.images, images)
+    assert len(data.train.labels) == 20
+
+
+def test_packages_of_formats_are_imported_when_needed():
+    code = (
+        "import sys, wpl_jax; before = set(sys.modules);"
+        "import wpl_jax.data; print(*(set(sys.modules) - before))"
+    )
+    root = Path(__file__).resolve().parents[2]
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    heavy = {"PIL", "sklearn", "tensorflow_datasets"}
+    assert not heavy & set(run.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("cifar", "write 'cifar_binary'"),
+        ("imagenet", "take one of those"),
+        (["npz"], "write 'npz'"),
+    ],
+)
+def test_unknown_format(name, remedy, data_error):
+    with data_error("argument format", f"{name!r} for some/path", remedy):
+        load_images(name, "some/path")
+
+
+def test_every_format_is_named_in_the_error():
+    with pytest.raises(ValueError, match="unknown format") as caught:
+        load_images("no such format")
+    for name in FORMATS:
+        assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS))
+def test_unknown_option(name, data_error):
+    with data_error(f"format {name}", "unknown option 'sise'", ""):
+        load_images(name, "path", sise=3)
+
+
+@pytest.mark.parametrize("name", sorted(set(FORMATS) - {"digits"}))
+@pytest.mark.parametrize("path", [None, 3, ""])
+def test_no_path(name, path, data_error):
+    with data_error("path", repr(path), "give"):
+        load_images(name, path)
+
+
+def test_digits_with_a_path(data_error):
+    with data_error("path", "digits.npz", "leave it out"):
+        load_images("digits", "digits.npz")
+
+
+@pytest.mark.parametrize("name", sorted(set(FORMATS) - {"digits", "tfds"}))
+def test_path_missing(name, tmp_path, monkeypatch, data_error):
+    (tmp_path / "minst.data").touch()
+    with data_error(tmp_path / "mnist.data", "nothing", "minst.data"):
+        load_images(name, tmp_path / "mnist.data")
+    with data_error(tmp_path / "a" / "b", "nothing", f"{tmp_path} holds minst.data"):
+        load_images(name, tmp_path / "a" / "b")
+    monkeypatch.chdir(tmp_path)
+    with data_error("mnist.data", "nothing", f"working folder is {tmp_path}"):
+        load_images(name, "mnist.data")
+
+
+@pytest.mark.parametrize("name", ["cifar_binary", "folder", "idx"])
+def test_file_for_a_folder(name, tmp_path, data_error):
+    file = tmp_path / "archive.tar"
+    file.write_bytes(b"x")
+    with data_error(file, "a file", f"perhaps {tmp_path}"):
+        load_images(name, file)
+
+
+@pytest.mark.parametrize("name", ["cifar_binary", "folder", "idx"])
+def test_empty_folder(name, tmp_path, data_error):
+    (tmp_path / ".hidden").touch()
+    with data_error(tmp_path, "an empty folder", "put the files"):
+        load_images(name, tmp_path)
+
+
+def test_home_is_expanded(tmp_path, monkeypatch, write):
+    file = write()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_images("npz", f"~/{file.name}").source == str(file)
+
+
+@pytest.mark.parametrize("argument", ["valid", "test"])
+@pytest.mark.parametrize("share", [0, -1, 0.0, 1.0, 1.5, -0.1, True, "0.1", None, [1]])
+def test_share_of_a_wrong_kind(argument, share, data_error):
+    with data_error(f"argument {argument}", repr(share), f"{argument}=0.1"):
+        load_images("digits", **{argument: share})
+
+
+@pytest.mark.parametrize("seed", [-1, 0.5, None, True])
+def test_seed_of_a_wrong_kind(seed, data_error):
+    with data_error("argument seed", repr(seed), "seed=0"):
+        load_images("digits", seed=seed)
+
+
+@pytest.mark.parametrize("valid", [19, 20, 10**9, 0.99, 0.01])
+def test_valid_too_large_or_too_small(valid, write, data_error):
+    file = write()
+    with data_error(file, f"valid={valid}", "choose valid"):
+        load_images("npz", file, valid=valid)
+
+
+@pytest.mark.parametrize(
+    ("labels", "found", "remedy"),
+    [
+        (np.full(6, 2), "classes in test that are not in train: 2", "out of test"),
+        (np.arange(6) - 1, "label -1 (example 0)", "leave out"),
+        (np.full(6, 0.5), "dtype float64, e.g. np.float64(0.5)", "number the classes"),
+        (np.full(6, True), "dtype bool", "number the classes"),
+        (np.array(list("abcdef")), "dtype <U1", "number the classes"),
+        (np.eye(6), "shape (6, 6)", "one-hot"),
+        (np.zeros(0, int), "shape (0,)", "flatten"),
+        (np.zeros(5, int), "5 labels", "same split"),
+        (np.full(6, 2**40), f"label {2**40}", "number the classes"),
+        (np.full(6, 2**63, np.uint64), f"label {2**63}", "number the classes"),
+    ],
+)
+def test_wrong_labels(labels, found, remedy, write, data_error):
+    file = write(test_labels=labels)
+    with data_error(file, found, remedy):
+        load_images("npz", file)
+
+
+@pytest.mark.parametrize(
+    ("labels", "found"),
+    [
+        (np.arange(20) % 2 * 2, "1 of 3 classes without training examples: 1"),
+        (np.arange(20) % 2 * (2**31 - 1), "training examples: 1, 2, 3, 4, 5, ..."),
+        (np.arange(20) % 2 + 1, "1 of 3 classes without training examples: 0"),
+    ],
+)
+def test_train_lacks_classes(labels, found, write, data_error):
+    file = write(train_labels=labels, test_labels=np.full(6, labels.max()))
+    with data_error(file, found, "number the classes from 0"):
+        load_images("npz", file)
+
+
+def test_named_classes_without_examples(write, data_error):
+    file = write(class_names=np.array(["cat", "dog", "cow"]))
+    with data_error(file, "1 of 3 classes without training examples: cow", "add"):
+        load_images("npz", file)
+
+
+def test_label_without_a_name(write, data_error):
+    file = write(class_names=np.array(["cat"]))
+    with data_error(file, "label 1 in train, and 1 class names", "name all"):
+        load_images("npz", file)
+
+
+@pytest.mark.parametrize(
+    ("images", "found", "remedy"),
+    [
+        (np.zeros((6, 20), np.uint8), "shape (6, 20)", "reshape"),
+        (np.zeros((6, 0, 5), np.uint8), "shape (6, 0, 5)", "reshape"),
+        (np.zeros((6, 3, 8, 8), np.uint8), "channels first", "transpose(0, 2, 3, 1)"),
+        (np.zeros((6, 4, 5), np.int64), "dtype int64", "astype(numpy.uint8)"),
+        (np.zeros((6, 4, 5), complex), "dtype complex128", "astype(numpy.uint8)"),
+        (np.full((6, 4, 5), 255.0), "floats from 255 to 255", "divide"),
+        (np.full((6, 4, 5), -0.5), "floats from -0.5", "normalisation"),
+        (np.full((6, 4, 5), np.nan), "floats from nan", "normalisation"),
+        (np.zeros((6, 5, 4), np.uint8), "test images of (5, 4, 1)", "resize"),
+        (np.zeros((6, 4, 5, 3), np.uint8), "test images of (4, 5, 3)", "resize"),
+    ],
+)
+def test_wrong_images(images, found, remedy, write, data_error):
+    file = write(test_images=images)
+    with data_error(file, found, remedy):
+        load_images("npz", file)

@@ -1,0 +1,34 @@
+"""Handwritten digits of 8 x 8 pixels, which come with scikit-learn."""
+
+import numpy as np
+
+from wpl_jax.data.errors import DataError
+from wpl_jax.data.files import PathLike
+from wpl_jax.data.source import Source, Split
+
+
+def read_digits(path: PathLike | None = None) -> Source:
+    """Reads the digits: 1,797 grey images of ten classes, no download.
+
+    Their test split is held out, as they come with none.
+
+    Args:
+      path: None; the images are inside scikit-learn.
+
+    Returns:
+      Images of (8, 8, 1), rescaled from 0..16 to 0..255.
+
+    Raises:
+      DataError: A path was given.
+    """
+    from sklearn.datasets import load_digits
+
+    if path is not None:
+        expected = "no path: the digits come with scikit-learn"
+        raise DataError(
+            "path", str(path), expected, "leave it out, or change the format"
+        )
+    digits = load_digits()
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., np.newaxis]
+    labels = digits.target.astype(np.int32)
+    return Source(Split(images, labels), None, None, None, "scikit-learn digits")

@@ -1,0 +1,40 @@
+"""The one exception for data that cannot be used as it is."""
+
+from wpl_jax.errors import UserError
+
+
+class DataError(UserError):
+    """A file, folder or argument that the data cannot be read from.
+
+    It takes four parts, so that no message can leave one out: a reader of the
+    message knows which file it is about, what is in it, what should be in it and
+    what to do.
+
+    Attributes:
+      where: The file, folder, array in a file, or argument.
+      found: What is there.
+      expected: What should be there.
+      remedy: What to do about it, as an order ("rename it to ...").
+
+    Examples:
+      >>> print(DataError("a.npz", "0 bytes", "an npz file", "download it again"))
+      a.npz: found 0 bytes; expected an npz file. To mend it: download it again.
+    """
+
+    def __init__(self, where: object, found: str, expected: str, remedy: str) -> None:
+        """Keeps the parts; the message is made of them when it is shown."""
+        # All four go to Exception.args, which is what pickle calls the class with:
+        # the error survives the way back from a worker process.
+        super().__init__(str(where), found, expected, remedy)
+        self.where = str(where)
+        self.found = found
+        self.expected = expected
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        """The message in one line, whatever is in a file's name or a cause's text."""
+        message = (
+            f"{self.where}: found {self.found}; expected {self.expected}."
+            f" To mend it: {self.remedy}."
+        )
+        return " ".join(message.splitlines())

@@ -1,0 +1,143 @@
+"""Paths, checked before anything is read from them."""
+
+import difflib
+import os
+from pathlib import Path
+
+from wpl_jax.data.errors import DataError
+
+PathLike = str | os.PathLike[str]
+
+
+def require_path(path: PathLike | None, expected: str) -> Path:
+    """The path, with ``~`` expanded.
+
+    Args:
+      path: As the caller gave it.
+      expected: What it should lead to, for the message.
+
+    Returns:
+      The path; nothing is known yet about what is there.
+
+    Raises:
+      DataError: No path was given, or not a path.
+    """
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+        raise DataError(
+            "path", repr(path), f"the path of {expected}", "give it as `path`"
+        )
+    return Path(path).expanduser()
+
+
+def require_file(path: Path, expected: str) -> Path:
+    """The path of a file that is there and not empty.
+
+    Args:
+      path: The file.
+      expected: What it should be, e.g. "an npz file".
+
+    Returns:
+      ``path``.
+
+    Raises:
+      DataError: Nothing is there, or a folder, or an empty file.
+    """
+    if os.path.isdir(path):
+        raise DataError(
+            path, f"a folder ({contents(path)})", expected, "give the file's own path"
+        )
+    if not os.path.exists(path):
+        raise missing(path, expected)
+    if os.path.getsize(path) == 0:
+        raise DataError(
+            path, "an empty file (0 bytes)", expected, "copy or download it again"
+        )
+    return path
+
+
+def require_folder(path: Path, expected: str) -> Path:
+    """The path of a folder that is there and not empty.
+
+    Args:
+      path: The folder.
+      expected: What it should be, e.g. "a folder of idx files".
+
+    Returns:
+      ``path``.
+
+    Raises:
+      DataError: Nothing is there, or a file, or an empty folder.
+    """
+    if not os.path.exists(path):
+        raise missing(path, expected)
+    if not os.path.isdir(path):
+        remedy = f"give the folder that holds the files, perhaps {path.parent}"
+        raise DataError(path, "a file", expected, remedy)
+    if not entries(path):
+        raise DataError(path, "an empty folder", expected, "put the files into it")
+    return path
+
+
+def read_bytes(path: Path, expected: str) -> bytes:
+    """The whole content of a file.
+
+    Args:
+      path: The file.
+      expected: What it should be.
+
+    Returns:
+      Its bytes, at least one.
+
+    Raises:
+      DataError: As :func:`require_file`, or the file cannot be read.
+    """
+    try:
+        return require_file(path, expected).read_bytes()
+    except OSError as error:
+        raise unreadable(path, error, expected) from error
+
+
+def unreadable(path: Path, error: Exception, expected: str) -> DataError:
+    """The error for a file or folder that the system refuses to read."""
+    remedy = "check its permissions, or copy or download it again"
+    return DataError(path, f"a file that cannot be read ({error})", expected, remedy)
+
+
+def missing(path: Path, expected: str) -> DataError:
+    """The error for a path at which nothing is, with what is nearby."""
+    folder = path.parent
+    while not os.path.isdir(folder) and folder != folder.parent:
+        folder = folder.parent
+    remedy = f"check the path; {folder} holds {contents(folder, like=path.name)}"
+    if not path.is_absolute():
+        remedy += f", and the working folder is {Path.cwd()}"
+    return DataError(path, "nothing (no such file or folder)", expected, remedy)
+
+
+def entries(folder: Path) -> list[Path]:
+    """What is in a folder, sorted by name, without what systems leave behind.
+
+    Args:
+      folder: An existing folder.
+
+    Returns:
+      Paths, without hidden ones and without those of file managers and archivers.
+
+    Raises:
+      DataError: The folder cannot be read.
+    """
+    try:
+        paths = sorted(folder.iterdir(), key=lambda path: path.name)
+    except OSError as error:
+        raise unreadable(folder, error, "a folder that can be listed") from error
+    litter = {"Thumbs.db", "desktop.ini", "__MACOSX"}
+    return [p for p in paths if not p.name.startswith(".") and p.name not in litter]
+
+
+def contents(folder: Path, like: str = "", limit: int = 6) -> str:
+    """A few of the names in a folder, for a message; those ``like`` one first."""
+    names = [p.name + ("/" if p.is_dir() else "") for p in entries(folder)]
+    close = difflib.get_close_matches(like, names, n=limit) if like else []
+    shown = (close + [name for name in names if name not in close])[:limit]
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(shown) + rest if names else "nothing"

@@ -1,0 +1,147 @@
+"""Images for classification: one type, one function, many formats."""
+
+import dataclasses
+import difflib
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from wpl_jax.data.checks import check_source
+from wpl_jax.data.errors import DataError
+from wpl_jax.data.files import PathLike
+from wpl_jax.data.formats import FORMATS
+from wpl_jax.data.holdout import check_share, hold_out
+from wpl_jax.data.source import Reader, Source, Split
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageDataset:
+    """Images in three splits that share no example.
+
+    Attributes:
+      train: Examples to learn the weights from; every class occurs.
+      valid: Examples to choose architectures by.
+      test: Examples to report on, once.
+      class_names: The name of class i at position i.
+      source: Where the data is from, for messages and reports.
+    """
+
+    train: Split
+    valid: Split
+    test: Split
+    class_names: tuple[str, ...]
+    source: str
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes C; labels are in 0..C-1."""
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of every image."""
+        height, width, channels = self.train.images.shape[1:]
+        return height, width, channels
+
+
+def load_images(
+    format: str,
+    path: PathLike | None = None,
+    *,
+    valid: int | float = 0.1,
+    test: int | float = 0.2,
+    seed: int = 0,
+    **options: Any,
+) -> ImageDataset:
+    """Loads a data set of images into memory.
+
+    A source's own splits are taken as they are. What it lacks is held out of its
+    training examples, first the test share and then the validation share of what
+    is left: random, but the same for the same seed, and each class in proportion.
+
+    Args:
+      format: A key of ``FORMATS``: "cifar_binary", "digits", "folder", "idx",
+        "npz" or "tfds".
+      path: The file or folder; for "tfds" the data set's name; for "digits" none.
+      valid: Training examples held out for validation, as a number or a fraction
+        of them. Not used where the source has a validation split.
+      test: The same for testing. Not used where the source has a test split.
+      seed: Seed of the random hold-outs, a non-negative int.
+      **options: The format's own, see its reader, e.g.
+        :func:`wpl_jax.data.image_folder.read_image_folder`.
+
+    Returns:
+      The data set.
+
+    Raises:
+      DataError: The source cannot be read or does not hold together, or an
+        argument is wrong. The message says where, what and how to mend it.
+
+    Examples:
+      >>> data = load_images("digits", valid=200)
+      >>> data.image_shape, data.num_classes
+      ((8, 8, 1), 10)
+      >>> len(data.train.labels), len(data.valid.labels), len(data.test.labels)
+      (1238, 200, 359)
+    """
+    valid, test = check_share(valid, "valid"), check_share(test, "test")
+    _check_seed(seed)
+    reader = _find_reader(format, path)
+    _check_options(format, reader, options)
+    return _complete(reader(path, **options), valid, test, seed)
+
+
+def _find_reader(format: str, path: PathLike | None) -> Reader:
+    """The reader of a format."""
+    if not isinstance(format, str) or format not in FORMATS:
+        found = f"the unknown format {format!r}" + (f" for {path}" if path else "")
+        expected = f"one of {', '.join(sorted(FORMATS))}"
+        raise DataError("argument format", found, expected, _suggest(format, FORMATS))
+    return FORMATS[format]
+
+
+def _check_options(format: str, reader: Reader, options: dict[str, Any]) -> None:
+    """Every option is one that the reader knows."""
+    _, *known = inspect.signature(reader).parameters  # the first is the path
+    for option in options:
+        if option not in known:
+            expected = f"an option of {format}: {', '.join(known) or 'it has none'}"
+            found = f"the unknown option {option!r}"
+            raise DataError(
+                f"format {format}", found, expected, _suggest(option, known)
+            )
+
+
+def _suggest(word: object, known: Iterable[str]) -> str:
+    """What to do about an unknown word: the closest known one, or any."""
+    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
+    return f"write {close[0]!r}" if close else "take one of those"
+
+
+def _check_seed(seed: int) -> None:
+    """The seed is one that numpy takes."""
+    is_int = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
+    if not is_int or seed < 0:
+        expected = "a non-negative int"
+        raise DataError(
+            "argument seed", repr(seed), expected, "set for instance seed=0"
+        )
+
+
+def _complete(
+    source: Source, valid: int | float, test: int | float, seed: int
+) -> ImageDataset:
+    """The data set of a source, with what it lacks held out of its train split."""
+    class_names = check_source(source)
+    train, valid_split, test_split = source.train, source.valid, source.test
+    if test_split is None:
+        train, test_split = hold_out(
+            train, test, seed=seed, argument="test", source=source.name
+        )
+    if valid_split is None:
+        train, valid_split = hold_out(
+            train, valid, seed=seed, argument="valid", source=source.name
+        )
+    return ImageDataset(train, valid_split, test_split, class_names, source.name)

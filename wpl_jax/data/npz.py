@@ -1,0 +1,145 @@
+"""Arrays in one npz file, as numpy.savez writes them."""
+
+import zipfile
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.lib.npyio import NpzFile
+
+from wpl_jax.data.checks import as_split
+from wpl_jax.data.errors import DataError
+from wpl_jax.data.files import PathLike, require_file, require_path, unreadable
+from wpl_jax.data.source import Source, Split
+
+_ZIP = b"PK\x03\x04"  # how every zip file begins that is not empty
+_EXPECTED = "an npz file, as numpy.savez writes it"
+# What zipfile and numpy raise at bytes that are not what they claim to be; the
+# RuntimeError is that of encrypted members and of unknown compression.
+_BROKEN = (
+    *(OSError, ValueError, EOFError, MemoryError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+
+
+def read_npz(
+    path: PathLike | None = None,
+    *,
+    train_images: str = "train_images",
+    train_labels: str = "train_labels",
+    valid_images: str | None = None,
+    valid_labels: str | None = None,
+    test_images: str = "test_images",
+    test_labels: str = "test_labels",
+    class_names: str | None = None,
+) -> Source:
+    """Reads images and labels from an npz file.
+
+    Images are uint8 or floats in [0, 1], [n, height, width] or
+    [n, height, width, channels]; labels are integers 0..C-1, [n]; class names are
+    strings, [C]. Pickled objects are never loaded.
+
+    Args:
+      path: The file.
+      train_images: Key of the training images.
+      train_labels: Key of their labels.
+      valid_images: Key of the validation images; None for "valid_images", where
+        the file has it.
+      valid_labels: Key of their labels, likewise.
+      test_images: Key of the test images.
+      test_labels: Key of their labels.
+      class_names: Key of the class names; None for "class_names", where the file
+        has it.
+
+    Returns:
+      The splits and class names of the file.
+
+    Raises:
+      DataError: The file or an array in it is not like that.
+    """
+    file = require_file(require_path(path, _EXPECTED), _EXPECTED)
+    with _open(file) as stream, _load(stream, file) as archive:
+        has_valid = (
+            valid_images is not None
+            or valid_labels is not None
+            or "valid_images" in archive
+            or "valid_labels" in archive
+        )
+        valid_keys = (valid_images or "valid_images", valid_labels or "valid_labels")
+        return Source(
+            train=_split(archive, file, "train", (train_images, train_labels)),
+            valid=_split(archive, file, "valid", valid_keys) if has_valid else None,
+            test=_split(archive, file, "test", (test_images, test_labels)),
+            class_names=_class_names(archive, file, class_names),
+            name=str(file),
+        )
+
+
+def _open(file: Path) -> BinaryIO:
+    """The file, open. Opened by numpy it would stay so after some errors."""
+    try:
+        return file.open("rb")
+    except OSError as error:
+        raise unreadable(file, error, _EXPECTED) from error
+
+
+def _load(stream: BinaryIO, file: Path) -> NpzFile:
+    """The archive in a file, none of its arrays read yet."""
+    try:
+        start = stream.read(len(_ZIP))
+        # numpy looks at the start of the file, zipfile at its end.
+        if start == _ZIP and zipfile.is_zipfile(stream):
+            stream.seek(0)
+            archive: NpzFile = np.load(stream, allow_pickle=False)
+            return archive
+    except _BROKEN as error:
+        raise unreadable(file, error, _EXPECTED) from error
+    if start == _ZIP:
+        found = "the beginning of a zip file without its end: it is truncated"
+        remedy = "copy or download it again"
+    else:
+        found = f"a file that is not a zip file, beginning with {start!r}"
+        remedy = "write it with numpy.savez(file, train_images=..., ...)"
+    raise DataError(file, found, _EXPECTED, remedy)
+
+
+def _split(archive: NpzFile, file: Path, split: str, keys: tuple[str, str]) -> Split:
+    """One split, from its keys of images and labels."""
+    images = _array(archive, file, keys[0], f"{split}_images")
+    labels = _array(archive, file, keys[1], f"{split}_labels")
+    return as_split(images, labels, (f"{file}[{keys[0]}]", f"{file}[{keys[1]}]"))
+
+
+def _array(archive: NpzFile, file: Path, key: str, option: str) -> np.ndarray:
+    """One array of the archive; the option is that which names its key."""
+    where = f"{file}[{key}]"
+    if key not in archive:
+        found = f"no such key, but {', '.join(archive.files) or 'an empty archive'}"
+        remedy = f"save it under that key, or say which it is with {option}='KEY'"
+        raise DataError(where, found, f"an array of {option}", remedy)
+    try:
+        array = archive[key]
+    except _BROKEN as error:
+        found = f"an array that cannot be read ({error})"
+        remedy = "copy or download the file again; save plain arrays, not objects"
+        raise DataError(where, found, "numbers or strings", remedy) from error
+    if not isinstance(array, np.ndarray):
+        found = "bytes that are not an array in numpy's format"
+        raise DataError(where, found, _EXPECTED, "write the file with numpy.savez")
+    return array
+
+
+def _class_names(
+    archive: NpzFile, file: Path, key: str | None
+) -> tuple[str, ...] | None:
+    """The class names, if the archive has them or the caller names their key."""
+    if key is None and "class_names" not in archive:
+        return None
+    key = key or "class_names"
+    names = _array(archive, file, key, "class_names")
+    if names.ndim != 1 or names.dtype.kind != "U" or not names.size:
+        found = f"an array of {names.dtype} and shape {names.shape}"
+        remedy = "save numpy.array(['first class', 'second class', ...])"
+        raise DataError(f"{file}[{key}]", found, "one string for each class", remedy)
+    return tuple(names.tolist())

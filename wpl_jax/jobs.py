@@ -1,0 +1,39 @@
+"""The jobs that a configuration can name; a new one is one line here."""
+
+import difflib
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from wpl_jax import two_models_run
+from wpl_jax.errors import ConfigError, UserError
+
+# Of each job, its modes: functions of the configuration and the folder.
+JOBS = {
+    "two_models": two_models_run.MODES,
+}
+
+
+def run(config: ConfigDict, workdir: Path, mode: str) -> None:
+    """Runs one mode of a configuration's job.
+
+    Args:
+      config: With the job's name in ``config.job``.
+      workdir: Folder of the run.
+      mode: One of the job's modes, "run" for the whole of it.
+
+    Raises:
+      UserError: If the job or mode is unknown, or its input is wrong.
+    """
+    modes = JOBS.get(config.get("job"))
+    if modes is None:
+        raise ConfigError(
+            f"config.job is {config.get('job')!r}, expected one of {sorted(JOBS)}."
+        )
+    if mode not in modes:
+        close = difflib.get_close_matches(mode, modes, n=1)
+        raise UserError(
+            f"--mode={mode} is not a mode of the job {config.job}, which has "
+            f"{sorted(modes)}.{f' Did you mean {close[0]}?' if close else ''}"
+        )
+    modes[mode](config, workdir)

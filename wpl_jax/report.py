@@ -1,0 +1,100 @@
+"""Figures and the report page: one HTML file that stands on its own."""
+
+import html
+import io
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from string import Template
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from wpl_jax.run_directory import write_atomically
+
+# Wong, "Points of view: Color blindness", Nature Methods 2011.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+_PAGE = Template("""<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title</title>
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto;
+       padding: 0 1rem; color: #222; }
+h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; }
+table { border-collapse: collapse; margin: 1rem 0; font-size: 0.9rem; }
+th, td { padding: 0.25rem 0.7rem; text-align: right; border-bottom: 1px solid #ddd; }
+th:first-child, td:first-child { text-align: left; }
+th { border-bottom: 2px solid #888; vertical-align: bottom; }
+figure { margin: 1.5rem 0; } figure svg { max-width: 100%; height: auto; }
+figcaption { color: #555; font-size: 0.9rem; }
+pre { background: #f5f5f5; padding: 0.7rem; overflow-x: auto; font-size: 0.8rem; }
+</style>
+<h1>$title</h1>
+$body
+</html>
+""")
+
+
+class Page:
+    """A report in the making: paragraphs, tables and figures in order."""
+
+    def __init__(self, title: str, workdir: Path):
+        """Starts a page; its figures also go to ``workdir/figures``."""
+        self._title, self._workdir = title, workdir
+        self._parts: list[str] = []
+
+    def heading(self, text: str) -> None:
+        """Adds a section's heading."""
+        self._parts.append(f"<h2>{html.escape(text)}</h2>")
+
+    def text(self, *paragraphs: str) -> None:
+        """Adds paragraphs of plain text."""
+        self._parts.extend(f"<p>{html.escape(text)}</p>" for text in paragraphs)
+
+    def code(self, text: str) -> None:
+        """Adds a block of preformatted text."""
+        self._parts.append(f"<pre>{html.escape(text)}</pre>")
+
+    def table(self, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        """Adds a table of text cells."""
+
+        def row(cells: Sequence[str], tag: str) -> str:
+            inner = "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
+            return f"<tr>{inner}</tr>"
+
+        body = "\n".join(row(cells, "td") for cells in rows)
+        self._parts.append(f"<table>\n{row(header, 'th')}\n{body}\n</table>")
+
+    def figure(self, figure: Figure, name: str, caption: str) -> None:
+        """Adds a figure, and saves it as ``figures/NAME.png`` and ``.svg``."""
+        folder = self._workdir / "figures"
+        folder.mkdir(exist_ok=True)
+        figure.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None})
+        svg = io.StringIO()
+        # The salt makes the ids in the file, and so the file, reproducible.
+        with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
+            figure.savefig(svg, format="svg", metadata={"Date": None})
+        write_atomically(folder / f"{name}.svg", svg.getvalue())
+        # Inline, all figures share one namespace of ids.
+        inline = svg.getvalue()[svg.getvalue().index("<svg") :]
+        inline = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", inline)
+        self._parts.append(
+            f"<figure>{inline}<figcaption>{html.escape(caption)}</figcaption></figure>"
+        )
+
+    def write(self, path: Path) -> None:
+        """Writes the page."""
+        write_atomically(
+            path,
+            _PAGE.substitute(
+                title=html.escape(self._title), body="\n".join(self._parts)
+            ),
+        )
+
+
+def new_figure(width: float = 8.0, height: float = 4.5) -> Figure:
+    """A figure of that many inches, laid out to fit its labels."""
+    return Figure(figsize=(width, height), layout="constrained")

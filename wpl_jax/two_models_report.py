@@ -1,0 +1,323 @@
+"""The report of the two-model experiment: its figures, tables and their text."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from wpl_jax.errors import UserError
+from wpl_jax.report import COLORS, Page, new_figure
+from wpl_jax.two_models_analysis import (
+    Calibrated,
+    Outcome,
+    calibrate,
+    read_outcomes,
+    select,
+    standard_error,
+)
+
+REPORT_FILE = "report.html"
+RESULTS_FILE = "results.json"
+
+NAMES = {
+    "none": "no penalty",
+    "l2": "L2 to the anchor (F = 1)",
+    "ewc": "EWC (per-example Fisher, labels from the model)",
+    "wpl_batch": "WPL, batch Fisher",
+    "wpl": "WPL, per-example Fisher",
+}
+
+
+def write(workdir: Path) -> None:
+    """Writes ``report.html`` and ``figures/`` from a run's results.
+
+    Raises:
+      UserError: If the run has no results yet.
+    """
+    path = workdir / RESULTS_FILE
+    if not path.exists():
+        raise UserError(
+            f"There is no {path}: the run has not finished. Run it without --mode "
+            "first; it continues where it stopped."
+        )
+    results = json.loads(path.read_text(encoding="utf-8"))
+    outcomes, config = read_outcomes(results), results["config"]
+    page = Page("Two models that share layers", workdir)
+    _introduction(page, config, outcomes)
+    _summary(page, outcomes, config)
+    _training_curves(page, outcomes, config)
+    _sharing(page, outcomes)
+    _methods(page, outcomes, config)
+    _calibration(page, outcomes)
+    page.heading("Configuration")
+    page.code(json.dumps(config, indent=1, sort_keys=True))
+    page.write(workdir / REPORT_FILE)
+
+
+def _introduction(page: Page, config: dict, outcomes: Sequence[Outcome]) -> None:
+    page.text(
+        f"A network A of {config['layers_a']} layers is trained, then a network B of "
+        f"{config['layers_b']} layers that shares some of A's layers: B starts from "
+        "them and goes on training them. What this does to A is called multi-model "
+        "forgetting, and it is what happens in architecture search with shared "
+        "weights, where each candidate trains on the weights of all.",
+        "The Weight Plasticity Loss (WPL; Benyahia et al., ICML 2019) adds to B's loss "
+        "the penalty alpha/2 * sum_i F_i (theta_i - anchor_i)^2 over the shared "
+        "weights theta, with the anchor where A left them and F the diagonal of A's "
+        "Fisher information: how much A's output depends on each weight. Elastic "
+        "Weight Consolidation (EWC) is the same penalty with another estimate of F, "
+        "L2 the same with F = 1.",
+        f"Data: {config['data']['path'] or config['data']['format']}. "
+        f"{config['num_seeds']} seeds; bands and ± show the standard deviation over "
+        "seeds, SE the standard error of the mean. Alpha was chosen on validation "
+        "images, all tables show test images.",
+    )
+
+
+def _summary(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
+    page.heading("Forgetting, and how much of it WPL prevents")
+    settings = dict.fromkeys((o.stop, o.shared) for o in outcomes)
+    rows = []
+    for stop, shared in sorted(settings, key=lambda s: (str(s[0]), s[1])):
+        found = _calibrated(outcomes, config, stop, shared)
+        if found is None:
+            continue
+        without, chosen = found.without, found.chosen
+        rows.append(
+            (
+                _stop_name(stop),
+                str(shared),
+                _mean(without.start_test),
+                _mean(without.final_test[:, 0]),
+                _mean(chosen.final_test[:, 0]),
+                _reduction(found),
+                _mean(without.final_test[:, 1]),
+                _mean(chosen.final_test[:, 1]),
+                _alpha(found),
+            )
+        )
+    page.table(
+        (
+            "A was trained until",
+            "layers shared",
+            "A before",
+            "A after B, no penalty",
+            "A after B, WPL",
+            "relative reduction ± SE",
+            "B, no penalty",
+            "B, WPL",
+            "alpha",
+        ),
+        rows,
+    )
+    page.text(
+        "Accuracies on test images. The relative reduction is (d - d_WPL)/d, d what A "
+        "lost without the penalty and d_WPL with it; 100 % means that nothing was "
+        "forgotten, above 100 % that A gained. Where A did not forget beyond the "
+        "noise between seeds, no ratio is given. WPL here: per-example Fisher of mean "
+        "1, proximal step. Alpha is the one under which B is best among those that "
+        f"keep {config['keep']:.0%} of A's loss from happening on validation images; "
+        "an asterisk marks settings in which none does, where it is the one that "
+        "keeps most."
+    )
+
+
+def _training_curves(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
+    page.heading("Both models while B is trained")
+    shared = config["studies"]["loose"]["shared"][0]
+    stops = sorted({o.stop for o in outcomes}, key=str, reverse=True)
+    found = [c for stop in stops if (c := _calibrated(outcomes, config, stop, shared))]
+    figure = new_figure(10, 3.6 * ((len(found) + 1) // 2))
+    columns = min(2, len(found))
+    axes = figure.subplots(-(-len(found) // columns), columns, squeeze=False).ravel()
+    for ax, calibrated, letter in zip(axes, found, "abcdefgh", strict=False):
+        for outcome, color in ((calibrated.without, 1), (calibrated.chosen, 0)):
+            label = "no penalty" if outcome.penalty == "none" else "WPL"
+            steps = _steps(outcome, config)
+            _band(ax, steps, outcome.valid_a, COLORS[color], f"A, {label}")
+            _band(ax, steps, outcome.valid_b, COLORS[color], f"B, {label}", "--")
+        ax.set_title(f"({letter}) A {_stop_name(calibrated.chosen.stop)}")
+        ax.set(xlabel="iterations of training B", ylabel="accuracy", ylim=(0, 1))
+    for ax in axes[len(found) :]:
+        ax.set_visible(False)
+    axes[0].legend(fontsize="small")
+    page.figure(
+        figure,
+        "training",
+        f"Accuracy on validation images with {shared} shared layers, after A converged "
+        "and after A was stopped early (figure 2 of the paper). Solid: A, which is "
+        "not trained any more. Dashed: B.",
+    )
+
+
+def _sharing(page: Page, outcomes: Sequence[Outcome]) -> None:
+    page.heading("The more layers are shared, the more is forgotten")
+    figure = new_figure()
+    ax = figure.subplots()
+    plain = select(outcomes, penalty="none", stop="converged")
+    plain.sort(key=lambda o: o.shared)
+    for outcome, color in zip(plain, COLORS, strict=False):
+        x = np.linspace(0, 1, outcome.valid_a.shape[1])
+        _band(ax, x, outcome.valid_a, color, f"{outcome.shared} shared")
+    ax.set(xlabel="share of B's training", ylabel="accuracy of A", ylim=(0, 1))
+    ax.legend()
+    page.figure(
+        figure,
+        "sharing",
+        "Accuracy of the converged A on validation images while B is trained without "
+        "a penalty (figure 1, right, of the paper). The highest number shares all of "
+        "A's layers, its classifier too.",
+    )
+
+
+def _methods(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
+    study = config["studies"]["methods"]
+    stop, shared = study["stops"][0], study["shared"][0]
+    page.heading("What A keeps against what B reaches")
+    figure = new_figure(10, 4.5)
+    axes = figure.subplots(1, len(study["forms"]), sharey=True, squeeze=False)[0]
+    rows = []
+    for ax, form in zip(axes, study["forms"], strict=True):
+        for penalty, color in zip(study["penalties"], COLORS, strict=False):
+            setting = {"stop": stop, "shared": shared, "normalize": study["normalize"]}
+            swept = select(outcomes, penalty=penalty, form=form, **setting)
+            points = np.array([o.final_test.mean(0) for o in swept])
+            ax.plot(*points.T[::-1], ".-", color=color, label=NAMES[penalty])
+            found = calibrate(
+                outcomes, penalty=penalty, form=form, keep=config["keep"], **setting
+            )
+            if found is not None:
+                rows.append(_method_row(penalty, form, found))
+        (without,) = select(outcomes, penalty="none", stop=stop, shared=shared)
+        kept, reached = without.final_test.mean(0)
+        ax.plot(reached, kept, "x", color=COLORS[-1], ms=9, label=NAMES["none"])
+        ax.axhline(without.start_test.mean(), color="0.7", lw=0.8)
+        ax.set(title=f"{form} step", xlabel="accuracy that B reaches")
+    axes[0].set_ylabel("accuracy that A keeps")
+    axes[-1].legend(fontsize="small")
+    page.figure(
+        figure,
+        "methods",
+        f"Each point is one alpha, mean over seeds on test images, for A "
+        f"{_stop_name(stop)} and {shared} shared layers; lines join alphas in order. "
+        "Up and right is better. The grey line is A before B was trained.",
+    )
+    page.table(
+        (
+            "penalty",
+            "step",
+            "alpha",
+            "A after B",
+            "B",
+            "relative reduction ± SE",
+            "seeds diverged",
+        ),
+        rows,
+    )
+
+
+def _method_row(penalty: str, form: str, found: Calibrated) -> tuple[str, ...]:
+    chosen = found.chosen
+    return (
+        NAMES[penalty],
+        form,
+        _alpha(found),
+        _mean(chosen.final_test[:, 0]),
+        _mean(chosen.final_test[:, 1]),
+        _reduction(found),
+        f"{int((chosen.finite == 0).sum())} of {len(chosen.finite)}",
+    )
+
+
+def _calibration(page: Page, outcomes: Sequence[Outcome]) -> None:
+    page.heading("Which alpha keeps A, and what it costs B")
+    scales = {
+        "none": ("raw", "alpha, with the raw Fisher of equation 8"),
+        "tree": ("normalized", "alpha, with the Fisher scaled to mean 1"),
+        "tensor": ("per_tensor", "alpha, with each tensor's Fisher scaled to mean 1"),
+    }
+    for normalize, (name, xlabel) in scales.items():
+        swept = select(outcomes, stop="converged", normalize=normalize, penalty="wpl")
+        if not swept:
+            continue
+        shared = swept[0].shared
+        (without,) = select(outcomes, penalty="none", stop="converged", shared=shared)
+        figure = new_figure(10, 4)
+        for ax, model, title in zip(
+            figure.subplots(1, 2, sharey=True), (0, 1), "AB", strict=True
+        ):
+            for form, color in (("explicit", COLORS[1]), ("proximal", COLORS[0])):
+                arms = select(swept, form=form, shared=shared)
+                if arms:
+                    alphas = np.array([o.alpha for o in arms])
+                    values = np.array([o.final_test[:, model] for o in arms]).T
+                    _band(ax, alphas, values, color, f"{form} step")
+            ax.axhline(
+                without.final_test[:, model].mean(),
+                color="0.4",
+                ls=":",
+                label="no penalty",
+            )
+            ax.set(xscale="log", xlabel=xlabel, title=f"model {title}", ylim=(0, 1))
+        figure.axes[0].set_ylabel("accuracy after B's training")
+        figure.axes[0].legend(fontsize="small")
+        page.figure(
+            figure,
+            f"alpha_{name}",
+            f"WPL with {shared} shared layers after A converged, on test images. The "
+            "explicit step adds the penalty's gradient and diverges where learning "
+            "rate * alpha * F exceeds 2 for some weight, which takes both models to "
+            "chance; the proximal step minimises the same objective and holds at "
+            "every alpha.",
+        )
+
+
+def _calibrated(
+    outcomes: Sequence[Outcome], config: dict, stop: float | str, shared: int
+) -> Calibrated | None:
+    return calibrate(
+        outcomes,
+        stop=stop,
+        shared=shared,
+        penalty="wpl",
+        form="proximal",
+        normalize="tree",
+        keep=config["keep"],
+    )
+
+
+def _band(
+    ax: Axes, x: np.ndarray, values: np.ndarray, color: str, label: str, style="-"
+) -> None:
+    """Mean over seeds with a band of one standard deviation."""
+    mean, deviation = values.mean(0), values.std(0)
+    ax.plot(x, mean, style, color=color, label=label)
+    ax.fill_between(
+        x, mean - deviation, mean + deviation, color=color, alpha=0.15, lw=0
+    )
+
+
+def _steps(outcome: Outcome, config: dict) -> np.ndarray:
+    return np.arange(outcome.valid_a.shape[1]) * config["model_b"]["eval_every"]
+
+
+def _stop_name(stop: float | str) -> str:
+    return "converged" if isinstance(stop, str) else f"stopped at {stop:.0%}"
+
+
+def _mean(values: np.ndarray) -> str:
+    return f"{values.mean():.3f} ± {values.std():.3f}"
+
+
+def _alpha(found: Calibrated) -> str:
+    return f"{found.chosen.alpha:g}{'' if found.kept_enough else '*'}"
+
+
+def _reduction(found: Calibrated) -> str:
+    if found.reduction is None:
+        lost = found.without.lost_test
+        return f"did not forget ({lost.mean():.3f} ± {standard_error(lost):.3f})"
+    value, error = found.reduction
+    return f"{value:.1%} ± {error:.1%}"

@@ -1,0 +1,403 @@
+"""Runs the two-model experiment over settings and seeds, resumably.
+
+A run is a list of arms: one training of B, over all seeds at once, under one
+penalty. Arms share two compiled functions, and each is a few seconds at most, so
+that a checkpoint between them is all that resuming needs.
+"""
+
+import functools
+import itertools
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+from wpl_jax import fisher as fisher_lib
+from wpl_jax import two_models, two_models_report
+from wpl_jax.checkpoint import Checkpoints, StopRequest
+from wpl_jax.data import ImageDataset, load_images
+from wpl_jax.errors import ConfigError
+from wpl_jax.monitor import Metrics, Progress
+from wpl_jax.run_directory import open_run, to_json, write_atomically
+from wpl_jax.two_models import FORMS, IMPORTANCES, Curves, Data, Examples, Setting
+
+CONVERGED = "converged"
+
+
+def _normalizer(per: Literal["tree", "tensor"]):
+    @jax.jit
+    @functools.partial(jax.vmap, in_axes=(0, None))
+    def normalize(fisher, share):
+        mask = two_models.protection_mask({"shared": fisher}, share)["shared"]
+        return fisher_lib.normalize(fisher, mask, per=per)
+
+    return normalize
+
+
+NORMALIZATIONS: dict[str, Callable[[Any, jax.Array], Any]] = {
+    "none": lambda fisher, share: fisher,
+    "tensor": _normalizer("tensor"),
+    "tree": _normalizer("tree"),
+}
+
+
+class Arm(NamedTuple):
+    """One training of B."""
+
+    stop: float | str  # A's accuracy when it was stopped, or CONVERGED
+    shared: int  # layers of A that are shared
+    penalty: str  # a name in IMPORTANCES
+    form: str  # a name in FORMS
+    normalize: str  # a name in NORMALIZATIONS
+    alpha: float
+
+
+def run(config: ConfigDict, workdir: Path) -> None:
+    """Runs or resumes the experiment, and writes its results and report.
+
+    Args:
+      config: As ``configs/two_models_mnist.py`` gives it.
+      workdir: Folder of the run.
+
+    Raises:
+      UserError: If something is wrong with the configuration, the data or the
+        folder, before anything is compiled.
+      SystemExit: With 143 or 130 after SIGTERM or SIGINT, once all is saved.
+    """
+    arms = check(config)
+    with open_run(workdir, config.to_dict()):
+        results = workdir / two_models_report.RESULTS_FILE
+        if results.exists():
+            print(f"This run is finished: {workdir / two_models_report.REPORT_FILE}")
+            return
+        data, names = load_data(config)
+        setting = make_setting(config, data, len(names))
+        state = _train_all(config, workdir, arms, data, setting)
+        write_atomically(results, to_json(_results(config, arms, state)))
+        report(config, workdir)
+
+
+def report(config: ConfigDict, workdir: Path) -> None:
+    """Draws the figures and writes the report of a finished run anew."""
+    del config
+    two_models_report.write(workdir)
+    print(f"Report: {workdir / two_models_report.REPORT_FILE}")
+
+
+MODES = {"run": run, "report": report}
+
+
+def check(config: ConfigDict) -> list[Arm]:
+    """Checks a configuration, and lists its arms.
+
+    Args:
+      config: The configuration.
+
+    Returns:
+      The arms in the order in which they run, without repetitions.
+
+    Raises:
+      ConfigError: Naming the field, what it holds and what it should.
+    """
+
+    def require(valid: bool, field: str, value: Any, expected: str) -> None:
+        if not valid:
+            raise ConfigError(
+                f"config.{field} is {value!r}, expected {expected}. Mend the config "
+                f"file or pass --config.{field}=..."
+            )
+
+    for field in ("num_seeds", "hidden", "batch_size", "fisher_examples"):
+        require(config[field] >= 1, field, config[field], "a number of at least 1")
+    require(
+        config.activation in two_models.ACTIVATIONS,
+        "activation",
+        config.activation,
+        f"one of {sorted(two_models.ACTIVATIONS)}",
+    )
+    require(config.layers_a >= 2, "layers_a", config.layers_a, "at least 2")
+    require(
+        config.layers_b >= config.layers_a,
+        "layers_b",
+        config.layers_b,
+        f"at least layers_a ({config.layers_a}), whose layers it can share",
+    )
+    for model in ("model_a", "model_b"):
+        require(
+            config[model].learning_rate > 0,
+            f"{model}.learning_rate",
+            config[model].learning_rate,
+            "a number above 0",
+        )
+        require(
+            config[model].steps >= 1,
+            f"{model}.steps",
+            config[model].steps,
+            "a number of at least 1",
+        )
+    every = config.model_b.eval_every
+    require(
+        every >= 1 and config.model_b.steps % every == 0,
+        "model_b.eval_every",
+        every,
+        f"a divisor of model_b.steps ({config.model_b.steps})",
+    )
+    arms: dict[Arm, None] = {}
+    for name, study in config.studies.items():
+        for field, known in (
+            ("penalties", set(IMPORTANCES) - {"none"}),
+            ("forms", set(FORMS)),
+            ("stops", {*config.stops, CONVERGED}),
+            ("shared", set(range(1, config.layers_a + 1))),
+        ):
+            require(
+                set(study[field]) <= known and len(study[field]) > 0,
+                f"studies.{name}.{field}",
+                tuple(study[field]),
+                f"some of {sorted(known, key=str)}",
+            )
+        require(
+            study.normalize in NORMALIZATIONS,
+            f"studies.{name}.normalize",
+            study.normalize,
+            f"one of {sorted(NORMALIZATIONS)}",
+        )
+        require(
+            len(study.alphas) > 0 and all(alpha > 0 for alpha in study.alphas),
+            f"studies.{name}.alphas",
+            tuple(study.alphas),
+            "numbers above 0 (the arm without a penalty comes by itself)",
+        )
+        arms.update(dict.fromkeys(_study_arms(study)))
+    return list(arms)
+
+
+def _study_arms(study: ConfigDict) -> Iterator[Arm]:
+    for stop, shared in itertools.product(study.stops, study.shared):
+        yield Arm(stop, shared, "none", "explicit", "none", 0.0)
+        for choice in itertools.product(study.penalties, study.forms, study.alphas):
+            penalty, form, alpha = choice
+            yield Arm(stop, shared, penalty, form, study.normalize, alpha)
+
+
+def load_data(config: ConfigDict) -> tuple[Data, tuple[str, ...]]:
+    """Loads the images that the configuration names, flattened.
+
+    Returns:
+      The data, and the names of the classes.
+
+    Raises:
+      DataError: If the source is not what it should be.
+      ConfigError: If it has too few validation images.
+    """
+    dataset: ImageDataset = load_images(**config.data.to_dict())
+    valid, count = dataset.valid, config.fisher_examples
+    if len(valid.labels) < 2 * count:
+        raise ConfigError(
+            f"The data set has {len(valid.labels)} validation images; "
+            f"config.fisher_examples={count} of them serve the Fisher and at least as "
+            f"many others are needed to evaluate on. Raise config.data.valid to "
+            f"{2 * count} or more, or lower config.fisher_examples."
+        )
+    # Classes may stand in order in the file; the Fisher wants a sample of all.
+    order = np.random.default_rng(config.seed).permutation(len(valid.labels))
+
+    def examples(split, index=slice(None)) -> Examples:
+        images = split.images[index]
+        return Examples(
+            jnp.asarray(images.reshape(len(images), -1)),
+            jnp.asarray(split.labels[index]),
+        )
+
+    pixels = dataset.train.images
+    data = Data(
+        train=examples(dataset.train),
+        fisher=examples(valid, order[:count]),
+        valid=examples(valid, order[count:]),
+        test=examples(dataset.test),
+        mean=jnp.float32(pixels.mean()),
+        std=jnp.float32(pixels.std()),
+    )
+    return data, dataset.class_names
+
+
+def make_setting(config: ConfigDict, data: Data, classes: int) -> Setting:
+    """The sizes and rates of a configuration on its data."""
+    pixels = data.train.images.shape[1]
+
+    def sizes(layers: int) -> tuple[int, ...]:
+        return (pixels, *[config.hidden] * (layers - 1), classes)
+
+    return Setting(
+        sizes_a=sizes(config.layers_a),
+        sizes_b=sizes(config.layers_b),
+        activation=config.activation,
+        batch_size=config.batch_size,
+        rate_a=config.model_a.learning_rate,
+        rate_b=config.model_b.learning_rate,
+        steps_a=config.model_a.steps,
+        steps_b=config.model_b.steps,
+        eval_every=config.model_b.eval_every,
+        eval_examples=config.eval_examples,
+        stop_examples=config.eval_examples,
+    )
+
+
+class Experiment:
+    """The functions of the experiment over all seeds at once, compiled once each."""
+
+    def __init__(self, config: ConfigDict, data: Data, setting: Setting):
+        """Prepares the functions; they are compiled when first called."""
+        self._data = data
+        self._stops = [*sorted(config.stops), CONVERGED]
+        self._layers_a = config.layers_a
+        keys = jax.random.split(jax.random.key(config.seed), config.num_seeds)
+        keys = jax.vmap(lambda key: jax.random.split(key, 3))(keys)
+        self._key_a, self._key_fisher, self._key_b = keys[:, 0], keys[:, 1], keys[:, 2]
+
+        def over_seeds(function, in_axes, **fixed):
+            bound = functools.partial(function, setting=setting, **fixed)
+            return jax.jit(jax.vmap(bound, in_axes))
+
+        self._train_a = over_seeds(two_models.train_a, (0, None, None))
+        self._importance = {
+            name: over_seeds(importance, (0, 0, None))
+            for name, importance in IMPORTANCES.items()
+        }
+        self._train_b = {
+            form: over_seeds(two_models.train_b, (0, 0, 0, None, None, None), form=form)
+            for form in FORMS
+        }
+
+    def train_a(self) -> tuple[Any, jax.Array]:
+        """A's layers at every stop, and the steps until then, per seed."""
+        stops = jnp.asarray(self._stops[:-1], jnp.float32)
+        return self._train_a(self._key_a, stops, self._data)
+
+    def train_b(self, arm: Arm, models_a: Any) -> Curves:
+        """Both models as B is trained under the arm's penalty, per seed."""
+        layers_a = jax.tree.map(lambda x: x[:, self._stops.index(arm.stop)], models_a)
+        share = two_models.share_first(arm.shared, self._layers_a)
+        fisher = self._importance[arm.penalty](self._key_fisher, layers_a, self._data)
+        return self._train_b[arm.form](
+            self._key_b,
+            layers_a,
+            NORMALIZATIONS[arm.normalize](fisher, share),
+            share,
+            jnp.float32(arm.alpha),
+            self._data,
+        )
+
+    def abstract_state(self, arms: list[Arm]) -> dict[str, Any]:
+        """Shapes of a run's state: A's models, and B's curves in every arm."""
+        models_a, steps = jax.eval_shape(self.train_a)
+        curves = jax.eval_shape(lambda a: self.train_b(arms[0], a), models_a)
+        return {
+            "models_a": models_a,
+            "steps_a": steps,
+            "curves": [
+                jax.ShapeDtypeStruct((len(arms), *c.shape), c.dtype) for c in curves
+            ],
+        }
+
+    def initial_state(self, arms: list[Arm]) -> dict[str, Any]:
+        """The state with A trained and no arm run yet."""
+        models_a, steps = jax.device_get(self.train_a())
+        shapes = self.abstract_state(arms)["curves"]
+        curves = [np.zeros(c.shape, c.dtype) for c in shapes]
+        return {"models_a": models_a, "steps_a": steps, "curves": curves}
+
+
+def _train_all(config, workdir, arms, data, setting) -> dict[str, Any]:
+    """Trains A, then B in every arm, from wherever an earlier process stopped."""
+    experiment = Experiment(config, data, setting)
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    resumed = checkpoints.restore(experiment.abstract_state(arms))
+    done, state = resumed if resumed is not None else (0, None)
+    metrics = Metrics(workdir, resume_at=done)
+    with StopRequest() as stop:
+        if state is None:
+            print("Training A ...", flush=True)
+            state = experiment.initial_state(arms)
+            checkpoints.save(0, state)
+        else:
+            print(f"Resuming at arm {done} of {len(arms)}.", flush=True)
+        progress = Progress(len(arms), done, "Training B")
+        saved, saved_at = done, time.monotonic()
+        for i in range(done, len(arms)):
+            if stop.signum is not None:
+                break
+            curves = jax.device_get(experiment.train_b(arms[i], state["models_a"]))
+            for all_arms, one in zip(state["curves"], curves, strict=True):
+                all_arms[i] = one
+            record = _record(arms[i], curves)
+            metrics.write(i, record)
+            progress.advance(_describe(arms[i], record))
+            done = i + 1
+            if time.monotonic() - saved_at >= config.checkpoint_seconds:
+                checkpoints.save(done, state)
+                saved, saved_at = done, time.monotonic()
+        if done > saved:
+            checkpoints.save(done, state)
+        progress.close()
+        metrics.close()
+        checkpoints.close()
+        if done < len(arms):
+            logging.warning("Stopped by a signal after %d arms; all saved.", done)
+            sys.exit(stop.exit_code())
+    return state
+
+
+def _record(arm: Arm, curves: Curves) -> dict[str, Any]:
+    """The line of an arm in the metrics."""
+    before, after = curves.start_test, curves.final_test
+    return {
+        **arm._asdict(),
+        "a_before": float(before.mean()),
+        "a_after": float(after[:, 0].mean()),
+        "b_after": float(after[:, 1].mean()),
+        "a_lost": float((before - after[:, 0]).mean()),
+        "diverged_seeds": int((~curves.finite).sum()),
+    }
+
+
+def _describe(arm: Arm, record: dict[str, Any]) -> str:
+    penalty = "no penalty"
+    if arm.penalty != "none":
+        penalty = f"{arm.penalty} {arm.form} alpha {arm.alpha:g}"
+    return (
+        f"A {arm.stop}, {arm.shared} shared, {penalty}: "
+        f"A {record['a_before']:.3f} -> {record['a_after']:.3f}, "
+        f"B {record['b_after']:.3f}"
+    )
+
+
+def _results(config: ConfigDict, arms: list[Arm], state: dict[str, Any]) -> Any:
+    """Everything that the report is made from, as JSON."""
+    curves = dict(zip(Curves._fields, state["curves"], strict=True))
+    return {
+        "config": config.to_dict(),
+        "stops": [*sorted(config.stops), CONVERGED],
+        "steps_a": state["steps_a"].tolist(),
+        "arms": [
+            {
+                **arm._asdict(),
+                **{name: _finite(curve[i]) for name, curve in curves.items()},
+            }
+            for i, arm in enumerate(arms)
+        ],
+    }
+
+
+def _finite(x: np.ndarray) -> Any:
+    """Nested lists; JSON has no word for what is not finite, so it becomes null."""
+    values = x.astype(object)
+    values[~np.isfinite(x)] = None
+    return values.tolist()
