@@ -43,6 +43,14 @@ def get_config() -> ConfigDict:
     config.keep = 0.99  # share of A's loss that a calibrated alpha prevents
     config.checkpoint_seconds = 10.0
 
+    # What the report's tables and curves are of.
+    config.main = ConfigDict()
+    config.main.penalty = "wpl"
+    config.main.form = "proximal"
+    config.main.normalize = "tree"
+    config.main.stop = "converged"
+    config.main.shared = 3
+
     # Each study runs the product of its lists, and no penalty beside it.
     alphas = tuple(10.0**i for i in range(-4, 4))
     config.studies = ConfigDict()

@@ -105,40 +105,29 @@ def select(outcomes: Sequence[Outcome], **fields: Any) -> list[Outcome]:
 
 
 def calibrate(
-    outcomes: Sequence[Outcome],
-    *,
-    stop: float | str,
-    shared: int,
-    penalty: str,
-    form: str,
-    normalize: str,
-    keep: float,
-) -> Calibrated | None:
+    without: Outcome, candidates: Sequence[Outcome], keep: float
+) -> Calibrated:
     """Chooses alpha on validation images: A is kept, then B is as good as can be.
 
-    Among the alphas that prevent at least the share ``keep`` of what A loses
-    without a penalty, the one under which B is most accurate; where none does, the
-    one under which A is. Means over seeds; test images have no part in it.
+    Args:
+      without: The arm without a penalty.
+      candidates: Arms of one penalty in the same setting, one for each alpha.
+      keep: Share of A's loss that the penalty should prevent, in [0, 1].
 
     Returns:
-      The choice, or None where the run has no such arms.
+      Among the alphas that prevent at least that share, the one under which B is
+      most accurate; where none does, the one under which A is. Means over seeds;
+      test images have no part in the choice.
     """
-    setting: dict[str, Any] = {"stop": stop, "shared": shared}
-    candidates = select(
-        outcomes, penalty=penalty, form=form, normalize=normalize, **setting
-    )
-    without = select(outcomes, penalty="none", **setting)
-    if not candidates or not without:
-        return None
-    allowed = (1 - keep) * max(without[0].lost_valid.mean(), 0)
+    allowed = (1 - keep) * max(without.lost_valid.mean(), 0)
     keeping = [o for o in candidates if o.lost_valid.mean() <= allowed]
     if keeping:
         chosen = max(keeping, key=lambda o: o.final_valid[:, 1].mean())
     else:
         chosen = max(candidates, key=lambda o: o.final_valid[:, 0].mean())
     return Calibrated(
-        without[0],
+        without,
         chosen,
         bool(keeping),
-        relative_reduction(without[0].lost_test, chosen.lost_test),
+        relative_reduction(without.lost_test, chosen.lost_test),
     )

@@ -48,9 +48,10 @@ def write(workdir: Path) -> None:
     _introduction(page, config, outcomes)
     _summary(page, outcomes, config)
     _training_curves(page, outcomes, config)
-    _sharing(page, outcomes)
+    _stops(page, outcomes, config)
+    _sharing(page, outcomes, config)
     _methods(page, outcomes, config)
-    _calibration(page, outcomes)
+    _calibration(page, outcomes, config)
     page.heading("Configuration")
     page.code(json.dumps(config, indent=1, sort_keys=True))
     page.write(workdir / REPORT_FILE)
@@ -78,9 +79,10 @@ def _introduction(page: Page, config: dict, outcomes: Sequence[Outcome]) -> None
 
 def _summary(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
     page.heading("Forgetting, and how much of it WPL prevents")
+    main = config["main"]
     settings = dict.fromkeys((o.stop, o.shared) for o in outcomes)
     rows = []
-    for stop, shared in sorted(settings, key=lambda s: (str(s[0]), s[1])):
+    for stop, shared in sorted(settings, key=lambda s: (_strictness(s[0]), s[1])):
         found = _calibrated(outcomes, config, stop, shared)
         if found is None:
             continue
@@ -116,8 +118,9 @@ def _summary(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
         "Accuracies on test images. The relative reduction is (d - d_WPL)/d, d what A "
         "lost without the penalty and d_WPL with it; 100 % means that nothing was "
         "forgotten, above 100 % that A gained. Where A did not forget beyond the "
-        "noise between seeds, no ratio is given. WPL here: per-example Fisher of mean "
-        "1, proximal step. Alpha is the one under which B is best among those that "
+        "noise between seeds, no ratio is given. The penalty here: "
+        f"{NAMES[main['penalty']]}, {main['form']} step, normalization of the Fisher: "
+        f"{main['normalize']}. Alpha is the one under which B is best among those that "
         f"keep {config['keep']:.0%} of A's loss from happening on validation images; "
         "an asterisk marks settings in which none does, where it is the one that "
         "keeps most."
@@ -126,8 +129,8 @@ def _summary(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
 
 def _training_curves(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
     page.heading("Both models while B is trained")
-    shared = config["studies"]["loose"]["shared"][0]
-    stops = sorted({o.stop for o in outcomes}, key=str, reverse=True)
+    shared = config["main"]["shared"]
+    stops = sorted({o.stop for o in outcomes}, key=_strictness)
     found = [c for stop in stops if (c := _calibrated(outcomes, config, stop, shared))]
     figure = new_figure(10, 3.6 * ((len(found) + 1) // 2))
     columns = min(2, len(found))
@@ -152,16 +155,46 @@ def _training_curves(page: Page, outcomes: Sequence[Outcome], config: dict) -> N
     )
 
 
-def _sharing(page: Page, outcomes: Sequence[Outcome]) -> None:
-    page.heading("The more layers are shared, the more is forgotten")
+def _stops(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
+    page.heading("What it costs B to keep an A that was stopped early")
     figure = new_figure()
     ax = figure.subplots()
-    plain = select(outcomes, penalty="none", stop="converged")
+    shared = config["main"]["shared"]
+    stops = sorted({o.stop for o in outcomes}, key=_strictness)
+    for stop, color in zip(stops, COLORS, strict=False):
+        swept = select(outcomes, stop=stop, shared=shared, **_penalty(config))
+        without = _without(outcomes, stop, shared)
+        points = np.array([o.final_test.mean(0) for o in [without, *swept]])
+        ax.plot(*points.T[::-1], ".-", color=color, label=f"A {_stop_name(stop)}")
+        ax.plot(*points[0][::-1], "x", color=color, ms=9)
+        ax.axhline(without.start_test.mean(), color=color, lw=0.8, ls=":")
+    ax.set(xlabel="accuracy that B reaches", ylabel="accuracy that A keeps")
+    ax.legend(fontsize="small")
+    page.figure(
+        figure,
+        "stops",
+        "WPL from no penalty (cross) through growing alpha, mean over seeds on test "
+        "images; dotted: A before B was trained. A converged A leaves features that "
+        "serve B as well, and keeping them costs nothing. An A that was stopped "
+        "early leaves poor ones, which B cannot improve without changing A.",
+    )
+
+
+def _sharing(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
+    page.heading("How much is forgotten by how many layers are shared")
+    figure = new_figure()
+    ax = figure.subplots()
+    plain = select(outcomes, penalty="none", stop=config["main"]["stop"])
     plain.sort(key=lambda o: o.shared)
     for outcome, color in zip(plain, COLORS, strict=False):
-        x = np.linspace(0, 1, outcome.valid_a.shape[1])
-        _band(ax, x, outcome.valid_a, color, f"{outcome.shared} shared")
-    ax.set(xlabel="share of B's training", ylabel="accuracy of A", ylim=(0, 1))
+        _band(
+            ax,
+            _steps(outcome, config),
+            outcome.valid_a,
+            color,
+            f"{outcome.shared} shared",
+        )
+    ax.set(xlabel="iterations of training B", ylabel="accuracy of A", ylim=(0, 1))
     ax.legend()
     page.figure(
         figure,
@@ -173,36 +206,40 @@ def _sharing(page: Page, outcomes: Sequence[Outcome]) -> None:
 
 
 def _methods(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
-    study = config["studies"]["methods"]
-    stop, shared = study["stops"][0], study["shared"][0]
+    main = config["main"]
+    setting = {name: main[name] for name in ("stop", "shared", "normalize")}
+    compared = [o for o in select(outcomes, **setting) if o.penalty != "none"]
     page.heading("What A keeps against what B reaches")
     figure = new_figure(10, 4.5)
-    axes = figure.subplots(1, len(study["forms"]), sharey=True, squeeze=False)[0]
+    forms = sorted({o.form for o in compared})
+    penalties = [name for name in NAMES if select(compared, penalty=name)]
+    without = _without(outcomes, main["stop"], main["shared"])
     rows = []
-    for ax, form in zip(axes, study["forms"], strict=True):
-        for penalty, color in zip(study["penalties"], COLORS, strict=False):
-            setting = {"stop": stop, "shared": shared, "normalize": study["normalize"]}
-            swept = select(outcomes, penalty=penalty, form=form, **setting)
+    for ax, form in zip(
+        figure.subplots(1, len(forms), sharey=True, squeeze=False)[0],
+        forms,
+        strict=True,
+    ):
+        for penalty, color in zip(penalties, COLORS, strict=False):
+            swept = select(compared, penalty=penalty, form=form)
+            if not swept:
+                continue
             points = np.array([o.final_test.mean(0) for o in swept])
             ax.plot(*points.T[::-1], ".-", color=color, label=NAMES[penalty])
-            found = calibrate(
-                outcomes, penalty=penalty, form=form, keep=config["keep"], **setting
-            )
-            if found is not None:
-                rows.append(_method_row(penalty, form, found))
-        (without,) = select(outcomes, penalty="none", stop=stop, shared=shared)
+            found = calibrate(without, swept, config["keep"])
+            rows.append(_method_row(penalty, form, found))
         kept, reached = without.final_test.mean(0)
         ax.plot(reached, kept, "x", color=COLORS[-1], ms=9, label=NAMES["none"])
         ax.axhline(without.start_test.mean(), color="0.7", lw=0.8)
         ax.set(title=f"{form} step", xlabel="accuracy that B reaches")
-    axes[0].set_ylabel("accuracy that A keeps")
-    axes[-1].legend(fontsize="small")
+    figure.axes[0].set_ylabel("accuracy that A keeps")
+    figure.axes[-1].legend(fontsize="small")
     page.figure(
         figure,
         "methods",
         f"Each point is one alpha, mean over seeds on test images, for A "
-        f"{_stop_name(stop)} and {shared} shared layers; lines join alphas in order. "
-        "Up and right is better. The grey line is A before B was trained.",
+        f"{_stop_name(main['stop'])} and {main['shared']} shared layers; "
+        "lines join alphas in order. Up and right is better. The grey line is A before B was trained.",
     )
     page.table(
         (
@@ -231,25 +268,26 @@ def _method_row(penalty: str, form: str, found: Calibrated) -> tuple[str, ...]:
     )
 
 
-def _calibration(page: Page, outcomes: Sequence[Outcome]) -> None:
+def _calibration(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
     page.heading("Which alpha keeps A, and what it costs B")
+    main = config["main"]
+    setting = {name: main[name] for name in ("stop", "shared", "penalty")}
+    without = _without(outcomes, main["stop"], main["shared"])
     scales = {
         "none": ("raw", "alpha, with the raw Fisher of equation 8"),
         "tree": ("normalized", "alpha, with the Fisher scaled to mean 1"),
         "tensor": ("per_tensor", "alpha, with each tensor's Fisher scaled to mean 1"),
     }
     for normalize, (name, xlabel) in scales.items():
-        swept = select(outcomes, stop="converged", normalize=normalize, penalty="wpl")
+        swept = select(outcomes, normalize=normalize, **setting)
         if not swept:
             continue
-        shared = swept[0].shared
-        (without,) = select(outcomes, penalty="none", stop="converged", shared=shared)
         figure = new_figure(10, 4)
         for ax, model, title in zip(
             figure.subplots(1, 2, sharey=True), (0, 1), "AB", strict=True
         ):
             for form, color in (("explicit", COLORS[1]), ("proximal", COLORS[0])):
-                arms = select(swept, form=form, shared=shared)
+                arms = select(swept, form=form)
                 if arms:
                     alphas = np.array([o.alpha for o in arms])
                     values = np.array([o.final_test[:, model] for o in arms]).T
@@ -266,7 +304,8 @@ def _calibration(page: Page, outcomes: Sequence[Outcome]) -> None:
         page.figure(
             figure,
             f"alpha_{name}",
-            f"WPL with {shared} shared layers after A converged, on test images. The "
+            f"{NAMES[main['penalty']]}, {main['shared']} shared layers, A "
+            f"{_stop_name(main['stop'])}, on test images. The "
             "explicit step adds the penalty's gradient and diverges where learning "
             "rate * alpha * F exceeds 2 for some weight, which takes both models to "
             "chance; the proximal step minimises the same objective and holds at "
@@ -274,18 +313,25 @@ def _calibration(page: Page, outcomes: Sequence[Outcome]) -> None:
         )
 
 
+def _without(outcomes: Sequence[Outcome], stop: float | str, shared: int) -> Outcome:
+    """The arm without a penalty; every study brings it along."""
+    (outcome,) = select(outcomes, penalty="none", stop=stop, shared=shared)
+    return outcome
+
+
+def _penalty(config: dict) -> dict:
+    """What the main penalty is, but for its alpha."""
+    return {name: config["main"][name] for name in ("penalty", "form", "normalize")}
+
+
 def _calibrated(
     outcomes: Sequence[Outcome], config: dict, stop: float | str, shared: int
 ) -> Calibrated | None:
-    return calibrate(
-        outcomes,
-        stop=stop,
-        shared=shared,
-        penalty="wpl",
-        form="proximal",
-        normalize="tree",
-        keep=config["keep"],
-    )
+    """The main penalty at its best alpha; None where the setting lacks it."""
+    swept = select(outcomes, stop=stop, shared=shared, **_penalty(config))
+    if not swept:
+        return None
+    return calibrate(_without(outcomes, stop, shared), swept, config["keep"])
 
 
 def _band(
@@ -301,6 +347,11 @@ def _band(
 
 def _steps(outcome: Outcome, config: dict) -> np.ndarray:
     return np.arange(outcome.valid_a.shape[1]) * config["model_b"]["eval_every"]
+
+
+def _strictness(stop: float | str) -> float:
+    """Sorts the converged model first, then by falling accuracy."""
+    return float("-inf") if isinstance(stop, str) else -stop
 
 
 def _stop_name(stop: float | str) -> str:

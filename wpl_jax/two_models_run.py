@@ -176,6 +176,13 @@ def check(config: ConfigDict) -> list[Arm]:
             "numbers above 0 (the arm without a penalty comes by itself)",
         )
         arms.update(dict.fromkeys(_study_arms(study)))
+    main = config.main.to_dict()
+    require(
+        any({**arm._asdict(), **main} == arm._asdict() for arm in arms),
+        "main",
+        main,
+        "a combination that one of the studies runs",
+    )
     return list(arms)
 
 

@@ -1,0 +1,38 @@
+# Each target sets up what it needs in .venv. PYTHON picks the interpreter.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+WORKDIR ?= runs/two_models_digits
+# Two cores: the tests' time is compilation, which a second process halves.
+WORKERS ?= 2
+
+.PHONY: search test test-slow lint bench clean
+
+search: $(VENV)/installed
+	$(RUN) launch.py --config=configs/two_models_digits.py --workdir=$(WORKDIR)
+
+test: $(VENV)/installed
+	$(RUN) -m pytest -n $(WORKERS)
+
+test-slow: $(VENV)/installed
+	$(RUN) -m pytest -n $(WORKERS) -m slow
+
+lint: $(VENV)/installed
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+bench: $(VENV)/installed
+	$(RUN) -m benchmarks.run
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "wpl_jax needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V)." \
+	         "Name another: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --upgrade pip
+	$(VENV)/bin/pip install --quiet --editable '.[test,lint]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""One module a configuration, each with its ``get_config()``."""
