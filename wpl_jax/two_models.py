@@ -12,7 +12,7 @@ compilation serves every amount of sharing.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -358,6 +358,22 @@ IMPORTANCES = {
     "ewc": _importance(_model_labels),
     "wpl_batch": _importance(_batch_gradient),
     "wpl": _importance(_per_example),
+}
+
+
+def _normalizer(per: Literal["tree", "tensor"]):
+    def normalize(fisher, share):
+        mask = protection_mask({"shared": fisher}, share)["shared"]
+        return fisher_lib.normalize(fisher, mask, per=per)
+
+    return normalize
+
+
+# Each maps (Fisher, share) to the Fisher scaled over the shared layers.
+NORMALIZATIONS: dict[str, Callable[[Layers, jax.Array], Layers]] = {
+    "none": lambda fisher, share: fisher,
+    "tensor": _normalizer("tensor"),
+    "tree": _normalizer("tree"),
 }
 
 

@@ -239,7 +239,8 @@ def _methods(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
         "methods",
         f"Each point is one alpha, mean over seeds on test images, for A "
         f"{_stop_name(main['stop'])} and {main['shared']} shared layers; "
-        "lines join alphas in order. Up and right is better. The grey line is A before B was trained.",
+        "lines join alphas in order. Up and right is better. The grey line is A before "
+        "B was trained.",
     )
     page.table(
         (

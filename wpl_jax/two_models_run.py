@@ -6,12 +6,10 @@ that a checkpoint between them is all that resuming needs.
 """
 
 import functools
-import itertools
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,44 +17,22 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from wpl_jax import fisher as fisher_lib
 from wpl_jax import two_models, two_models_report
 from wpl_jax.checkpoint import Checkpoints, StopRequest
 from wpl_jax.data import ImageDataset, load_images
 from wpl_jax.errors import ConfigError
 from wpl_jax.monitor import Metrics, Progress
 from wpl_jax.run_directory import open_run, to_json, write_atomically
-from wpl_jax.two_models import FORMS, IMPORTANCES, Curves, Data, Examples, Setting
-
-CONVERGED = "converged"
-
-
-def _normalizer(per: Literal["tree", "tensor"]):
-    @jax.jit
-    @functools.partial(jax.vmap, in_axes=(0, None))
-    def normalize(fisher, share):
-        mask = two_models.protection_mask({"shared": fisher}, share)["shared"]
-        return fisher_lib.normalize(fisher, mask, per=per)
-
-    return normalize
-
-
-NORMALIZATIONS: dict[str, Callable[[Any, jax.Array], Any]] = {
-    "none": lambda fisher, share: fisher,
-    "tensor": _normalizer("tensor"),
-    "tree": _normalizer("tree"),
-}
-
-
-class Arm(NamedTuple):
-    """One training of B."""
-
-    stop: float | str  # A's accuracy when it was stopped, or CONVERGED
-    shared: int  # layers of A that are shared
-    penalty: str  # a name in IMPORTANCES
-    form: str  # a name in FORMS
-    normalize: str  # a name in NORMALIZATIONS
-    alpha: float
+from wpl_jax.two_models import (
+    FORMS,
+    IMPORTANCES,
+    NORMALIZATIONS,
+    Curves,
+    Data,
+    Examples,
+    Setting,
+)
+from wpl_jax.two_models_arms import CONVERGED, Arm, check
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
@@ -74,13 +50,15 @@ def run(config: ConfigDict, workdir: Path) -> None:
     arms = check(config)
     with open_run(workdir, config.to_dict()):
         results = workdir / two_models_report.RESULTS_FILE
-        if results.exists():
-            print(f"This run is finished: {workdir / two_models_report.REPORT_FILE}")
+        page = workdir / two_models_report.REPORT_FILE
+        if results.exists() and page.exists():
+            print(f"This run is finished: {page}")
             return
-        data, names = load_data(config)
-        setting = make_setting(config, data, len(names))
-        state = _train_all(config, workdir, arms, data, setting)
-        write_atomically(results, to_json(_results(config, arms, state)))
+        if not results.exists():
+            data, names = load_data(config)
+            setting = make_setting(config, data, len(names))
+            state = _train_all(config, workdir, arms, data, setting)
+            write_atomically(results, to_json(_results(config, arms, state)))
         report(config, workdir)
 
 
@@ -92,106 +70,6 @@ def report(config: ConfigDict, workdir: Path) -> None:
 
 
 MODES = {"run": run, "report": report}
-
-
-def check(config: ConfigDict) -> list[Arm]:
-    """Checks a configuration, and lists its arms.
-
-    Args:
-      config: The configuration.
-
-    Returns:
-      The arms in the order in which they run, without repetitions.
-
-    Raises:
-      ConfigError: Naming the field, what it holds and what it should.
-    """
-
-    def require(valid: bool, field: str, value: Any, expected: str) -> None:
-        if not valid:
-            raise ConfigError(
-                f"config.{field} is {value!r}, expected {expected}. Mend the config "
-                f"file or pass --config.{field}=..."
-            )
-
-    for field in ("num_seeds", "hidden", "batch_size", "fisher_examples"):
-        require(config[field] >= 1, field, config[field], "a number of at least 1")
-    require(
-        config.activation in two_models.ACTIVATIONS,
-        "activation",
-        config.activation,
-        f"one of {sorted(two_models.ACTIVATIONS)}",
-    )
-    require(config.layers_a >= 2, "layers_a", config.layers_a, "at least 2")
-    require(
-        config.layers_b >= config.layers_a,
-        "layers_b",
-        config.layers_b,
-        f"at least layers_a ({config.layers_a}), whose layers it can share",
-    )
-    for model in ("model_a", "model_b"):
-        require(
-            config[model].learning_rate > 0,
-            f"{model}.learning_rate",
-            config[model].learning_rate,
-            "a number above 0",
-        )
-        require(
-            config[model].steps >= 1,
-            f"{model}.steps",
-            config[model].steps,
-            "a number of at least 1",
-        )
-    every = config.model_b.eval_every
-    require(
-        every >= 1 and config.model_b.steps % every == 0,
-        "model_b.eval_every",
-        every,
-        f"a divisor of model_b.steps ({config.model_b.steps})",
-    )
-    arms: dict[Arm, None] = {}
-    for name, study in config.studies.items():
-        for field, known in (
-            ("penalties", set(IMPORTANCES) - {"none"}),
-            ("forms", set(FORMS)),
-            ("stops", {*config.stops, CONVERGED}),
-            ("shared", set(range(1, config.layers_a + 1))),
-        ):
-            require(
-                set(study[field]) <= known and len(study[field]) > 0,
-                f"studies.{name}.{field}",
-                tuple(study[field]),
-                f"some of {sorted(known, key=str)}",
-            )
-        require(
-            study.normalize in NORMALIZATIONS,
-            f"studies.{name}.normalize",
-            study.normalize,
-            f"one of {sorted(NORMALIZATIONS)}",
-        )
-        require(
-            len(study.alphas) > 0 and all(alpha > 0 for alpha in study.alphas),
-            f"studies.{name}.alphas",
-            tuple(study.alphas),
-            "numbers above 0 (the arm without a penalty comes by itself)",
-        )
-        arms.update(dict.fromkeys(_study_arms(study)))
-    main = config.main.to_dict()
-    require(
-        any({**arm._asdict(), **main} == arm._asdict() for arm in arms),
-        "main",
-        main,
-        "a combination that one of the studies runs",
-    )
-    return list(arms)
-
-
-def _study_arms(study: ConfigDict) -> Iterator[Arm]:
-    for stop, shared in itertools.product(study.stops, study.shared):
-        yield Arm(stop, shared, "none", "explicit", "none", 0.0)
-        for choice in itertools.product(study.penalties, study.forms, study.alphas):
-            penalty, form, alpha = choice
-            yield Arm(stop, shared, penalty, form, study.normalize, alpha)
 
 
 def load_data(config: ConfigDict) -> tuple[Data, tuple[str, ...]]:
@@ -278,6 +156,10 @@ class Experiment:
             name: over_seeds(importance, (0, 0, None))
             for name, importance in IMPORTANCES.items()
         }
+        self._normalize = {
+            name: jax.jit(jax.vmap(normalize, (0, None)))
+            for name, normalize in NORMALIZATIONS.items()
+        }
         self._train_b = {
             form: over_seeds(two_models.train_b, (0, 0, 0, None, None, None), form=form)
             for form in FORMS
@@ -296,7 +178,7 @@ class Experiment:
         return self._train_b[arm.form](
             self._key_b,
             layers_a,
-            NORMALIZATIONS[arm.normalize](fisher, share),
+            self._normalize[arm.normalize](fisher, share),
             share,
             jnp.float32(arm.alpha),
             self._data,
