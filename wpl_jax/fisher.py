@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from wpl_jax.squared_gradients import Loss, sum_squared_gradients, widen
+from wpl_jax.trees import aligned, aligned_mask
 
 Resample = Callable[[jax.Array, Any, Any], Any]
 
@@ -213,15 +214,21 @@ def update_average(
       The new average, a tree like ``average``.
 
     Raises:
-      ValueError: If ``form`` is not one of the two or ``eta`` outside [0, 1].
+      ValueError: If ``form`` is not one of the two, ``eta`` lies outside [0, 1], or
+        a tree does not fit ``average``.
     """
     weights = {"printed": 1.0, "coded": eta}
     if form not in weights:
         raise ValueError(f"form must be one of {sorted(weights)}, got {form!r}.")
     if isinstance(eta, int | float) and not 0 <= eta <= 1:
         raise ValueError(f"eta must lie in [0, 1], got {eta}.")
-    new = jax.tree.map(lambda a, f: (1 - eta) * a + weights[form] * f, average, fisher)
-    return new if mask is None else _select(mask, new, average)
+
+    def mix(old, new, m):
+        return jnp.where(m != 0, (1 - eta) * old + weights[form] * new, old)
+
+    leaves, treedef = jax.tree.flatten(average)
+    newest, masks = aligned("fisher", fisher, average), aligned_mask(mask, average)
+    return jax.tree.unflatten(treedef, map(mix, leaves, newest, masks))
 
 
 def clip_norm(fisher: Any, max_norm: float) -> Any:
@@ -286,18 +293,18 @@ def normalize(
       The scaled tree. Where the mean is 0, it is unchanged.
 
     Raises:
-      ValueError: If ``per`` or ``scale`` is not one of the two.
+      ValueError: If ``per`` or ``scale`` is not one of the two, or the mask does not
+        fit.
     """
     if per not in ("tree", "tensor"):
         raise ValueError(f"per must be 'tree' or 'tensor', got {per!r}.")
     if scale not in ("unit", "loss"):
         raise ValueError(f"scale must be 'unit' or 'loss', got {scale!r}.")
     leaves, treedef = jax.tree.flatten(fisher)
-    if mask is None:
-        mask = jax.tree.map(lambda f: 1, fisher)
-    masks = jax.tree.leaves(
-        jax.tree.map(lambda f, m: jnp.broadcast_to(m, f.shape), fisher, mask)
-    )
+    masks = [
+        jnp.broadcast_to(m, f.shape)
+        for m, f in zip(aligned_mask(mask, fisher), leaves, strict=True)
+    ]
     sums = [jnp.sum(f * m) for f, m in zip(leaves, masks, strict=True)]
     counts = [jnp.sum(m, dtype=jnp.float32) for m in masks]
     if per == "tree":
@@ -337,10 +344,6 @@ def _resampler(resample: Resample | None, key: jax.Array | None, params: Any):
         return jax.vmap(resample, (0, None, 0))(keys, params, chunk)
 
     return draw
-
-
-def _select(mask: Any, new: Any, old: Any) -> Any:
-    return jax.tree.map(lambda o, n, m: jnp.where(m != 0, n, o), old, new, mask)
 
 
 def _zeros(params: Any) -> Any:

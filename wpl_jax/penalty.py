@@ -33,6 +33,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from wpl_jax.trees import aligned, aligned_mask
+
 Rule = Callable[
     [jax.Array, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]
 ]
@@ -264,9 +266,9 @@ def consolidate(
             for leaves in zip(
                 old_leaves,
                 jax.tree.leaves(state.fisher),
-                _aligned("anchor", anchor, state.anchor),
-                _aligned("fisher", fisher, state.anchor),
-                _aligned_mask(mask, state.anchor),
+                aligned("anchor", anchor, state.anchor),
+                aligned("fisher", fisher, state.anchor),
+                aligned_mask(mask, state.anchor),
                 strict=True,
             )
         ]
@@ -314,10 +316,10 @@ def penalty_value(
         (count,) = jax.tree.leaves(state.count)  # Flax NNX wraps it.
         strength = _at(alpha, count)
         for param, anchor, fisher, m in zip(
-            _aligned("params", params, state.anchor),
+            aligned("params", params, state.anchor),
             jax.tree.leaves(state.anchor),
             jax.tree.leaves(state.fisher),
-            _aligned_mask(mask, state.anchor),
+            aligned_mask(mask, state.anchor),
             strict=True,
         ):
             displacement = param.astype(fisher.dtype) - anchor.astype(fisher.dtype)
@@ -383,60 +385,15 @@ def _update_leaves(rule, updates, state, params, mask):
         rule(*each)
         for each in zip(
             leaves,
-            _aligned("params", params, updates),
-            _aligned("anchor", state.anchor, updates),
-            _aligned("fisher", state.fisher, updates),
-            _aligned_mask(mask, updates),
+            aligned("params", params, updates),
+            aligned("anchor", state.anchor, updates),
+            aligned("fisher", state.fisher, updates),
+            aligned_mask(mask, updates),
             strict=True,
         )
     ]
     new_state = state._replace(count=optax.safe_increment(state.count))
     return jax.tree.unflatten(treedef, leaves), new_state
-
-
-def _aligned(name: str, tree: Any, like: Any, broadcast: bool = False) -> list:
-    """Leaves of ``tree`` in the order of ``like``, matched by path.
-
-    By path and not by structure: inside ``optax.masked`` and ``optax.partition``
-    the state has fewer leaves than the parameters, and Flax NNX wraps optimizer
-    state and parameters in different types.
-    """
-    by_path = {_keys(path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
-    aligned = []
-    for path, expected in jax.tree_util.tree_leaves_with_path(like):
-        where = "/".join(_keys(path))
-        if _keys(path) not in by_path:
-            raise ValueError(
-                f"The {name} tree has no leaf at '{where}', where the penalty expects "
-                f"an array of shape {jnp.shape(expected)}; its leaves are "
-                f"{sorted(map('/'.join, by_path))}. Pass a tree with the structure of "
-                "the parameters."
-            )
-        leaf = jnp.asarray(by_path[_keys(path)])
-        shape, target = leaf.shape, jnp.shape(expected)
-        if shape != target and not (broadcast and _broadcasts(shape, target)):
-            raise ValueError(
-                f"The {name} at '{where}' has shape {shape}, expected "
-                f"{'one that broadcasts to ' if broadcast else ''}{target}."
-            )
-        aligned.append(leaf)
-    return aligned
-
-
-def _aligned_mask(mask: Any, like: Any) -> list:
-    if mask is None:
-        return [1] * len(jax.tree.leaves(like))
-    return _aligned("mask", mask, like, broadcast=True)
-
-
-def _keys(path) -> tuple[str, ...]:
-    return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
-
-
-def _broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
-    return len(shape) <= len(target) and all(
-        s in (1, t) for s, t in zip(shape[::-1], target[::-1], strict=False)
-    )
 
 
 def _at(value: optax.ScalarOrSchedule, count: chex.Array) -> chex.Numeric:

@@ -1,0 +1,64 @@
+"""Trees that go with the parameters: masks, anchors, Fishers."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def aligned(name: str, tree: Any, like: Any, broadcast: bool = False) -> list:
+    """Leaves of ``tree`` in the order of those of ``like``, matched by path.
+
+    By path and not by structure: inside ``optax.masked`` and ``optax.partition``
+    the state has fewer leaves than the parameters, and Flax NNX wraps optimizer
+    state and parameters in different types.
+
+    Args:
+      name: What the tree is, for messages.
+      tree: The tree; leaves that ``like`` lacks are left out.
+      like: A tree with the paths and shapes that are expected.
+      broadcast: Whether shapes that broadcast to the expected ones will do.
+
+    Returns:
+      A list of arrays.
+
+    Raises:
+      ValueError: If a leaf is missing or has another shape.
+    """
+    by_path = {_keys(path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+    leaves = []
+    for path, expected in jax.tree_util.tree_leaves_with_path(like):
+        where = "/".join(_keys(path))
+        if _keys(path) not in by_path:
+            raise ValueError(
+                f"The {name} tree has no leaf at '{where}', where an array of shape "
+                f"{jnp.shape(expected)} is expected; its leaves are "
+                f"{sorted(map('/'.join, by_path))}. Pass a tree with the structure of "
+                "the parameters."
+            )
+        leaf = jnp.asarray(by_path[_keys(path)])
+        shape, target = leaf.shape, jnp.shape(expected)
+        if shape != target and not (broadcast and _broadcasts(shape, target)):
+            raise ValueError(
+                f"The {name} at '{where}' has shape {shape}, expected "
+                f"{'one that broadcasts to ' if broadcast else ''}{target}."
+            )
+        leaves.append(leaf)
+    return leaves
+
+
+def aligned_mask(mask: Any, like: Any) -> list:
+    """Leaves of a mask that broadcast to those of ``like``; 1 for no mask."""
+    if mask is None:
+        return [1] * len(jax.tree.leaves(like))
+    return aligned("mask", mask, like, broadcast=True)
+
+
+def _keys(path) -> tuple[str, ...]:
+    return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
+
+
+def _broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
+    return len(shape) <= len(target) and all(
+        s in (1, t) for s, t in zip(shape[::-1], target[::-1], strict=False)
+    )
