@@ -27,8 +27,8 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from wpl_jax.squared_gradients import Loss, sum_squared_gradients, widen
-from wpl_jax.trees import aligned, aligned_mask
+from wpl_jax.squared_gradients import Loss, sum_squared_gradients
+from wpl_jax.trees import aligned, aligned_mask, widen
 
 Resample = Callable[[jax.Array, Any, Any], Any]
 
@@ -220,7 +220,7 @@ def update_average(
     weights = {"printed": 1.0, "coded": eta}
     if form not in weights:
         raise ValueError(f"form must be one of {sorted(weights)}, got {form!r}.")
-    if isinstance(eta, int | float) and not 0 <= eta <= 1:
+    if not isinstance(eta, jax.core.Tracer) and not 0 <= eta <= 1:
         raise ValueError(f"eta must lie in [0, 1], got {eta}.")
 
     def mix(old, new, m):
@@ -244,7 +244,7 @@ def clip_norm(fisher: Any, max_norm: float) -> Any:
     Raises:
       ValueError: If ``max_norm`` is not above 0.
     """
-    if isinstance(max_norm, int | float) and not max_norm > 0:
+    if not isinstance(max_norm, jax.core.Tracer) and not max_norm > 0:
         raise ValueError(f"max_norm must be above 0, got {max_norm}.")
 
     def clip(f):

@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wpl_jax.trees import aligned, aligned_mask
+from wpl_jax.trees import aligned, aligned_mask, widen
 
 Rule = Callable[
     [jax.Array, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]
@@ -97,7 +97,7 @@ def weight_plasticity(
 
         def add_pull(update, param, anchor, fisher, mask):
             displacement = param.astype(fisher.dtype) - anchor.astype(fisher.dtype)
-            pull = strength * mask * fisher * displacement
+            pull = strength * (mask * fisher * displacement)
             return (update.astype(fisher.dtype) + pull).astype(update.dtype)
 
         return _update_leaves(add_pull, updates, state, params, mask)
@@ -162,7 +162,7 @@ def proximal_weight_plasticity(
             # The closed form, written as the update plus a share of the way from
             # where it leads to the anchor: exactly `update` where tau * F is 0, and
             # no infinity over infinity where tau * F overflows.
-            stiffness = jnp.minimum(tau * mask * fisher, jnp.finfo(fisher.dtype).max)
+            stiffness = jnp.minimum(tau * (mask * fisher), jnp.finfo(fisher.dtype).max)
             share = stiffness / (1 + stiffness)
             proposal = update.astype(fisher.dtype)
             to_anchor = anchor.astype(fisher.dtype) - param.astype(fisher.dtype)
@@ -205,7 +205,7 @@ def online(gamma: float) -> Rule:
     Raises:
       ValueError: If ``gamma`` is a number outside [0, 1].
     """
-    if isinstance(gamma, int | float) and not 0 <= gamma <= 1:
+    if not isinstance(gamma, jax.core.Tracer) and not 0 <= gamma <= 1:
         raise ValueError(f"gamma must lie in [0, 1], got {gamma}.")
 
     def rule(old_anchor, old_fisher, anchor, fisher):
@@ -364,12 +364,9 @@ def _init(params: optax.Params) -> WeightPlasticityState:
     # the anchor has no effect.
     return WeightPlasticityState(
         count=jnp.zeros([], jnp.int32),
-        anchor=jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), params),
+        anchor=jax.tree.map(jnp.zeros_like, params),
         # bfloat16 would lose the Fisher's range of many orders of magnitude.
-        fisher=jax.tree.map(
-            lambda p: jnp.zeros(p.shape, jnp.promote_types(p.dtype, jnp.float32)),
-            params,
-        ),
+        fisher=jax.tree.map(lambda p: widen(jnp.zeros_like(p)), params),
     )
 
 
@@ -384,7 +381,7 @@ def _update_leaves(rule, updates, state, params, mask):
     leaves = [
         rule(*each)
         for each in zip(
-            leaves,
+            map(jnp.asarray, leaves),
             aligned("params", params, updates),
             aligned("anchor", state.anchor, updates),
             aligned("fisher", state.fisher, updates),
@@ -402,7 +399,10 @@ def _at(value: optax.ScalarOrSchedule, count: chex.Array) -> chex.Numeric:
 
 def _check_nonnegative(name: str, value: optax.ScalarOrSchedule) -> None:
     # `inject_hyperparams` passes traced values, which cannot be checked here.
-    if isinstance(value, int | float) and not value >= 0:
+    if callable(value) or isinstance(value, jax.core.Tracer):
+        return
+    if not 0 <= value <= float(jnp.finfo(jnp.float32).max):
         raise ValueError(
-            f"{name} must be a number of at least 0 or a schedule, got {value}."
+            f"{name} must be a number of at least 0, within the range of float32, or "
+            f"a schedule; got {value}."
         )

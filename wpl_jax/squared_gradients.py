@@ -26,6 +26,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+from wpl_jax.trees import widen
+
 Loss = Callable[[Any, Any], jax.Array]
 
 # Operations on a parameter alone that move its entries without mixing them.
@@ -253,8 +255,31 @@ def _squaring(program: _Program, sink: _Sink, axes: tuple[int | None, ...]):
         arguments.insert(sink.position, param)
         return _as_function(node.equation)(*arguments)[0]
 
+    def squares_of_products(cotangent, param, other):
+        # At full width, whatever width the loss computes in: squares of half
+        # precision would overflow.
+        def product(param, other):
+            pair = (param, other) if sink.position == 0 else (other, param)
+            return jax.lax.dot_general(
+                *pair,
+                node.equation.params["dimension_numbers"],
+                precision=node.equation.params["precision"],
+            )
+
+        batched = jax.vmap(product, (None, *axes))
+        squared = jnp.square(widen(other))
+        _, pull = jax.vjp(lambda p: batched(p, squared), widen(param))
+        return pull(jnp.square(widen(cotangent)))[0]
+
+    def squares_of_gradients(cotangent, param, *others):
+        def gradient(cotangent, *others):
+            return jax.vjp(lambda p: local(p, *others), param)[1](cotangent)[0]
+
+        return _sum_squares(jax.vmap(gradient, (0, *axes))(cotangent, *others))
+
     batched = jax.vmap(local, (None, *axes))
     once = _meets_each_example_once(program, sink)
+    squares = squares_of_products if once else squares_of_gradients
 
     @jax.custom_vjp
     def apply(probe, param, *others):
@@ -267,17 +292,7 @@ def _squaring(program: _Program, sink: _Sink, axes: tuple[int | None, ...]):
     def backward(residuals, cotangent):
         param, others = residuals
         _, pull = jax.vjp(lambda *others: batched(param, *others), *others)
-        if once:
-            wide = [jnp.square(widen(x)) for x in others]
-            _, pull_squares = jax.vjp(lambda p: batched(p, *wide), widen(param))
-            (squares,) = pull_squares(jnp.square(widen(cotangent)))
-        else:
-
-            def gradient(cotangent, *others):
-                return jax.vjp(lambda p: local(p, *others), param)[1](cotangent)[0]
-
-            squares = _sum_squares(jax.vmap(gradient, (0, *axes))(cotangent, *others))
-        return squares, None, *pull(cotangent)
+        return squares(cotangent, param, *others), None, *pull(cotangent)
 
     apply.defvjp(forward, backward)
     return apply
@@ -297,11 +312,6 @@ def _meets_each_example_once(program: _Program, sink: _Sink) -> bool:
     shape = equation.invars[other].aval.shape
     free = set(range(len(shape))) - set(contracting[other])
     return not batch[0] and all(shape[axis] == 1 for axis in free)
-
-
-def widen(x: jax.Array) -> jax.Array:
-    """Casts to float32 where narrower: squares need the range of its exponent."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _sum_squares(gradients: jax.Array) -> jax.Array:

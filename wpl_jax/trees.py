@@ -54,6 +54,11 @@ def aligned_mask(mask: Any, like: Any) -> list:
     return aligned("mask", mask, like, broadcast=True)
 
 
+def widen(x: jax.Array) -> jax.Array:
+    """Casts to float32 where narrower: squares need the range of its exponent."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def _keys(path) -> tuple[str, ...]:
     return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
 
