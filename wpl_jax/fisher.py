@@ -38,7 +38,7 @@ def per_example_fisher(
     params: Any,
     examples: Any,
     *,
-    chunk_size: int = 128,
+    chunk_size: int = 64,
     resample: Resample | None = None,
     key: jax.Array | None = None,
 ) -> Any:

@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+from wpl_jax.patches import Convolution
 from wpl_jax.trees import widen
 
 Loss = Callable[[Any, Any], jax.Array]
@@ -238,6 +239,15 @@ def _as_function(equation) -> Callable[..., list[Any]]:
     return function
 
 
+def _product_form(equation) -> Callable[..., list[Any]]:
+    """The operation, as a matrix product where its own gradient would be slow."""
+    if equation.primitive.name == "conv_general_dilated":
+        convolution = Convolution(equation.params)
+        if convolution.is_product():
+            return lambda images, kernel: [convolution(images, kernel)]
+    return _as_function(equation)
+
+
 def _squaring(program: _Program, sink: _Sink, axes: tuple[int | None, ...]):
     """The sink over all examples, handing down squares to its ``probe``.
 
@@ -253,7 +263,7 @@ def _squaring(program: _Program, sink: _Sink, axes: tuple[int | None, ...]):
             (param,) = _as_function(program.nodes[index].equation)(param)
         arguments = list(others)
         arguments.insert(sink.position, param)
-        return _as_function(node.equation)(*arguments)[0]
+        return _product_form(node.equation)(*arguments)[0]
 
     def squares_of_products(cotangent, param, other):
         # At full width, whatever width the loss computes in: squares of half

@@ -1,0 +1,46 @@
+"""Runs the benchmarks, prints a table and writes it as JSON.
+
+python -m benchmarks.run [--only=fisher] [--output=FILE.json]
+"""
+
+import json
+import os
+import platform
+from pathlib import Path
+
+import jax
+from absl import app, flags
+
+from benchmarks import fisher, penalty
+
+BENCHMARKS = {"fisher": fisher.rows, "penalty": penalty.rows}
+
+_ONLY = flags.DEFINE_multi_enum(
+    "only", list(BENCHMARKS), list(BENCHMARKS), "Which benchmarks to run."
+)
+_OUTPUT = flags.DEFINE_string("output", "", "File for the figures as JSON.")
+
+
+def main(argv: list[str]) -> None:
+    """Runs what was asked for."""
+    del argv
+    machine = {
+        "backend": jax.default_backend(),
+        "device": jax.devices()[0].device_kind,
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+    }
+    print(", ".join(f"{name} {value}" for name, value in machine.items()))
+    rows = []
+    for name in dict.fromkeys(_ONLY.value):
+        for row in BENCHMARKS[name]():
+            print(f"{row['benchmark']:36} {row['figure']:58} {row['ratio']:8.2f}")
+            rows.append(row)
+    if _OUTPUT.value:
+        text = json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n"
+        Path(_OUTPUT.value).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    app.run(main)
