@@ -5,6 +5,7 @@ python launch.py --config=configs/two_models_digits.py --workdir=runs/digits
 
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -32,10 +33,28 @@ def main(argv: list[str]) -> None:
     try:
         jobs.run(_CONFIG.value, Path(_WORKDIR.value), _MODE.value)
     except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _fail(error)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """Parses the flags; what does not fit the configuration is said in one message."""
+    try:
+        rest = app.parse_flags_with_usage(argv)
+        _CONFIG.value.get("job")  # A file that failed to load says so when it is read.
+    except (OSError, AttributeError, TypeError, ValueError) as error:
+        _fail(error)
+    return rest
+
+
+def _fail(error: Exception) -> NoReturn:
+    # ml_collections wraps a KeyError, which would show as its repr.
+    message: object = error
+    while isinstance(message, AttributeError | KeyError) and message.args:
+        message = message.args[0]
+    print(f"Error: {message}", file=sys.stderr)
+    sys.exit(2)
 
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
-    app.run(main)
+    app.run(main, flags_parser=_parse)
