@@ -1,0 +1,192 @@
+"""The ENAS recurrent cell for language models.
+
+Pham et al., "Efficient Neural Architecture Search via Parameter Sharing" (2018),
+section 2.1. A cell of ``num_nodes`` nodes; each after the first chooses an earlier
+node as its parent and one of four activations, the first only an activation. Each
+ordered pair (node, parent) has weights of its own, shared by all activations. The
+cell's output is the mean of its leaves, the nodes that are nobody's parent.
+"""
+
+import dataclasses
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from wpl_jax.spaces.highway_scan import ACTIVATIONS, Carry, Wiring, highway_scan
+from wpl_jax.supernet import Decision
+
+Params = dict[str, jax.Array]
+
+
+class Dropout(NamedTuple):
+    """Rates in [0, 1), each mask drawn once for a whole sequence.
+
+    The names and places are those of Merity et al., "Regularizing and Optimizing
+    LSTM Language Models" (2017).
+    """
+
+    embedding: float = 0.0  # whole words
+    input: float = 0.0  # of the cell
+    output: float = 0.0  # of the cell
+    recurrent: float = 0.0  # weights of the recurrent kernel
+
+
+class Hidden(NamedTuple):
+    """What a child computes before the softmax."""
+
+    raw: jax.Array  # float[batch, time, hidden]; outputs of the cell
+    dropped: jax.Array  # float[batch, time, hidden]; with dropout
+    state: jax.Array  # float[batch, hidden]; to go on from
+
+
+@dataclasses.dataclass(frozen=True)
+class RecurrentCell:
+    """The supernet of recurrent cells over a tied embedding.
+
+    Attributes:
+      vocabulary_size: Number of words.
+      hidden: Units of a node, and of the embedding.
+      num_nodes: Nodes of the cell.
+      output: ``"leaves"``, the mean of the leaves, or ``"all"`` nodes.
+      carry: What the next time step gets: the ``"output"``, or the ``"last"`` node.
+      max_norm: Limit of the recurrent state's norm, None for none.
+      init_scale: Parameters start uniformly within plus and minus this.
+    """
+
+    vocabulary_size: int
+    hidden: int
+    num_nodes: int = 12
+    output: Literal["leaves", "all"] = "leaves"
+    carry: Carry = "output"
+    max_norm: float | None = 25.0
+    init_scale: float = 0.04
+
+    name = "recurrent_cell"
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """The first activation, then a parent and an activation for each node."""
+        found = [Decision("activation_0", ACTIVATIONS)]
+        for node in range(1, self.num_nodes):
+            parents = tuple(f"node_{i}" for i in range(node))
+            found.append(Decision(f"parent_{node}", parents))
+            found.append(Decision(f"activation_{node}", ACTIVATIONS))
+        return tuple(found)
+
+    def init(self, key: jax.Array) -> Params:
+        """The shared parameters.
+
+        Args:
+          key: PRNG key.
+
+        Returns:
+          ``embedding[vocabulary, hidden]``, tied to the softmax, with
+          ``output_bias[vocabulary]``; ``input[hidden, 2 hidden]``, ``bias[2 hidden]``
+          and ``recurrent[hidden, 2 hidden]`` of the first node; ``edges[nodes *
+          (nodes - 1) / 2, hidden, 2 hidden]``, the kernel of node ``j`` with parent
+          ``i`` at ``j (j - 1) / 2 + i``. The first half of the columns is the gate's.
+        """
+        h, scale = self.hidden, self.init_scale
+        shapes = {
+            "embedding": (self.vocabulary_size, h),
+            "input": (h, 2 * h),
+            "recurrent": (h, 2 * h),
+            "edges": (self.num_nodes * (self.num_nodes - 1) // 2, h, 2 * h),
+        }
+        keys = jax.random.split(key, len(shapes))
+        params = {
+            name: jax.random.uniform(k, shape, minval=-scale, maxval=scale)
+            for k, (name, shape) in zip(keys, shapes.items(), strict=True)
+        }
+        zeros = {
+            "bias": jnp.zeros(2 * h),
+            "output_bias": jnp.zeros(self.vocabulary_size),
+        }
+        return params | zeros
+
+    def apply(
+        self,
+        params: Params,
+        architecture: jax.Array,
+        tokens: jax.Array,
+        *,
+        state: jax.Array,
+        dropout: Dropout | None = None,
+        key: jax.Array | None = None,
+    ) -> Hidden:
+        """One child over a batch of sequences.
+
+        Args:
+          params: The shared parameters.
+          architecture: ``int32[2 * nodes - 1]``.
+          tokens: ``int32[batch, time]``.
+          state: Recurrent state to start from, ``float[batch, hidden]``.
+          dropout: Rates, for training; None for evaluation.
+          key: PRNG key of the dropout masks.
+
+        Returns:
+          The hidden states; :meth:`logits` makes words of them.
+
+        Raises:
+          ValueError: If ``dropout`` comes without a ``key``.
+        """
+        wiring, edges = self.wiring(architecture)
+        rates = dropout or Dropout()
+        if dropout is not None and key is None:
+            raise ValueError("dropout draws masks: pass key=jax.random.key(...).")
+        keys = jax.random.split(jax.random.key(0) if key is None else key, 4)
+        table = _drop(keys[0], params["embedding"], rates.embedding, (-1, 1))
+        x = jnp.take(table, tokens.T, axis=0)  # [time, batch, hidden]
+        x = _drop(keys[1], x, rates.input, (1, -1, -1))
+        outputs, state = highway_scan(
+            x @ params["input"] + params["bias"],
+            state,
+            _drop(keys[2], params["recurrent"], rates.recurrent, (-1, -1)),
+            params["edges"][edges],
+            wiring,
+            self.carry,
+            self.max_norm,
+        )
+        dropped = _drop(keys[3], outputs, rates.output, (1, -1, -1))
+        return Hidden(outputs.swapaxes(0, 1), dropped.swapaxes(0, 1), state)
+
+    def logits(self, params: Params, hidden: jax.Array) -> jax.Array:
+        """Scores of the words, ``float[..., vocabulary]``."""
+        return hidden @ params["embedding"].T + params["output_bias"]
+
+    def initial_state(self, batch: int) -> jax.Array:
+        """Zeros, ``float[batch, hidden]``."""
+        return jnp.zeros((batch, self.hidden))
+
+    def mask(self, params: Params, architecture: jax.Array) -> Params:
+        """1 on all but the edges that the child does not use."""
+        _, edges = self.wiring(architecture)
+        used = jnp.zeros((params["edges"].shape[0], 1, 1)).at[edges].set(1)
+        return {name: jnp.ones(()) for name in params} | {"edges": used}
+
+    def wiring(self, architecture: jax.Array) -> tuple[Wiring, jax.Array]:
+        """An architecture's data flow, and which of the edges it uses.
+
+        Returns:
+          The wiring, and ``int32[nodes - 1]`` into ``params["edges"]``.
+        """
+        activations, parents = architecture[0::2], architecture[1::2]
+        # decisions: a0, (p1, a1), (p2, a2), ...
+        node = jnp.arange(1, self.num_nodes)
+        edges = node * (node - 1) // 2 + parents
+        weights = jnp.ones(self.num_nodes)
+        if self.output == "leaves":
+            weights = weights.at[parents].set(0)
+        return Wiring(parents, activations, weights / weights.sum()), edges
+
+
+def _drop(
+    key: jax.Array, x: jax.Array, rate: float, shape: tuple[int, ...]
+) -> jax.Array:
+    """Inverted dropout with one mask along the axes where ``shape`` is 1."""
+    if rate == 0:
+        return x
+    sizes = [x.shape[i] if size == -1 else size for i, size in enumerate(shape)]
+    kept = jax.random.bernoulli(key, 1 - rate, sizes)
+    return jnp.where(kept, x / (1 - rate), 0)
