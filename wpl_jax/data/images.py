@@ -1,19 +1,14 @@
 """Images for classification: one type, one function, many formats."""
 
 import dataclasses
-import difflib
-import inspect
-from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-
+from wpl_jax.data.arguments import check_options, choose, require_int
 from wpl_jax.data.checks import check_source
-from wpl_jax.data.errors import DataError
 from wpl_jax.data.files import PathLike
 from wpl_jax.data.formats import FORMATS
 from wpl_jax.data.holdout import check_share, hold_out
-from wpl_jax.data.source import Reader, Source, Split
+from wpl_jax.data.source import Source, Split
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -87,47 +82,10 @@ def load_images(
       (1238, 200, 359)
     """
     valid, test = check_share(valid, "valid"), check_share(test, "test")
-    _check_seed(seed)
-    reader = _find_reader(format, path)
-    _check_options(format, reader, options)
+    seed = require_int(seed, "seed", 0)
+    reader = choose(FORMATS, format, "format", about=str(path) if path else "")
+    check_options(format, reader, options)
     return _complete(reader(path, **options), valid, test, seed)
-
-
-def _find_reader(format: str, path: PathLike | None) -> Reader:
-    """The reader of a format."""
-    if not isinstance(format, str) or format not in FORMATS:
-        found = f"the unknown format {format!r}" + (f" for {path}" if path else "")
-        expected = f"one of {', '.join(sorted(FORMATS))}"
-        raise DataError("argument format", found, expected, _suggest(format, FORMATS))
-    return FORMATS[format]
-
-
-def _check_options(format: str, reader: Reader, options: dict[str, Any]) -> None:
-    """Every option is one that the reader knows."""
-    _, *known = inspect.signature(reader).parameters  # the first is the path
-    for option in options:
-        if option not in known:
-            expected = f"an option of {format}: {', '.join(known) or 'it has none'}"
-            found = f"the unknown option {option!r}"
-            raise DataError(
-                f"format {format}", found, expected, _suggest(option, known)
-            )
-
-
-def _suggest(word: object, known: Iterable[str]) -> str:
-    """What to do about an unknown word: the closest known one, or any."""
-    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
-    return f"write {close[0]!r}" if close else "take one of those"
-
-
-def _check_seed(seed: int) -> None:
-    """The seed is one that numpy takes."""
-    is_int = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
-    if not is_int or seed < 0:
-        expected = "a non-negative int"
-        raise DataError(
-            "argument seed", repr(seed), expected, "set for instance seed=0"
-        )
 
 
 def _complete(
