@@ -27,6 +27,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from wpl_jax.checks import LARGEST, SMALLEST, check_range, check_scalar_loss
 from wpl_jax.squared_gradients import Loss, sum_squared_gradients
 from wpl_jax.trees import aligned, aligned_mask, widen
 
@@ -136,6 +137,7 @@ def batch_fisher(
         raise ValueError(
             f"batch_size must divide the number of examples, got {size} for {n}."
         )
+    check_scalar_loss(loss, params, examples)
     draw = _resampler(resample, key, params)
 
     def mean_loss(params, batch):
@@ -220,8 +222,7 @@ def update_average(
     weights = {"printed": 1.0, "coded": eta}
     if form not in weights:
         raise ValueError(f"form must be one of {sorted(weights)}, got {form!r}.")
-    if not isinstance(eta, jax.core.Tracer) and not 0 <= eta <= 1:
-        raise ValueError(f"eta must lie in [0, 1], got {eta}.")
+    check_range("eta", eta, 0, 1, "a number in [0, 1]")
 
     def mix(old, new, m):
         return jnp.where(m != 0, (1 - eta) * old + weights[form] * new, old)
@@ -244,12 +245,14 @@ def clip_norm(fisher: Any, max_norm: float) -> Any:
     Raises:
       ValueError: If ``max_norm`` is not above 0.
     """
-    if not isinstance(max_norm, jax.core.Tracer) and not max_norm > 0:
-        raise ValueError(f"max_norm must be above 0, got {max_norm}.")
+    check_range("max_norm", max_norm, SMALLEST, LARGEST, "a number above 0")
 
     def clip(f):
-        norm = jnp.linalg.norm(f)
-        return jnp.where(norm > max_norm, f * (max_norm / norm), f)
+        # Of the largest entry first: the sum of squares of a Fisher can overflow.
+        peak = jnp.max(jnp.abs(f))
+        unit = f / jnp.where(peak > 0, peak, 1)
+        norm = jnp.linalg.norm(unit)
+        return jnp.where(peak * norm > max_norm, unit * (max_norm / norm), f)
 
     return jax.tree.map(clip, fisher)
 
@@ -347,4 +350,4 @@ def _resampler(resample: Resample | None, key: jax.Array | None, params: Any):
 
 
 def _zeros(params: Any) -> Any:
-    return jax.tree.map(lambda p: widen(jnp.zeros(p.shape, p.dtype)), params)
+    return jax.tree.map(lambda p: widen(jnp.zeros_like(p)), params)

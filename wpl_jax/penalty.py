@@ -33,6 +33,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from wpl_jax.checks import LARGEST, check_range
 from wpl_jax.trees import aligned, aligned_mask, widen
 
 Rule = Callable[
@@ -156,13 +157,14 @@ def proximal_weight_plasticity(
 
     def update_fn(updates, state, params=None, *, mask=None, **extra_args):
         del extra_args
-        tau = _at(alpha, state.count) * _at(learning_rate, state.count)
+        strength, rate = _at(alpha, state.count), _at(learning_rate, state.count)
 
         def shrink(update, param, anchor, fisher, mask):
             # The closed form, written as the update plus a share of the way from
             # where it leads to the anchor: exactly `update` where tau * F is 0, and
             # no infinity over infinity where tau * F overflows.
-            stiffness = jnp.minimum(tau * (mask * fisher), jnp.finfo(fisher.dtype).max)
+            stiffness = strength * (rate * (mask * fisher))
+            stiffness = jnp.minimum(stiffness, jnp.finfo(fisher.dtype).max)
             share = stiffness / (1 + stiffness)
             proposal = update.astype(fisher.dtype)
             to_anchor = anchor.astype(fisher.dtype) - param.astype(fisher.dtype)
@@ -205,8 +207,7 @@ def online(gamma: float) -> Rule:
     Raises:
       ValueError: If ``gamma`` is a number outside [0, 1].
     """
-    if not isinstance(gamma, jax.core.Tracer) and not 0 <= gamma <= 1:
-        raise ValueError(f"gamma must lie in [0, 1], got {gamma}.")
+    check_range("gamma", gamma, 0, 1, "a number in [0, 1]")
 
     def rule(old_anchor, old_fisher, anchor, fisher):
         del old_anchor
@@ -398,11 +399,5 @@ def _at(value: optax.ScalarOrSchedule, count: chex.Array) -> chex.Numeric:
 
 
 def _check_nonnegative(name: str, value: optax.ScalarOrSchedule) -> None:
-    # `inject_hyperparams` passes traced values, which cannot be checked here.
-    if callable(value) or isinstance(value, jax.core.Tracer):
-        return
-    if not 0 <= value <= float(jnp.finfo(jnp.float32).max):
-        raise ValueError(
-            f"{name} must be a number of at least 0, within the range of float32, or "
-            f"a schedule; got {value}."
-        )
+    expected = "a number of at least 0, within the range of float32, or a schedule"
+    check_range(name, value, 0, LARGEST, expected)

@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+from wpl_jax.checks import check_scalar_loss, example_shape
 from wpl_jax.patches import Convolution
 from wpl_jax.trees import widen
 
@@ -112,16 +113,8 @@ class _Sink(NamedTuple):
 
 
 def _trace(loss: Loss, params: Any, examples: Any) -> _Program:
-    example = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), examples
-    )
-    closed = jax.make_jaxpr(loss)(params, example)
-    shapes = [v.aval.shape for v in closed.jaxpr.outvars]
-    if shapes != [()]:
-        raise ValueError(
-            "loss(params, example) must return one scalar for one example, got "
-            f"shapes {shapes}. Reduce over the example's own axes, not over examples."
-        )
+    check_scalar_loss(loss, params, examples)
+    closed = jax.make_jaxpr(loss)(params, example_shape(examples))
     nodes: list[_Node] = []
     constants: dict[int, Any] = {}
     counter = iter(range(10**9))

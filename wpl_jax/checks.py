@@ -1,0 +1,43 @@
+"""Checks of arguments at trace time, the same for all transforms and estimators."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+LARGEST = float(jnp.finfo(jnp.float32).max)
+SMALLEST = float(jnp.finfo(jnp.float32).tiny)
+
+
+def check_range(name: str, value: Any, low: float, high: float, expected: str) -> None:
+    """Checks a number that is known; schedules and traced values pass.
+
+    Raises:
+      ValueError: If it lies outside ``[low, high]``, or is not a number.
+    """
+    # `inject_hyperparams` and `jit` pass traced values. A comparison would be
+    # traced under `jit` even for an array that is known: hence `float`.
+    if callable(value) or isinstance(value, jax.core.Tracer):
+        return
+    if not low <= float(value) <= high:
+        raise ValueError(f"{name} must be {expected}, got {value}.")
+
+
+def example_shape(examples: Any) -> Any:
+    """Shapes and dtypes of one example, from a tree with a leading axis of them."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), examples)
+
+
+def check_scalar_loss(loss: Any, params: Any, examples: Any) -> None:
+    """Checks that a loss gives one number for one example.
+
+    Raises:
+      ValueError: If it gives anything else.
+    """
+    result = jax.eval_shape(loss, params, example_shape(examples))
+    shapes = [leaf.shape for leaf in jax.tree.leaves(result)]
+    if shapes != [()] or not hasattr(result, "shape"):
+        raise ValueError(
+            "loss(params, example) must return one scalar for one example, got "
+            f"shapes {shapes}. Reduce over the example's own axes, not over examples."
+        )
