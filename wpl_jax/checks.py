@@ -25,7 +25,8 @@ def check_range(name: str, value: Any, low: float, high: float, expected: str) -
 
 def example_shape(examples: Any) -> Any:
     """Shapes and dtypes of one example, from a tree with a leading axis of them."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), examples)
+    # By indexing, and not from shape and dtype: numpy's may be wider than JAX's.
+    return jax.eval_shape(lambda tree: jax.tree.map(lambda x: x[0], tree), examples)
 
 
 def check_scalar_loss(loss: Any, params: Any, examples: Any) -> None:

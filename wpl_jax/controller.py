@@ -35,6 +35,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from wpl_jax.checks import LARGEST, SMALLEST, check_range
+
 NumChoices = Sequence[int] | np.ndarray | jax.Array
 EntropyMode = Literal["reward", "regularizer"]
 RewardFn = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -97,8 +99,7 @@ def init(
     counts = np.asarray(_checked_counts(num_choices))
     if hidden < 1:
         raise ValueError(f"hidden must be at least 1, got {hidden}.")
-    if not _is_traced(scale) and not scale >= 0:
-        raise ValueError(f"scale must be at least 0, got {scale}.")
+    check_range("scale", scale, 0, LARGEST, "a number of at least 0")
     decisions, choices = len(counts), int(counts.max())
     shapes = {
         "embedding": (decisions, choices, hidden),
@@ -281,8 +282,7 @@ def update_baseline(
     Raises:
       ValueError: If ``decay`` is a number outside [0, 1).
     """
-    if not _is_traced(decay) and not 0 <= decay < 1:
-        raise ValueError(f"decay must lie in [0, 1), got {decay}.")
+    check_range("decay", decay, 0, np.nextafter(1, 0), "in [0, 1)")
     mean = baseline.mean
     target = jnp.mean(reward) if mean.ndim == 0 else reward
     moved = decay * mean + (1 - decay) * target
@@ -565,11 +565,10 @@ def _lstm(params, inputs, hidden, cell):
 
 def _checked_policy(params, num_choices, temperature, tanh_constant, prior):
     """Which choices there are, and the prior over them, both [decisions, choices]."""
-    for name, value in (("temperature", temperature), ("tanh_constant", tanh_constant)):
-        if value is None and name == "tanh_constant":
-            continue
-        if not _is_traced(value) and not value > 0:
-            raise ValueError(f"{name} must be above 0, got {value}.")
+    check_range("temperature", temperature, SMALLEST, LARGEST, "a number above 0")
+    if tanh_constant is not None:
+        expected = "a number above 0, or None"
+        check_range("tanh_constant", tanh_constant, SMALLEST, LARGEST, expected)
     counts = _checked_counts(num_choices)
     decisions, choices = params.decoder_bias.shape
     if len(counts) != decisions:

@@ -27,7 +27,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from wpl_jax.checks import LARGEST, SMALLEST, check_range, check_scalar_loss
+from wpl_jax.checks import SMALLEST, check_range, check_scalar_loss
 from wpl_jax.squared_gradients import Loss, sum_squared_gradients
 from wpl_jax.trees import aligned, aligned_mask, widen
 
@@ -78,6 +78,7 @@ def per_example_fisher(
     n = _count(examples)
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}.")
+    check_scalar_loss(loss, params, examples)
     draw = _resampler(resample, key, params)
     # Chunks are slices of the examples, so that nothing is copied or padded. The
     # last one starts early enough to be full; what it repeats is counted once.
@@ -245,11 +246,11 @@ def clip_norm(fisher: Any, max_norm: float) -> Any:
     Raises:
       ValueError: If ``max_norm`` is not above 0.
     """
-    check_range("max_norm", max_norm, SMALLEST, LARGEST, "a number above 0")
+    check_range("max_norm", max_norm, SMALLEST, float("inf"), "a number above 0")
 
     def clip(f):
         # Of the largest entry first: the sum of squares of a Fisher can overflow.
-        peak = jnp.max(jnp.abs(f))
+        peak = jnp.max(jnp.abs(f), initial=0)
         unit = f / jnp.where(peak > 0, peak, 1)
         norm = jnp.linalg.norm(unit)
         return jnp.where(peak * norm > max_norm, unit * (max_norm / norm), f)
@@ -308,12 +309,16 @@ def normalize(
         jnp.broadcast_to(m, f.shape)
         for m, f in zip(aligned_mask(mask, fisher), leaves, strict=True)
     ]
-    sums = [jnp.sum(f * m) for f, m in zip(leaves, masks, strict=True)]
     counts = [jnp.sum(m, dtype=jnp.float32) for m in masks]
     if per == "tree":
-        sums = [jnp.sum(jnp.stack(sums))] * len(leaves)
         counts = [jnp.sum(jnp.stack(counts))] * len(leaves)
-    means = [s / jnp.maximum(n, 1) for s, n in zip(sums, counts, strict=True)]
+    # Divided before they are added up: the sum of a large Fisher can overflow.
+    means = [
+        jnp.sum(f * m / jnp.maximum(n, 1))
+        for f, m, n in zip(leaves, masks, counts, strict=True)
+    ]
+    if per == "tree":
+        means = [jnp.sum(jnp.stack(means))] * len(leaves)
 
     def rescale(f, m, mean):
         divisor = mean if scale == "unit" else jnp.sqrt(mean)

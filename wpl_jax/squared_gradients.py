@@ -308,7 +308,8 @@ def _meets_each_example_once(program: _Program, sink: _Sink) -> bool:
     whose other operand is one vector per example.
     """
     equation = program.nodes[sink.node].equation
-    if equation.primitive.name != "dot_general" or sink.layout:
+    layout = {program.nodes[i].equation.primitive.name for i in sink.layout}
+    if equation.primitive.name != "dot_general" or layout - {"convert_element_type"}:
         return False
     contracting, batch = equation.params["dimension_numbers"]
     other = 1 - sink.position

@@ -1,0 +1,7 @@
+"""What all tests share: eight CPU devices, asked for before JAX starts."""
+
+import os
+
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)

@@ -1,0 +1,609 @@
+"""The Fisher diagonal against analytic gradients in float64 numpy."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import wpl_jax
+
+N, INPUTS, CLASSES = 10, 3, 4
+
+
+# Softmax regression, in JAX for one example and in numpy for all of them.
+
+
+def logits(params, x):
+    return x @ params["w"] + params["b"]
+
+
+def loss(params, example):
+    x, label = example
+    return -jax.nn.log_softmax(logits(params, x))[label]
+
+
+def probabilities(params, x):
+    z = x @ params["w"] + params["b"]
+    e = np.exp(z - z.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def gradients(params, examples):
+    """Gradients of the examples one by one, d loss / d logits = p - onehot."""
+    out = []
+    for x, label in zip(*examples, strict=True):
+        residual = probabilities(params, x) - np.eye(CLASSES)[label]
+        out.append({"b": residual, "w": np.outer(x, residual)})
+    return out
+
+
+def mean_square(trees):
+    return jax.tree.map(lambda *g: np.mean(np.square(g), axis=0), *trees)
+
+
+def make_data(n, seed=0):
+    """Parameters and examples; float64 that float32 represents exactly."""
+    rng = np.random.default_rng(seed)
+    draw = lambda *shape: rng.normal(size=shape).astype(np.float32).astype(np.float64)  # noqa: E731
+    params = {"b": draw(CLASSES), "w": draw(INPUTS, CLASSES)}
+    return params, (draw(n, INPUTS), rng.integers(CLASSES, size=n))
+
+
+def to_jax(tree, dtype=jnp.float32):
+    """Floating-point leaves in ``dtype``."""
+    return jax.tree.map(
+        lambda x: jnp.asarray(x, dtype if x.dtype == np.float64 else None), tree
+    )
+
+
+PARAMS, EXAMPLES = make_data(N)
+params, examples = to_jax(PARAMS), to_jax(EXAMPLES)
+
+
+def assert_close(actual, expected, rtol=1e-5, atol=1e-7):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    jax.tree.map(
+        lambda a, e: np.testing.assert_allclose(
+            np.asarray(a, np.float64), np.asarray(e, np.float64), rtol, atol
+        ),
+        actual,
+        expected,
+    )
+
+
+def dtypes(tree):
+    return {x.dtype.name for x in jax.tree.leaves(tree)}
+
+
+# The estimators.
+
+ESTIMATORS = {
+    "per example": wpl_jax.per_example_fisher,
+    "batch": wpl_jax.batch_fisher,
+}
+both_estimators = pytest.mark.parametrize(
+    "estimator", ESTIMATORS.values(), ids=ESTIMATORS
+)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 3, 5, 1000])
+def test_per_example_fisher_against_a_loop_over_examples(chunk_size):
+    fisher = wpl_jax.per_example_fisher(loss, params, examples, chunk_size=chunk_size)
+    assert_close(fisher, mean_square(gradients(PARAMS, EXAMPLES)))
+    assert dtypes(fisher) == {"float32"}
+
+
+def test_per_example_fisher_of_one_example():
+    one = jax.tree.map(lambda x: x[:1], EXAMPLES)
+    fisher = wpl_jax.per_example_fisher(loss, params, to_jax(one))
+    assert_close(fisher, mean_square(gradients(PARAMS, one)))
+
+
+@pytest.mark.parametrize("batch_size", [None, 1, 5])
+def test_batch_fisher_squares_the_mean_gradients(batch_size):
+    fisher = wpl_jax.batch_fisher(loss, params, examples, batch_size=batch_size)
+    each = gradients(PARAMS, EXAMPLES)
+    size = batch_size or N
+    means = [
+        jax.tree.map(lambda *g: np.mean(g, axis=0), *each[start : start + size])
+        for start in range(0, N, size)
+    ]
+    assert len(means) == N // size
+    assert_close(fisher, mean_square(means))
+    assert dtypes(fisher) == {"float32"}
+
+
+def test_square():
+    gradient = {"a": jnp.array([300.0, -0.5], jnp.float16), "b": jnp.array(-3.0)}
+    squares = wpl_jax.square(gradient)
+    assert_close(squares, {"a": np.array([9e4, 0.25]), "b": np.array(9.0)})
+    assert dtypes(squares) == {"float32"}
+
+
+def network(p, example):
+    """A loss with weights used once and weights used twice."""
+    h = jnp.tanh(example["x"] @ p["w"] + p["b"])
+    h = jnp.tanh(h @ p["square"] @ p["square"]) + p["table"][example["index"]]
+    return jnp.sum(h * jax.random.normal(example["key"], h.shape)) * example["half"]
+
+
+def network_data(n=7):
+    rng = np.random.default_rng(1)
+    normal = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
+    p = {"w": normal(3, 4), "b": normal(4), "square": normal(4, 4)}
+    p["table"] = normal(5, 4)
+    items = {
+        "x": normal(n, 3),
+        "index": jnp.asarray(rng.integers(5, size=n), jnp.int8),
+        "key": jax.random.split(jax.random.key(0), n),
+        "half": normal(n).astype(jnp.bfloat16),
+    }
+    return p, items
+
+
+def test_examples_may_be_any_pytree():
+    """Integers, PRNG keys and half precision among them, against a Python loop."""
+    p, items = network_data()
+    gradient = jax.jit(jax.grad(network))
+    each = [gradient(p, jax.tree.map(lambda x, i=i: x[i], items)) for i in range(7)]
+    expected = mean_square(jax.tree.map(np.float64, each))
+    got = wpl_jax.per_example_fisher(network, p, items, chunk_size=3)
+    assert_close(got, expected, rtol=1e-4, atol=1e-6)
+    # The same from batches of one.
+    got = wpl_jax.batch_fisher(network, p, items, batch_size=1)
+    assert_close(got, expected, rtol=1e-4, atol=1e-6)
+
+
+def reference(estimator, model):
+    """The estimate from all examples, in numpy."""
+    each = gradients(model, EXAMPLES)
+    if estimator is wpl_jax.batch_fisher:
+        each = [jax.tree.map(lambda *g: np.mean(g, axis=0), *each)]
+    return mean_square(each)
+
+
+@both_estimators
+def test_under_jit_and_vmap_over_parameters(estimator):
+    scales = jnp.array([1.0, 0.0, -2.0])
+
+    def run(scale):
+        scaled = jax.tree.map(lambda p: scale * p, params)
+        return estimator(loss, scaled, examples)
+
+    got = jax.jit(jax.vmap(run))(scales)
+    for i, scale in enumerate(scales):
+        expected = reference(
+            estimator, jax.tree.map(lambda p, scale=scale: float(scale) * p, PARAMS)
+        )
+        assert_close(jax.tree.map(lambda x, i=i: x[i], got), expected, atol=1e-6)
+
+
+def test_under_vmap_over_seeds():
+    keys = jax.random.split(jax.random.key(0), 3)
+    resample = wpl_jax.sample_class(logits)
+
+    def run(key):
+        return wpl_jax.per_example_fisher(
+            loss, params, examples, resample=resample, key=key
+        )
+
+    got, one_by_one = jax.jit(jax.vmap(run))(keys), jax.jit(run)
+    for i, key in enumerate(keys):
+        assert_close(jax.tree.map(lambda x, i=i: x[i], got), one_by_one(key))
+    assert np.std(got["w"], axis=0).max() > 0.01
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@both_estimators
+def test_half_precision_gives_float32(estimator, dtype):
+    p, e = to_jax(PARAMS, dtype), to_jax(EXAMPLES, dtype)
+    fisher = estimator(loss, p, e)
+    assert dtypes(fisher) == {"float32"}
+    expected = reference(estimator, jax.tree.map(np.float64, p))
+    assert_close(fisher, expected, rtol=0.1, atol=0.01)
+
+
+@both_estimators
+def test_numpy_parameters_and_examples(estimator):
+    fisher = estimator(loss, PARAMS, EXAMPLES)
+    assert_close(fisher, reference(estimator, PARAMS))
+
+
+def test_float64():
+    with jax.enable_x64(True):
+        p, e = to_jax(PARAMS, jnp.float64), to_jax(EXAMPLES, jnp.float64)
+        fisher = wpl_jax.per_example_fisher(loss, p, e, chunk_size=3)
+        assert dtypes(fisher) == {"float64"}
+        assert_close(fisher, mean_square(gradients(PARAMS, EXAMPLES)), rtol=1e-12)
+
+
+# Labels drawn from the model.
+
+
+def test_labels_from_the_model_give_the_true_fisher():
+    """E (p - y)^2 x^2 = p (1 - p) x^2, within five standard errors in each entry."""
+    n = 4000
+    model, (x, labels) = make_data(n, seed=2)
+    model = jax.tree.map(lambda p: p / 2, model)
+    fisher = wpl_jax.per_example_fisher(
+        loss,
+        to_jax(model),
+        to_jax((x, labels)),
+        chunk_size=1500,
+        resample=wpl_jax.sample_class(logits),
+        key=jax.random.key(0),
+    )
+    p = probabilities(model, x)
+    mean = p * (1 - p)
+    fourth = p * (1 - p) ** 4 + (1 - p) * p**4
+    variance = fourth - mean**2
+    squares = {"b": np.ones((n, 1)), "w": x**2}
+    for name, square in squares.items():
+        expected = np.einsum("nj,nk->jk", square, mean) / n
+        error = np.sqrt(np.einsum("nj,nk->jk", square**2, variance)) / n
+        got = np.reshape(fisher[name], expected.shape)
+        assert (np.abs(got - expected) < 5 * error).all()
+        # The labels of the data, which are uniform, would not pass.
+        empirical = mean_square(gradients(model, (x, labels)))[name]
+        distance = np.abs(np.reshape(empirical, expected.shape) - expected)
+        assert (distance > 5 * error).any()
+
+
+def test_the_draws_do_not_depend_on_the_chunk_size():
+    resample = wpl_jax.sample_class(logits)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(chunk_size, key):
+        return wpl_jax.per_example_fisher(
+            loss, params, examples, chunk_size=chunk_size, resample=resample, key=key
+        )
+
+    whole = run(100, jax.random.key(0))
+    for chunk_size in (1, 3):
+        assert_close(run(chunk_size, jax.random.key(0)), whole)
+    assert not np.allclose(run(100, jax.random.key(1))["w"], whole["w"])
+    batches = wpl_jax.batch_fisher(
+        loss, params, examples, batch_size=1, resample=resample, key=jax.random.key(0)
+    )
+    assert_close(batches, whole)
+
+
+@pytest.mark.parametrize("make_key", [jax.random.key, jax.random.PRNGKey])
+def test_resampled_examples_are_drawn_one_by_one(make_key):
+    """Every example gets another draw, of its own label only."""
+    n = 64
+    items = jnp.arange(n, dtype=jnp.float32), jnp.zeros(n, jnp.int8)
+
+    def resample(key, p, example):
+        x, label = wpl_jax.sample_class(lambda p, x: jnp.zeros(CLASSES))(
+            key, p, example
+        )
+        assert label.dtype == jnp.int8
+        return x, label
+
+    def one_hot(p, example):
+        x, label = example
+        return jnp.sum(p * jax.nn.one_hot(label, CLASSES)) * jnp.sqrt(x)
+
+    seen = wpl_jax.per_example_fisher(
+        one_hot, jnp.zeros(CLASSES), items, resample=resample, key=make_key(0)
+    )
+    # Entry k is the mean of x over the examples that drew k; all x are there once.
+    np.testing.assert_allclose(jnp.sum(seen), np.arange(n).mean(), rtol=1e-5)
+    assert (seen > 0.1 * np.arange(n).mean() / CLASSES).all()
+
+
+# The running average.
+
+
+@pytest.mark.parametrize("form", ["printed", "coded"])
+@pytest.mark.parametrize("eta", [0.9, 0.25, 0, 1])
+def test_update_average_is_its_recursion(form, eta):
+    rng = np.random.default_rng(0)
+    news = [{"a": rng.random((2, 3)), "b": [rng.random(2)]} for _ in range(3)]
+    average = expected = jax.tree.map(np.zeros_like, news[0])
+    average = to_jax(average)
+    weight = {"printed": 1, "coded": eta}[form]
+    for new in news:
+        average = wpl_jax.update_average(average, to_jax(new), eta=eta, form=form)
+        expected = jax.tree.map(lambda f, g: (1 - eta) * f + weight * g, expected, new)
+    assert_close(average, expected)
+
+
+def test_update_average_defaults_to_the_paper():
+    got = wpl_jax.update_average(jnp.array([10.0]), jnp.array([3.0]))
+    np.testing.assert_allclose(got, [4.0], rtol=1e-6)  # 0.1 * 10 + 3
+
+
+@pytest.mark.parametrize("dtype", [bool, jnp.int8, jnp.float32])
+def test_update_average_keeps_what_is_outside_the_mask(dtype):
+    old = {"a": jnp.array([[1.0, 2.0], [3.0, 4.0]]), "b": jnp.array([5.0])}
+    new = jax.tree.map(lambda x: 10 * x, old)
+    mask = {"a": jnp.array([[1], [0]], dtype), "b": jnp.array(1, dtype)}
+    got = wpl_jax.update_average(old, new, eta=0.5, mask=mask)
+    expected = {"a": np.array([[10.5, 21.0], [3.0, 4.0]]), "b": np.array([52.5])}
+    assert_close(got, expected)
+
+
+def test_clip_norm_acts_on_each_tensor():
+    fisher = {
+        "large": jnp.array([[30.0, 0.0], [0.0, 40.0]]),  # norm 50
+        "small": jnp.array([3.0, 4.0]),
+        "zero": jnp.zeros(3),
+    }
+    got = wpl_jax.clip_norm(fisher, 10)
+    expected = {
+        "large": np.array([[6.0, 0.0], [0.0, 8.0]]),
+        "small": np.array([3.0, 4.0]),
+        "zero": np.zeros(3),
+    }
+    assert_close(got, expected)
+    np.testing.assert_array_equal(got["small"], fisher["small"])
+
+
+def test_clip_norm_of_a_huge_fisher():
+    got = wpl_jax.clip_norm(jnp.array([3e20, 4e20]), 10.0)
+    np.testing.assert_allclose(got, [6.0, 8.0], rtol=1e-6)
+
+
+def test_flush():
+    got = wpl_jax.flush({"a": jnp.ones((2, 3), jnp.float32), "b": jnp.ones(2)})
+    assert_close(got, {"a": np.zeros((2, 3)), "b": np.zeros(2)}, atol=0)
+    assert dtypes(got) == {"float32"}
+
+
+# The scale.
+
+normalize = jax.jit(wpl_jax.normalize, static_argnames=("per", "scale"))
+
+RAW = {"a": np.array([[1.0, 2.0], [6.0, 0.0]]), "b": np.array([0.5, 0.1, 0.3])}
+MASKS = {
+    "none": None,
+    "entries": {
+        "a": np.array([[True, False], [True, True]]),
+        "b": np.array([False, True, True]),
+    },
+    "broadcast": {"a": np.array([[1], [0]]), "b": np.array(1)},
+    "one tensor": {"a": np.array(0), "b": np.array([1, 0, 1])},
+}
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("per", ["tree", "tensor"])
+@pytest.mark.parametrize("size", [1.0, 1e-12])
+def test_normalize(size, per, mask):
+    fisher = jax.tree.map(lambda f: np.float32(size * f), RAW)
+    mask = MASKS[mask]
+    ones = jax.tree.map(np.ones_like, RAW)
+    full = jax.tree.map(lambda f, m: (f * m + m) != 0, ones, mask or ones)
+    unit, root = (
+        normalize(fisher, mask, per=per, scale=scale) for scale in ("unit", "loss")
+    )
+    groups = [["a", "b"]] if per == "tree" else [["a"], ["b"]]
+    for group in groups:
+        inside = lambda tree: np.concatenate(  # noqa: E731
+            [np.float64(tree[name])[full[name]] for name in group]  # noqa: B023
+        )
+        if not inside(fisher).size:
+            continue
+        mean = inside(fisher).mean()
+        np.testing.assert_allclose(inside(unit).mean(), 1, rtol=1e-6)
+        np.testing.assert_allclose(inside(unit), inside(fisher) / mean, rtol=1e-6)
+        expected = inside(fisher) / np.sqrt(mean)
+        np.testing.assert_allclose(inside(root), expected, rtol=1e-6)
+    for scaled in (unit, root):
+        for name, f in fisher.items():
+            outside = ~full[name]
+            np.testing.assert_array_equal(scaled[name][outside], f[outside])
+
+
+@pytest.mark.parametrize("scale", ["unit", "loss"])
+@pytest.mark.parametrize("per", ["tree", "tensor"])
+def test_normalize_leaves_a_zero_fisher_alone(per, scale):
+    zeros = {"a": jnp.zeros((2, 2)), "b": jnp.zeros(3)}
+    assert_close(normalize(zeros, per=per, scale=scale), zeros, atol=0)
+    half = zeros | {"b": jnp.array([1.0, 2.0, 3.0])}
+    got = normalize(half, per=per, scale=scale)
+    assert not np.any(got["a"])
+    assert np.all(got["b"] > 0)
+    # Nothing in the mask.
+    nothing = normalize(half, {"a": 0, "b": 0}, per=per, scale=scale)
+    assert_close(nothing, half, atol=0)
+
+
+def train(c, learning_rate, scale, alpha=0.5, steps=20):
+    """Two tasks one after the other, the loss multiplied by ``c``.
+
+    Returns the path of the parameters through the second and the penalty's value
+    at the same distance from the anchor.
+    """
+    task_a, task_b = examples, to_jax(make_data(N, seed=5)[1])
+    tx = optax.chain(wpl_jax.weight_plasticity(alpha), optax.sgd(learning_rate))
+
+    def scaled_loss(p, example):
+        return c * loss(p, example)
+
+    def mean_loss(p, task):
+        return jnp.mean(jax.vmap(scaled_loss, (None, 0))(p, task))
+
+    @jax.jit
+    def run(p):
+        def step(carry, task):
+            p, state = carry
+            updates, state = tx.update(jax.grad(mean_loss)(p, task), state, p)
+            p = optax.apply_updates(p, updates)
+            return (p, state), p
+
+        def fit(carry, task):
+            tasks = jax.tree.map(lambda x: jnp.stack([x] * steps), task)
+            return jax.lax.scan(step, carry, tasks)
+
+        (p, state), _ = fit((p, tx.init(p)), task_a)
+        fisher = wpl_jax.per_example_fisher(scaled_loss, p, task_a)
+        if scale is not None:
+            fisher = wpl_jax.normalize(fisher, scale=scale)
+        state = wpl_jax.consolidate(state, p, fisher)
+        moved = jax.tree.map(lambda x: x + 1, p)
+        value = wpl_jax.penalty_value(state, moved, alpha)
+        return fit((p, state), task_b)[1], value
+
+    return run(params)
+
+
+def test_scale_loss_makes_training_invariant_to_the_scale_of_the_loss():
+    """The loss times c and the learning rate over c: the same path."""
+    c = 7.0
+    path, value = train(1.0, 0.3, "loss")
+    scaled_path, scaled_value = train(c, 0.3 / c, "loss")
+    assert_close(scaled_path, path, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(scaled_value, c * value, rtol=1e-4)
+    # It is the penalty that would differ: without a scale it grows by c squared.
+    raw_path, raw_value = train(1.0, 0.3, None)
+    other_path, other_value = train(c, 0.3 / c, None)
+    np.testing.assert_allclose(other_value, c**2 * raw_value, rtol=1e-4)
+    assert np.max(np.abs(other_path["w"][-1] - raw_path["w"][-1])) > 1e-2
+
+
+def test_scale_unit_makes_the_penalty_invariant_to_the_scale_of_the_loss():
+    c = 7.0
+    _, value = train(1.0, 0.3, "unit")
+    _, scaled_value = train(c, 0.3 / c, "unit")  # The same anchor.
+    np.testing.assert_allclose(scaled_value, value, rtol=1e-4)
+    # At a distance of 1 in every entry it is alpha / 2 times their number.
+    size = INPUTS * CLASSES + CLASSES
+    np.testing.assert_allclose(value, 0.25 * size, rtol=1e-5)
+
+
+# Errors.
+
+
+def vector_loss(p, example):
+    return logits(p, example[0])
+
+
+def pair_loss(p, example):
+    return loss(p, example), example
+
+
+PER_EXAMPLE, BATCH = wpl_jax.per_example_fisher, wpl_jax.batch_fisher
+X, LABELS = examples
+ERRORS = {
+    "no leaves": (lambda: PER_EXAMPLE(loss, params, ()), ["examples", "[]"]),
+    "no examples": (
+        lambda: PER_EXAMPLE(loss, params, (X[:0], LABELS[:0])),
+        ["examples", "(0, 3)", "(0,)"],
+    ),
+    "no examples, batch": (
+        lambda: BATCH(loss, params, (X[:0], LABELS[:0])),
+        ["examples", "(0, 3)", "(0,)"],
+    ),
+    "different lengths": (
+        lambda: PER_EXAMPLE(loss, params, (X, LABELS[:4])),
+        ["examples", "(10, 3)", "(4,)"],
+    ),
+    "different lengths, batch": (
+        lambda: BATCH(loss, params, (X, LABELS[:4])),
+        ["examples", "(10, 3)", "(4,)"],
+    ),
+    "a scalar among the examples": (
+        lambda: PER_EXAMPLE(loss, params, (X, jnp.array(1))),
+        ["examples", "(10, 3)", "()"],
+    ),
+    "chunk of none": (
+        lambda: PER_EXAMPLE(loss, params, examples, chunk_size=0),
+        ["chunk_size", "at least 1", "0"],
+    ),
+    "negative chunk": (
+        lambda: PER_EXAMPLE(loss, params, examples, chunk_size=-3),
+        ["chunk_size", "-3"],
+    ),
+    "batches do not divide": (
+        lambda: BATCH(loss, params, examples, batch_size=3),
+        ["batch_size", "3", "10"],
+    ),
+    "batch of none": (
+        lambda: BATCH(loss, params, examples, batch_size=0),
+        ["batch_size", "0", "10"],
+    ),
+    "batch too large": (
+        lambda: BATCH(loss, params, examples, batch_size=20),
+        ["batch_size", "20", "10"],
+    ),
+    "no key": (
+        lambda: PER_EXAMPLE(
+            loss, params, examples, resample=wpl_jax.sample_class(logits)
+        ),
+        ["resample", "key"],
+    ),
+    "no key, batch": (
+        lambda: BATCH(loss, params, examples, resample=wpl_jax.sample_class(logits)),
+        ["resample", "key"],
+    ),
+    "vector loss": (
+        lambda: PER_EXAMPLE(vector_loss, params, examples),
+        ["scalar", "(4,)"],
+    ),
+    "vector loss, batch": (
+        lambda: BATCH(vector_loss, params, examples),
+        ["scalar", "(4,)"],
+    ),
+    "pair": (lambda: PER_EXAMPLE(pair_loss, params, examples), ["scalar"]),
+    "pair, batch": (lambda: BATCH(pair_loss, params, examples), ["scalar"]),
+    "unknown form": (
+        lambda: wpl_jax.update_average(params, params, form="paper"),
+        ["form", "'paper'", "coded", "printed"],
+    ),
+    "eta above 1": (
+        lambda: wpl_jax.update_average(params, params, eta=1.5),
+        ["eta", "[0, 1]", "1.5"],
+    ),
+    "eta below 0": (
+        lambda: wpl_jax.update_average(params, params, eta=-1),
+        ["eta", "-1"],
+    ),
+    "eta not a number": (
+        lambda: wpl_jax.update_average(params, params, eta=float("nan")),
+        ["eta", "nan"],
+    ),
+    "norm of zero": (
+        lambda: wpl_jax.clip_norm(params, 0),
+        ["max_norm", "above 0", "0"],
+    ),
+    "negative norm": (lambda: wpl_jax.clip_norm(params, -2.5), ["max_norm", "-2.5"]),
+    "unknown per": (
+        lambda: wpl_jax.normalize(params, per="entry"),
+        ["per", "'entry'", "tree", "tensor"],
+    ),
+    "unknown scale": (
+        lambda: wpl_jax.normalize(params, scale="mean"),
+        ["scale", "'mean'", "unit", "loss"],
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda number: wpl_jax.update_average(params, params, eta=number),
+        lambda number: wpl_jax.clip_norm(params, number),
+        lambda number: wpl_jax.online(number)(*[jnp.ones(2)] * 4),
+    ],
+    ids=["eta", "max_norm", "gamma"],
+)
+def test_a_jitted_function_may_close_over_a_number(function):
+    number = jnp.float32(0.5)
+    expected = function(0.5)
+    assert_close(jax.jit(function)(number), expected)  # As an argument.
+    assert_close(jax.jit(lambda: function(number))(), expected)
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_errors_name_what_is_wrong(case):
+    call, words = ERRORS[case]
+    with pytest.raises(ValueError, match=re.escape(words[0])) as error:
+        call()
+    assert all(word in str(error.value) for word in words), str(error.value)
