@@ -2,10 +2,13 @@
 
 import signal
 import types
+import zlib
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
@@ -45,19 +48,17 @@ class Checkpoints:
         """
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         steps = sorted(self._manager.all_steps(), reverse=True)
+        reason = ""
         for step in steps:
             try:
-                state = self._manager.restore(
-                    step, args=ocp.args.StandardRestore(target)
-                )
+                state = self._read(step, target)
             except Exception as error:  # Orbax and tensorstore raise many kinds.
+                reason = f"{type(error).__name__}: {error}"
                 logging.warning(
-                    "Checkpoint %d in %s cannot be read (%s: %s); trying the one "
-                    "before it.",
+                    "Checkpoint %d in %s cannot be read (%s); trying the one before.",
                     step,
                     self._directory,
-                    type(error).__name__,
-                    str(error).splitlines()[0] if str(error) else "no message",
+                    reason.splitlines()[0],
                 )
                 continue
             for newer in (s for s in steps if s > step):
@@ -65,10 +66,28 @@ class Checkpoints:
             return step, state
         if steps:
             raise UserError(
-                f"None of the checkpoints {steps} in {self._directory} can be read. "
-                "Restore the folder from a copy, or delete it to start anew."
+                f"None of the checkpoints {steps} in {self._directory} can be read "
+                f"({reason}). Restore the folder from a copy, or delete it to start "
+                "anew."
             )
         return None
+
+    def _read(self, step: int, target: Any) -> Any:
+        # The form first: Orbax fits arrays to shapes that they do not have.
+        args = ocp.args.Composite(check=ocp.args.JsonRestore())
+        check = self._manager.restore(step, args=args)["check"]
+        expected = _form(target)
+        for name in sorted(check["form"].keys() | expected.keys()):
+            there, wanted = check["form"].get(name), expected.get(name)
+            if there != wanted:
+                raise ValueError(
+                    f"another structure: '{name}' is {there} there, expected {wanted}"
+                )
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+        state = self._manager.restore(step, args=args)["state"]
+        if _crc32(state) != check["crc32"]:
+            raise ValueError("its arrays do not have the checksum they were saved with")
+        return state
 
     def save(self, step: int, state: Any) -> None:
         """Writes the state, whole when this returns.
@@ -82,7 +101,15 @@ class Checkpoints:
             checkpoints are untouched.
         """
         try:
-            saved = self._manager.save(step, args=ocp.args.StandardSave(state))
+            saved = self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    check=ocp.args.JsonSave(
+                        {"crc32": _crc32(state), "form": _form(state)}
+                    ),
+                ),
+            )
         except Exception as error:
             raise UserError(
                 f"Checkpoint {step} could not be written to {self._directory} "
@@ -98,6 +125,26 @@ class Checkpoints:
     def close(self) -> None:
         """Releases the folder."""
         self._manager.close()
+
+
+def _crc32(state: Any) -> int:
+    """A checksum of all arrays; what is stored is not protected against bit rot."""
+    total = 0
+    for leaf in jax.tree.leaves(state):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        total = zlib.crc32(np.asarray(leaf).tobytes(), total)
+    return total
+
+
+def _form(tree: Any) -> dict[str, str]:
+    """The dtype and shape of each array, by its path."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): (
+            f"{leaf.dtype} of shape {list(leaf.shape)}"
+        )
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 class StopRequest:
