@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from wpl_jax import jobs
 from wpl_jax.errors import UserError
@@ -40,17 +40,26 @@ def _parse(argv: list[str]) -> list[str]:
     """Parses the flags; what does not fit the configuration is said in one message."""
     try:
         rest = app.parse_flags_with_usage(argv)
-        _CONFIG.value.get("job")  # A file that failed to load says so when it is read.
-    except (OSError, AttributeError, TypeError, ValueError) as error:
-        _fail(error)
+        config = _CONFIG.value
+        if not isinstance(config, ConfigDict):  # A file that failed to load has a type
+            config.get("job")  # of its own, which says so when it is read.
+            raise TypeError(f"get_config() must return a ConfigDict, got {config!r}.")
+    except (AttributeError, KeyError) as error:
+        overrides = [flag for flag in argv if flag.startswith("--config")]
+        _fail(f"{' '.join(overrides)}: {_innermost(error)}")
+    except (OSError, TypeError, ValueError) as error:
+        _fail(f"{config_flags.get_config_filename(flags.FLAGS['config'])}: {error}")
     return rest
 
 
-def _fail(error: Exception) -> NoReturn:
-    # ml_collections wraps a KeyError, which would show as its repr.
-    message: object = error
-    while isinstance(message, AttributeError | KeyError) and message.args:
-        message = message.args[0]
+def _innermost(error: object) -> object:
+    """What ml_collections says, out of the exceptions that it wraps it in."""
+    while isinstance(error, AttributeError | KeyError) and error.args:
+        error = error.args[0]
+    return error
+
+
+def _fail(message: object) -> NoReturn:
     print(f"Error: {message}", file=sys.stderr)
     sys.exit(2)
 

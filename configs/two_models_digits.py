@@ -7,7 +7,7 @@ Under a minute on two CPU cores, compilation included. The images are real
 MNIST.
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from configs import two_models_mnist
 
@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     """The settings of the MNIST experiment, on less data and with fewer arms."""
     config = two_models_mnist.get_config()
     config.data.format = "digits"
-    config.data.path = None
+    config.data.path = config_dict.placeholder(str)  # for --config.data.path
     config.data.valid = 400
     config.eval_examples = 300
     config.model_a.steps = 1000

@@ -43,12 +43,12 @@ def get_config() -> ConfigDict:
     config.keep = 0.99  # share of A's loss that a calibrated alpha prevents
     config.checkpoint_seconds = 10.0
 
-    # What the report's tables and curves are of.
+    # What the report's tables and curves are of. A stop of 1 is a converged A.
     config.main = ConfigDict()
     config.main.penalty = "wpl"
     config.main.form = "proximal"
     config.main.normalize = "tree"
-    config.main.stop = "converged"
+    config.main.stop = 1.0
     config.main.shared = 3
 
     # Each study runs the product of its lists, and no penalty beside it.
@@ -74,7 +74,7 @@ def study(
     penalties=("wpl",),
     forms=("proximal",),
     normalize="tree",
-    stops=("converged",),
+    stops=(1.0,),
     shared=(3,),
     alphas,
 ) -> ConfigDict:

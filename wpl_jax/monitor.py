@@ -10,6 +10,8 @@ from typing import Any
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from wpl_jax.run_directory import write_atomically
+
 
 class Metrics:
     """Writes records to ``metrics.jsonl`` and their numbers to TensorBoard.
@@ -22,9 +24,8 @@ class Metrics:
         """Opens the files; records of ``step >= resume_at`` are dropped."""
         path = workdir / "metrics.jsonl"
         kept = _records_before(path, resume_at) if path.exists() else []
-        self._file = path.open("w", encoding="utf-8")
-        self._file.writelines(kept)
-        self._file.flush()
+        write_atomically(path, "".join(kept))
+        self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_at)
 
     def write(self, step: int, record: Mapping[str, Any]) -> None:

@@ -19,13 +19,24 @@ def to_json(value: Any) -> str:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes a file so that a crash leaves the old one or the new one."""
+    """Writes a file so that a crash leaves the old one or the new one.
+
+    Raises:
+      UserError: If it cannot be written, for a full disk say; the old one is left.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(
+            f"{path} could not be written ({error.strerror}). Make room, or mend its "
+            "folder; then run the same command again, which continues."
+        ) from error
 
 
 @contextlib.contextmanager

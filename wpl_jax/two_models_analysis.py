@@ -9,7 +9,7 @@ import numpy as np
 class Outcome(NamedTuple):
     """One arm of a run, arrays over its seeds."""
 
-    stop: float | str
+    stop: float
     shared: int
     penalty: str
     form: str

@@ -1,6 +1,7 @@
 """The arms of a two-model run: which settings a configuration asks for."""
 
 import itertools
+import math
 from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
@@ -9,13 +10,13 @@ from ml_collections import ConfigDict
 from wpl_jax.errors import ConfigError
 from wpl_jax.two_models import ACTIVATIONS, FORMS, IMPORTANCES, NORMALIZATIONS
 
-CONVERGED = "converged"
+CONVERGED = 1.0  # An accuracy at which no training is stopped early.
 
 
 class Arm(NamedTuple):
     """One training of B."""
 
-    stop: float | str  # A's accuracy when it was stopped, or CONVERGED
+    stop: float  # accuracy at which A was stopped, or CONVERGED
     shared: int  # layers of A that are shared
     penalty: str  # a name in IMPORTANCES
     form: str  # a name in FORMS
@@ -36,38 +37,31 @@ def check(config: ConfigDict) -> list[Arm]:
       ConfigError: Naming the field, what it holds and what it should.
     """
     for field in ("num_seeds", "hidden", "batch_size", "fisher_examples"):
-        _require_above(0, config, field)
-    _require_one_of(ACTIVATIONS, config, "activation")
-    _require(config.layers_a >= 2, config, "layers_a", "at least 2")
-    _require(
-        config.layers_b >= config.layers_a,
-        config,
-        "layers_b",
-        f"at least layers_a ({config.layers_a}), whose layers it can share",
+        _require_int(config, field, 1)
+    _require_int(config, "seed", 0)
+    _require_choice(config, "activation", ACTIVATIONS)
+    _require_int(config, "layers_a", 2)
+    _require_int(
+        config, "layers_b", config.layers_a, "layers_a, which it shares"
     )
     for model in ("model_a", "model_b"):
-        _require_above(0, config, f"{model}.learning_rate")
-        _require_above(0, config, f"{model}.steps")
-    _require_above(0, config, "eval_examples")
-    _require_above(0, config, "model_b.eval_every")
+        _require_number(config, f"{model}.learning_rate", above=0)
+        _require_int(config, f"{model}.steps", 1)
+    _require_int(config, "eval_examples", 1)
+    _require_int(config, "model_b.eval_every", 1)
     _require(
         config.model_b.steps % config.model_b.eval_every == 0,
         config,
         "model_b.eval_every",
         f"a divisor of model_b.steps ({config.model_b.steps})",
     )
-    for field in ("keep", "stops"):
-        _require(
-            all(0 <= share <= 1 for share in _listed(_get(config, field))),
-            config,
-            field,
-            "in [0, 1]",
-        )
-    _require(config.checkpoint_seconds >= 0, config, "checkpoint_seconds", "at least 0")
+    _require_number(config, "stops", above=0, below=1)
+    _require_number(config, "keep", least=0, most=1)
+    _require_number(config, "checkpoint_seconds", least=0)
     arms: dict[Arm, None] = {}
-    for name in config.studies:
+    for name in _get(config, "studies"):
         arms.update(dict.fromkeys(_study_arms(config, name)))
-    main = config.main.to_dict()
+    main = _get(config, "main").to_dict()
     _require(
         any({**arm._asdict(), **main} == arm._asdict() for arm in arms),
         config,
@@ -80,17 +74,12 @@ def check(config: ConfigDict) -> list[Arm]:
 def _study_arms(config: ConfigDict, name: str) -> Iterator[Arm]:
     """The product of a study's lists, and beside it no penalty."""
     path, study = f"studies.{name}", config.studies[name]
-    _require_one_of(set(IMPORTANCES) - {"none"}, config, f"{path}.penalties")
-    _require_one_of(FORMS, config, f"{path}.forms")
-    _require_one_of(NORMALIZATIONS, config, f"{path}.normalize")
-    _require_one_of({*config.stops, CONVERGED}, config, f"{path}.stops")
-    _require_one_of(range(1, config.layers_a + 1), config, f"{path}.shared")
-    _require(
-        len(study.alphas) > 0 and all(alpha > 0 for alpha in study.alphas),
-        config,
-        f"{path}.alphas",
-        "numbers above 0 (the arm without a penalty comes by itself)",
-    )
+    _require_choices(config, f"{path}.penalties", set(IMPORTANCES) - {"none"})
+    _require_choices(config, f"{path}.forms", FORMS)
+    _require_choice(config, f"{path}.normalize", NORMALIZATIONS)
+    _require_choices(config, f"{path}.stops", {*config.stops, CONVERGED})
+    _require_choices(config, f"{path}.shared", range(1, config.layers_a + 1))
+    _require_number(config, f"{path}.alphas", above=0)
     for stop, shared in itertools.product(study.stops, study.shared):
         yield Arm(stop, shared, "none", "explicit", "none", 0.0)
         for penalty, form, alpha in itertools.product(
@@ -100,34 +89,72 @@ def _study_arms(config: ConfigDict, name: str) -> Iterator[Arm]:
 
 
 def _require(valid: bool, config: ConfigDict, field: str, expected: str) -> None:
-    if not valid:
-        value = _get(config, field)
-        value = value.to_dict() if isinstance(value, ConfigDict) else value
-        raise ConfigError(
-            f"config.{field} is {value!r}, expected {expected}. Mend the config file, "
-            f"or pass --config.{field}=VALUE."
-        )
-
-
-def _require_above(bound: float, config: ConfigDict, field: str) -> None:
-    _require(_get(config, field) > bound, config, field, f"a number above {bound}")
-
-
-def _require_one_of(known: Collection[Any], config: ConfigDict, field: str) -> None:
-    values = _listed(_get(config, field))
-    _require(
-        len(values) > 0 and all(value in known for value in values),
-        config,
-        field,
-        f"among {sorted(known, key=str)}",
+    if valid:
+        return
+    value = _get(config, field)
+    flag = f"--config.{field}=VALUE"
+    if isinstance(value, ConfigDict):
+        value, flag = value.to_dict(), f"--config.{field}.NAME=VALUE"
+    raise ConfigError(
+        f"config.{field} is {value!r}, expected {expected}. Mend the config file, or "
+        f"pass {flag}."
     )
 
 
-def _listed(value: Any) -> tuple[Any, ...]:
-    return tuple(value) if isinstance(value, list | tuple) else (value,)
+def _require_int(config: ConfigDict, field: str, least: int, why: str = "") -> None:
+    value = _get(config, field)
+    valid = isinstance(value, int) and not isinstance(value, bool) and value >= least
+    because = f" ({why})" if why else ""
+    _require(valid, config, field, f"a whole number of at least {least}{because}")
+
+
+def _require_number(
+    config: ConfigDict,
+    field: str,
+    *,
+    least: float = -math.inf,
+    most: float = math.inf,
+    above: float = -math.inf,
+    below: float = math.inf,
+) -> None:
+    """Requires a finite number within bounds, or a tuple of at least one of them."""
+    value = _get(config, field)
+    values = value if isinstance(value, list | tuple) else (value,)
+    valid = len(values) > 0 and all(
+        isinstance(x, int | float) and least <= x <= most and above < x < below
+        for x in values
+    )
+    bounds = {"at least": least, "at most": most, "above": above, "below": below}
+    told = " and ".join(
+        f"{words} {bound:g}" for words, bound in bounds.items() if math.isfinite(bound)
+    )
+    kind = "numbers" if isinstance(value, list | tuple) else "a number"
+    _require(valid, config, field, f"{kind} {told}")
+
+
+def _require_choice(config: ConfigDict, field: str, known: Collection[Any]) -> None:
+    value = _get(config, field)
+    valid = not isinstance(value, list | tuple) and value in known
+    _require(valid, config, field, f"one of {sorted(known)}")
+
+
+def _require_choices(config: ConfigDict, field: str, known: Collection[Any]) -> None:
+    values = _get(config, field)
+    valid = (
+        isinstance(values, list | tuple)
+        and len(values) > 0
+        and all(value in known for value in values)
+    )
+    _require(valid, config, field, f"some of {sorted(known)}")
 
 
 def _get(config: ConfigDict, field: str) -> Any:
+    value: Any = config
     for name in field.split("."):
-        config = config[name]
-    return config
+        if not isinstance(value, ConfigDict) or name not in value:
+            raise ConfigError(
+                f"config.{field} is missing. Start from a file in configs/, which has "
+                "every field."
+            )
+        value = value[name]
+    return value

@@ -17,6 +17,7 @@ from wpl_jax.two_models_analysis import (
     select,
     standard_error,
 )
+from wpl_jax.two_models_arms import CONVERGED
 
 REPORT_FILE = "report.html"
 RESULTS_FILE = "results.json"
@@ -42,8 +43,14 @@ def write(workdir: Path) -> None:
             f"There is no {path}: the run has not finished. Run it without --mode "
             "first; it continues where it stopped."
         )
-    results = json.loads(path.read_text(encoding="utf-8"))
-    outcomes, config = read_outcomes(results), results["config"]
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        outcomes, config = read_outcomes(results), results["config"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is not what a run writes ({type(error).__name__}: {error}). "
+            "Delete it and run again: it is made anew from the checkpoint."
+        ) from error
     page = Page("Two models that share layers", workdir)
     _introduction(page, config, outcomes)
     _summary(page, outcomes, config)
@@ -82,7 +89,7 @@ def _summary(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
     main = config["main"]
     settings = dict.fromkeys((o.stop, o.shared) for o in outcomes)
     rows = []
-    for stop, shared in sorted(settings, key=lambda s: (_strictness(s[0]), s[1])):
+    for stop, shared in sorted(settings, key=lambda s: (-s[0], s[1])):
         found = _calibrated(outcomes, config, stop, shared)
         if found is None:
             continue
@@ -130,7 +137,7 @@ def _summary(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
 def _training_curves(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
     page.heading("Both models while B is trained")
     shared = config["main"]["shared"]
-    stops = sorted({o.stop for o in outcomes}, key=_strictness)
+    stops = sorted({o.stop for o in outcomes}, reverse=True)
     found = [c for stop in stops if (c := _calibrated(outcomes, config, stop, shared))]
     figure = new_figure(10, 3.6 * ((len(found) + 1) // 2))
     columns = min(2, len(found))
@@ -160,7 +167,7 @@ def _stops(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
     figure = new_figure()
     ax = figure.subplots()
     shared = config["main"]["shared"]
-    stops = sorted({o.stop for o in outcomes}, key=_strictness)
+    stops = sorted({o.stop for o in outcomes}, reverse=True)
     for stop, color in zip(stops, COLORS, strict=False):
         swept = select(outcomes, stop=stop, shared=shared, **_penalty(config))
         without = _without(outcomes, stop, shared)
@@ -314,7 +321,7 @@ def _calibration(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
         )
 
 
-def _without(outcomes: Sequence[Outcome], stop: float | str, shared: int) -> Outcome:
+def _without(outcomes: Sequence[Outcome], stop: float, shared: int) -> Outcome:
     """The arm without a penalty; every study brings it along."""
     (outcome,) = select(outcomes, penalty="none", stop=stop, shared=shared)
     return outcome
@@ -326,7 +333,7 @@ def _penalty(config: dict) -> dict:
 
 
 def _calibrated(
-    outcomes: Sequence[Outcome], config: dict, stop: float | str, shared: int
+    outcomes: Sequence[Outcome], config: dict, stop: float, shared: int
 ) -> Calibrated | None:
     """The main penalty at its best alpha; None where the setting lacks it."""
     swept = select(outcomes, stop=stop, shared=shared, **_penalty(config))
@@ -350,13 +357,8 @@ def _steps(outcome: Outcome, config: dict) -> np.ndarray:
     return np.arange(outcome.valid_a.shape[1]) * config["model_b"]["eval_every"]
 
 
-def _strictness(stop: float | str) -> float:
-    """Sorts the converged model first, then by falling accuracy."""
-    return float("-inf") if isinstance(stop, str) else -stop
-
-
-def _stop_name(stop: float | str) -> str:
-    return "converged" if isinstance(stop, str) else f"stopped at {stop:.0%}"
+def _stop_name(stop: float) -> str:
+    return "converged" if stop == CONVERGED else f"stopped at {stop:.0%}"
 
 
 def _mean(values: np.ndarray) -> str:

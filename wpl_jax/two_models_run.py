@@ -48,16 +48,16 @@ def run(config: ConfigDict, workdir: Path) -> None:
       SystemExit: With 143 or 130 after SIGTERM or SIGINT, once all is saved.
     """
     arms = check(config)
+    results = workdir / two_models_report.RESULTS_FILE
+    page = workdir / two_models_report.REPORT_FILE
+    # The data first: a folder is claimed by nothing that cannot run.
+    data = None if results.exists() else load_data(config)
     with open_run(workdir, config.to_dict()):
-        results = workdir / two_models_report.RESULTS_FILE
-        page = workdir / two_models_report.REPORT_FILE
         if results.exists() and page.exists():
             print(f"This run is finished: {page}")
             return
-        if not results.exists():
-            data, names = load_data(config)
-            setting = make_setting(config, data, len(names))
-            state = _train_all(config, workdir, arms, data, setting)
+        if data is not None:
+            state = _train_all(config, workdir, arms, *data)
             write_atomically(results, to_json(_results(config, arms, state)))
         report(config, workdir)
 
@@ -204,8 +204,9 @@ class Experiment:
         return {"models_a": models_a, "steps_a": steps, "curves": curves}
 
 
-def _train_all(config, workdir, arms, data, setting) -> dict[str, Any]:
+def _train_all(config, workdir, arms, data, class_names) -> dict[str, Any]:
     """Trains A, then B in every arm, from wherever an earlier process stopped."""
+    setting = make_setting(config, data, len(class_names))
     experiment = Experiment(config, data, setting)
     checkpoints = Checkpoints(workdir / "checkpoints")
     resumed = checkpoints.restore(experiment.abstract_state(arms))
