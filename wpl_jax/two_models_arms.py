@@ -41,9 +41,7 @@ def check(config: ConfigDict) -> list[Arm]:
     _require_int(config, "seed", 0)
     _require_choice(config, "activation", ACTIVATIONS)
     _require_int(config, "layers_a", 2)
-    _require_int(
-        config, "layers_b", config.layers_a, "layers_a, which it shares"
-    )
+    _require_int(config, "layers_b", config.layers_a, "layers_a, which it shares")
     for model in ("model_a", "model_b"):
         _require_number(config, f"{model}.learning_rate", above=0)
         _require_int(config, f"{model}.steps", 1)
@@ -80,6 +78,7 @@ def _study_arms(config: ConfigDict, name: str) -> Iterator[Arm]:
     _require_choices(config, f"{path}.stops", {*config.stops, CONVERGED})
     _require_choices(config, f"{path}.shared", range(1, config.layers_a + 1))
     _require_number(config, f"{path}.alphas", above=0)
+    _require(len(study.alphas) > 0, config, f"{path}.alphas", "at least one number")
     for stop, shared in itertools.product(study.stops, study.shared):
         yield Arm(stop, shared, "none", "explicit", "none", 0.0)
         for penalty, form, alpha in itertools.product(
@@ -117,10 +116,10 @@ def _require_number(
     above: float = -math.inf,
     below: float = math.inf,
 ) -> None:
-    """Requires a finite number within bounds, or a tuple of at least one of them."""
+    """Requires a finite number within bounds, or a tuple of them."""
     value = _get(config, field)
     values = value if isinstance(value, list | tuple) else (value,)
-    valid = len(values) > 0 and all(
+    valid = all(
         isinstance(x, int | float) and least <= x <= most and above < x < below
         for x in values
     )

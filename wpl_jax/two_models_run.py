@@ -5,6 +5,7 @@ penalty. Arms share two compiled functions, and each is a few seconds at most, s
 that a checkpoint between them is all that resuming needs.
 """
 
+import contextlib
 import functools
 import sys
 import time
@@ -208,18 +209,23 @@ def _train_all(config, workdir, arms, data, class_names) -> dict[str, Any]:
     """Trains A, then B in every arm, from wherever an earlier process stopped."""
     setting = make_setting(config, data, len(class_names))
     experiment = Experiment(config, data, setting)
-    checkpoints = Checkpoints(workdir / "checkpoints")
-    resumed = checkpoints.restore(experiment.abstract_state(arms))
-    done, state = resumed if resumed is not None else (0, None)
-    metrics = Metrics(workdir, resume_at=done)
-    with StopRequest() as stop:
-        if state is None:
-            print("Training A ...", flush=True)
-            state = experiment.initial_state(arms)
-            checkpoints.save(0, state)
-        else:
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(StopRequest())
+
+        def closing(thing):
+            return stack.enter_context(contextlib.closing(thing))
+
+        checkpoints = closing(Checkpoints(workdir / "checkpoints"))
+        resumed = checkpoints.restore(experiment.abstract_state(arms))
+        if resumed is not None:
+            done, state = resumed
             print(f"Resuming at arm {done} of {len(arms)}.", flush=True)
-        progress = Progress(len(arms), done, "Training B")
+        else:
+            print("Training A ...", flush=True)
+            done, state = 0, experiment.initial_state(arms)
+            checkpoints.save(done, state)
+        metrics = closing(Metrics(workdir, resume_at=done))
+        progress = closing(Progress(len(arms), done, "Training B"))
         saved, saved_at = done, time.monotonic()
         for i in range(done, len(arms)):
             if stop.signum is not None:
@@ -236,9 +242,6 @@ def _train_all(config, workdir, arms, data, class_names) -> dict[str, Any]:
                 saved, saved_at = done, time.monotonic()
         if done > saved:
             checkpoints.save(done, state)
-        progress.close()
-        metrics.close()
-        checkpoints.close()
         if done < len(arms):
             logging.warning("Stopped by a signal after %d arms; all saved.", done)
             sys.exit(stop.exit_code())
