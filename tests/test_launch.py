@@ -1,0 +1,142 @@
+"""The command line as a user meets it: what it says, and how it ends."""
+
+import signal
+import time
+
+import pytest
+import tiny
+from tiny import ARMS, arguments, call, environment
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """The undisturbed run."""
+    return tiny.undisturbed_run(tmp_path_factory)
+
+
+def refused(command):
+    """What a command that cannot be run says, on its error output."""
+    start = time.monotonic()
+    process = call(command, environment(), timeout=60)
+    assert process.returncode in (1, 2)
+    assert "Traceback" not in process.stderr
+    assert "Training" not in process.stdout
+    assert time.monotonic() - start < 30  # Some seconds where nothing else runs.
+    return process.stderr
+
+
+WRONG_FLAGS = {
+    "flag": (["--nonsense"], ["nonsense"]),
+    "field": (["--config.nonsense=3"], ["config.nonsense"]),
+    "field below": (["--config.model_a.step=3"], ["config.model_a.step", "steps"]),
+    "type": (["--config.num_seeds=abc"], ["--config.num_seeds=abc", "int"]),
+    "mode": (["--mode=reprot"], ["--mode=reprot", "'run'", "Did you mean report?"]),
+    "positional": (["run"], ["Unexpected arguments: ['run']"]),
+    "job": (["--config.job=three_models"], ["config.job", "three_models"]),
+    "value": (["--config.hidden=0"], ["config.hidden is 0", "--config.hidden="]),
+    "no file": (["--config=configs/nowhere.py"], ["configs/nowhere.py"]),
+    "unfinished": (["--mode=report"], ["results.json", "has not finished"]),
+    "no data": (
+        [
+            "--config=configs/two_models_mnist.py",
+            "--config.data.path=nowhere.npz",
+        ],
+        ["nowhere.npz: found nothing"],
+    ),
+    # The digits need no path, but a user may bring data to their configuration.
+    "path of data": (
+        ["--config.data.format=npz", "--config.data.path=nowhere.npz"],
+        ["nowhere.npz: found nothing"],
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_FLAGS)
+def test_wrong_flag_is_said_in_a_message(wrong, tmp_path):
+    flags, expected = WRONG_FLAGS[wrong]
+    said = refused(arguments(tmp_path / "run", *flags))
+    for part in expected:
+        assert part in said
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("missing", ["--config", "--workdir"])
+def test_missing_flag_is_said_in_a_message(missing, tmp_path):
+    command = arguments(tmp_path / "run")
+    (position,) = [i for i, word in enumerate(command) if word.startswith(missing)]
+    said = refused(command[:position] + command[position + 1 :])
+    assert f"{missing} must have a value" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("x = 1\n", "get_config"), ("def get_config():\n    return 3\n", "ConfigDict")],
+)
+def test_file_that_is_no_configuration_is_named(text, expected, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(text)
+    said = refused(arguments(tmp_path / "run", f"--config={file}"))
+    assert str(file) in said
+    assert expected in said
+
+
+def test_every_field_of_the_main_setting_can_be_overridden(tmp_path):
+    """Told by how far the command comes: to a folder that is a file."""
+    (tmp_path / "file").write_text("in the way")
+    main = {"penalty": "wpl", "form": "proximal", "normalize": "tree", "shared": 1}
+    flags = [f"--config.main.{name}={value}" for name, value in main.items()]
+    said = refused(arguments(tmp_path / "file", *flags, "--config.main.stop=0.2"))
+    assert "config.main" not in said
+    assert str(tmp_path / "file") in said
+
+
+def test_full_disk_is_said_in_a_message(finished, tmp_path):
+    """The limit is on the size of a file, in KiB: only a checkpoint is as large."""
+    command = arguments(tmp_path / "run")
+    shell = ["bash", "-c", 'ulimit -f 4 && exec "$@"', "bash", *command]
+    process = call(shell, environment(finished.cache), timeout=120)
+    assert process.returncode == 2
+    assert "Error: Checkpoint 0 could not be written" in process.stderr
+    assert "Make room" in process.stderr
+    assert "Traceback" not in process.stderr
+
+
+def test_help_tells_of_the_flags():
+    process = call(arguments(".", "--help"), environment())
+    assert process.returncode == 1  # As absl has it.
+    for flag in ("--config", "--workdir", "--mode"):
+        assert flag in process.stdout + process.stderr
+
+
+def test_signals_stop_the_program_with_all_saved(finished, tmp_path):
+    flags = ["--config.checkpoint_seconds=1000000."]  # Only the signal makes it save.
+    run = tmp_path / "run"
+
+    def records():
+        file = run / "metrics.jsonl"
+        return len(file.read_text().splitlines()) if file.exists() else 0
+
+    done = 0
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        with finished.start(run, *flags) as process:
+            while records() <= done:  # The next arm has functions to compile.
+                assert process.poll() is None, process.communicate()
+                time.sleep(0.001)
+            process.send_signal(number)
+            out, said = process.communicate(timeout=60)
+        assert process.returncode == code
+        start = f"Resuming at arm {done} of {ARMS}." if done else "Training A ..."
+        assert out.startswith(start)
+        assert done < records() < ARMS
+        done = records()
+        assert f"Stopped by a signal after {done} arms; all saved." in said
+        assert "Traceback" not in said
+        assert (run / "checkpoints" / str(done)).is_dir()
+        assert not (run / "results.json").exists()
+
+
+def test_program_is_quiet_but_for_what_matters(finished):
+    again = finished.launch(finished.workdir)  # Writes nothing: it is finished.
+    assert again.returncode == 0
+    assert again.stdout == f"This run is finished: {finished.workdir / 'report.html'}\n"
+    assert again.stderr == ""
