@@ -4,6 +4,7 @@ import fcntl
 import io
 import json
 import os
+import pathlib
 import pty
 import struct
 import sys
@@ -13,7 +14,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 from tiny import deaths
 
-from wpl_jax import monitor
+from wpl_jax import monitor, run_directory
 from wpl_jax.monitor import Metrics, Progress
 
 RECORDS = [{"loss": 1 / (i + 1), "arm": f"arm {i}", "seeds": i} for i in range(5)]
@@ -103,11 +104,14 @@ def test_cutting_back_can_be_cut_off_at_every_line(tmp_path):
     whole = lines(tmp_path)
     found = []
 
+    name = str(tmp_path / "metrics.jsonl")
+
     def resume():
-        (tmp_path / "metrics.jsonl").write_text("".join(whole))
+        with open(name, "w") as file:
+            file.writelines(whole)
         Metrics(tmp_path, resume_at=2).close()
 
-    for _ in deaths(monitor, resume):
+    for _ in deaths(resume, monitor, run_directory, pathlib):
         found.append(lines(tmp_path)[:2])
     # What the checkpoint counts on must be in the file at any moment.
     assert found == [whole[:2]] * len(found)

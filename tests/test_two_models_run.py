@@ -721,7 +721,7 @@ def test_run_can_be_cut_off_at_any_line(fake, tmp_path, monkeypatch):
         two_models_run.run(config, folders[-1])
 
     # Every eleventh: an arm is as many lines and a few, so that all come to pass.
-    assert len(list(deaths(two_models_run, start, stride=11))) > 20
+    assert len(list(deaths(start, two_models_run, stride=11))) > 20
     gc.collect()  # Closes what the dead still hold, locks among it.
     for folder in folders:
         two_models_run.run(config, folder)

@@ -181,13 +181,14 @@ class Death(BaseException):
 
 
 def deaths(
-    module: types.ModuleType, action: Callable[[], None], stride: int = 1
+    action: Callable[[], None], *modules: types.ModuleType, stride: int = 1
 ) -> Iterator[None]:
-    """Runs an action over and over, each time to ``stride`` lines further in a module.
+    """Runs an action over and over, each time to ``stride`` lines further in modules.
 
     Yields after each death, while what the action had in memory is still there: a
     file that it has not flushed is not flushed. Ends when the action ran to its end.
     """
+    files = {module.__file__ for module in modules}
     for count in itertools.count(1, stride):
         left = count
 
@@ -200,7 +201,7 @@ def deaths(
             return trace
 
         def enter(frame, event, arg, trace=trace):
-            return trace if frame.f_code.co_filename == module.__file__ else None
+            return trace if frame.f_code.co_filename in files else None
 
         earlier = sys.gettrace()
         sys.settrace(enter)
