@@ -41,8 +41,8 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         rest = app.parse_flags_with_usage(argv)
         config = _CONFIG.value
-        if not isinstance(config, ConfigDict):  # A file that failed to load has a type
-            config.get("job")  # of its own, which says so when it is read.
+        if not isinstance(config, ConfigDict):
+            getattr(config, "job", None)  # What failed to load says so when it is read.
             raise TypeError(f"get_config() must return a ConfigDict, got {config!r}.")
     except (AttributeError, KeyError) as error:
         overrides = [flag for flag in argv if flag.startswith("--config")]

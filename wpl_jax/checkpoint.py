@@ -100,6 +100,9 @@ class Checkpoints:
           UserError: If it could not be written (a full disk, say). Earlier
             checkpoints are untouched.
         """
+        verbosity = logging.get_verbosity()
+        # What fails is raised, and said below; Orbax's threads would log it as well.
+        logging.set_verbosity(logging.FATAL)
         try:
             saved = self._manager.save(
                 step,
@@ -116,6 +119,8 @@ class Checkpoints:
                 f"({type(error).__name__}: {error}). The one before it is intact. Make "
                 "room, then run the same command again: it continues from there."
             ) from error
+        finally:
+            logging.set_verbosity(verbosity)
         if not saved:
             raise ValueError(
                 f"Orbax did not save step {step}: its newest is "
