@@ -291,8 +291,13 @@ def leaf(*shape):
 # A full disk.
 
 
+@pytest.mark.parametrize("noticed", ["before it is written", "while it is written"])
 @pytest.mark.parametrize("limit", [0, 100, 20_000])
-def test_full_disk_is_a_user_error_and_harms_no_earlier_checkpoint(limit, directory):
+def test_full_disk_is_a_user_error_and_harms_no_earlier_checkpoint(
+    limit, noticed, directory, monkeypatch
+):
+    if noticed == "while it is written":
+        monkeypatch.delattr("os.posix_fallocate")
     with opened(directory) as checkpoints:
         with (
             small_files(limit),

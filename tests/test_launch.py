@@ -103,9 +103,6 @@ def test_every_field_of_the_main_setting_can_be_overridden(tmp_path):
     assert str(tmp_path / "file") in said
 
 
-@pytest.mark.xfail(
-    strict=False, reason="Orbax's event loop writes a traceback as the process ends"
-)
 def test_full_disk_is_said_in_a_message(finished, tmp_path):
     """The limit is on the size of a file, in KiB: only a checkpoint is as large."""
     command = arguments(tmp_path / "run")

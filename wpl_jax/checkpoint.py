@@ -1,6 +1,8 @@
 """Saving and restoring, and stopping when asked to: all that knows of Orbax."""
 
+import os
 import signal
+import tempfile
 import types
 import zlib
 from pathlib import Path
@@ -13,6 +15,8 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from wpl_jax.errors import UserError
+
+_OVERHEAD = 1 << 16  # Bytes of a checkpoint besides its arrays: some 20,000 are seen.
 
 
 class Checkpoints:
@@ -104,6 +108,7 @@ class Checkpoints:
         # What fails is raised, and said below; Orbax's threads would log it as well.
         logging.set_verbosity(logging.FATAL)
         try:
+            self._find_room(state)
             saved = self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -126,6 +131,17 @@ class Checkpoints:
                 f"Orbax did not save step {step}: its newest is "
                 f"{self._manager.latest_step()}, and steps must grow."
             )
+
+    def _find_room(self, state: Any) -> None:
+        """Raises an OSError if the disk has no room for the arrays.
+
+        Orbax writes them all at once; where one fails, the others fail later, in
+        threads that print tracebacks when all has been said.
+        """
+        if hasattr(os, "posix_fallocate"):  # Not on macOS.
+            size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+            with tempfile.TemporaryFile(dir=self._directory) as file:
+                os.posix_fallocate(file.fileno(), 0, size + _OVERHEAD)
 
     def close(self) -> None:
         """Releases the folder."""
