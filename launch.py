@@ -31,6 +31,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}. Flags start with --.")
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file it writes.
     try:
+        if not _WORKDIR.value:
+            raise UserError("--workdir is empty, expected a folder for the run.")
         jobs.run(_CONFIG.value, Path(_WORKDIR.value), _MODE.value)
     except UserError as error:
         _fail(error)

@@ -8,6 +8,7 @@ batched gradient, so the ratio is set by how XLA runs them.
 """
 
 import functools
+import statistics
 import sys
 
 import jax
@@ -18,6 +19,7 @@ from wpl_jax import per_example_fisher
 
 MODELS = {"MLP": models.mlp, "convnet": models.convnet}
 COUNT = 1000
+FEW, MANY = 100, 10_000
 
 
 def rows() -> list[dict]:
@@ -30,19 +32,19 @@ def _time_rows() -> list[dict]:
     for name, make in MODELS.items():
         params, loss = make(jax.random.key(0))
         data = models.examples(jax.random.key(1), COUNT)
-        functions = _functions(loss)
+        functions = {**_functions(loss), "Python loop over examples": _loop(loss)}
         seconds = measure.interleaved_seconds(
-            {key: functools.partial(f, params, data) for key, f in functions.items()}
+            {key: functools.partial(f, params, data) for key, f in functions.items()},
+            rounds=9,
         )
-        loop = _loop_seconds(loss, params, data)
         unit = seconds.pop("one batched gradient")
-        for key, value in [*seconds.items(), ("Python loop over examples", loop)]:
+        for key, value in seconds.items():
             found.append(
                 {
                     "benchmark": f"Fisher of {COUNT} examples, {name}",
                     "figure": f"{key} / one batched gradient",
-                    "ratio": value / unit,
-                    "seconds": value,
+                    **measure.ratio(value, unit),
+                    "seconds": statistics.median(value),
                 }
             )
     return found
@@ -66,19 +68,19 @@ def _functions(loss):
     }
 
 
-def _loop_seconds(loss, params, data, count: int = 100) -> float:
+def _loop(loss):
     """A jitted gradient called once an example, as PyTorch code does it."""
     gradient = jax.jit(jax.grad(loss))
     add = jax.jit(lambda total, g: jax.tree.map(lambda t, x: t + x**2, total, g))
 
-    def loop():
+    def loop(params, data):
         total = jax.tree.map(jnp.zeros_like, params)
-        for i in range(count):
+        for i in range(COUNT):
             example = jax.tree.map(lambda x, i=i: x[i], data)
             total = add(total, gradient(params, example))
         return total
 
-    return measure.interleaved_seconds({"": loop}, rounds=3)[""] * COUNT / count
+    return loop
 
 
 def _memory_rows() -> list[dict]:
@@ -86,16 +88,16 @@ def _memory_rows() -> list[dict]:
     for name in MODELS:
         peaks = {
             n: measure.peak_mebibytes("benchmarks.fisher", name, str(n))
-            for n in (100, 10_000)
+            for n in (FEW, MANY)
         }
         temporary = {n: _temporary_mebibytes(name, n) for n in peaks}
         for what, sizes in (("process", peaks), ("temporary buffers", temporary)):
             found.append(
                 {
                     "benchmark": f"Fisher's peak memory, {name}",
-                    "figure": f"10,000 examples / 100 examples, {what}",
-                    "ratio": sizes[10_000] / sizes[100],
-                    "mebibytes": sizes[10_000],
+                    "figure": f"{MANY} examples / {FEW} examples, {what}",
+                    "ratio": sizes[MANY] / sizes[FEW],
+                    "mebibytes": sizes[MANY],
                 }
             )
     return found
@@ -116,7 +118,10 @@ def _temporary_mebibytes(name: str, n: int) -> float:
 def main(name: str, n: str) -> None:
     """One Fisher in a process of its own; prints the peak memory."""
     params, compiled = _compiled(name, int(n))
-    jax.block_until_ready(compiled(params, models.examples(jax.random.key(1), int(n))))
+    # All are in memory however many are used: the data set is not the Fisher's.
+    data = models.examples(jax.random.key(1), MANY)
+    used = jax.tree.map(lambda x: x[: int(n)], data)
+    jax.block_until_ready(compiled(params, used))
     measure.print_own_peak()
 
 

@@ -1,11 +1,11 @@
 """Timing and memory that can be compared: everything in one run, interleaved."""
 
-import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,15 +13,15 @@ import jax
 
 def interleaved_seconds(
     functions: Mapping[str, Callable[[], Any]], rounds: int = 15
-) -> dict[str, float]:
-    """Median seconds of each function, taken in turns so that load falls on all.
+) -> dict[str, list[float]]:
+    """Seconds of each function, taken in turns so that load falls on all.
 
     Args:
       functions: Calls that return arrays; compiled in a first, untimed call.
       rounds: How often each is called.
 
     Returns:
-      Seconds by name.
+      By name, the seconds of each round.
     """
     for function in functions.values():
         jax.block_until_ready(function())
@@ -31,7 +31,18 @@ def interleaved_seconds(
             start = time.perf_counter()
             jax.block_until_ready(function())
             seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times) for name, times in seconds.items()}
+    return seconds
+
+
+def ratio(seconds: Sequence[float], unit: Sequence[float]) -> dict[str, float]:
+    """How many times longer than ``unit``: median and quartiles over the rounds.
+
+    Both are lists of the same rounds; each round is a ratio of its own, so that a
+    load that comes and goes falls on both.
+    """
+    ratios = [a / b for a, b in zip(seconds, unit, strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return {"ratio": middle, "low": low, "high": high}
 
 
 def peak_mebibytes(module: str, *arguments: str) -> float:
@@ -42,5 +53,7 @@ def peak_mebibytes(module: str, *arguments: str) -> float:
 
 
 def print_own_peak() -> None:
-    """Prints this process's peak resident memory in MiB."""
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    """Prints this process's peak resident memory in MiB, where Linux tells it."""
+    # Not `getrusage`: a child inherits the peak of the process that started it.
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    print(int(status.split("VmHWM:")[1].split()[0]) / 1024)

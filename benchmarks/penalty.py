@@ -5,6 +5,8 @@ and touches each entry a few times, an SGD step's own traffic about three times
 over; beside the products of a batch of 32 that is some per cent.
 """
 
+import statistics
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -36,8 +38,8 @@ def rows() -> list[dict]:
         {
             "benchmark": "SGD step on a batch of 32, MLP",
             "figure": f"{name} / no penalty",
-            "ratio": value / unit,
-            "seconds": value / STEPS,
+            **measure.ratio(value, unit),
+            "seconds": statistics.median(value) / STEPS,
         }
         for name, value in seconds.items()
     ]

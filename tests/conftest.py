@@ -1,7 +1,12 @@
-"""What all tests share: eight CPU devices, asked for before JAX starts."""
+"""What all tests share: eight CPU devices, asked for before JAX starts.
+
+Programs are compiled without LLVM's optimizations: that is most of the tests' time,
+and how fast they run does not matter here.
+"""
 
 import os
 
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 )

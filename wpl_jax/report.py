@@ -81,7 +81,11 @@ class Page:
         write_atomically(folder / f"{name}.svg", svg.getvalue())
         # Inline, all figures share one namespace of ids.
         inline = svg.getvalue()[svg.getvalue().index("<svg") :]
-        inline = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", inline)
+        inline = re.sub(
+            "<[^>]+>",
+            lambda tag: re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", tag[0]),
+            inline,
+        )
         self._parts.append(
             f"<figure>{inline}<figcaption>{html.escape(caption)}</figcaption></figure>"
         )

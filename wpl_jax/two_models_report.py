@@ -85,8 +85,9 @@ def _introduction(page: Page, config: dict, outcomes: Sequence[Outcome]) -> None
 
 
 def _summary(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
-    page.heading("Forgetting, and how much of it WPL prevents")
     main = config["main"]
+    penalty = NAMES[main["penalty"]].split(" (")[0]
+    page.heading("Forgetting, and how much of it the penalty prevents")
     settings = dict.fromkeys((o.stop, o.shared) for o in outcomes)
     rows = []
     for stop, shared in sorted(settings, key=lambda s: (-s[0], s[1])):
@@ -113,10 +114,10 @@ def _summary(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
             "layers shared",
             "A before",
             "A after B, no penalty",
-            "A after B, WPL",
+            f"A after B, {penalty}",
             "relative reduction ± SE",
             "B, no penalty",
-            "B, WPL",
+            f"B, {penalty}",
             "alpha",
         ),
         rows,
@@ -144,7 +145,7 @@ def _training_curves(page: Page, outcomes: Sequence[Outcome], config: dict) -> N
     axes = figure.subplots(-(-len(found) // columns), columns, squeeze=False).ravel()
     for ax, calibrated, letter in zip(axes, found, "abcdefgh", strict=False):
         for outcome, color in ((calibrated.without, 1), (calibrated.chosen, 0)):
-            label = "no penalty" if outcome.penalty == "none" else "WPL"
+            label = NAMES[outcome.penalty]
             steps = _steps(outcome, config)
             _band(ax, steps, outcome.valid_a, COLORS[color], f"A, {label}")
             _band(ax, steps, outcome.valid_b, COLORS[color], f"B, {label}", "--")
@@ -180,8 +181,8 @@ def _stops(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
     page.figure(
         figure,
         "stops",
-        "WPL from no penalty (cross) through growing alpha, mean over seeds on test "
-        "images; dotted: A before B was trained. A converged A leaves features that "
+        f"{NAMES[config['main']['penalty']]}: from no penalty (cross) through growing "
+        "alpha, mean over seeds on test images; dotted: A before B was trained. A converged A leaves features that "
         "serve B as well, and keeping them costs nothing. An A that was stopped "
         "early leaves poor ones, which B cannot improve without changing A.",
     )
