@@ -182,9 +182,10 @@ def _stops(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
         figure,
         "stops",
         f"{NAMES[config['main']['penalty']]}: from no penalty (cross) through growing "
-        "alpha, mean over seeds on test images; dotted: A before B was trained. A converged A leaves features that "
-        "serve B as well, and keeping them costs nothing. An A that was stopped "
-        "early leaves poor ones, which B cannot improve without changing A.",
+        "alpha, mean over seeds on test images; dotted: A before B was trained. A "
+        "converged A leaves features that serve B as well, and keeping them costs "
+        "nothing. An A that was stopped early leaves poor ones, which B cannot improve "
+        "without changing A.",
     )
 
 
