@@ -1,6 +1,7 @@
 """The report of the two-model experiment: its figures, tables and their text."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -86,7 +87,7 @@ def _introduction(page: Page, config: dict, outcomes: Sequence[Outcome]) -> None
 
 def _summary(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
     main = config["main"]
-    penalty = NAMES[main["penalty"]].split(" (")[0]
+    penalty = re.split(r",| \(", NAMES[main["penalty"]])[0]
     page.heading("Forgetting, and how much of it the penalty prevents")
     settings = dict.fromkeys((o.stop, o.shared) for o in outcomes)
     rows = []
