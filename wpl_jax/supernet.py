@@ -1,8 +1,15 @@
-"""What a search space is: decisions, shared parameters, one child's mask.
+"""What a search space is: decisions, shared parameters, and the part a child uses.
 
 An architecture is an ``int32[num_decisions]`` vector: for each decision, the index
 of its choice. Strategies see the decisions and nothing else, so that each works on
 every space.
+
+Shared parameters that only some children use are stacked along a leading axis, and
+a child is a set of rows of each stack. :func:`gather` takes them out and
+:func:`scatter` puts them back, so that between the two, a training step costs what
+the child costs and not what the supernet does; :func:`mask` tells the same to code
+that works on all shared parameters. The rows are data: every child runs in the
+compilation of the first.
 """
 
 import json
@@ -24,7 +31,10 @@ class Decision(NamedTuple):
 
 
 class Space(Protocol):
-    """A supernet: every method is pure and takes the architecture as data."""
+    """A supernet: every method is pure and takes the architecture as data.
+
+    A space is hashable, and equal to another with the same settings.
+    """
 
     name: str
     decisions: tuple[Decision, ...]
@@ -32,16 +42,74 @@ class Space(Protocol):
     def init(self, key: jax.Array) -> Any:
         """The shared parameters of all children."""
 
-    def apply(
-        self, params: Any, architecture: jax.Array, inputs: jax.Array, **kwargs: Any
-    ) -> Any:
-        """The forward pass of one child."""
+    def rows(self, architecture: jax.Array) -> Any:
+        """Which rows of each shared parameter a child uses.
 
-    def mask(self, params: Any, architecture: jax.Array) -> Any:
-        """A tree like ``params`` of 0/1 arrays that broadcast to them.
-
-        1 on the shared parameters that the child uses.
+        Returns:
+          A tree like the parameters; each leaf the distinct indices of the rows,
+          ``int32[n]``, or ``ALL`` where every child uses the whole parameter.
         """
+
+    def apply(
+        self, child: Any, architecture: jax.Array, inputs: jax.Array, **kwargs: Any
+    ) -> Any:
+        """The forward pass of one child.
+
+        Args:
+          child: Its parameters, as :func:`gather` takes them out.
+          architecture: ``int32[num_decisions]``.
+          inputs: What the task feeds it.
+          **kwargs: What the task passes besides.
+        """
+
+
+ALL = slice(None)  # as rows: the whole parameter, which every child uses
+
+
+def gather(params: Any, rows: Any) -> Any:
+    """Takes one child's parameters out of the shared ones.
+
+    Args:
+      params: The shared parameters, or a tree like them.
+      rows: As :meth:`Space.rows` gives it.
+
+    Returns:
+      A tree like ``params``, its leaves cut down to the rows.
+    """
+    return jax.tree.map(lambda p, index: p[index], params, rows)
+
+
+def scatter(params: Any, rows: Any, child: Any) -> Any:
+    """Puts one child's parameters back where :func:`gather` took them.
+
+    Returns:
+      A tree like ``params``, unchanged outside the rows.
+    """
+
+    def put(p, index, c):
+        if _is_all(index):
+            return c
+        return p.at[index].set(c, unique_indices=True)
+
+    return jax.tree.map(put, params, rows, child)
+
+
+def mask(params: Any, rows: Any) -> Any:
+    """A tree like ``params`` of 0/1 arrays that broadcast to them.
+
+    1 on the shared parameters that the child uses.
+    """
+
+    def used(p, index):
+        if _is_all(index):
+            return jnp.ones(())
+        return jnp.zeros((len(p),) + (1,) * (p.ndim - 1)).at[index].set(1)
+
+    return jax.tree.map(used, params, rows)
+
+
+def _is_all(index: Any) -> bool:
+    return isinstance(index, slice)  # An array cannot be compared with one.
 
 
 def num_choices(decisions: Sequence[Decision]) -> tuple[int, ...]:

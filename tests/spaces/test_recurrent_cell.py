@@ -9,7 +9,7 @@ import pytest
 
 from wpl_jax.spaces.highway_scan import ACTIVATIONS, _forward, highway_scan
 from wpl_jax.spaces.recurrent_cell import Dropout, RecurrentCell
-from wpl_jax.supernet import random_architecture
+from wpl_jax.supernet import gather, mask, random_architecture, scatter
 
 VOCABULARY, HIDDEN, NODES, BATCH, TIME = 7, 6, 5, 3, 4
 VARIANTS = [
@@ -73,14 +73,19 @@ def numpy_cell(space, params, architecture, tokens, state):
     return outputs, last
 
 
+def run(space, params, architecture, tokens, **kwargs):
+    child = gather(params, space.rows(architecture))
+    return space.apply(child, architecture, tokens, **kwargs)
+
+
 @functools.lru_cache
 def jitted_apply(**options):
-    return jax.jit(make_space(**options).apply)
+    return jax.jit(functools.partial(run, make_space(**options)))
 
 
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 def test_the_forward_pass_is_the_papers(options):
-    space, apply = make_space(**options), jax.jit(make_space(**options).apply)
+    space, apply = make_space(**options), jitted_apply(**options)
     for seed in range(4):
         params, tokens, state, architecture = random_inputs(space, seed)
         found = apply(params, architecture, tokens, state=state)
@@ -107,7 +112,7 @@ def test_the_backward_pass_is_autodiffs_of_the_forward_pass(carry):
 
     @functools.partial(jax.jit, static_argnums=0)
     def gradients(function, arguments, architecture):
-        wiring, _ = space.wiring(architecture)
+        wiring = space.wiring(architecture)
 
         def total(arguments):
             outputs, state = function(*arguments, wiring, carry, None)
@@ -129,20 +134,35 @@ def test_unused_edges_have_no_gradient_and_no_mask():
     @jax.jit
     def gradient(params, architecture, tokens, state):
         def loss(params):
-            hidden = space.apply(params, architecture, tokens, state=state)
+            hidden = run(space, params, architecture, tokens, state=state)
             return jnp.sum(space.logits(params, hidden.raw) ** 2)
 
-        return jax.grad(loss)(params), space.mask(params, architecture)
+        return jax.grad(loss)(params), mask(params, space.rows(architecture))
 
     for seed in range(5):
         params, tokens, state, architecture = random_inputs(space, seed)
-        found, mask = gradient(params, architecture, tokens, state)
+        found, used_mask = gradient(params, architecture, tokens, state)
         chosen = np.asarray(architecture)[1::2]
         used = {(j + 1) * j // 2 + i for j, i in enumerate(chosen)}
         for edge in range(NODES * (NODES - 1) // 2):
             assert np.any(found["edges"][edge] != 0) == (edge in used)
-            assert float(mask["edges"][edge, 0, 0]) == (edge in used)
-        assert all(np.all(mask[name] == 1) for name in mask if name != "edges")
+            assert float(used_mask["edges"][edge, 0, 0]) == (edge in used)
+        assert all(
+            np.all(used_mask[name] == 1) for name in used_mask if name != "edges"
+        )
+
+
+def test_a_child_goes_back_to_where_it_was_taken():
+    space = make_space()
+    params, _, _, architecture = random_inputs(space, 2)
+    rows = space.rows(architecture)
+    child = gather(params, rows)
+    assert child["edges"].shape[0] == NODES - 1
+    assert child["embedding"].shape == params["embedding"].shape
+    changed = scatter(params, rows, jax.tree.map(lambda x: x + 1, child))
+    for name, used in mask(params, rows).items():
+        expected = params[name] + used * jnp.ones_like(params[name])
+        np.testing.assert_array_equal(changed[name], expected)
 
 
 def test_all_architectures_share_one_compilation():
@@ -154,7 +174,7 @@ def test_all_architectures_share_one_compilation():
         traces.append(1)
 
         def loss(params):
-            return jnp.sum(space.apply(params, architecture, tokens, state=state).raw)
+            return jnp.sum(run(space, params, architecture, tokens, state=state).raw)
 
         return jax.grad(loss)(params)
 
@@ -178,13 +198,13 @@ def test_dropout_needs_a_key_and_keeps_the_mean():
     params, tokens, state, architecture = random_inputs(space, 0)
     rates = Dropout(output=0.5)
     with pytest.raises(ValueError, match="key"):
-        space.apply(params, architecture, tokens, state=state, dropout=rates)
+        run(space, params, architecture, tokens, state=state, dropout=rates)
 
     @jax.jit
     @jax.vmap
     def dropped(key):
-        return space.apply(
-            params, architecture, tokens, state=state, dropout=rates, key=key
+        return run(
+            space, params, architecture, tokens, state=state, dropout=rates, key=key
         )
 
     n = 4000
@@ -205,7 +225,8 @@ def test_each_dropout_acts_where_it_says(place):
     params, tokens, state, architecture = random_inputs(space, 0)
     tokens = tokens.at[:, 2].set(tokens[:, 0])  # A word that comes twice.
     apply = functools.partial(
-        space.apply,
+        run,
+        space,
         params,
         architecture,
         tokens,
@@ -213,9 +234,9 @@ def test_each_dropout_acts_where_it_says(place):
         dropout=Dropout(**{place: 0.9}),
     )
     zero = jnp.zeros_like(state)
-    first = space.apply(params, architecture, tokens[:, :1], state=zero).raw[:, 0]
+    first = run(space, params, architecture, tokens[:, :1], state=zero).raw[:, 0]
     with_dropout = apply(state=zero).raw[:, 0]
     # From a zero state the recurrent kernel has nothing to act on in the first step.
     assert np.allclose(first, with_dropout) == (place == "recurrent")
-    plain = space.apply(params, architecture, tokens, state=state).raw
+    plain = run(space, params, architecture, tokens, state=state).raw
     assert not np.allclose(apply(state=state).raw, plain)

@@ -8,13 +8,13 @@ cell's output is the mean of its leaves, the nodes that are nobody's parent.
 """
 
 import dataclasses
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from wpl_jax.spaces.highway_scan import ACTIVATIONS, Carry, Wiring, highway_scan
-from wpl_jax.supernet import Decision
+from wpl_jax.supernet import ALL, Decision
 
 Params = dict[str, jax.Array]
 
@@ -87,27 +87,29 @@ class RecurrentCell:
           (nodes - 1) / 2, hidden, 2 hidden]``, the kernel of node ``j`` with parent
           ``i`` at ``j (j - 1) / 2 + i``. The first half of the columns is the gate's.
         """
-        h, scale = self.hidden, self.init_scale
-        shapes = {
+        shapes, scale = self._shapes(), self.init_scale
+        keys = jax.random.split(key, len(shapes))
+        return {
+            name: jnp.zeros(shape)
+            if name in ("bias", "output_bias")
+            else jax.random.uniform(k, shape, minval=-scale, maxval=scale)
+            for k, (name, shape) in zip(keys, shapes.items(), strict=True)
+        }
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        h = self.hidden
+        return {
             "embedding": (self.vocabulary_size, h),
             "input": (h, 2 * h),
             "recurrent": (h, 2 * h),
             "edges": (self.num_nodes * (self.num_nodes - 1) // 2, h, 2 * h),
+            "bias": (2 * h,),
+            "output_bias": (self.vocabulary_size,),
         }
-        keys = jax.random.split(key, len(shapes))
-        params = {
-            name: jax.random.uniform(k, shape, minval=-scale, maxval=scale)
-            for k, (name, shape) in zip(keys, shapes.items(), strict=True)
-        }
-        zeros = {
-            "bias": jnp.zeros(2 * h),
-            "output_bias": jnp.zeros(self.vocabulary_size),
-        }
-        return params | zeros
 
     def apply(
         self,
-        params: Params,
+        child: Params,
         architecture: jax.Array,
         tokens: jax.Array,
         *,
@@ -118,7 +120,7 @@ class RecurrentCell:
         """One child over a batch of sequences.
 
         Args:
-          params: The shared parameters.
+          child: Its parameters, ``edges[nodes - 1, hidden, 2 hidden]`` among them.
           architecture: ``int32[2 * nodes - 1]``.
           tokens: ``int32[batch, time]``.
           state: Recurrent state to start from, ``float[batch, hidden]``.
@@ -131,20 +133,19 @@ class RecurrentCell:
         Raises:
           ValueError: If ``dropout`` comes without a ``key``.
         """
-        wiring, edges = self.wiring(architecture)
         rates = dropout or Dropout()
         if dropout is not None and key is None:
             raise ValueError("dropout draws masks: pass key=jax.random.key(...).")
         keys = jax.random.split(jax.random.key(0) if key is None else key, 4)
-        table = _drop(keys[0], params["embedding"], rates.embedding, (-1, 1))
+        table = _drop(keys[0], child["embedding"], rates.embedding, (-1, 1))
         x = jnp.take(table, tokens.T, axis=0)  # [time, batch, hidden]
         x = _drop(keys[1], x, rates.input, (1, -1, -1))
         outputs, state = highway_scan(
-            x @ params["input"] + params["bias"],
+            x @ child["input"] + child["bias"],
             state,
-            _drop(keys[2], params["recurrent"], rates.recurrent, (-1, -1)),
-            params["edges"][edges],
-            wiring,
+            _drop(keys[2], child["recurrent"], rates.recurrent, (-1, -1)),
+            child["edges"],
+            self.wiring(architecture),
             self.carry,
             self.max_norm,
         )
@@ -159,26 +160,20 @@ class RecurrentCell:
         """Zeros, ``float[batch, hidden]``."""
         return jnp.zeros((batch, self.hidden))
 
-    def mask(self, params: Params, architecture: jax.Array) -> Params:
-        """1 on all but the edges that the child does not use."""
-        _, edges = self.wiring(architecture)
-        used = jnp.zeros((params["edges"].shape[0], 1, 1)).at[edges].set(1)
-        return {name: jnp.ones(()) for name in params} | {"edges": used}
-
-    def wiring(self, architecture: jax.Array) -> tuple[Wiring, jax.Array]:
-        """An architecture's data flow, and which of the edges it uses.
-
-        Returns:
-          The wiring, and ``int32[nodes - 1]`` into ``params["edges"]``.
-        """
-        activations, parents = architecture[0::2], architecture[1::2]
-        # decisions: a0, (p1, a1), (p2, a2), ...
+    def rows(self, architecture: jax.Array) -> dict[str, Any]:
+        """The edges that the child uses, and all of everything else."""
         node = jnp.arange(1, self.num_nodes)
-        edges = node * (node - 1) // 2 + parents
+        edges = node * (node - 1) // 2 + architecture[1::2]
+        return dict.fromkeys(self._shapes(), ALL) | {"edges": edges}
+
+    def wiring(self, architecture: jax.Array) -> Wiring:
+        """An architecture's data flow."""
+        # decisions: a0, (p1, a1), (p2, a2), ...
+        activations, parents = architecture[0::2], architecture[1::2]
         weights = jnp.ones(self.num_nodes)
         if self.output == "leaves":
             weights = weights.at[parents].set(0)
-        return Wiring(parents, activations, weights / weights.sum()), edges
+        return Wiring(parents, activations, weights / weights.sum())
 
 
 def _drop(
