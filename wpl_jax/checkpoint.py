@@ -5,6 +5,7 @@ import signal
 import tempfile
 import types
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +27,35 @@ class Checkpoints:
     checkpoint that cannot be read is passed over, and reported.
     """
 
-    def __init__(self, directory: Path, keep: int = 2):
-        """Opens the folder ``directory``, which keeps the newest ``keep``."""
-        self._directory = directory
+    def __init__(
+        self,
+        directory: Path,
+        keep: int = 2,
+        landmark: Callable[[int], bool] = lambda step: False,
+    ):
+        """Opens a folder of checkpoints.
+
+        Args:
+          directory: The folder, made if it does not exist.
+          keep: How many are kept, the newest.
+          landmark: Of which steps the newest is kept as well, to go back to.
+        """
+        self._directory, self._keep, self._landmark = directory, keep, landmark
         self._manager = ocp.CheckpointManager(
             directory.absolute(),
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep,
+                max_to_keep=None,  # See `_delete_old`.
                 cleanup_tmp_directories=True,
                 enable_async_checkpointing=False,
             ),
         )
 
-    def restore(self, like: Any) -> tuple[int, Any] | None:
-        """Reads the newest checkpoint that can be read.
+    def restore(self, like: Any, landmark: bool = False) -> tuple[int, Any] | None:
+        """Reads the newest checkpoint that can be read, and deletes newer ones.
 
         Args:
           like: A tree of arrays or ``jax.ShapeDtypeStruct``, the expected state.
+          landmark: Whether only landmarks count.
 
         Returns:
           Its step and state, or None where there is no checkpoint.
@@ -51,7 +64,8 @@ class Checkpoints:
           UserError: If there are checkpoints and none can be read.
         """
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        steps = sorted(self._manager.all_steps(), reverse=True)
+        every = sorted(self._manager.all_steps(), reverse=True)
+        steps = [s for s in every if self._landmark(s)] if landmark else every
         reason = ""
         for step in steps:
             try:
@@ -65,7 +79,7 @@ class Checkpoints:
                     reason.splitlines()[0],
                 )
                 continue
-            for newer in (s for s in steps if s > step):
+            for newer in (s for s in every if s > step):
                 self._manager.delete(newer)
             return step, state
         if steps:
@@ -131,6 +145,13 @@ class Checkpoints:
                 f"Orbax did not save step {step}: its newest is "
                 f"{self._manager.latest_step()}, and steps must grow."
             )
+        self._delete_old()
+
+    def _delete_old(self) -> None:
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        landmarks = [step for step in steps if self._landmark(step)]
+        for step in set(steps) - set(steps[: self._keep]) - set(landmarks[:1]):
+            self._manager.delete(step)
 
     def _find_room(self, state: Any) -> None:
         """Raises an OSError if the disk has no room for the arrays.

@@ -5,11 +5,12 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from wpl_jax import two_models_run
+from wpl_jax import search_run, two_models_run
 from wpl_jax.errors import ConfigError, UserError
 
 # Of each job, its modes: functions of the configuration and the folder.
 JOBS = {
+    "search": search_run.MODES,
     "two_models": two_models_run.MODES,
 }
 

@@ -22,11 +22,21 @@ class Metrics:
 
     def __init__(self, workdir: Path, resume_at: int):
         """Opens the files; records of ``step >= resume_at`` are dropped."""
-        path = workdir / "metrics.jsonl"
+        self._workdir = workdir
+        self._open(resume_at)
+
+    def go_back(self, step: int) -> None:
+        """Drops the records of that step and of later ones."""
+        self.close()
+        self._open(step)
+
+    def _open(self, resume_at: int) -> None:
+        path = self._workdir / "metrics.jsonl"
         kept = _records_before(path, resume_at) if path.exists() else []
         write_atomically(path, "".join(kept))
         self._file = path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_at)
+        board = str(self._workdir / "tensorboard")
+        self._board = SummaryWriter(board, purge_step=resume_at)
 
     def write(self, step: int, record: Mapping[str, Any]) -> None:
         """Appends one record; every float or int in it becomes a curve."""
@@ -80,6 +90,13 @@ class Progress:
         ):
             self._last = time.monotonic()
             print(f"{self._title}: {self._done}/{self._total}  {note}", flush=True)
+
+    def go_back(self, done: int) -> None:
+        """Sets the count back."""
+        self._done = done
+        if self._bar is not None:
+            self._bar.n = done
+            self._bar.refresh()
 
     def close(self) -> None:
         """Ends the bar."""

@@ -280,9 +280,21 @@ def consolidate(
             ),
         )
 
+    return map_states(write, opt_state)
+
+
+def map_states(
+    function: Callable[[WeightPlasticityState], WeightPlasticityState],
+    opt_state: optax.OptState,
+) -> optax.OptState:
+    """Applies a function to the states of all penalties in an optimizer state.
+
+    Raises:
+      ValueError: If there is none.
+    """
     plasticity_states(opt_state)  # Raises where there is nothing to write to.
     return jax.tree.map(
-        lambda node: write(node) if _is_state(node) else node,
+        lambda node: function(node) if _is_state(node) else node,
         opt_state,
         is_leaf=_is_state,
     )

@@ -28,6 +28,7 @@ class Decision(NamedTuple):
 
     name: str
     choices: tuple[str, ...]
+    ordered: bool = False  # nodes, say, the nearest one last
 
 
 class Space(Protocol):
@@ -76,7 +77,7 @@ def gather(params: Any, rows: Any) -> Any:
     Returns:
       A tree like ``params``, its leaves cut down to the rows.
     """
-    return jax.tree.map(lambda p, index: p[index], params, rows)
+    return jax.tree.map(lambda p, index: p if is_all(index) else p[index], params, rows)
 
 
 def scatter(params: Any, rows: Any, child: Any) -> Any:
@@ -87,7 +88,7 @@ def scatter(params: Any, rows: Any, child: Any) -> Any:
     """
 
     def put(p, index, c):
-        if _is_all(index):
+        if is_all(index):
             return c
         return p.at[index].set(c, unique_indices=True)
 
@@ -101,15 +102,16 @@ def mask(params: Any, rows: Any) -> Any:
     """
 
     def used(p, index):
-        if _is_all(index):
+        if is_all(index):
             return jnp.ones(())
         return jnp.zeros((len(p),) + (1,) * (p.ndim - 1)).at[index].set(1)
 
     return jax.tree.map(used, params, rows)
 
 
-def _is_all(index: Any) -> bool:
-    return isinstance(index, slice)  # An array cannot be compared with one.
+def is_all(index: Any) -> bool:
+    """Whether rows are ``ALL``; an array cannot be compared with it."""
+    return isinstance(index, slice)
 
 
 def num_choices(decisions: Sequence[Decision]) -> tuple[int, ...]:

@@ -70,7 +70,7 @@ class RecurrentCell:
         found = [Decision("activation_0", ACTIVATIONS)]
         for node in range(1, self.num_nodes):
             parents = tuple(f"node_{i}" for i in range(node))
-            found.append(Decision(f"parent_{node}", parents))
+            found.append(Decision(f"parent_{node}", parents, ordered=True))
             found.append(Decision(f"activation_{node}", ACTIVATIONS))
         return tuple(found)
 

@@ -1,85 +1,26 @@
-"""Tasks: what children are trained and judged on, a module each."""
+"""Tasks, a module each."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
-from wpl_jax.supernet import Space
+from wpl_jax.config_fields import require_choice
 from wpl_jax.tasks import language_model
+from wpl_jax.tasks.task import Data, Task
 
-Data = Any  # a pytree of arrays on the device
-Stream = Any  # a pytree that a batch leaves to the next one, as hidden states are
-
-
-class Task(Protocol):
-    """Data, loss and reward for the children of one space.
-
-    All methods are pure. Losses are means in nats over what is predicted. A batch
-    is a function of the data and its number: the data state is one integer.
-    """
-
-    space: Space
-
-    def init_stream(self) -> Stream:
-        """What the first batch starts from."""
-
-    def train_loss(
-        self,
-        child: Any,
-        architecture: jax.Array,
-        data: Data,
-        stream: Stream,
-        step: jax.Array,
-        key: jax.Array,
-    ) -> tuple[jax.Array, tuple[jax.Array, Stream]]:
-        """The loss that training minimises on training batch ``step``.
-
-        Returns:
-          The loss, and beside it the nats that are part of it and the stream.
-        """
-
-    def valid_loss(
-        self,
-        child: Any,
-        architecture: jax.Array,
-        data: Data,
-        first: jax.Array,
-        batches: int,
-    ) -> jax.Array:
-        """Nats in evaluation mode on validation batches that follow each other."""
-
-    def num_valid_batches(self, data: Data) -> int:
-        """How many validation batches there are; numbers are taken modulo it."""
-
-    def fisher_loss(
-        self, child: Any, architecture: jax.Array, data: Data, split: str, step: Any
-    ) -> jax.Array:
-        """Nats in evaluation mode on one batch of the split, differentiable."""
-
-    def fisher_examples(self, data: Data, split: str, step: jax.Array) -> Any:
-        """The same batch as a pytree with a leading axis of examples."""
-
-    def example_loss(
-        self, child: Any, architecture: jax.Array, example: Any
-    ) -> jax.Array:
-        """Nats of one of them."""
-
-    def sample_labels(
-        self, key: jax.Array, child: Any, architecture: jax.Array, example: Any
-    ) -> Any:
-        """The example with labels drawn from the model, for the true Fisher."""
-
-    def error(self, nats: jax.Array) -> jax.Array:
-        """The error that people read, of a mean loss."""
-
-    def reward(self, nats: jax.Array) -> jax.Array:
-        """What a strategy is given for it, higher is better."""
-
-
-# By name: functions of the configuration that check it, load the data, and return
-# the task and the data.
+# By name: functions of the configuration that check ``config.task``, load the data
+# and return the task, its data as arrays, and the data as it was read.
 TASKS: dict[str, Callable[[ConfigDict], tuple[Task, Data, Any]]] = {
     "language_model": language_model.load,
 }
+
+
+def load_task(config: ConfigDict) -> tuple[Task, Data, Any]:
+    """The task that ``config.task.name`` names, with its data.
+
+    Raises:
+      UserError: If there is none, or its settings or data are wrong.
+    """
+    require_choice(config, "task.name", TASKS)
+    return TASKS[config.task.name](config)

@@ -1,0 +1,346 @@
+"""What a search does against forgetting: a Fisher a child, and where it is kept.
+
+Benyahia et al. (2019), section 3.2. After a child has been trained, the Fisher of
+the weights that it used is estimated, mixed into a running average, and written with
+the weights themselves, the new anchor, into the optimizer's penalty
+(:mod:`wpl_jax.penalty`), which the next children then train under.
+
+Everything here works on the parameters of one child; weights that it does not use
+keep their Fisher and anchor. Theirs need no new anchor: they have not moved.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from wpl_jax import fisher, penalty
+from wpl_jax.config_fields import (
+    get_field,
+    require,
+    require_choice,
+    require_int,
+    require_number,
+)
+from wpl_jax.supernet import is_all
+from wpl_jax.tasks.task import Data, Task
+from wpl_jax.trees import widen
+
+Memory = Any  # a tree like the parameters, or nothing
+
+ESTIMATORS = ("batch", "per_example", "uniform")
+
+
+class Trained(NamedTuple):
+    """A child that has just been trained."""
+
+    params: Any
+    rows: Any
+    architecture: jax.Array  # int32[num_decisions]
+    number: jax.Array  # int32[]; how many were trained before it
+
+
+class Protection(Protocol):
+    """What protects the shared weights. Its functions are pure."""
+
+    def alpha(self, epoch: jax.Array) -> jax.Array:
+        """Strength of the penalty in an epoch."""
+
+    def active(self, epoch: jax.Array) -> jax.Array:
+        """Whether children leave a Fisher in this epoch, ``bool[]``."""
+
+    def wrap(self, optimizer: Any, rate: Any, alpha: Any) -> Any:
+        """The optimizer under the penalty.
+
+        Args:
+          optimizer: What would train a child without one.
+          rate: Its learning rate.
+          alpha: Strength of the penalty.
+        """
+
+    def init(self, params: Any) -> Memory:
+        """What is remembered beside the optimizer's state."""
+
+    def memory_rows(self, rows: Any) -> Any:
+        """Which rows of the memory belong to a child that uses these of the weights."""
+
+    def begin_epoch(
+        self, memory: Memory, opt_state: Any, epoch: jax.Array
+    ) -> tuple[Memory, Any]:
+        """Forgets what is to be forgotten as an epoch begins."""
+
+    def after_child(
+        self,
+        memory: Memory,
+        opt_state: Any,
+        trained: "Trained",
+        task: Task,
+        data: Data,
+        key: jax.Array,
+        alpha: jax.Array,
+    ) -> tuple[Memory, Any]:
+        """Remembers a trained child; all trees are cut down to it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NoProtection:
+    """No penalty."""
+
+    def alpha(self, epoch):
+        """Zero."""
+        return jnp.zeros_like(epoch, jnp.float32)
+
+    def active(self, epoch):
+        """Never."""
+        return jnp.zeros_like(epoch, bool)
+
+    def wrap(self, optimizer, rate, alpha):
+        """The optimizer as it is."""
+        del rate, alpha
+        return optimizer
+
+    def init(self, params):
+        """Nothing."""
+        del params
+        return ()
+
+    def memory_rows(self, rows):
+        """Nothing."""
+        del rows
+        return ()
+
+    def begin_epoch(self, memory, opt_state, epoch):
+        """Nothing."""
+        del epoch
+        return memory, opt_state
+
+    def after_child(self, memory, opt_state, *args):
+        """Nothing."""
+        del args
+        return memory, opt_state
+
+
+@dataclasses.dataclass(frozen=True)
+class QuadraticProtection:
+    """A quadratic penalty around the weights that the last children left.
+
+    Attributes:
+      strength: Alpha before it decays.
+      decay_from: Epoch from which alpha falls, linearly.
+      decay_epochs: Epochs in which it falls to zero, None for never.
+      form: ``"explicit"`` or ``"proximal"``, see :mod:`wpl_jax.penalty`.
+      rule: How a child's Fisher and anchor meet the earlier ones.
+      estimator: ``"batch"``, the squared gradient of a batch; ``"per_example"``, the
+        mean of the squared gradients of its examples; ``"uniform"``, ones.
+      labels: Of ``"per_example"``: those of the ``"data"``, or drawn from the
+        ``"model"``.
+      split: What the Fisher is estimated on, ``"valid"`` or ``"train"``.
+      batches: How many batches of it.
+      chunk_size: Of ``"per_example"``, see :mod:`wpl_jax.fisher`.
+      eta: Share of the newest Fisher in the running average.
+      average: ``"printed"`` or ``"coded"``, see
+        :func:`wpl_jax.fisher.update_average`.
+      max_norm: Limit of each tensor's norm in the average, None for none.
+      normalize: Scale of the Fisher: over the ``"tree"`` of what a child uses, per
+        ``"tensor"``, or ``"none"``.
+      protect: ``"all"`` weights, or only those of the ``"choices"``, which not all
+        children share (the authors' code).
+      compound: Whether the average is multiplied by alpha as it is stored, as in the
+        authors' code, where alpha thereby enters once for each visit.
+      start_epoch: First epoch whose children leave a Fisher.
+      flush_every: Epochs after which all Fishers are forgotten, None for never.
+    """
+
+    strength: float
+    decay_from: int
+    decay_epochs: int | None
+    form: Literal["explicit", "proximal"]
+    rule: penalty.Rule
+    estimator: Literal["batch", "per_example", "uniform"]
+    labels: Literal["data", "model"]
+    split: Literal["valid", "train"]
+    batches: int
+    chunk_size: int
+    eta: float
+    average: Literal["printed", "coded"]
+    max_norm: float | None
+    normalize: Literal["none", "tree", "tensor"]
+    protect: Literal["all", "choices"]
+    compound: bool
+    start_epoch: int
+    flush_every: int | None
+
+    def alpha(self, epoch):
+        """Constant, then falling linearly."""
+        if self.decay_epochs is None:
+            return jnp.full_like(epoch, self.strength, jnp.float32)
+        fallen = jnp.maximum(epoch - self.decay_from, 0) / self.decay_epochs
+        return self.strength * jnp.maximum(1 - fallen, 0)
+
+    def active(self, epoch):
+        """From ``start_epoch`` on."""
+        return epoch >= self.start_epoch
+
+    def wrap(self, optimizer, rate, alpha):
+        """The penalty first if it is a gradient, last if it is a proximal step."""
+        if self.compound:
+            alpha = 1.0
+        if self.form == "explicit":
+            return optax.chain(penalty.weight_plasticity(alpha), optimizer)
+        return optax.chain(optimizer, penalty.proximal_weight_plasticity(alpha, rate))
+
+    def init(self, params):
+        """The running average, zero."""
+        return jax.tree.map(lambda p: widen(jnp.zeros_like(p)), params)
+
+    def memory_rows(self, rows):
+        """The same."""
+        return rows
+
+    def begin_epoch(self, memory, opt_state, epoch):
+        """Flushes the average and the penalty's Fisher every ``flush_every`` epochs."""
+        if self.flush_every is None:
+            return memory, opt_state
+        since = epoch - self.start_epoch
+        kept = jnp.where((since > 0) & (since % self.flush_every == 0), 0.0, 1.0)
+        zeroed = jax.tree.map(lambda f: f * kept, memory)
+
+        def forget(state):
+            return state._replace(fisher=jax.tree.map(lambda f: f * kept, state.fisher))
+
+        return zeroed, penalty.map_states(forget, opt_state)
+
+    def after_child(self, memory, opt_state, trained, task, data, key, alpha):
+        """Mixes the child's Fisher in, and moves the anchor to it."""
+        found = self._estimate(trained, task, data, key)
+        memory = fisher.update_average(memory, found, eta=self.eta, form=self.average)
+        if self.max_norm is not None:
+            memory = fisher.clip_norm(memory, self.max_norm)
+        if self.compound:
+            memory = jax.tree.map(lambda f: alpha * f, memory)
+        importance = memory
+        if self.protect == "choices":
+            importance = jax.tree.map(
+                lambda f, index: f * 0 if is_all(index) else f, memory, trained.rows
+            )
+        if self.normalize != "none":
+            importance = fisher.normalize(importance, per=self.normalize)
+        return memory, penalty.consolidate(
+            opt_state, trained.params, importance, rule=self.rule
+        )
+
+    def _estimate(self, trained, task, data, key):
+        if self.estimator == "uniform":
+            return jax.tree.map(lambda p: widen(jnp.ones_like(p)), trained.params)
+        estimate = self._of_batch if self.estimator == "batch" else self._of_examples
+
+        def add(total, i):
+            batch = trained.number * self.batches + i
+            found = estimate(trained, task, data, batch, jax.random.fold_in(key, i))
+            return jax.tree.map(jnp.add, total, found), None
+
+        zero = self.init(trained.params)
+        total, _ = jax.lax.scan(add, zero, jnp.arange(self.batches))
+        return jax.tree.map(lambda f: f / self.batches, total)
+
+    def _of_batch(self, trained, task, data, batch, key):
+        del key
+        gradient = jax.grad(task.fisher_loss)(
+            trained.params, trained.architecture, data, self.split, batch
+        )
+        return fisher.square(gradient)
+
+    def _of_examples(self, trained, task, data, batch, key):
+        def loss(child, example):
+            return task.example_loss(child, trained.architecture, example)
+
+        def resample(key, child, example):
+            return task.sample_labels(key, child, trained.architecture, example)
+
+        return fisher.per_example_fisher(
+            loss,
+            trained.params,
+            task.fisher_examples(data, self.split, batch),
+            chunk_size=self.chunk_size,
+            resample=resample if self.labels == "model" else None,
+            key=key,
+        )
+
+
+def make_wpl(config: ConfigDict) -> Protection:
+    """The Weight Plasticity Loss: a running average around the newest anchor."""
+    return QuadraticProtection(rule=penalty.replace, **_settings(config))
+
+
+def make_ewc(config: ConfigDict) -> Protection:
+    """Elastic Weight Consolidation, a quadratic for each child (Kirkpatrick, 2017).
+
+    Its Fishers add up, until they are flushed.
+    """
+    settings = _settings(config) | {"eta": 1.0, "average": "coded", "compound": False}
+    return QuadraticProtection(rule=penalty.accumulate, **settings)
+
+
+def make_l2(config: ConfigDict) -> Protection:
+    """The same distance for all weights: what the Fisher adds is told by it."""
+    settings = _settings(config) | {"estimator": "uniform", "compound": False}
+    return QuadraticProtection(rule=penalty.replace, **settings)
+
+
+# By name: functions of the configuration, which check ``config.penalty``.
+PENALTIES: dict[str, Callable[[ConfigDict], Protection]] = {
+    "none": lambda config: NoProtection(),
+    "l2": make_l2,
+    "ewc": make_ewc,
+    "wpl": make_wpl,
+}
+
+
+def make_protection(config: ConfigDict) -> Protection:
+    """The penalty that ``config.penalty.name`` names.
+
+    Raises:
+      ConfigError: If there is none, or a setting is wrong.
+    """
+    require_choice(config, "penalty.name", PENALTIES)
+    return PENALTIES[config.penalty.name](config)
+
+
+_CHOICES = {
+    "form": ("explicit", "proximal"),
+    "estimator": ESTIMATORS,
+    "labels": ("data", "model"),
+    "split": ("train", "valid"),
+    "average": ("coded", "printed"),
+    "normalize": ("none", "tensor", "tree"),
+    "protect": ("all", "choices"),
+    "compound": (False, True),
+}
+
+
+def _settings(config: ConfigDict) -> dict[str, Any]:
+    require_number(config, "penalty.strength", least=0, below=math.inf)
+    require_number(config, "penalty.eta", least=0, most=1)
+    for name, known in _CHOICES.items():
+        require_choice(config, f"penalty.{name}", known)
+    for name in ("batches", "chunk_size"):
+        require_int(config, f"penalty.{name}", 1)
+    for name in ("start_epoch", "decay_from"):
+        require_int(config, f"penalty.{name}", 0)
+    for name in ("decay_epochs", "flush_every"):
+        if get_field(config, f"penalty.{name}") is not None:
+            require_int(config, f"penalty.{name}", 1)
+    if get_field(config, "penalty.max_norm") is not None:
+        require_number(config, "penalty.max_norm", above=0)
+    require(
+        not config.penalty.compound or config.penalty.normalize == "none",
+        config,
+        "penalty.normalize",
+        "'none' where compound is True: a normalized Fisher would undo it",
+    )
+    return {k: v for k, v in config.penalty.items() if k != "name"}

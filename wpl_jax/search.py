@@ -1,0 +1,426 @@
+"""A search with shared weights (Benyahia et al., 2019, section 3.2).
+
+    for each epoch:
+      for each child of the epoch:
+        sample an architecture                          train_child
+        train it under the penalty, on some batches
+        evaluate it (err1)
+        estimate its Fisher, move the anchor
+      evaluate all of the epoch's children again (err2)  evaluate_again
+      let the strategy learn from validation rewards    learn
+
+Each name on the right is one compiled function of the whole state, for every
+architecture, epoch and strength of the penalty; what an epoch does is a few calls of
+them. Randomness is a function of the seed and of the position in the search, so
+that a search that goes on from a saved state takes the same path.
+"""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from wpl_jax.forgetting import Forgetting, forgetting
+from wpl_jax.optimizers import Sgd
+from wpl_jax.protection import Protection, Trained
+from wpl_jax.strategies import Strategy
+from wpl_jax.supernet import ALL, gather, scatter
+from wpl_jax.tasks import Data, Task
+
+
+class Shared(NamedTuple):
+    """What the children share; each is a set of rows of every part."""
+
+    params: Any  # the shared parameters
+    opt_state: optax.OptState  # with the penalty's anchor and Fisher
+    memory: Any  # of the protection: the running average of the Fisher
+
+
+class State(NamedTuple):
+    """All that a search is, between two calls."""
+
+    shared: Shared
+    strategy: Any  # what the strategy has learned
+    stream: Any  # what the last batch left for the next
+    rate_scale: jax.Array  # float32[]; halved when a search has to go back
+    skipped: jax.Array  # int32[]; steps of this epoch that were not finite
+    skipped_in_row: jax.Array  # int32[]; of them the last ones
+    epoch: "Epoch"
+    selection: "Selection"
+
+
+class Epoch(NamedTuple):
+    """What an epoch has seen so far."""
+
+    architectures: jax.Array  # int32[children, decisions]
+    train_nats: jax.Array  # float32[children]; mean over the batches trained on
+    err1: jax.Array  # float32[children]; nats after its own training
+    err2: jax.Array  # float32[children]; nats at the end of the epoch
+    reward: jax.Array  # float32[]; mean over the strategy's steps
+    entropy: jax.Array  # float32[]; the same of the entropy of its proposals
+
+
+class Selection(NamedTuple):
+    """What is known of the candidates for the best architecture, at the end."""
+
+    architectures: jax.Array  # int32[proposed, decisions]
+    screened: jax.Array  # float32[proposed]; nats on a few validation batches
+    kept: jax.Array  # int32[keep]; those of fewest nats, the best first
+    judged: jax.Array  # float32[keep]; nats on the whole validation set
+
+
+class Measured(NamedTuple):
+    """An epoch in numbers."""
+
+    nats: Forgetting  # err2 - err1 in nats
+    error: Forgetting  # the same in the task's error
+    err1: jax.Array  # float32[children]; nats
+    err2: jax.Array  # float32[children]; nats
+    train_nats: jax.Array  # float32[]
+    child_reward: jax.Array  # float32[]; mean reward of the epoch's children, by err2
+    reward: jax.Array  # float32[]; mean over the strategy's steps
+    entropy: jax.Array  # float32[]; nats
+    best: jax.Array  # int32[decisions]; the epoch's child of lowest err2
+    alpha: jax.Array  # float32[]
+    rate: jax.Array  # float32[]
+    skipped: jax.Array  # int32[]
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """The compiled functions of a search.
+
+    Attributes:
+      task: What children are trained and judged on.
+      strategy: Who proposes them.
+      protection: What protects the weights that they share.
+      optimizer: How they are trained.
+      children: How many an epoch trains.
+      batches: Batches that each is trained on.
+      eval_batches: Validation batches of err1 and err2, the same for all.
+      seed: Of all randomness.
+    """
+
+    task: Task
+    strategy: Strategy
+    protection: Protection
+    optimizer: Sgd
+    children: int
+    batches: int
+    eval_batches: int
+    seed: int
+
+    @property
+    def num_judged(self) -> int:
+        """How many candidates are judged on the whole validation set."""
+        candidates = self.strategy.candidates
+        return min(candidates.keep, candidates.proposed)
+
+    @functools.cached_property
+    def init(self):
+        """``init() -> State``."""
+        return jax.jit(self._init)
+
+    @functools.cached_property
+    def begin_epoch(self):
+        """``begin_epoch(state, epoch) -> State``; before an epoch's first child."""
+        return jax.jit(self._begin_epoch, donate_argnums=0)
+
+    @functools.cached_property
+    def train_child(self):
+        """``train_child(state, data, epoch, index) -> State``."""
+        return jax.jit(self._train_child, donate_argnums=0)
+
+    @functools.cached_property
+    def evaluate_again(self):
+        """``evaluate_again(state, data, first, count) -> State``; ``count`` static."""
+        return jax.jit(self._evaluate_again, donate_argnums=0, static_argnums=3)
+
+    @functools.cached_property
+    def learn(self):
+        """``learn(state, data, epoch, first, steps) -> State``; ``steps`` static."""
+        return jax.jit(self._learn, donate_argnums=0, static_argnums=4)
+
+    @functools.cached_property
+    def measure(self):
+        """``measure(state, epoch) -> Measured``; after an epoch's last call."""
+        return jax.jit(self._measure)
+
+    @functools.cached_property
+    def propose(self):
+        """``propose(state) -> State``; draws the candidates for the best."""
+        return jax.jit(self._propose, donate_argnums=0)
+
+    @functools.cached_property
+    def screen(self):
+        """``screen(state, data, first, count) -> State``; ``count`` static."""
+        return jax.jit(self._screen, donate_argnums=0, static_argnums=3)
+
+    @functools.cached_property
+    def judge(self):
+        """``judge(state, data, index) -> State``; after the last ``screen``."""
+        return jax.jit(self._judge, donate_argnums=0)
+
+    def _init(self) -> State:
+        params = self.task.space.init(self._key("params"))
+        decisions = len(self.task.space.decisions)
+        errors = jnp.zeros(self.children)
+        proposed, keep = self.strategy.candidates.proposed, self.num_judged
+        return State(
+            shared=Shared(
+                params, self._transform(0).init(params), self.protection.init(params)
+            ),
+            strategy=self.strategy.init(self._key("strategy")),
+            stream=self.task.init_stream(),
+            rate_scale=jnp.float32(1),
+            skipped=jnp.int32(0),
+            skipped_in_row=jnp.int32(0),
+            epoch=Epoch(
+                architectures=jnp.zeros((self.children, decisions), jnp.int32),
+                train_nats=errors,
+                err1=errors,
+                err2=errors,
+                reward=jnp.float32(0),
+                entropy=jnp.float32(0),
+            ),
+            selection=Selection(
+                architectures=jnp.zeros((proposed, decisions), jnp.int32),
+                screened=jnp.zeros(proposed),
+                kept=jnp.zeros(keep, jnp.int32),
+                judged=jnp.zeros(keep),
+            ),
+        )
+
+    def _begin_epoch(self, state: State, epoch: jax.Array) -> State:
+        memory, opt_state = self.protection.begin_epoch(
+            state.shared.memory, state.shared.opt_state, epoch
+        )
+        return state._replace(
+            shared=state.shared._replace(memory=memory, opt_state=opt_state),
+            strategy=self.strategy.begin_epoch(state.strategy),
+            skipped=jnp.zeros_like(state.skipped),
+            epoch=jax.tree.map(jnp.zeros_like, state.epoch),
+        )
+
+    def _train_child(
+        self, state: State, data: Data, epoch: jax.Array, index: jax.Array
+    ) -> State:
+        architecture = self.strategy.propose(
+            state.strategy, self._key("propose", epoch, index)
+        )
+        rows = self.task.space.rows(architecture)
+        rows_of_all = self._rows_of_all(state.shared, rows)
+        child = gather(state.shared, rows_of_all)
+        state, child, nats = self._train(state, child, architecture, data, epoch, index)
+        err1 = self.task.valid_loss(
+            child.params, architecture, data, 0, self.eval_batches
+        )
+        child = self._protect(child, rows, architecture, data, epoch, index)
+        seen = state.epoch
+        return state._replace(
+            shared=scatter(state.shared, rows_of_all, child),
+            epoch=seen._replace(
+                architectures=seen.architectures.at[index].set(architecture),
+                train_nats=seen.train_nats.at[index].set(nats),
+                err1=seen.err1.at[index].set(err1),
+            ),
+        )
+
+    def _train(self, state, child, architecture, data, epoch, index):
+        """Trains a child on its batches; steps that are not finite are left out."""
+        transform = self._transform(epoch, state.rate_scale)
+        key = self._key("train", epoch, index)
+        gradient_of = jax.grad(self.task.train_loss, has_aux=True)
+
+        def step(carry, i):
+            child, stream, skipped, in_row = carry
+            gradient, (nats, next_stream) = gradient_of(
+                child.params,
+                architecture,
+                data,
+                stream,
+                index * self.batches + i,
+                jax.random.fold_in(key, i),
+            )
+            updates, opt_state = transform.update(
+                gradient, child.opt_state, child.params
+            )
+            params = optax.apply_updates(child.params, updates)
+            sound = jnp.isfinite(nats) & jnp.isfinite(optax.tree.norm(gradient))
+            child, stream = jax.tree.map(
+                lambda new, old: jnp.where(sound, new, old),
+                (child._replace(params=params, opt_state=opt_state), next_stream),
+                (child, stream),
+            )
+            in_row = jnp.where(sound, 0, in_row + 1)
+            return (child, stream, skipped + ~sound, in_row), nats
+
+        carry = (child, state.stream, state.skipped, state.skipped_in_row)
+        (child, stream, skipped, in_row), nats = jax.lax.scan(
+            step, carry, jnp.arange(self.batches)
+        )
+        state = state._replace(stream=stream, skipped=skipped, skipped_in_row=in_row)
+        return state, child, jnp.mean(nats)
+
+    def _protect(self, child, rows, architecture, data, epoch, index):
+        """Lets the protection remember a trained child, from its first epoch on."""
+        trained = Trained(
+            child.params, rows, architecture, epoch * self.children + index
+        )
+
+        def remember(memory, opt_state):
+            return self.protection.after_child(
+                memory,
+                opt_state,
+                trained,
+                self.task,
+                data,
+                self._key("fisher", epoch, index),
+                self.protection.alpha(epoch),
+            )
+
+        memory, opt_state = jax.lax.cond(
+            self.protection.active(epoch),
+            remember,
+            lambda *unchanged: unchanged,
+            child.memory,
+            child.opt_state,
+        )
+        return child._replace(memory=memory, opt_state=opt_state)
+
+    def _evaluate_again(
+        self, state: State, data: Data, first: jax.Array, count: int
+    ) -> State:
+        seen = state.epoch
+        err2 = self._evaluate_some(
+            state, data, seen.architectures, seen.err2, first, count, self.eval_batches
+        )
+        return state._replace(epoch=seen._replace(err2=err2))
+
+    def _learn(
+        self, state: State, data: Data, epoch: jax.Array, first: jax.Array, steps: int
+    ) -> State:
+        def reward(key, architecture, step):
+            del step
+            batch = jax.random.randint(key, (), 0, self.task.num_valid_batches(data))
+            child = gather(state.shared.params, self.task.space.rows(architecture))
+            return self.task.reward(
+                self.task.valid_loss(child, architecture, data, batch, 1)
+            )
+
+        strategy, learned = self.strategy.learn(
+            state.strategy, self._key("learn", epoch), reward, first, steps
+        )
+        share = steps / self.strategy.steps
+        seen = state.epoch
+        return state._replace(
+            strategy=strategy,
+            epoch=seen._replace(
+                reward=seen.reward + share * learned.reward,
+                entropy=seen.entropy + share * learned.entropy,
+            ),
+        )
+
+    def _measure(self, state: State, epoch: jax.Array) -> Measured:
+        seen, task = state.epoch, self.task
+        return Measured(
+            nats=forgetting(seen.err1, seen.err2),
+            error=forgetting(task.error(seen.err1), task.error(seen.err2)),
+            err1=seen.err1,
+            err2=seen.err2,
+            train_nats=jnp.mean(seen.train_nats),
+            child_reward=jnp.mean(task.reward(seen.err2)),
+            reward=seen.reward,
+            entropy=seen.entropy,
+            best=seen.architectures[jnp.argmin(seen.err2)],
+            alpha=self.protection.alpha(epoch),
+            rate=self.optimizer.rate(epoch) * state.rate_scale,
+            skipped=state.skipped,
+        )
+
+    def _propose(self, state: State) -> State:
+        keys = jax.random.split(self._key("derive"), self.strategy.candidates.proposed)
+        propose = functools.partial(self.strategy.propose, state.strategy)
+        return state._replace(
+            selection=state.selection._replace(architectures=jax.vmap(propose)(keys))
+        )
+
+    def _screen(self, state: State, data: Data, first: jax.Array, count: int) -> State:
+        selection, candidates = state.selection, self.strategy.candidates
+        screened = self._evaluate_some(
+            state,
+            data,
+            selection.architectures,
+            selection.screened,
+            first,
+            count,
+            candidates.screen_batches,
+        )
+        return state._replace(
+            selection=selection._replace(
+                screened=screened, kept=jnp.argsort(screened)[: self.num_judged]
+            )
+        )
+
+    def _judge(self, state: State, data: Data, index: jax.Array) -> State:
+        selection = state.selection
+        judged = self._evaluate_some(
+            state,
+            data,
+            selection.architectures[selection.kept],
+            selection.judged,
+            index,
+            1,
+            self.task.num_valid_batches(data),
+        )
+        return state._replace(selection=selection._replace(judged=judged))
+
+    def _evaluate_some(self, state, data, architectures, nats, first, count, batches):
+        """Nats of ``count`` architectures from ``first`` on, written into ``nats``."""
+        # The last call starts early enough to be full; what it repeats is the same.
+        first = jnp.minimum(first, len(nats) - count)
+
+        def one(architecture):
+            child = gather(state.shared.params, self.task.space.rows(architecture))
+            return self.task.valid_loss(child, architecture, data, 0, batches)
+
+        # One after the other: mapped at once, a choice would become all choices.
+        some = jax.lax.dynamic_slice_in_dim(architectures, first, count)
+        return jax.lax.dynamic_update_slice_in_dim(
+            nats, jax.lax.map(one, some), first, 0
+        )
+
+    def _transform(self, epoch: Any, scale: Any = 1.0):
+        """The optimizer of an epoch, under the penalty."""
+        epoch = jnp.asarray(epoch, jnp.int32)
+        rate = self.optimizer.rate(epoch) * scale
+        return self.protection.wrap(
+            self.optimizer.transform(rate), rate, self.protection.alpha(epoch)
+        )
+
+    def _rows_of_all(self, shared: Shared, rows: Any) -> Shared:
+        """The child's rows of the optimizer state and of the memory as well."""
+        return Shared(
+            params=rows,
+            opt_state=optax.tree.map_params(
+                self._transform(0),
+                lambda _, index: index,
+                shared.opt_state,
+                rows,
+                transform_non_params=lambda _: ALL,
+            ),
+            memory=self.protection.memory_rows(rows),
+        )
+
+    def _key(self, purpose: str, *position: Any) -> jax.Array:
+        """A key for each purpose and each position in the search."""
+        key = jax.random.fold_in(jax.random.key(self.seed), _PURPOSES.index(purpose))
+        for number in position:
+            key = jax.random.fold_in(key, number)
+        return key
+
+
+_PURPOSES = ("params", "strategy", "propose", "train", "fisher", "learn", "derive")

@@ -1,0 +1,27 @@
+"""Search strategies, a module each."""
+
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+from wpl_jax.config_fields import require_choice
+from wpl_jax.strategies import enas, random_search
+from wpl_jax.strategies.strategy import Strategy
+from wpl_jax.supernet import Decision
+
+# By name: functions of ``config`` and a space's decisions, which check the settings
+# that ``config.strategy`` holds under the same name.
+STRATEGIES: dict[str, Callable[[ConfigDict, tuple[Decision, ...]], Strategy]] = {
+    "enas": enas.make,
+    "random": random_search.make,
+}
+
+
+def make_strategy(config: ConfigDict, decisions: tuple[Decision, ...]) -> Strategy:
+    """The strategy that ``config.strategy.name`` names.
+
+    Raises:
+      ConfigError: If there is none, or a setting of its is wrong.
+    """
+    require_choice(config, "strategy.name", STRATEGIES)
+    return STRATEGIES[config.strategy.name](config, decisions)

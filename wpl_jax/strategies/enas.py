@@ -1,0 +1,144 @@
+"""ENAS: an LSTM proposes, and learns by REINFORCE (Pham et al., 2018)."""
+
+import dataclasses
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from wpl_jax import controller
+from wpl_jax.config_fields import require_choice, require_int, require_number
+from wpl_jax.strategies.strategy import Candidates, Learned, RewardFn, make_candidates
+from wpl_jax.supernet import Decision, num_choices
+
+
+class State(NamedTuple):
+    """The controller and what its training remembers."""
+
+    params: controller.Params
+    opt_state: optax.OptState
+    baseline: controller.Baseline
+
+
+@dataclasses.dataclass(frozen=True)
+class Enas:
+    """The strategy; its settings are those of :mod:`wpl_jax.controller`.
+
+    Attributes:
+      decisions: Of the space.
+      steps: Updates in an epoch.
+      candidates: How the best is selected.
+      hidden: Units of the LSTM.
+      learning_rate: Of Adam.
+      samples_per_step: Architectures whose rewards an update averages.
+      baseline_decay: Of the moving average of the rewards.
+      reset_baseline: Whether each epoch starts the average anew, as the WPL
+        authors' code does.
+      entropy_weight: Reward that a nat of entropy is worth.
+      entropy_mode: ``"reward"`` or ``"regularizer"``.
+      temperature: Divides the logits.
+      tanh_constant: Bounds them, None for no bound.
+      prior: ``"none"``, or ``"distance"``: ``-d^2 / 6`` in nats on the ordered
+        choices, ``d`` the distance to the last, counted from 1 (the official code).
+    """
+
+    decisions: tuple[Decision, ...]
+    steps: int
+    candidates: Candidates
+    hidden: int = 100
+    learning_rate: float = 3.5e-4
+    samples_per_step: int = 1
+    baseline_decay: float = 0.95
+    reset_baseline: bool = False
+    entropy_weight: float = 1e-4
+    entropy_mode: controller.EntropyMode = "reward"
+    temperature: float = 5.0
+    tanh_constant: float | None = 2.5
+    prior: Literal["none", "distance"] = "none"
+
+    def init(self, key: jax.Array) -> State:
+        """A new controller."""
+        params = controller.init(key, self._counts, hidden=self.hidden)
+        return State(params, self._optimizer.init(params), controller.init_baseline())
+
+    def begin_epoch(self, state: State) -> State:
+        """Forgets the baseline, if it is to be reset."""
+        if not self.reset_baseline:
+            return state
+        return state._replace(baseline=controller.init_baseline())
+
+    def propose(self, state: State, key: jax.Array) -> jax.Array:
+        """Draws from the controller."""
+        drawn = controller.sample(state.params, key, self._counts, **self._policy)
+        return drawn.architecture
+
+    def learn(
+        self,
+        state: State,
+        key: jax.Array,
+        reward_fn: RewardFn,
+        first: jax.Array,
+        steps: int,
+    ) -> tuple[State, Learned]:
+        """Steps of REINFORCE on freshly drawn architectures."""
+        *new, seen = controller.train(
+            *state,
+            key,
+            reward_fn,
+            self._optimizer,
+            self._counts,
+            steps=steps,
+            samples_per_step=self.samples_per_step,
+            first_step=first,
+            decay=self.baseline_decay,
+            entropy_weight=self.entropy_weight,
+            entropy_mode=self.entropy_mode,
+            **self._policy,
+        )
+        return State(*new), Learned(jnp.mean(seen.reward), jnp.mean(seen.entropy))
+
+    @property
+    def _counts(self) -> tuple[int, ...]:
+        return num_choices(self.decisions)
+
+    @property
+    def _optimizer(self) -> optax.GradientTransformation:
+        return optax.adam(self.learning_rate)
+
+    @property
+    def _policy(self) -> dict[str, Any]:
+        prior = distance_prior(self.decisions) if self.prior == "distance" else None
+        return {
+            "temperature": self.temperature,
+            "tanh_constant": self.tanh_constant,
+            "prior": prior,
+        }
+
+
+def distance_prior(decisions: tuple[Decision, ...]) -> np.ndarray:
+    """``-d^2 / 6`` on ordered choices, ``float32[decisions, max_choices]``."""
+    counts = num_choices(decisions)
+    prior = np.zeros((len(counts), max(counts)), np.float32)
+    for row, decision, count in zip(prior, decisions, counts, strict=True):
+        if decision.ordered:
+            row[:count] = -(np.arange(count, 0, -1) ** 2) / 6
+    return prior
+
+
+def make(config: ConfigDict, decisions: tuple[Decision, ...]) -> Enas:
+    """The strategy with the settings of ``config.strategy.enas``."""
+    path = "strategy.enas"
+    for name in ("steps", "hidden", "samples_per_step"):
+        require_int(config, f"{path}.{name}", 1)
+    for name in ("learning_rate", "temperature"):
+        require_number(config, f"{path}.{name}", above=0)
+    require_number(config, f"{path}.baseline_decay", least=0, below=1)
+    require_number(config, f"{path}.entropy_weight", least=0)
+    require_choice(config, f"{path}.entropy_mode", ("regularizer", "reward"))
+    require_choice(config, f"{path}.prior", ("distance", "none"))
+    settings = config.strategy.enas.to_dict()
+    settings["candidates"] = make_candidates(config, path)
+    return Enas(decisions=decisions, **settings)

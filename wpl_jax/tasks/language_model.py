@@ -1,0 +1,227 @@
+"""Predicting the next word: the task of the recurrent cell.
+
+The training text is laid out as ``batch_size`` parallel streams and read
+``length`` words at a time; hidden states go on from one batch to the next, and from
+one child to the next, until the streams start anew (truncated backpropagation
+through time, as in Zaremba et al., "Recurrent Neural Network Regularization",
+2014). Everything that is measured is measured without dropout, from a zero state.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple, Protocol, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from wpl_jax.config_fields import require_int, require_number
+from wpl_jax.data import TextDataset, batchify, load_text
+from wpl_jax.spaces import make_space
+from wpl_jax.spaces.recurrent_cell import Dropout, Hidden
+from wpl_jax.supernet import Space
+
+
+class RecurrentSpace(Space, Protocol):
+    """A space of recurrent language models."""
+
+    def logits(self, params: Any, hidden: jax.Array) -> jax.Array:
+        """Scores of the words, ``float[..., vocabulary]``."""
+
+    def initial_state(self, batch: int) -> jax.Array:
+        """The state before the first word."""
+
+
+class Data(NamedTuple):
+    """The text as parallel streams."""
+
+    train: jax.Array  # int32[batch_size, words]
+    valid: jax.Array  # int32[batch_size, words]
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageModel:
+    """The task.
+
+    Attributes:
+      space: What is searched.
+      length: Words that are read, and differentiated through, at a time.
+      batch_size: Parallel streams.
+      dropout: Rates in training.
+      activation_penalty: Weight of the mean square of the cell's outputs, after
+        dropout (AR of Merity et al., 2017).
+      slowness_penalty: Weight of the mean square of their change from word to word,
+        before dropout (TAR of the same).
+      reward_scale: The reward is this over the perplexity.
+    """
+
+    space: RecurrentSpace
+    length: int = 35
+    batch_size: int = 64
+    dropout: Dropout | None = None
+    activation_penalty: float = 0.0
+    slowness_penalty: float = 0.0
+    reward_scale: float = 80.0
+
+    error_name = "perplexity"
+
+    def init_stream(self) -> jax.Array:
+        """The hidden state before the first word, ``float[batch_size, hidden]``."""
+        return self.space.initial_state(self.batch_size)
+
+    def num_train_batches(self, data: Data) -> int:
+        """Batches until the streams start anew."""
+        return (data.train.shape[1] - 1) // self.length
+
+    def num_valid_batches(self, data: Data) -> int:
+        """Batches of the validation text; what is left over is not counted."""
+        return (data.valid.shape[1] - 1) // self.length
+
+    def train_loss(self, child, architecture, data, stream, step, key):
+        """Cross-entropy of one batch with dropout, and the two penalties.
+
+        Args:
+          child: The child's parameters.
+          architecture: ``int32[num_decisions]``.
+          data: The text.
+          stream: Hidden state that the batch before left.
+          step: Number of the batch, ``int32[]``; the streams start anew, from a zero
+            state, at multiples of :meth:`num_train_batches`.
+          key: PRNG key of the dropout.
+
+        Returns:
+          The loss, and the pair of the cross-entropy in nats per word and the
+          hidden state, without gradient.
+        """
+        index = step % self.num_train_batches(data)
+        state = jnp.where(index == 0, jnp.zeros_like(stream), stream)
+        inputs, targets = self._window(data.train, index)
+        hidden = self.space.apply(
+            child, architecture, inputs, state=state, dropout=self.dropout, key=key
+        )
+        nats = self._nats(child, hidden.dropped, targets)
+        loss = nats + self._regularization(hidden)
+        return loss, jax.lax.stop_gradient((nats, hidden.state))
+
+    def valid_loss(self, child, architecture, data, first, batches: int):
+        """Nats per word over ``batches`` validation batches in a row.
+
+        The state is zero before the first and goes on from each to the next.
+        """
+
+        def one(state, index):
+            inputs, targets = self._window(data.valid, index)
+            hidden = self.space.apply(child, architecture, inputs, state=state)
+            return hidden.state, self._nats(child, hidden.raw, targets)
+
+        indices = (first + jnp.arange(batches)) % self.num_valid_batches(data)
+        _, nats = jax.lax.scan(one, self.init_stream(), indices)
+        return jnp.mean(nats)
+
+    def fisher_loss(self, child, architecture, data, split: str, step):
+        """Nats per word on one batch of the split, from a zero state."""
+        inputs, targets = self.fisher_examples(data, split, step)
+        hidden = self.space.apply(child, architecture, inputs, state=self.init_stream())
+        return self._nats(child, hidden.raw, targets)
+
+    def fisher_examples(self, data, split: str, step):
+        """Its sequences: inputs and targets, ``int32[batch, length]`` each."""
+        streams = getattr(data, split)
+        batches = (streams.shape[1] - 1) // self.length
+        return self._window(streams, step % batches)
+
+    def example_loss(self, child, architecture, example):
+        """Nats per word of one sequence, from a zero state."""
+        inputs, targets = example
+        hidden = self._alone(child, architecture, inputs)
+        return self._nats(child, hidden.raw[0], targets)
+
+    def sample_labels(self, key, child, architecture, example):
+        """The sequence with the next words drawn from the model."""
+        inputs, targets = example
+        hidden = self._alone(child, architecture, inputs)
+        logits = self.space.logits(child, hidden.raw[0])
+        return inputs, jax.random.categorical(key, logits).astype(targets.dtype)
+
+    def error(self, nats):
+        """The perplexity, ``exp(nats)``."""
+        return jnp.exp(nats)
+
+    def reward(self, nats):
+        """``reward_scale / perplexity`` (Pham et al., 2018)."""
+        return self.reward_scale * jnp.exp(-nats)
+
+    def _alone(self, child, architecture, inputs) -> Hidden:
+        state = self.space.initial_state(1)
+        return self.space.apply(child, architecture, inputs[None], state=state)
+
+    def _window(self, streams, index):
+        """Inputs and targets of a batch, ``int32[batch, length]`` each."""
+        words = jax.lax.dynamic_slice_in_dim(
+            streams, index * self.length, self.length + 1, axis=1
+        )
+        return words[:, :-1], words[:, 1:]
+
+    def _nats(self, child, hidden, targets):
+        logits = self.space.logits(child, hidden)
+        return jnp.mean(
+            optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+        )
+
+    def _regularization(self, hidden: Hidden):
+        total = jnp.zeros(())
+        if self.activation_penalty:
+            total += self.activation_penalty * jnp.mean(hidden.dropped**2)
+        if self.slowness_penalty:
+            change = hidden.raw[:, 1:] - hidden.raw[:, :-1]
+            total += self.slowness_penalty * jnp.mean(change**2)
+        return total
+
+
+def check(config: ConfigDict) -> None:
+    """Checks ``config.task``; a ConfigError names what is wrong."""
+    require_int(config, "task.length", 2)
+    require_int(config, "task.batch_size", 1)
+    for name in Dropout._fields:
+        require_number(config, f"task.dropout.{name}", least=0, below=1)
+    for name in ("activation_penalty", "slowness_penalty"):
+        require_number(config, f"task.{name}", least=0)
+    require_number(config, "task.reward_scale", above=0)
+
+
+def load(config: ConfigDict) -> tuple[LanguageModel, Data, TextDataset]:
+    """Loads the text that ``config.task.data`` names.
+
+    Returns:
+      The task, its data, and the text as it was read.
+
+    Raises:
+      UserError: If the configuration or the text is wrong.
+    """
+    check(config)
+    settings = config.task
+    text = load_text(**settings.data.to_dict())
+    data = Data(
+        *(
+            jnp.asarray(
+                batchify(
+                    getattr(text, split),
+                    settings.batch_size,
+                    settings.length,
+                    name=f"{split} of {text.source}",
+                )
+            )
+            for split in Data._fields
+        )
+    )
+    size = text.vocabulary_size
+    task = LanguageModel(
+        space=cast(RecurrentSpace, make_space(config, vocabulary_size=size)),
+        length=settings.length,
+        batch_size=settings.batch_size,
+        dropout=Dropout(**settings.dropout.to_dict()),
+        activation_penalty=settings.activation_penalty,
+        slowness_penalty=settings.slowness_penalty,
+        reward_scale=settings.reward_scale,
+    )
+    return task, data, text

@@ -1,0 +1,79 @@
+"""What a task is: what children are trained and judged on."""
+
+from typing import Any, Protocol
+
+import jax
+
+from wpl_jax.supernet import Space
+
+Data = Any  # a pytree of arrays on the device
+Stream = Any  # a pytree that a batch leaves to the next one, as hidden states are
+
+
+class Task(Protocol):
+    """Data, loss and reward for the children of one space.
+
+    All methods are pure. Losses are means in nats over what is predicted. A batch
+    is a function of the data and its number: the data state is one integer.
+    """
+
+    error_name: str  # of what people read
+
+    @property
+    def space(self) -> Space:
+        """The space whose children it trains."""
+
+    def init_stream(self) -> Stream:
+        """What the first batch starts from."""
+
+    def train_loss(
+        self,
+        child: Any,
+        architecture: jax.Array,
+        data: Data,
+        stream: Stream,
+        step: jax.Array,
+        key: jax.Array,
+    ) -> tuple[jax.Array, tuple[jax.Array, Stream]]:
+        """The loss that training minimises on training batch ``step``.
+
+        Returns:
+          The loss, and beside it the nats that are part of it and the stream.
+        """
+
+    def valid_loss(
+        self,
+        child: Any,
+        architecture: jax.Array,
+        data: Data,
+        first: jax.Array | int,
+        batches: int,
+    ) -> jax.Array:
+        """Nats in evaluation mode on validation batches that follow each other."""
+
+    def num_valid_batches(self, data: Data) -> int:
+        """How many validation batches there are; numbers are taken modulo it."""
+
+    def fisher_loss(
+        self, child: Any, architecture: jax.Array, data: Data, split: str, step: Any
+    ) -> jax.Array:
+        """Nats in evaluation mode on one batch of the split, differentiable."""
+
+    def fisher_examples(self, data: Data, split: str, step: jax.Array) -> Any:
+        """The same batch as a pytree with a leading axis of examples."""
+
+    def example_loss(
+        self, child: Any, architecture: jax.Array, example: Any
+    ) -> jax.Array:
+        """Nats of one of them."""
+
+    def sample_labels(
+        self, key: jax.Array, child: Any, architecture: jax.Array, example: Any
+    ) -> Any:
+        """The example with labels drawn from the model, for the true Fisher."""
+
+    def error(self, nats: jax.Array) -> jax.Array:
+        """The error that people read, of a mean loss."""
+
+    def reward(self, nats: jax.Array) -> jax.Array:
+        """What a strategy is given for it, higher is better."""
