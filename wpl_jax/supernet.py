@@ -63,6 +63,16 @@ class Space(Protocol):
           **kwargs: What the task passes besides.
         """
 
+    def graph(self, architecture: Any) -> "Graph":
+        """One child as a picture has it."""
+
+
+class Graph(NamedTuple):
+    """A child for people to look at: nodes by name, from inputs to outputs."""
+
+    nodes: dict[str, str]  # name to label, each after those that feed it
+    edges: tuple[tuple[str, str, str], ...]  # from, to, label
+
 
 ALL = slice(None)  # as rows: the whole parameter, which every child uses
 

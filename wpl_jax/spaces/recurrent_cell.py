@@ -12,9 +12,10 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from wpl_jax.spaces.highway_scan import ACTIVATIONS, Carry, Wiring, highway_scan
-from wpl_jax.supernet import ALL, Decision
+from wpl_jax.supernet import ALL, Decision, Graph
 
 Params = dict[str, jax.Array]
 
@@ -165,6 +166,22 @@ class RecurrentCell:
         node = jnp.arange(1, self.num_nodes)
         edges = node * (node - 1) // 2 + architecture[1::2]
         return dict.fromkeys(self._shapes(), ALL) | {"edges": edges}
+
+    def graph(self, architecture: Any) -> Graph:
+        """The nodes with their activations, from ``x[t], h[t-1]`` to ``h[t]``."""
+        index = np.asarray(architecture)
+        activations = [ACTIVATIONS[i] for i in index[0::2]]
+        parents = [int(i) for i in index[1::2]]
+        nodes = {"in": "x[t], h[t-1]"}
+        nodes |= {str(i): f"{i}  {name}" for i, name in enumerate(activations)}
+        nodes["out"] = "h[t], mean"
+        edges = [("in", "0", "")]
+        edges += [(str(i), str(j), "") for j, i in enumerate(parents, 1)]
+        last = [
+            j for j in range(self.num_nodes) if self.output == "all" or j not in parents
+        ]
+        edges += [(str(j), "out", "") for j in last]
+        return Graph(nodes, tuple(edges))
 
     def wiring(self, architecture: jax.Array) -> Wiring:
         """An architecture's data flow."""
