@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
     config.job = "search"
     config.seed = 0
     config.num_seeds = 1
+    config.main_arm = "wpl"
     config.arms = ConfigDict({"wpl": {}, "none": {"penalty": {"name": "none"}}})
 
     config.space = ConfigDict()
@@ -96,4 +97,24 @@ def get_config() -> ConfigDict:
     config.search.learn_per_call = 20
     config.search.max_bad_steps = 10
     config.search.checkpoint_seconds = 30.0
+
+    # From scratch, with settings of its own for the space and the task.
+    config.retrain = ConfigDict()
+    config.retrain.architecture = ""  # for --mode=retrain, the file
+    config.retrain.epochs = 6
+    config.retrain.batches_per_call = 50
+    config.retrain.checkpoint_seconds = 30.0
+    config.retrain.patience = 3
+    config.retrain.space = ConfigDict({"hidden": 64})
+    config.retrain.task = ConfigDict({"dropout": {"input": 0.2, "output": 0.2}})
+    config.retrain.optimizer = ConfigDict(
+        {
+            "learning_rate": 20.0,
+            "decay": 1.0,
+            "decay_from": 0,
+            "clip_norm": 0.25,
+            "weight_decay": 8e-7,
+            "momentum": None,
+        }
+    )
     return config

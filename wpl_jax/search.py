@@ -42,6 +42,7 @@ class Shared(NamedTuple):
 class State(NamedTuple):
     """All that a search is, between two calls."""
 
+    key: jax.Array  # of all randomness, with the position in the search
     shared: Shared
     strategy: Any  # what the strategy has learned
     stream: Any  # what the last batch left for the next
@@ -101,7 +102,6 @@ class Search:
       children: How many an epoch trains.
       batches: Batches that each is trained on.
       eval_batches: Validation batches of err1 and err2, the same for all.
-      seed: Of all randomness.
     """
 
     task: Task
@@ -111,7 +111,6 @@ class Search:
     children: int
     batches: int
     eval_batches: int
-    seed: int
 
     @property
     def num_judged(self) -> int:
@@ -121,7 +120,7 @@ class Search:
 
     @functools.cached_property
     def init(self):
-        """``init() -> State``."""
+        """``init(key) -> State``; the key is that of all randomness."""
         return jax.jit(self._init)
 
     @functools.cached_property
@@ -164,16 +163,17 @@ class Search:
         """``judge(state, data, index) -> State``; after the last ``screen``."""
         return jax.jit(self._judge, donate_argnums=0)
 
-    def _init(self) -> State:
-        params = self.task.space.init(self._key("params"))
+    def _init(self, key: jax.Array) -> State:
+        params = self.task.space.init(_fold(key, "params"))
         decisions = len(self.task.space.decisions)
         errors = jnp.zeros(self.children)
         proposed, keep = self.strategy.candidates.proposed, self.num_judged
         return State(
+            key=key,
             shared=Shared(
                 params, self._transform(0).init(params), self.protection.init(params)
             ),
-            strategy=self.strategy.init(self._key("strategy")),
+            strategy=self.strategy.init(_fold(key, "strategy")),
             stream=self.task.init_stream(),
             rate_scale=jnp.float32(1),
             skipped=jnp.int32(0),
@@ -209,7 +209,7 @@ class Search:
         self, state: State, data: Data, epoch: jax.Array, index: jax.Array
     ) -> State:
         architecture = self.strategy.propose(
-            state.strategy, self._key("propose", epoch, index)
+            state.strategy, _fold(state.key, "propose", epoch, index)
         )
         rows = self.task.space.rows(architecture)
         rows_of_all = self._rows_of_all(state.shared, rows)
@@ -218,7 +218,7 @@ class Search:
         err1 = self.task.valid_loss(
             child.params, architecture, data, 0, self.eval_batches
         )
-        child = self._protect(child, rows, architecture, data, epoch, index)
+        child = self._protect(state, child, rows, architecture, data, epoch, index)
         seen = state.epoch
         return state._replace(
             shared=scatter(state.shared, rows_of_all, child),
@@ -232,7 +232,7 @@ class Search:
     def _train(self, state, child, architecture, data, epoch, index):
         """Trains a child on its batches; steps that are not finite are left out."""
         transform = self._transform(epoch, state.rate_scale)
-        key = self._key("train", epoch, index)
+        key = _fold(state.key, "train", epoch, index)
         gradient_of = jax.grad(self.task.train_loss, has_aux=True)
 
         def step(carry, i):
@@ -265,7 +265,7 @@ class Search:
         state = state._replace(stream=stream, skipped=skipped, skipped_in_row=in_row)
         return state, child, jnp.mean(nats)
 
-    def _protect(self, child, rows, architecture, data, epoch, index):
+    def _protect(self, state, child, rows, architecture, data, epoch, index):
         """Lets the protection remember a trained child, from its first epoch on."""
         trained = Trained(
             child.params, rows, architecture, epoch * self.children + index
@@ -278,7 +278,7 @@ class Search:
                 trained,
                 self.task,
                 data,
-                self._key("fisher", epoch, index),
+                _fold(state.key, "fisher", epoch, index),
                 self.protection.alpha(epoch),
             )
 
@@ -305,14 +305,14 @@ class Search:
     ) -> State:
         def reward(key, architecture, step):
             del step
-            batch = jax.random.randint(key, (), 0, self.task.num_valid_batches(data))
+            batch = jax.random.randint(key, (), 0, self.task.num_batches(data, "valid"))
             child = gather(state.shared.params, self.task.space.rows(architecture))
             return self.task.reward(
                 self.task.valid_loss(child, architecture, data, batch, 1)
             )
 
         strategy, learned = self.strategy.learn(
-            state.strategy, self._key("learn", epoch), reward, first, steps
+            state.strategy, _fold(state.key, "learn", epoch), reward, first, steps
         )
         share = steps / self.strategy.steps
         seen = state.epoch
@@ -342,7 +342,9 @@ class Search:
         )
 
     def _propose(self, state: State) -> State:
-        keys = jax.random.split(self._key("derive"), self.strategy.candidates.proposed)
+        keys = jax.random.split(
+            _fold(state.key, "derive"), self.strategy.candidates.proposed
+        )
         propose = functools.partial(self.strategy.propose, state.strategy)
         return state._replace(
             selection=state.selection._replace(architectures=jax.vmap(propose)(keys))
@@ -367,15 +369,10 @@ class Search:
 
     def _judge(self, state: State, data: Data, index: jax.Array) -> State:
         selection = state.selection
-        judged = self._evaluate_some(
-            state,
-            data,
-            selection.architectures[selection.kept],
-            selection.judged,
-            index,
-            1,
-            self.task.num_valid_batches(data),
-        )
+        architecture = selection.architectures[selection.kept[index]]
+        child = gather(state.shared.params, self.task.space.rows(architecture))
+        nats = self.task.whole_loss(child, architecture, data, "valid")
+        judged = selection.judged.at[index].set(nats)
         return state._replace(selection=selection._replace(judged=judged))
 
     def _evaluate_some(self, state, data, architectures, nats, first, count, batches):
@@ -415,12 +412,13 @@ class Search:
             memory=self.protection.memory_rows(rows),
         )
 
-    def _key(self, purpose: str, *position: Any) -> jax.Array:
-        """A key for each purpose and each position in the search."""
-        key = jax.random.fold_in(jax.random.key(self.seed), _PURPOSES.index(purpose))
-        for number in position:
-            key = jax.random.fold_in(key, number)
-        return key
-
 
 _PURPOSES = ("params", "strategy", "propose", "train", "fisher", "learn", "derive")
+
+
+def _fold(key: jax.Array, purpose: str, *position: Any) -> jax.Array:
+    """A key for each purpose and each position in the search."""
+    key = jax.random.fold_in(key, _PURPOSES.index(purpose))
+    for number in position:
+        key = jax.random.fold_in(key, number)
+    return key

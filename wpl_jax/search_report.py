@@ -1,5 +1,250 @@
 """The report of searches: how much was forgotten, under which penalty."""
 
+import json
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
-def write(workdir, config, runs):
-    (workdir / "report.html").write_text("todo")
+import numpy as np
+
+from wpl_jax.drawing import animate, draw, to_dot
+from wpl_jax.errors import UserError
+from wpl_jax.report import COLORS, Page, new_figure
+from wpl_jax.run_directory import write_atomically
+from wpl_jax.supernet import Graph, Space
+
+REPORT_FILE = "report.html"
+RESULTS_FILE = "results.json"
+
+# Of a column of the metrics: its title in figures and tables.
+PANELS = {
+    "error_mean": "(a) mean difference",
+    "error_best_mean": "(b) mean difference of the best 5",
+    "error_max": "(c) largest difference",
+    "child_reward": "(d) mean reward",
+}
+
+
+class Searched(NamedTuple):
+    """One finished search."""
+
+    arm: str
+    seed: int
+    metrics: list[dict[str, Any]]  # a line an epoch
+    results: dict[str, Any]
+
+    def curve(self, name: str) -> np.ndarray:
+        """A column of the metrics, nan where it was not finite."""
+        return np.array([row[name] for row in self.metrics], float)
+
+
+def read(folder: Path, arm: str, seed: int) -> Searched:
+    """Reads what a search left in its folder.
+
+    Raises:
+      UserError: If it has not finished, or a file is not what a search writes.
+    """
+    path = folder / RESULTS_FILE
+    if not path.exists():
+        raise UserError(
+            f"There is no {path}: the search has not finished. Run it without --mode "
+            "first; it continues where it stopped."
+        )
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
+        metrics = [json.loads(line) for line in text.splitlines()]
+        found = Searched(arm, seed, metrics, results)
+        for name in PANELS:
+            found.curve(name)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder} does not hold what a search writes ({type(error).__name__}: "
+            f"{error}). Delete {path.name} there and run again: it is made anew from "
+            "the checkpoint."
+        ) from error
+    return found
+
+
+def write(
+    workdir: Path,
+    config: dict[str, Any],
+    searches: Sequence[Searched],
+    space: Space,
+) -> None:
+    """Writes ``report.html`` and ``figures/``.
+
+    Args:
+      workdir: Where to.
+      config: Of the run.
+      searches: The arms in order, each with its seeds; the first is the main one.
+      space: What was searched, for the pictures.
+    """
+    arms: dict[str, list[Searched]] = {}
+    for one in searches:
+        arms.setdefault(one.arm, []).append(one)
+    page = Page("A search with shared weights", workdir)
+    _introduction(page, config, searches)
+    _forgetting(page, config, arms)
+    _curves(page, config, arms)
+    _ranks(page, arms)
+    _cells(page, workdir, arms, space)
+    page.heading("Configuration")
+    page.code(json.dumps(config, indent=1, sort_keys=True))
+    page.write(workdir / REPORT_FILE)
+
+
+def _introduction(page: Page, config: dict, searches: Sequence[Searched]) -> None:
+    settings, task = config["search"], config["task"]
+    page.text(
+        "One set of shared weights trains many candidate architectures, the children. "
+        "That is cheap, and has a price: training one child changes weights that "
+        "others use, and they forget. A search that ranks children by what the shared "
+        "weights make of them then ranks them wrongly.",
+        f"Each epoch trains {settings['children']} children, one after the other, on "
+        f"{settings['batches']} batches each. err1 is a child's error right after its "
+        "own training, err2 the same at the end of the epoch, after the others have "
+        "been trained. The difference err2 - err1 is what was forgotten; below 0, the "
+        "other children's training has helped.",
+        "The Weight Plasticity Loss (WPL; Benyahia et al., ICML 2019) pulls each "
+        "shared weight back to where the children before left it, in proportion to "
+        "its Fisher information. It is on from epoch "
+        f"{config['penalty']['start_epoch'] + 1}. L2 is the same pull for all weights; "
+        "EWC (Elastic Weight Consolidation) adds up a pull for each earlier child.",
+        f"Data: {task['data']['format']}. Errors: {searches[0].results['error_name']} "
+        f"on {settings['eval_batches']} validation batches, without dropout. "
+        f"{len({one.seed for one in searches})} seed(s).",
+    )
+
+
+def _after(config: dict, curve: np.ndarray) -> np.ndarray:
+    """The epochs in which the penalty, where there is one, is on."""
+    return curve[min(config["penalty"]["start_epoch"] + 1, len(curve) - 1) :]
+
+
+def _forgetting(page: Page, config: dict, arms: dict[str, list[Searched]]) -> None:
+    page.heading("How much was forgotten")
+    error = next(iter(arms.values()))[0].results["error_name"]
+    columns = {
+        f"mean difference, {error}": ("error_mean", 2),
+        "best 5": ("error_best_mean", 2),
+        "largest": ("error_max", 1),
+        "mean difference, nats": ("nats_mean", 4),
+        "largest, nats": ("nats_max", 3),
+        "rank correlation": ("nats_kendall", 3),
+    }
+    rows = []
+    for arm, seeds in arms.items():
+        cells = [
+            _spread([np.nanmean(_after(config, s.curve(name))) for s in seeds], digits)
+            for name, digits in columns.values()
+        ]
+        rewards = [s.curve("child_reward")[-1] for s in seeds]
+        errors = [s.results["valid_error"] for s in seeds]
+        rows.append((arm, *cells, _spread(rewards, 3), _spread(errors, 1)))
+    page.table(
+        ("penalty", *columns, "mean reward, last epoch", f"{error} of the best"), rows
+    )
+    page.text(
+        "Means over the epochs after the first with the penalty, ± the standard error "
+        "over seeds. Rank correlation: Kendall's tau between err1 and err2, 1 where "
+        "the children keep their order. The best: what is selected at the end, by its "
+        f"{error} with the shared weights on the whole validation set. An error that "
+        "overflows counts in nats only."
+    )
+
+
+def _curves(page: Page, config: dict, arms: dict[str, list[Searched]]) -> None:
+    page.heading("Forgetting over the epochs")
+    figure = new_figure(10, 7)
+    for ax, (name, title) in zip(
+        figure.subplots(2, 2).flat, PANELS.items(), strict=True
+    ):
+        for (arm, seeds), color in zip(arms.items(), COLORS, strict=False):
+            curves = np.array([s.curve(name) for s in seeds])
+            epochs = np.arange(1, curves.shape[1] + 1)
+            mean, deviation = np.mean(curves, 0), np.std(curves, 0)
+            ax.plot(epochs, mean, color=color, label=arm)
+            low, high = mean - deviation, mean + deviation
+            ax.fill_between(epochs, low, high, color=color, alpha=0.15, lw=0)
+        ax.axvline(config["penalty"]["start_epoch"] + 1, color="0.6", ls=":", lw=1)
+        ax.set(title=title, xlabel="epoch")
+        if name.startswith("error"):
+            ax.axhline(0, color="0.6", lw=0.8)
+            # Children that explode in one epoch would hide all the others.
+            ax.set_yscale("symlog", linthresh=10)
+    figure.axes[0].legend(fontsize="small")
+    page.figure(
+        figure,
+        "forgetting",
+        "As figure 3 of the paper: err2 - err1 in perplexity over the children of each "
+        "epoch, and the mean reward of the epoch's children at its end. Dotted: the "
+        "first epoch in which children leave a Fisher. Mean over seeds, with a band of "
+        "one standard deviation. The axes of (a) to (c) are linear up to 10, and "
+        "logarithmic beyond.",
+    )
+
+
+def _ranks(page: Page, arms: dict[str, list[Searched]]) -> None:
+    page.heading("Whether the children keep their order")
+    figure = new_figure(4 * len(arms), 4)
+    grid = figure.subplots(1, len(arms), sharex=True, sharey=True, squeeze=False)
+    for ax, (arm, seeds), color in zip(grid[0], arms.items(), COLORS, strict=False):
+        last = seeds[0].metrics[-1]
+        ax.plot(last["err1"], last["err2"], "o", color=color)
+        ax.axline((last["err1"][0], last["err1"][0]), slope=1, color="0.6", lw=0.8)
+        ax.set(title=arm, xlabel="err1, nats")
+    grid[0][0].set_ylabel("err2, nats")
+    page.figure(
+        figure,
+        "ranks",
+        "The children of the last epoch, the first seed. Above the line: forgotten.",
+    )
+
+
+def _cells(
+    page: Page, workdir: Path, arms: dict[str, list[Searched]], space: Space
+) -> None:
+    page.heading("The best architectures")
+    for arm, seeds in arms.items():
+        best = min(seeds, key=lambda s: s.results["valid_error"])
+        graph = space.graph(best.results["architecture"])
+        name = f"cell_{arm}"
+        figure = new_figure(10, 3.5)
+        draw(graph, figure.subplots())
+        page.figure(
+            figure,
+            name,
+            f"{arm}: {best.results['error_name']} {best.results['valid_error']:.1f} on "
+            "the validation set, with the shared weights.",
+        )
+        _graphviz(graph, workdir / "figures" / name)
+    arm, seeds = next(iter(arms.items()))
+    animate(
+        [space.graph(row["best"]) for row in seeds[0].metrics],
+        [f"best of epoch {row['step'] + 1}" for row in seeds[0].metrics],
+        workdir / "figures" / "best_over_epochs.gif",
+    )
+    page.text(
+        f"figures/best_over_epochs.gif shows the best child of each epoch under {arm}; "
+        "figures/cell_*.dot are the same pictures for Graphviz."
+    )
+
+
+def _graphviz(graph: Graph, path: Path) -> None:
+    """The picture in Graphviz's language, and drawn by it where it is installed."""
+    write_atomically(path.with_suffix(".dot"), to_dot(graph))
+    if shutil.which("dot"):
+        command = ["dot", "-Tsvg", f"-o{path}_graphviz.svg", f"{path}.dot"]
+        subprocess.run(command, check=True)
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    """The mean, and its standard error where there are several."""
+    mean = f"{np.mean(values):.{digits}f}"
+    if len(values) == 1:
+        return mean
+    error = np.std(values, ddof=1) / np.sqrt(len(values))
+    return f"{mean} ± {error:.{digits}f}"

@@ -17,35 +17,19 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from wpl_jax import search_report
+from wpl_jax import retrain, search_report
 from wpl_jax.checkpoint import Checkpoints, StopRequest
-from wpl_jax.config_fields import require, require_int, require_number
-from wpl_jax.errors import ConfigError
+from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.forgetting import Forgetting
 from wpl_jax.monitor import Metrics, Progress
-from wpl_jax.optimizers import make_sgd
-from wpl_jax.protection import make_protection
 from wpl_jax.run_directory import open_run, to_json, write_atomically
 from wpl_jax.search import Measured, Search, State
-from wpl_jax.strategies import make_strategy
-from wpl_jax.supernet import architecture_to_json
+from wpl_jax.search_config import Run, arm_names, expand, make_search
+from wpl_jax.search_report import REPORT_FILE, RESULTS_FILE
+from wpl_jax.supernet import architecture_from_json, architecture_to_json
 from wpl_jax.tasks import Data, load_task
 
-RESULTS_FILE = "results.json"
 ARCHITECTURE_FILE = "architecture.json"
-REPORT_FILE = "report.html"
-
-
-class Run(NamedTuple):
-    """One search of a configuration."""
-
-    arm: str
-    seed: int
-    config: ConfigDict  # with the arm's changes
-
-    def folder(self, workdir: Path) -> Path:
-        """Where its files go."""
-        return workdir / "searches" / f"{self.arm}-seed{self.seed}"
 
 
 class Call(NamedTuple):
@@ -60,6 +44,9 @@ class Call(NamedTuple):
 def run(config: ConfigDict, workdir: Path) -> None:
     """Runs or resumes all searches of a configuration, and reports on them.
 
+    Each search ends with the selection of its best architecture, and with that
+    architecture's training from scratch where ``config.retrain.epochs`` is not 0.
+
     Args:
       config: As ``configs/enas_rnn_pydoc.py`` gives it.
       workdir: Folder of the run.
@@ -71,94 +58,126 @@ def run(config: ConfigDict, workdir: Path) -> None:
     """
     runs = expand(config)
     page = workdir / REPORT_FILE
-    if all((r.folder(workdir) / RESULTS_FILE).exists() for r in runs) and page.exists():
+    if page.exists() and all(_is_finished(each, workdir) for each in runs):
         with open_run(workdir, config.to_dict()):
             print(f"This run is finished: {page}")
             return
     # The data first: a folder is claimed by nothing that cannot run.
-    searches = [(each, *make_search(each.config, each.seed)) for each in runs]
+    arms = {each.arm: _Arm(each.config) for each in runs}
     with open_run(workdir, config.to_dict()), StopRequest() as stop:
-        for number, (each, search, data) in enumerate(searches, 1):
-            folder = each.folder(workdir)
-            if not (folder / RESULTS_FILE).exists():
-                title = f"[{number}/{len(runs)}] {each.arm}, seed {each.seed}"
-                _search(each.config, search, data, folder, title, stop)
+        for number, each in enumerate(runs, 1):
+            title = f"[{number}/{len(runs)}] {each.arm}, seed {each.seed}"
+            arms[each.arm].run(each, workdir, title, stop)
         report(config, workdir)
 
 
 def report(config: ConfigDict, workdir: Path) -> None:
     """Draws the figures and writes the report of finished searches anew."""
-    runs = [(each.arm, each.seed, each.folder(workdir)) for each in expand(config)]
-    search_report.write(workdir, config.to_dict(), runs)
+    runs = expand(config)
+    order = arm_names(config)
+    searched = [
+        search_report.read(each.folder(workdir), each.arm, each.seed) for each in runs
+    ]
+    searched.sort(key=lambda one: order.index(one.arm))
+    search, _ = make_search(runs[0].config)
+    search_report.write(workdir, config.to_dict(), searched, search.task.space)
     print(f"Report: {workdir / REPORT_FILE}")
 
 
-MODES = {"run": run, "report": report}
+def derive(config: ConfigDict, workdir: Path) -> None:
+    """Selects the best architecture of each search again, also of unfinished ones."""
+    with open_run(workdir, config.to_dict()), StopRequest() as stop:
+        for each in expand(config):
+            folder, (search, data) = each.folder(workdir), make_search(each.config)
+            with contextlib.closing(Checkpoints(folder / "checkpoints")) as checkpoints:
+                found = checkpoints.restore(jax.eval_shape(search.init, each.key()))
+            if found is None:
+                raise UserError(f"There is no search in {folder}. Run it first.")
+            state = found[1]
+            title = f"{each.arm}, seed {each.seed}"
+            for call in calls_of_search(each.config, search):
+                if call.epoch == each.config.search.epochs and stop.signum is None:
+                    state = _advance(each.config, search, data, state, call)
+            if stop.signum is not None:
+                sys.exit(stop.exit_code())
+            _finish(search, state, folder, title)
 
 
-def expand(config: ConfigDict) -> list[Run]:
-    """The searches that a configuration asks for, those of a seed together.
+def retrain_file(config: ConfigDict, workdir: Path) -> None:
+    """Trains the architecture of ``config.retrain.architecture`` from scratch.
 
-    Raises:
-      ConfigError: If a field is wrong, in the configuration or in an arm.
+    A finished training is evaluated again.
     """
-    require_int(config, "seed", 0)
-    require_int(config, "num_seeds", 1)
-    require(len(config.get("arms", {})) > 0, config, "arms", "at least one arm")
-    runs = []
-    for seed in range(config.seed, config.seed + config.num_seeds):
-        for arm, changes in config.arms.items():
-            changed = config.copy_and_resolve_references()
-            try:
-                with changed.ignore_type():
-                    changed.update(changes)
-            except (AttributeError, KeyError) as error:
-                raise ConfigError(
-                    f"config.arms.{arm} changes a field that the configuration does "
-                    f"not have: {error}"
-                ) from error
-            runs.append(Run(arm, seed, changed))
-    return runs
+    path = Path(config.retrain.architecture)
+    if not path.is_file():
+        raise ConfigError(
+            f"config.retrain.architecture is {str(path)!r}, expected the file of an "
+            "architecture, as a search writes it. Pass "
+            "--config.retrain.architecture=FOLDER/architecture.json."
+        )
+    changed = retrain.config_for_task(config)
+    task, data, _ = load_task(changed)
+    retraining = retrain.make_retraining(changed, task)
+    text = path.read_text(encoding="utf-8")
+    architecture = architecture_from_json(task.space, text)
+    with open_run(workdir, config.to_dict()), StopRequest() as stop:
+        folder = workdir / "retrain"
+        retrain.run(
+            changed,
+            retraining,
+            data,
+            architecture,
+            config.seed,
+            folder,
+            "Retrain",
+            stop,
+        )
 
 
-def make_search(config: ConfigDict, seed: int) -> tuple[Search, Data]:
-    """Builds one search from its configuration, and loads its data.
+MODES = {
+    "run": run,
+    "derive": derive,
+    "retrain": retrain_file,
+    "evaluate": retrain_file,
+    "report": report,
+}
 
-    Raises:
-      UserError: If the configuration or the data is wrong.
-    """
-    for name in ("epochs", "children", "batches", "eval_batches", "learn_per_call"):
-        require_int(config, f"search.{name}", 1)
-    require_int(config, "search.max_bad_steps", 1)
-    require_number(config, "search.checkpoint_seconds", least=0)
-    protection, optimizer = make_protection(config), make_sgd(config)
-    task, data, _ = load_task(config)
-    strategy = make_strategy(config, task.space.decisions)
-    require(
-        strategy.steps % config.search.learn_per_call == 0,
-        config,
-        "search.learn_per_call",
-        f"a divisor of the strategy's {strategy.steps} steps",
+
+def _is_finished(each: Run, workdir: Path) -> bool:
+    retrained = each.folder(workdir) / "retrain" / retrain.RETRAINED_FILE
+    return (each.folder(workdir) / RESULTS_FILE).exists() and (
+        not each.config.retrain.epochs or retrained.exists()
     )
-    available = task.num_valid_batches(data)
-    require(
-        config.search.eval_batches <= available,
-        config,
-        "search.eval_batches",
-        f"at most {available}, the batches of the validation data",
-    )
-    settings = config.search
-    search = Search(
-        task=task,
-        strategy=strategy,
-        protection=protection,
-        optimizer=optimizer,
-        children=settings.children,
-        batches=settings.batches,
-        eval_batches=settings.eval_batches,
-        seed=seed,
-    )
-    return search, data
+
+
+class _Arm:
+    """What the seeds of an arm share: data and compiled functions."""
+
+    def __init__(self, config: ConfigDict):
+        self._config = config
+        self._search, self._data = make_search(config)
+        if config.retrain.epochs:
+            changed = retrain.config_for_task(config)
+            task, self._retrain_data, _ = load_task(changed)
+            self._retraining = retrain.make_retraining(changed, task)
+
+    def run(self, each: Run, workdir: Path, title: str, stop: StopRequest) -> None:
+        """Searches and retrains, as far as it has not been done."""
+        folder = each.folder(workdir)
+        if not (folder / RESULTS_FILE).exists():
+            _search(self._config, self._search, self._data, each, folder, title, stop)
+        if self._config.retrain.epochs and not _is_finished(each, workdir):
+            text = (folder / ARCHITECTURE_FILE).read_text(encoding="utf-8")
+            retrain.run(
+                self._config,
+                self._retraining,
+                self._retrain_data,
+                architecture_from_json(self._retraining.task.space, text),
+                each.seed,
+                folder / "retrain",
+                f"{title}, retraining",
+                stop,
+            )
 
 
 EVALUATE_PER_CALL = 5  # children that one call evaluates
@@ -219,6 +238,7 @@ def _search(
     config: ConfigDict,
     search: Search,
     data: Data,
+    each: Run,
     folder: Path,
     title: str,
     stop: StopRequest,
@@ -236,7 +256,7 @@ def _search(
         checkpoints = closing(
             Checkpoints(folder / "checkpoints", landmark=starts.__contains__)
         )
-        done, state = _start(search, checkpoints, title, len(calls))
+        done, state = _start(search, each.key(), checkpoints, title, len(calls))
         metrics = closing(Metrics(folder, resume_at=_epoch(calls, done)))
         progress = closing(Progress(len(calls), done, title))
         saved, saved_at = done, time.monotonic()
@@ -273,13 +293,13 @@ def _epoch(calls: list[Call], done: int) -> int:
     return calls[min(done, len(calls) - 1)].epoch
 
 
-def _start(search, checkpoints, title, total) -> tuple[int, State]:
-    resumed = checkpoints.restore(jax.eval_shape(search.init))
+def _start(search, key, checkpoints, title, total) -> tuple[int, State]:
+    resumed = checkpoints.restore(jax.eval_shape(search.init, key))
     if resumed is not None:
         print(f"{title}: resuming after {resumed[0]} of {total} calls.", flush=True)
         return resumed
     print(f"{title}: compiling ...", flush=True)
-    state = search.init()
+    state = search.init(key)
     checkpoints.save(0, state)
     return 0, state
 
@@ -299,7 +319,7 @@ def _go_back(state, checkpoints, title, call) -> tuple[int, State]:
 def _finish(search: Search, state: State, folder: Path, title: str) -> None:
     """Writes the best architecture, and what it reaches with the shared weights."""
     selection = jax.device_get(state.selection)
-    best = np.argmin(selection.judged)
+    best = np.argmin(np.nan_to_num(selection.judged, nan=np.inf))
     architecture = selection.architectures[selection.kept[best]]
     text = architecture_to_json(search.task.space, architecture)
     write_atomically(folder / ARCHITECTURE_FILE, text)

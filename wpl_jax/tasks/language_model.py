@@ -37,6 +37,7 @@ class Data(NamedTuple):
 
     train: jax.Array  # int32[batch_size, words]
     valid: jax.Array  # int32[batch_size, words]
+    test: jax.Array  # int32[batch_size, words]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,17 +66,18 @@ class LanguageModel:
 
     error_name = "perplexity"
 
+    @property
+    def predictions_per_batch(self) -> int:
+        """Words of a batch."""
+        return self.batch_size * self.length
+
     def init_stream(self) -> jax.Array:
         """The hidden state before the first word, ``float[batch_size, hidden]``."""
         return self.space.initial_state(self.batch_size)
 
-    def num_train_batches(self, data: Data) -> int:
-        """Batches until the streams start anew."""
-        return (data.train.shape[1] - 1) // self.length
-
-    def num_valid_batches(self, data: Data) -> int:
-        """Batches of the validation text; what is left over is not counted."""
-        return (data.valid.shape[1] - 1) // self.length
+    def num_batches(self, data: Data, split: str) -> int:
+        """Batches of a split; what is left over at its end is not counted."""
+        return (getattr(data, split).shape[1] - 1) // self.length
 
     def train_loss(self, child, architecture, data, stream, step, key):
         """Cross-entropy of one batch with dropout, and the two penalties.
@@ -86,14 +88,14 @@ class LanguageModel:
           data: The text.
           stream: Hidden state that the batch before left.
           step: Number of the batch, ``int32[]``; the streams start anew, from a zero
-            state, at multiples of :meth:`num_train_batches`.
+            state, at multiples of :meth:`num_batches`.
           key: PRNG key of the dropout.
 
         Returns:
           The loss, and the pair of the cross-entropy in nats per word and the
           hidden state, without gradient.
         """
-        index = step % self.num_train_batches(data)
+        index = step % self.num_batches(data, "train")
         state = jnp.where(index == 0, jnp.zeros_like(stream), stream)
         inputs, targets = self._window(data.train, index)
         hidden = self.space.apply(
@@ -114,9 +116,26 @@ class LanguageModel:
             hidden = self.space.apply(child, architecture, inputs, state=state)
             return hidden.state, self._nats(child, hidden.raw, targets)
 
-        indices = (first + jnp.arange(batches)) % self.num_valid_batches(data)
+        indices = (first + jnp.arange(batches)) % self.num_batches(data, "valid")
         _, nats = jax.lax.scan(one, self.init_stream(), indices)
         return jnp.mean(nats)
+
+    def whole_loss(self, child, architecture, data, split: str):
+        """Nats per word over the whole of a split, from a zero state."""
+        streams = getattr(data, split)
+        predicted = streams.shape[1] - 1
+        windows = -(-predicted // self.length)
+        padded = jnp.pad(streams, ((0, 0), (0, windows * self.length - predicted)))
+
+        def one(state, index):
+            inputs, targets = self._window(padded, index)
+            hidden = self.space.apply(child, architecture, inputs, state=state)
+            nats = self._word_nats(child, hidden.raw, targets)
+            there = index * self.length + jnp.arange(self.length) < predicted
+            return hidden.state, jnp.sum(nats * there)
+
+        _, nats = jax.lax.scan(one, self.init_stream(), jnp.arange(windows))
+        return jnp.sum(nats) / (streams.shape[0] * predicted)
 
     def fisher_loss(self, child, architecture, data, split: str, step):
         """Nats per word on one batch of the split, from a zero state."""
@@ -126,9 +145,8 @@ class LanguageModel:
 
     def fisher_examples(self, data, split: str, step):
         """Its sequences: inputs and targets, ``int32[batch, length]`` each."""
-        streams = getattr(data, split)
-        batches = (streams.shape[1] - 1) // self.length
-        return self._window(streams, step % batches)
+        index = step % self.num_batches(data, split)
+        return self._window(getattr(data, split), index)
 
     def example_loss(self, child, architecture, example):
         """Nats per word of one sequence, from a zero state."""
@@ -163,10 +181,11 @@ class LanguageModel:
         return words[:, :-1], words[:, 1:]
 
     def _nats(self, child, hidden, targets):
+        return jnp.mean(self._word_nats(child, hidden, targets))
+
+    def _word_nats(self, child, hidden, targets):
         logits = self.space.logits(child, hidden)
-        return jnp.mean(
-            optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-        )
+        return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
 
     def _regularization(self, hidden: Hidden):
         total = jnp.zeros(())

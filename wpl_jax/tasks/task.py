@@ -23,6 +23,10 @@ class Task(Protocol):
     def space(self) -> Space:
         """The space whose children it trains."""
 
+    @property
+    def predictions_per_batch(self) -> int:
+        """What is predicted in a training batch: words, or images."""
+
     def init_stream(self) -> Stream:
         """What the first batch starts from."""
 
@@ -51,8 +55,13 @@ class Task(Protocol):
     ) -> jax.Array:
         """Nats in evaluation mode on validation batches that follow each other."""
 
-    def num_valid_batches(self, data: Data) -> int:
-        """How many validation batches there are; numbers are taken modulo it."""
+    def whole_loss(
+        self, child: Any, architecture: jax.Array, data: Data, split: str
+    ) -> jax.Array:
+        """Nats in evaluation mode over the whole of a split."""
+
+    def num_batches(self, data: Data, split: str) -> int:
+        """How many batches a split has; their numbers are taken modulo it."""
 
     def fisher_loss(
         self, child: Any, architecture: jax.Array, data: Data, split: str, step: Any

@@ -1,0 +1,309 @@
+"""One architecture from scratch, as language models are trained to their best.
+
+Merity et al., "Regularizing and Optimizing LSTM Language Models" (2017): SGD at a
+constant rate until the validation error has not improved for some epochs, and from
+then on the average of the weights (NT-ASGD). What is kept is what was best on the
+validation data; the test data is looked at once, at the end.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import logging
+from ml_collections import ConfigDict
+
+from wpl_jax.checkpoint import Checkpoints, StopRequest
+from wpl_jax.config_fields import get_field, require_int, require_number
+from wpl_jax.monitor import Metrics, Progress
+from wpl_jax.optimizers import Sgd, make_sgd
+from wpl_jax.run_directory import to_json, write_atomically
+from wpl_jax.supernet import gather
+from wpl_jax.tasks import Data, Task
+
+RETRAINED_FILE = "retrained.json"
+
+
+class State(NamedTuple):
+    """All that a training is, between two calls."""
+
+    key: jax.Array
+    params: Any  # of the child
+    opt_state: optax.OptState
+    stream: Any  # what the last batch left for the next
+    average: Any  # mean of the parameters since averaging began
+    averaged: jax.Array  # int32[]; steps in it, 0 before it begins
+    averaging: jax.Array  # bool[]
+    history: jax.Array  # float32[epochs]; validation nats, inf where still to come
+    best: Any  # parameters of the lowest of them
+    nats: jax.Array  # float32[]; sum over this epoch's batches
+    skipped: jax.Array  # int32[]; steps that were not finite
+
+
+@dataclasses.dataclass(frozen=True)
+class Retraining:
+    """The compiled functions of a training.
+
+    Attributes:
+      task: With the settings of this training.
+      optimizer: SGD.
+      epochs: Passes over the training data.
+      patience: Epochs without improvement before averaging begins, None for never.
+    """
+
+    task: Task
+    optimizer: Sgd
+    epochs: int
+    patience: int | None
+
+    @functools.cached_property
+    def init(self):
+        """``init(key, architecture) -> State``."""
+        return jax.jit(self._init)
+
+    @functools.cached_property
+    def train(self):
+        """``train(state, architecture, data, epoch, first, end) -> State``."""
+        return jax.jit(self._train, donate_argnums=0)
+
+    @functools.cached_property
+    def validate(self):
+        """``validate(state, architecture, data, epoch) -> State``."""
+        return jax.jit(self._validate, donate_argnums=0)
+
+    @functools.cached_property
+    def evaluate(self):
+        """``evaluate(params, architecture, data, split) -> nats``; split static."""
+        return jax.jit(self.task.whole_loss, static_argnums=3)
+
+    def _init(self, key: jax.Array, architecture: jax.Array) -> State:
+        space = self.task.space
+        params = gather(
+            space.init(jax.random.fold_in(key, 0)), space.rows(architecture)
+        )
+        return State(
+            key=key,
+            params=params,
+            opt_state=self.optimizer.transform(0.0).init(params),
+            stream=self.task.init_stream(),
+            average=jax.tree.map(jnp.zeros_like, params),
+            averaged=jnp.int32(0),
+            averaging=jnp.bool(False),
+            history=jnp.full(self.epochs, jnp.inf),
+            best=params,
+            nats=jnp.float32(0),
+            skipped=jnp.int32(0),
+        )
+
+    def _train(
+        self, state: State, architecture, data: Data, epoch, first, end
+    ) -> State:
+        transform = self.optimizer.transform(self.optimizer.rate(epoch))
+        key = jax.random.fold_in(jax.random.fold_in(state.key, 1), epoch)
+        gradient_of = jax.grad(self.task.train_loss, has_aux=True)
+
+        def step(i, state):
+            gradient, (nats, stream) = gradient_of(
+                state.params,
+                architecture,
+                data,
+                state.stream,
+                i,
+                jax.random.fold_in(key, i),
+            )
+            updates, opt_state = transform.update(
+                gradient, state.opt_state, state.params
+            )
+            params = optax.apply_updates(state.params, updates)
+            sound = jnp.isfinite(nats) & jnp.isfinite(optax.tree.norm(gradient))
+            params, opt_state, stream, nats = jax.tree.map(
+                lambda new, old: jnp.where(sound, new, old),
+                (params, opt_state, stream, state.nats + nats),
+                (state.params, state.opt_state, state.stream, state.nats),
+            )
+            averaged = jnp.where(state.averaging, state.averaged + 1, 0)
+            share = 1 / jnp.maximum(averaged, 1)
+            average = jax.tree.map(
+                lambda mean, p: mean + share * (p - mean), state.average, params
+            )
+            return state._replace(
+                params=params,
+                opt_state=opt_state,
+                stream=stream,
+                average=average,
+                averaged=averaged,
+                nats=nats,
+                skipped=state.skipped + ~sound,
+            )
+
+        state = state._replace(nats=jnp.where(first == 0, 0, state.nats))
+        return jax.lax.fori_loop(first, end, step, state)
+
+    def _validate(self, state: State, architecture, data: Data, epoch) -> State:
+        # The average is of no step before averaging began: the newest weights then.
+        params = jax.tree.map(
+            lambda mean, p: jnp.where(state.averaged > 0, mean, p),
+            state.average,
+            state.params,
+        )
+        nats = self.task.whole_loss(params, architecture, data, "valid")
+        better = nats < jnp.min(state.history)
+        best = jax.tree.map(
+            lambda new, old: jnp.where(better, new, old), params, state.best
+        )
+        averaging = state.averaging
+        if self.patience is not None:
+            earlier = jnp.arange(self.epochs) < epoch - self.patience
+            before = jnp.min(jnp.where(earlier, state.history, jnp.inf))
+            averaging |= nats > before
+        return state._replace(
+            history=state.history.at[epoch].set(nats), best=best, averaging=averaging
+        )
+
+
+def make_retraining(config: ConfigDict, task: Task) -> Retraining:
+    """The training that ``config.retrain`` describes, on a task made for it.
+
+    Raises:
+      ConfigError: Naming the field that is wrong.
+    """
+    check(config)
+    settings = config.retrain
+    optimizer = make_sgd(config, "retrain.optimizer")
+    return Retraining(task, optimizer, settings.epochs, settings.patience)
+
+
+def check(config: ConfigDict) -> None:
+    """Checks ``config.retrain``; a ConfigError names what is wrong."""
+    require_int(config, "retrain.epochs", 1)
+    require_int(config, "retrain.batches_per_call", 1)
+    require_number(config, "retrain.checkpoint_seconds", least=0)
+    if get_field(config, "retrain.patience") is not None:
+        require_int(config, "retrain.patience", 1)
+    make_sgd(config, "retrain.optimizer")
+
+
+def config_for_task(config: ConfigDict) -> ConfigDict:
+    """The configuration with the space and task of the retraining."""
+    changed = config.copy_and_resolve_references()
+    with changed.ignore_type():
+        changed.space.update(config.retrain.space)
+        changed.task.update(config.retrain.task)
+    return changed
+
+
+def run(
+    config: ConfigDict,
+    retraining: Retraining,
+    data: Data,
+    architecture: Any,
+    seed: int,
+    folder: Path,
+    title: str,
+    stop: StopRequest,
+) -> dict[str, Any]:
+    """Trains from wherever an earlier process stopped, and writes the result.
+
+    Returns:
+      What ``retrained.json`` holds.
+
+    Raises:
+      SystemExit: After a signal, once all is saved.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    architecture = jnp.asarray(architecture, jnp.int32)
+    task, per_call = retraining.task, config.retrain.batches_per_call
+    batches = task.num_batches(data, "train")
+    # Of each epoch its calls: batches to train on, and the last one to validate.
+    calls = [
+        (epoch, first)
+        for epoch in range(retraining.epochs)
+        for first in [*range(0, batches, per_call), None]
+    ]
+    with contextlib.ExitStack() as stack:
+
+        def closing(thing):
+            return stack.enter_context(contextlib.closing(thing))
+
+        checkpoints = closing(Checkpoints(folder / "checkpoints"))
+        key = jax.random.key(seed)
+        resumed = checkpoints.restore(
+            jax.eval_shape(retraining.init, key, architecture)
+        )
+        done, state = resumed or (0, retraining.init(key, architecture))
+        metrics = closing(
+            Metrics(folder, resume_at=calls[min(done, len(calls) - 1)][0])
+        )
+        progress = closing(Progress(len(calls), done, title))
+        saved, saved_at, note = done, time.monotonic(), ""
+        words, seconds = 0, 0.0
+        while done < len(calls) and stop.signum is None:
+            epoch, first = calls[done]
+            start = time.monotonic()
+            if first is None:
+                state = retraining.validate(state, architecture, data, np.int32(epoch))
+                record = _record(task, jax.device_get(state), epoch, batches)
+                metrics.write(epoch, record)
+                note = f", {task.error_name} {record['valid_error']:.2f}"
+            else:
+                end = min(first + per_call, batches)
+                state = retraining.train(
+                    state, architecture, data, *map(np.int32, (epoch, first, end))
+                )
+                jax.block_until_ready(state)
+                if done > saved:  # The first call compiles.
+                    words += (end - first) * task.predictions_per_batch
+                    seconds += time.monotonic() - start
+            done += 1
+            progress.advance(f"epoch {epoch + 1}{note}")
+            if time.monotonic() - saved_at >= config.retrain.checkpoint_seconds:
+                checkpoints.save(done, state)
+                saved, saved_at = done, time.monotonic()
+        if done > saved:
+            checkpoints.save(done, state)
+        if done < len(calls):
+            logging.warning("Stopped by a signal after %d calls; all saved.", done)
+            sys.exit(stop.exit_code())
+    if seconds:
+        print(f"{title}: {words / seconds:,.0f} tokens a second.", flush=True)
+    return _finish(retraining, state, architecture, data, folder, title)
+
+
+def _record(task: Task, state: State, epoch: int, batches: int) -> dict[str, Any]:
+    nats = state.history[epoch]
+    return {
+        "train_nats": float(state.nats / batches),
+        "valid_nats": float(nats),
+        "valid_error": float(task.error(nats)),
+        "averaged_steps": int(state.averaged),
+        "skipped": int(state.skipped),
+    }
+
+
+def _finish(retraining, state, architecture, data, folder, title) -> dict[str, Any]:
+    task = retraining.task
+    found: dict[str, Any] = {
+        "architecture": np.asarray(architecture).tolist(),
+        "error_name": task.error_name,
+        "parameters": sum(p.size for p in jax.tree.leaves(state.params)),
+        "averaged_steps": int(state.averaged),
+    }
+    for split in ("valid", "test"):
+        nats = retraining.evaluate(state.best, architecture, data, split)
+        found[f"{split}_nats"] = float(nats)
+        found[f"{split}_error"] = float(task.error(nats))
+    write_atomically(folder / RETRAINED_FILE, to_json(found))
+    print(
+        f"{title}: {task.error_name} {found['valid_error']:.2f} on validation and "
+        f"{found['test_error']:.2f} on test data, {found['parameters']:,} parameters.",
+        flush=True,
+    )
+    return found

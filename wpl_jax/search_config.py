@@ -1,0 +1,100 @@
+"""From a configuration to searches: which are to be run, and of what they are made."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from wpl_jax.config_fields import require, require_choice, require_int, require_number
+from wpl_jax.errors import ConfigError
+from wpl_jax.optimizers import make_sgd
+from wpl_jax.protection import make_protection
+from wpl_jax.search import Search
+from wpl_jax.strategies import make_strategy
+from wpl_jax.tasks import Data, load_task
+
+
+class Run(NamedTuple):
+    """One search of a configuration."""
+
+    arm: str
+    seed: int
+    config: ConfigDict  # with the arm's changes
+
+    def key(self) -> jax.Array:
+        """The key of its randomness."""
+        return jax.random.key(self.seed)
+
+    def folder(self, workdir: Path) -> Path:
+        """Where its files go."""
+        return workdir / "searches" / f"{self.arm}-seed{self.seed}"
+
+
+def expand(config: ConfigDict) -> list[Run]:
+    """The searches that a configuration asks for, those of a seed together.
+
+    Raises:
+      ConfigError: If a field is wrong, in the configuration or in an arm.
+    """
+    require_int(config, "seed", 0)
+    require_int(config, "num_seeds", 1)
+    require_choice(config, "main_arm", config.get("arms", {}))
+    runs = []
+    for seed in range(config.seed, config.seed + config.num_seeds):
+        for arm in arm_names(config):
+            changed = config.copy_and_resolve_references()
+            try:
+                with changed.ignore_type():
+                    changed.update(config.arms[arm])
+            except (AttributeError, KeyError) as error:
+                raise ConfigError(
+                    f"config.arms.{arm} changes a field that the configuration does "
+                    f"not have: {error}"
+                ) from error
+            runs.append(Run(arm, seed, changed))
+    return runs
+
+
+def arm_names(config: ConfigDict) -> list[str]:
+    """The arms, the main one first."""
+    return sorted(config.arms, key=lambda arm: (arm != config.main_arm, arm))
+
+
+def make_search(config: ConfigDict) -> tuple[Search, Data]:
+    """Builds one search from its configuration, and loads its data.
+
+    Raises:
+      UserError: If the configuration or the data is wrong.
+    """
+    for name in ("epochs", "children", "batches", "eval_batches", "learn_per_call"):
+        require_int(config, f"search.{name}", 1)
+    require_int(config, "search.max_bad_steps", 1)
+    require_number(config, "search.checkpoint_seconds", least=0)
+    protection, optimizer = make_protection(config), make_sgd(config)
+    task, data, _ = load_task(config)
+    strategy = make_strategy(config, task.space.decisions)
+    require(
+        strategy.steps % config.search.learn_per_call == 0,
+        config,
+        "search.learn_per_call",
+        f"a divisor of the strategy's {strategy.steps} steps",
+    )
+    available = task.num_batches(data, "valid")
+    require(
+        config.search.eval_batches <= available,
+        config,
+        "search.eval_batches",
+        f"at most {available}, the batches of the validation data",
+    )
+    settings = config.search
+    search = Search(
+        task=task,
+        strategy=strategy,
+        protection=protection,
+        optimizer=optimizer,
+        children=settings.children,
+        batches=settings.batches,
+        eval_batches=settings.eval_batches,
+    )
+    return search, data
