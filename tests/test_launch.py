@@ -131,7 +131,11 @@ def test_signals_stop_the_program_with_all_saved(finished, tmp_path):
             process.send_signal(number)
             out, said = process.communicate(timeout=60)
         assert process.returncode == code
-        start = f"Resuming at arm {done} of {ARMS}." if done else "Training A ..."
+        start = (
+            f"Training B: resuming after {done} of {ARMS} arms."
+            if done
+            else "Training A ..."
+        )
         assert out.startswith(start)
         assert done < records() < ARMS
         done = records()

@@ -9,8 +9,8 @@ validation data; the test data is looked at once, at the end.
 import contextlib
 import dataclasses
 import functools
-import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,13 +18,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import logging
 from ml_collections import ConfigDict
 
-from wpl_jax.checkpoint import Checkpoints, StopRequest
+from wpl_jax.checkpoint import StopRequest
 from wpl_jax.config_fields import get_field, require_int, require_number
-from wpl_jax.monitor import Metrics, Progress
 from wpl_jax.optimizers import Sgd, make_sgd
+from wpl_jax.resumable import Resumable
 from wpl_jax.run_directory import to_json, write_atomically
 from wpl_jax.supernet import gather
 from wpl_jax.tasks import Data, Task
@@ -228,53 +227,60 @@ def run(
         for epoch in range(retraining.epochs)
         for first in [*range(0, batches, per_call), None]
     ]
-    with contextlib.ExitStack() as stack:
-
-        def closing(thing):
-            return stack.enter_context(contextlib.closing(thing))
-
-        checkpoints = closing(Checkpoints(folder / "checkpoints"))
-        key = jax.random.key(seed)
-        resumed = checkpoints.restore(
-            jax.eval_shape(retraining.init, key, architecture)
-        )
-        done, state = resumed or (0, retraining.init(key, architecture))
-        metrics = closing(
-            Metrics(folder, resume_at=calls[min(done, len(calls) - 1)][0])
-        )
-        progress = closing(Progress(len(calls), done, title))
-        saved, saved_at, note = done, time.monotonic(), ""
-        words, seconds = 0, 0.0
-        while done < len(calls) and stop.signum is None:
-            epoch, first = calls[done]
-            start = time.monotonic()
+    initial = functools.partial(retraining.init, jax.random.key(seed), architecture)
+    with Resumable(
+        folder,
+        total=len(calls),
+        like=jax.eval_shape(initial),
+        start=initial,
+        record_of=lambda done: calls[min(done, len(calls) - 1)][0],
+        title=title,
+        unit="calls",
+        stop=stop,
+        checkpoint_seconds=config.retrain.checkpoint_seconds,
+    ) as job:
+        speed, told = _Speed(task.predictions_per_batch), ""
+        for number in job.calls():
+            epoch, first = calls[number]
             if first is None:
-                state = retraining.validate(state, architecture, data, np.int32(epoch))
-                record = _record(task, jax.device_get(state), epoch, batches)
-                metrics.write(epoch, record)
-                note = f", {task.error_name} {record['valid_error']:.2f}"
+                job.state = retraining.validate(
+                    job.state, architecture, data, np.int32(epoch)
+                )
+                record = _record(task, jax.device_get(job.state), epoch, batches)
+                job.record(epoch, record)
+                told = f", {task.error_name} {record['valid_error']:.2f}"
             else:
                 end = min(first + per_call, batches)
-                state = retraining.train(
-                    state, architecture, data, *map(np.int32, (epoch, first, end))
-                )
-                jax.block_until_ready(state)
-                if done > saved:  # The first call compiles.
-                    words += (end - first) * task.predictions_per_batch
-                    seconds += time.monotonic() - start
-            done += 1
-            progress.advance(f"epoch {epoch + 1}{note}")
-            if time.monotonic() - saved_at >= config.retrain.checkpoint_seconds:
-                checkpoints.save(done, state)
-                saved, saved_at = done, time.monotonic()
-        if done > saved:
-            checkpoints.save(done, state)
-        if done < len(calls):
-            logging.warning("Stopped by a signal after %d calls; all saved.", done)
-            sys.exit(stop.exit_code())
-    if seconds:
-        print(f"{title}: {words / seconds:,.0f} tokens a second.", flush=True)
-    return _finish(retraining, state, architecture, data, folder, title)
+                numbers = map(np.int32, (epoch, first, end))
+                with speed.of(end - first):
+                    job.state = retraining.train(
+                        job.state, architecture, data, *numbers
+                    )
+                    jax.block_until_ready(job.state)
+            job.note = f"epoch {epoch + 1}{told}{speed}"
+        return _finish(retraining, job.state, architecture, data, folder, title)
+
+
+class _Speed:
+    """How many words, or images, training goes through in a second."""
+
+    def __init__(self, per_batch: int):
+        self._per_batch, self._batches, self._seconds = per_batch, -1, 0.0
+
+    @contextlib.contextmanager
+    def of(self, batches: int) -> Iterator[None]:
+        """Times so many batches; the first call compiles and is not counted."""
+        start = time.monotonic()
+        yield
+        if self._batches >= 0:
+            self._batches += batches
+            self._seconds += time.monotonic() - start
+        self._batches = max(self._batches, 0)
+
+    def __str__(self) -> str:
+        if not self._seconds:
+            return ""
+        return f", {self._batches * self._per_batch / self._seconds:,.0f} a second"
 
 
 def _record(task: Task, state: State, epoch: int, batches: int) -> dict[str, Any]:

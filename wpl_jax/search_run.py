@@ -8,20 +8,18 @@ between two of them is all that it takes to go on.
 
 import contextlib
 import sys
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from absl import logging
 from ml_collections import ConfigDict
 
 from wpl_jax import retrain, search_report
 from wpl_jax.checkpoint import Checkpoints, StopRequest
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.forgetting import Forgetting
-from wpl_jax.monitor import Metrics, Progress
+from wpl_jax.resumable import Resumable
 from wpl_jax.run_directory import open_run, to_json, write_atomically
 from wpl_jax.search import Measured, Search, State
 from wpl_jax.search_config import Run, arm_names, expand, make_search
@@ -244,76 +242,52 @@ def _search(
     stop: StopRequest,
 ) -> None:
     """Searches from wherever an earlier process stopped, and writes the results."""
-    folder.mkdir(parents=True, exist_ok=True)
     calls = calls_of_search(config, search)
     # The epochs' first calls are what a search goes back to.
     starts = {0, *(i for i, call in enumerate(calls, 1) if call.last)}
-    with contextlib.ExitStack() as stack:
 
-        def closing(thing):
-            return stack.enter_context(contextlib.closing(thing))
+    def start() -> State:
+        print(f"{title}: compiling ...", flush=True)
+        return search.init(each.key())
 
-        checkpoints = closing(
-            Checkpoints(folder / "checkpoints", landmark=starts.__contains__)
-        )
-        done, state = _start(search, each.key(), checkpoints, title, len(calls))
-        metrics = closing(Metrics(folder, resume_at=_epoch(calls, done)))
-        progress = closing(Progress(len(calls), done, title))
-        saved, saved_at = done, time.monotonic()
-        note = ""
-        while done < len(calls) and stop.signum is None:
-            call = calls[done]
-            state = _advance(config, search, data, state, call)
-            if int(state.skipped_in_row) >= config.search.max_bad_steps:
-                done, state = _go_back(state, checkpoints, title, call)
-                metrics.go_back(_epoch(calls, done))
-                progress.go_back(done)
-                saved = done
+    with Resumable(
+        folder,
+        total=len(calls),
+        like=jax.eval_shape(search.init, each.key()),
+        start=start,
+        record_of=lambda done: calls[min(done, len(calls) - 1)].epoch,
+        title=title,
+        unit="calls",
+        stop=stop,
+        checkpoint_seconds=config.search.checkpoint_seconds,
+        landmark=starts.__contains__,
+    ) as job:
+        told = ""
+        for number in job.calls():
+            call = calls[number]
+            job.state = _advance(config, search, data, job.state, call)
+            if int(job.state.skipped_in_row) >= config.search.max_bad_steps:
+                _go_back(job, title, call)
                 continue
-            done += 1
             if call.last:
-                measured = jax.device_get(search.measure(state, np.int32(call.epoch)))
-                metrics.write(call.epoch, record(measured))
-                note = f", {describe(search, measured)}"
-            progress.advance(f"epoch {call.epoch + 1} {call.phase}{note}")
-            late = time.monotonic() - saved_at >= config.search.checkpoint_seconds
-            if call.last or late:
-                checkpoints.save(done, state)
-                saved, saved_at = done, time.monotonic()
-        if done > saved:
-            checkpoints.save(done, state)
-        if done < len(calls):
-            logging.warning("Stopped by a signal after %d calls; all saved.", done)
-            sys.exit(stop.exit_code())
-    _finish(search, state, folder, title)
+                epoch = np.int32(call.epoch)
+                measured = jax.device_get(search.measure(job.state, epoch))
+                job.record(call.epoch, record(measured))
+                told = f", {describe(search, measured)}"
+            job.note = f"epoch {call.epoch + 1} {call.phase}{told}"
+        _finish(search, job.state, folder, title)
 
 
-def _epoch(calls: list[Call], done: int) -> int:
-    """The epoch that comes after so many calls."""
-    return calls[min(done, len(calls) - 1)].epoch
-
-
-def _start(search, key, checkpoints, title, total) -> tuple[int, State]:
-    resumed = checkpoints.restore(jax.eval_shape(search.init, key))
-    if resumed is not None:
-        print(f"{title}: resuming after {resumed[0]} of {total} calls.", flush=True)
-        return resumed
-    print(f"{title}: compiling ...", flush=True)
-    state = search.init(key)
-    checkpoints.save(0, state)
-    return 0, state
-
-
-def _go_back(state, checkpoints, title, call) -> tuple[int, State]:
-    """The state at the start of the epoch, with half the learning rate."""
-    bad, scale = int(state.skipped_in_row), state.rate_scale / 2
-    done, state = checkpoints.restore(state, landmark=True)
+def _go_back(job: Resumable, title: str, call: Call) -> None:
+    """To the start of the epoch, with half the learning rate."""
+    bad, scale = int(job.state.skipped_in_row), job.state.rate_scale / 2
+    job.go_back()
+    job.state = job.state._replace(rate_scale=scale)
     print(
         f"{title}: {bad} steps in a row were not finite in epoch {call.epoch + 1}; "
         f"going back to its start, with the learning rate times {float(scale):g}.",
         flush=True,
     )
-    return done, state._replace(rate_scale=scale)
 
 
 def _finish(search: Search, state: State, folder: Path, title: str) -> None:

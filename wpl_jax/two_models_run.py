@@ -5,24 +5,20 @@ penalty. Arms share two compiled functions, and each is a few seconds at most, s
 that a checkpoint between them is all that resuming needs.
 """
 
-import contextlib
 import functools
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from ml_collections import ConfigDict
 
 from wpl_jax import two_models, two_models_report
-from wpl_jax.checkpoint import Checkpoints, StopRequest
+from wpl_jax.checkpoint import StopRequest
 from wpl_jax.data import ImageDataset, load_images
 from wpl_jax.errors import ConfigError
-from wpl_jax.monitor import Metrics, Progress
+from wpl_jax.resumable import Resumable
 from wpl_jax.run_directory import open_run, to_json, write_atomically
 from wpl_jax.two_models import (
     FORMS,
@@ -209,43 +205,34 @@ def _train_all(config, workdir, arms, data, class_names) -> dict[str, Any]:
     """Trains A, then B in every arm, from wherever an earlier process stopped."""
     setting = make_setting(config, data, len(class_names))
     experiment = Experiment(config, data, setting)
-    with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(StopRequest())
 
-        def closing(thing):
-            return stack.enter_context(contextlib.closing(thing))
+    def start() -> dict[str, Any]:
+        print("Training A ...", flush=True)
+        return experiment.initial_state(arms)
 
-        checkpoints = closing(Checkpoints(workdir / "checkpoints"))
-        resumed = checkpoints.restore(experiment.abstract_state(arms))
-        if resumed is not None:
-            done, state = resumed
-            print(f"Resuming at arm {done} of {len(arms)}.", flush=True)
-        else:
-            print("Training A ...", flush=True)
-            done, state = 0, experiment.initial_state(arms)
-            checkpoints.save(done, state)
-        metrics = closing(Metrics(workdir, resume_at=done))
-        progress = closing(Progress(len(arms), done, "Training B"))
-        saved, saved_at = done, time.monotonic()
-        for i in range(done, len(arms)):
-            if stop.signum is not None:
-                break
-            curves = jax.device_get(experiment.train_b(arms[i], state["models_a"]))
-            for all_arms, one in zip(state["curves"], curves, strict=True):
+    with (
+        StopRequest() as stop,
+        Resumable(
+            workdir,
+            total=len(arms),
+            like=experiment.abstract_state(arms),
+            start=start,
+            record_of=lambda done: done,
+            title="Training B",
+            unit="arms",
+            stop=stop,
+            checkpoint_seconds=config.checkpoint_seconds,
+        ) as job,
+    ):
+        for i in job.calls():
+            found = experiment.train_b(arms[i], job.state["models_a"])
+            curves = jax.device_get(found)
+            for all_arms, one in zip(job.state["curves"], curves, strict=True):
                 all_arms[i] = one
             record = _record(arms[i], curves)
-            metrics.write(i, record)
-            progress.advance(_describe(arms[i], record))
-            done = i + 1
-            if time.monotonic() - saved_at >= config.checkpoint_seconds:
-                checkpoints.save(done, state)
-                saved, saved_at = done, time.monotonic()
-        if done > saved:
-            checkpoints.save(done, state)
-        if done < len(arms):
-            logging.warning("Stopped by a signal after %d arms; all saved.", done)
-            sys.exit(stop.exit_code())
-    return state
+            job.record(i, record)
+            job.note = _describe(arms[i], record)
+        return job.state
 
 
 def _record(arm: Arm, curves: Curves) -> dict[str, Any]:

@@ -25,6 +25,10 @@ from wpl_jax.supernet import Space
 class RecurrentSpace(Space, Protocol):
     """A space of recurrent language models."""
 
+    @property
+    def vocabulary_size(self) -> int:
+        """The number of words."""
+
     def logits(self, params: Any, hidden: jax.Array) -> jax.Array:
         """Scores of the words, ``float[..., vocabulary]``."""
 
@@ -162,8 +166,12 @@ class LanguageModel:
         return inputs, jax.random.categorical(key, logits).astype(targets.dtype)
 
     def error(self, nats):
-        """The perplexity, ``exp(nats)``."""
-        return jnp.exp(nats)
+        """The perplexity, ``exp(nats)``, at most that of a guess.
+
+        A child whose states grow without bounds can be off by hundreds of nats; one
+        of them would be all that a mean perplexity tells of.
+        """
+        return jnp.exp(jnp.minimum(nats, jnp.log(float(self.space.vocabulary_size))))
 
     def reward(self, nats):
         """``reward_scale / perplexity`` (Pham et al., 2018)."""

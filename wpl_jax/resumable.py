@@ -1,0 +1,130 @@
+"""Long jobs as a sequence of calls, from wherever an earlier process stopped."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from wpl_jax.checkpoint import Checkpoints, StopRequest
+from wpl_jax.monitor import Metrics, Progress
+
+
+class Resumable(contextlib.AbstractContextManager):
+    """A job of ``total`` calls, each of which turns a state into the next one.
+
+    Between two calls the state is all there is, so that a checkpoint is all that
+    going on takes. To be used as
+
+        with Resumable(...) as job:
+            for number in job.calls():
+                job.state = advance(job.state, number)
+
+    Attributes:
+      state: A tree of arrays; to be replaced in every call.
+      note: What the progress line says.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        total: int,
+        like: Any,
+        start: Callable[[], Any],
+        record_of: Callable[[int], int],
+        title: str,
+        unit: str,
+        stop: StopRequest,
+        checkpoint_seconds: float,
+        landmark: Callable[[int], bool] = lambda done: False,
+    ):
+        """Restores the newest state of the folder, or starts anew.
+
+        Args:
+          folder: Where checkpoints, metrics and TensorBoard files go; made if need be.
+          total: Number of calls.
+          like: The state's shapes and dtypes.
+          start: The state before the first call.
+          record_of: Of a number of calls, the first record of the metrics that is
+            still to be written after them.
+          title: What progress lines begin with.
+          unit: What the calls are called.
+          stop: Asks for an end between two calls.
+          checkpoint_seconds: Time between checkpoints, at least.
+          landmark: After which numbers of calls the state is saved in any case, to
+            go back to.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self.note = ""
+        self._total, self._title, self._unit, self._stop = total, title, unit, stop
+        self._seconds, self._landmark = checkpoint_seconds, landmark
+        self._record_of, self._went_back = record_of, False
+        with contextlib.ExitStack() as stack:
+
+            def closing(thing):
+                return stack.enter_context(contextlib.closing(thing))
+
+            self._checkpoints = closing(
+                Checkpoints(folder / "checkpoints", landmark=landmark)
+            )
+            resumed = self._checkpoints.restore(like)
+            if resumed is not None:
+                self._done, self.state = resumed
+                say = f"resuming after {self._done} of {total} {unit}."
+                print(f"{title}: {say}", flush=True)
+            else:
+                self._done, self.state = 0, start()
+                self._checkpoints.save(0, self.state)
+            self._saved, self._saved_at = self._done, time.monotonic()
+            self._metrics = closing(Metrics(folder, resume_at=record_of(self._done)))
+            self._progress = closing(Progress(total, self._done, title))
+            self._closing = stack.pop_all()
+
+    def __exit__(self, *exc: object) -> None:
+        self._closing.close()
+
+    def calls(self) -> Iterator[int]:
+        """Yields the numbers of the calls that are left to be made.
+
+        Raises:
+          SystemExit: Once all is saved, if it was asked to stop.
+        """
+        while self._done < self._total and self._stop.signum is None:
+            yield self._done
+            if self._went_back:
+                self._went_back = False
+                continue
+            self._done += 1
+            self._progress.advance(self.note)
+            late = time.monotonic() - self._saved_at >= self._seconds
+            if late or self._landmark(self._done):
+                self._save()
+        if self._done > self._saved:
+            self._save()
+        if self._done < self._total:
+            logging.warning(
+                "Stopped by a signal after %d %s; all saved.", self._done, self._unit
+            )
+            sys.exit(self._stop.exit_code())
+
+    def record(self, number: int, values: Mapping[str, Any]) -> None:
+        """Writes one line of the metrics."""
+        self._metrics.write(number, values)
+
+    def go_back(self) -> None:
+        """Within a call: takes the state of the newest landmark, and goes on there."""
+        found = self._checkpoints.restore(self.state, landmark=True)
+        if found is None:
+            raise ValueError("There is no landmark to go back to.")
+        self._done, self.state = found
+        self._saved, self._went_back = self._done, True
+        self._metrics.go_back(self._record_of(self._done))
+        self._progress.go_back(self._done)
+
+    def _save(self) -> None:
+        self._checkpoints.save(self._done, self.state)
+        self._saved, self._saved_at = self._done, time.monotonic()
