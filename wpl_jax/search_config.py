@@ -61,8 +61,11 @@ def arm_names(config: ConfigDict) -> list[str]:
     return sorted(config.arms, key=lambda arm: (arm != config.main_arm, arm))
 
 
-def make_search(config: ConfigDict) -> tuple[Search, Data]:
+def make_search(config: ConfigDict) -> tuple[Search, Data, str]:
     """Builds one search from its configuration, and loads its data.
+
+    Returns:
+      The search, its data, and a line about the data.
 
     Raises:
       UserError: If the configuration or the data is wrong.
@@ -72,7 +75,7 @@ def make_search(config: ConfigDict) -> tuple[Search, Data]:
     require_int(config, "search.max_bad_steps", 1)
     require_number(config, "search.checkpoint_seconds", least=0)
     protection, optimizer = make_protection(config), make_sgd(config)
-    task, data, _ = load_task(config)
+    task, data, about = load_task(config)
     strategy = make_strategy(config, task.space.decisions)
     require(
         strategy.steps % config.search.learn_per_call == 0,
@@ -97,4 +100,4 @@ def make_search(config: ConfigDict) -> tuple[Search, Data]:
         batches=settings.batches,
         eval_batches=settings.eval_batches,
     )
-    return search, data
+    return search, data, about

@@ -73,6 +73,7 @@ def write(
     config: dict[str, Any],
     searches: Sequence[Searched],
     space: Space,
+    about: str,
 ) -> None:
     """Writes ``report.html`` and ``figures/``.
 
@@ -81,12 +82,13 @@ def write(
       config: Of the run.
       searches: The arms in order, each with its seeds; the first is the main one.
       space: What was searched, for the pictures.
+      about: A line about the data.
     """
     arms: dict[str, list[Searched]] = {}
     for one in searches:
         arms.setdefault(one.arm, []).append(one)
     page = Page("A search with shared weights", workdir)
-    _introduction(page, config, searches)
+    _introduction(page, config, searches, about)
     _forgetting(page, config, arms)
     _curves(page, config, arms)
     _ranks(page, arms)
@@ -96,8 +98,10 @@ def write(
     page.write(workdir / REPORT_FILE)
 
 
-def _introduction(page: Page, config: dict, searches: Sequence[Searched]) -> None:
-    settings, task = config["search"], config["task"]
+def _introduction(
+    page: Page, config: dict, searches: Sequence[Searched], about: str
+) -> None:
+    settings = config["search"]
     page.text(
         "One set of shared weights trains many candidate architectures, the children. "
         "That is cheap, and has a price: training one child changes weights that "
@@ -113,7 +117,7 @@ def _introduction(page: Page, config: dict, searches: Sequence[Searched]) -> Non
         "its Fisher information. It is on from epoch "
         f"{config['penalty']['start_epoch'] + 1}. L2 is the same pull for all weights; "
         "EWC (Elastic Weight Consolidation) adds up a pull for each earlier child.",
-        f"Data: {task['data']['format']}. Errors: {searches[0].results['error_name']} "
+        f"Data: {about}. Errors: {searches[0].results['error_name']} "
         f"on {settings['eval_batches']} validation batches, without dropout. "
         f"{len({one.seed for one in searches})} seed(s).",
     )

@@ -62,6 +62,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
             return
     # The data first: a folder is claimed by nothing that cannot run.
     arms = {each.arm: _Arm(each.config) for each in runs}
+    print("\n".join(dict.fromkeys(arm.about for arm in arms.values())), flush=True)
     with open_run(workdir, config.to_dict()), StopRequest() as stop:
         for number, each in enumerate(runs, 1):
             title = f"[{number}/{len(runs)}] {each.arm}, seed {each.seed}"
@@ -77,8 +78,9 @@ def report(config: ConfigDict, workdir: Path) -> None:
         search_report.read(each.folder(workdir), each.arm, each.seed) for each in runs
     ]
     searched.sort(key=lambda one: order.index(one.arm))
-    search, _ = make_search(runs[0].config)
-    search_report.write(workdir, config.to_dict(), searched, search.task.space)
+    search, _, about = make_search(runs[0].config)
+    space = search.task.space
+    search_report.write(workdir, config.to_dict(), searched, space, about)
     print(f"Report: {workdir / REPORT_FILE}")
 
 
@@ -86,7 +88,7 @@ def derive(config: ConfigDict, workdir: Path) -> None:
     """Selects the best architecture of each search again, also of unfinished ones."""
     with open_run(workdir, config.to_dict()), StopRequest() as stop:
         for each in expand(config):
-            folder, (search, data) = each.folder(workdir), make_search(each.config)
+            folder, (search, data, _) = each.folder(workdir), make_search(each.config)
             with contextlib.closing(Checkpoints(folder / "checkpoints")) as checkpoints:
                 found = checkpoints.restore(jax.eval_shape(search.init, each.key()))
             if found is None:
@@ -153,7 +155,7 @@ class _Arm:
 
     def __init__(self, config: ConfigDict):
         self._config = config
-        self._search, self._data = make_search(config)
+        self._search, self._data, self.about = make_search(config)
         if config.retrain.epochs:
             changed = retrain.config_for_task(config)
             task, self._retrain_data, _ = load_task(changed)

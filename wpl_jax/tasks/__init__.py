@@ -1,7 +1,6 @@
 """Tasks, a module each."""
 
 from collections.abc import Callable
-from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -10,14 +9,14 @@ from wpl_jax.tasks import language_model
 from wpl_jax.tasks.task import Data, Task
 
 # By name: functions of the configuration that check ``config.task``, load the data
-# and return the task, its data as arrays, and the data as it was read.
-TASKS: dict[str, Callable[[ConfigDict], tuple[Task, Data, Any]]] = {
+# and return the task, its data as arrays, and a line about the data for people.
+TASKS: dict[str, Callable[[ConfigDict], tuple[Task, Data, str]]] = {
     "language_model": language_model.load,
 }
 
 
-def load_task(config: ConfigDict) -> tuple[Task, Data, Any]:
-    """The task that ``config.task.name`` names, with its data.
+def load_task(config: ConfigDict) -> tuple[Task, Data, str]:
+    """The task that ``config.task.name`` names, its data, and a line about it.
 
     Raises:
       UserError: If there is none, or its settings or data are wrong.

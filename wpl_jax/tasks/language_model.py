@@ -216,11 +216,11 @@ def check(config: ConfigDict) -> None:
     require_number(config, "task.reward_scale", above=0)
 
 
-def load(config: ConfigDict) -> tuple[LanguageModel, Data, TextDataset]:
+def load(config: ConfigDict) -> tuple[LanguageModel, Data, str]:
     """Loads the text that ``config.task.data`` names.
 
     Returns:
-      The task, its data, and the text as it was read.
+      The task, its data, and a line about the text.
 
     Raises:
       UserError: If the configuration or the text is wrong.
@@ -251,4 +251,17 @@ def load(config: ConfigDict) -> tuple[LanguageModel, Data, TextDataset]:
         slowness_penalty=settings.slowness_penalty,
         reward_scale=settings.reward_scale,
     )
-    return task, data, text
+    return task, data, describe(text)
+
+
+def describe(text: TextDataset) -> str:
+    """Sizes of a text, and how much of it is not in the vocabulary."""
+    sizes = ", ".join(
+        f"{getattr(text, split).size:,} {split}"
+        + (f" ({count:,} unknown)" if (count := text.unknown[split]) else "")
+        for split in Data._fields
+    )
+    return (
+        f"{text.source}: tokens {sizes}; vocabulary {text.vocabulary_size:,}, "
+        f"{text.level} level"
+    )
