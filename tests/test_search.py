@@ -1,0 +1,365 @@
+"""A search against the paper's algorithm written out in float64 numpy."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+from ml_collections import ConfigDict
+
+from wpl_jax import search_config, tasks
+from wpl_jax.optimizers import Sgd
+from wpl_jax.protection import NoProtection, make_protection
+from wpl_jax.search import Search
+from wpl_jax.strategies import make_strategy
+from wpl_jax.strategies.random_search import RandomSearch
+from wpl_jax.strategies.strategy import Candidates
+from wpl_jax.supernet import Decision
+
+CHILDREN, BATCHES, EVALUATED = 4, 2, 3
+RATE, DECAY, WEIGHT_DECAY = 0.05, 0.5, 0.1
+EPOCHS = 5
+
+
+def make_search(task=None, protection=None, strategy=None, children=CHILDREN):
+    task = task or toy.ToyTask()
+    candidates = Candidates(6, 2, 3)
+    return Search(
+        task=task,
+        strategy=strategy or RandomSearch(task.space.decisions, candidates),
+        protection=protection or NoProtection(),
+        optimizer=Sgd(RATE, DECAY, 2, None, WEIGHT_DECAY, None),
+        children=children,
+        batches=BATCHES,
+        eval_batches=EVALUATED,
+    )
+
+
+def run_epoch(search, state, data, epoch):
+    state = search.begin_epoch(state, np.int32(epoch))
+    for index in range(search.children):
+        state = search.train_child(state, data, np.int32(epoch), np.int32(index))
+    for first in range(0, search.children, 3):  # Not a divisor of their number.
+        state = search.evaluate_again(state, data, np.int32(first), 3)
+    return state
+
+
+def make_settings(**changes):
+    config = toy.get_config()
+    config.penalty.update(
+        {"start_epoch": 1, "flush_every": 2, "strength": 3.0, "batches": 2, **changes}
+    )
+    return config
+
+
+class Written:
+    """The same search in numpy, weights in float64."""
+
+    def __init__(self, params, data, penalty):
+        self.params = {k: np.asarray(v, np.float64) for k, v in params.items()}
+        self.data = [np.asarray(split, np.float64) for split in data]
+        self.anchor = {k: np.zeros_like(v) for k, v in self.params.items()}
+        self.fisher, self.average = (
+            {k: np.zeros_like(v) for k, v in self.params.items()} for _ in range(2)
+        )
+        self.penalty = penalty
+
+    def parts(self, architecture):
+        """Of each parameter, where the child has its share."""
+        return {
+            "shared": slice(None),
+            "a": slice(architecture[0], architecture[0] + 1),
+            "b": slice(architecture[1], architecture[1] + 1),
+        }
+
+    def predict(self, architecture):
+        return sum(
+            toy.FACTORS[k] * self.params[k][part].reshape(toy.SIZE)
+            for k, part in self.parts(architecture).items()
+        )
+
+    def loss(self, architecture, batches):
+        y = self.predict(architecture)
+        return np.mean([0.5 * np.sum((y - x) ** 2, -1).mean() for x in batches])
+
+    def evaluate(self, architecture):
+        return self.loss(architecture, self.data[1][:EVALUATED])
+
+    def gradient(self, architecture, batch):
+        error = self.predict(architecture) - batch.mean(0)
+        return {
+            k: toy.FACTORS[k] * error.reshape(self.params[k][part].shape)
+            for k, part in self.parts(architecture).items()
+        }
+
+    def train(self, architecture, epoch, index):
+        p, rate = self.penalty, RATE * DECAY ** max(epoch - 1, 0)
+        for i in range(BATCHES):
+            batch = self.data[0][(index * BATCHES + i) % len(self.data[0])]
+            gradient = self.gradient(architecture, batch)
+            for k, part in self.parts(architecture).items():
+                theta, f = self.params[k][part], p.strength * self.fisher[k][part]
+                step = gradient[k] + WEIGHT_DECAY * theta
+                if p.form == "explicit":
+                    step = step + f * (theta - self.anchor[k][part])
+                theta = theta - rate * step
+                if p.form == "proximal":
+                    theta = (theta + rate * f * self.anchor[k][part]) / (1 + rate * f)
+                self.params[k][part] = theta
+
+    def protect(self, architecture, epoch, index):
+        if epoch < self.penalty.start_epoch:
+            return
+        number, parts = epoch * CHILDREN + index, self.parts(architecture)
+        squares = dict.fromkeys(parts, 0.0)
+        for i in range(self.penalty.batches):
+            batch = self.data[1][(number * 2 + i) % len(self.data[1])]
+            for k, g in self.gradient(architecture, batch).items():
+                squares[k] += g**2 / self.penalty.batches
+        for k, part in parts.items():
+            self.average[k][part] = 0.1 * self.average[k][part] + squares[k]
+        mean = np.concatenate([self.average[k][p].ravel() for k, p in parts.items()])
+        for k, part in parts.items():
+            self.fisher[k][part] = self.average[k][part] / mean.mean()
+            self.anchor[k][part] = self.params[k][part]
+
+    def flush(self):
+        for tree in (self.fisher, self.average):
+            for leaf in tree.values():
+                leaf[...] = 0
+
+
+@pytest.mark.parametrize("form", ["explicit", "proximal"])
+def test_epochs_are_the_papers_algorithm(form):
+    config = make_settings(form=form)
+    search = make_search(protection=make_protection(config))
+    data, state = toy.make_data(), search.init(jax.random.key(1))
+    written = Written(state.shared.params, data, config.penalty)
+    for epoch in range(EPOCHS):
+        state = run_epoch(search, state, data, epoch)
+        seen = jax.device_get(state.epoch)
+        if epoch == 3:  # Two epochs after the first with a Fisher.
+            written.flush()
+        for index, architecture in enumerate(seen.architectures):
+            written.train(architecture, epoch, index)
+            np.testing.assert_allclose(
+                seen.err1[index], written.evaluate(architecture), rtol=2e-5
+            )
+            written.protect(architecture, epoch, index)
+        err2 = [written.evaluate(architecture) for architecture in seen.architectures]
+        np.testing.assert_allclose(seen.err2, err2, rtol=2e-5)
+        for name, value in state.shared.params.items():
+            np.testing.assert_allclose(value, written.params[name], rtol=2e-5)
+            average = state.shared.memory[name]
+            np.testing.assert_allclose(average, written.average[name], rtol=2e-4)
+    assert int(state.stream) == EPOCHS * CHILDREN * BATCHES
+
+
+def test_one_compilation_serves_all_architectures_and_epochs():
+    traces = []
+
+    class Counting(toy.ToyTask):
+        def train_loss(self, *args):
+            traces.append(1)
+            return super().train_loss(*args)
+
+    children = 60
+    search = make_search(
+        Counting(), make_protection(make_settings()), children=children
+    )
+    data, state = toy.make_data(), search.init(jax.random.key(0))
+    for epoch in range(3):
+        state = run_epoch(search, state, data, epoch)
+    assert len({tuple(a) for a in np.asarray(state.epoch.architectures)}) == 9
+    assert len(traces) == 1
+
+
+def test_a_path_depends_on_the_key_and_the_position_only():
+    search = make_search(protection=make_protection(make_settings()))
+    data = toy.make_data()
+
+    def after(key, epochs):
+        state = search.init(jax.random.key(key))
+        for epoch in range(epochs):
+            state = run_epoch(search, state, data, epoch)
+        return state
+
+    once, saved = after(0, 2), jax.device_get(after(0, 1))
+    resumed = run_epoch(search, jax.tree.map(jnp.asarray, saved), data, 1)
+    for a, b in zip(jax.tree.leaves(once), jax.tree.leaves(resumed), strict=True):
+        np.testing.assert_array_equal(_numbers(a), _numbers(b))
+    other = after(1, 2)
+    assert np.any(other.epoch.architectures != once.epoch.architectures)
+
+
+def _numbers(leaf):
+    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.random.key_data(leaf) if is_key else leaf
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_is_left_out_and_counted(what):
+    class Broken(toy.ToyTask):
+        def train_loss(self, child, architecture, data, stream, step, key):
+            nats, aux = super().train_loss(child, architecture, data, stream, step, key)
+            bad = jnp.where(step == 3, jnp.inf, 0.0)
+            if what == "loss":
+                return nats + bad, (nats + bad, aux[1])
+            return nats + bad * jnp.sum(child["shared"]), aux
+
+    data = toy.make_data()
+    states = []
+    for task in (toy.ToyTask(), Broken()):
+        search = make_search(task, make_protection(make_settings(start_epoch=0)))
+        state = search.begin_epoch(search.init(jax.random.key(0)), np.int32(0))
+        for index in range(3):
+            state = search.train_child(state, data, np.int32(0), np.int32(index))
+            if index == 1:
+                states.append(jax.device_get(state.shared.params))
+                assert int(state.skipped_in_row) == (task.__class__ is Broken)
+        assert int(state.skipped) == (task.__class__ is Broken)
+        assert int(state.skipped_in_row) == 0  # The next step was sound.
+        for leaf in jax.tree.leaves(state.shared):
+            assert np.all(np.isfinite(leaf))
+    sound, broken = states
+    # The step was left out and not taken with zeros: weights decay in every step.
+    assert np.any(sound["shared"] != broken["shared"])
+
+
+def test_skipped_steps_in_a_row_are_counted_over_children():
+    data = toy.make_data()
+    bad = data._replace(train=data.train.at[:].set(jnp.nan))
+    search = make_search()
+    state = search.init(jax.random.key(0))
+    before = jax.device_get(state.shared.params)
+    state = run_epoch(search, state, bad, 0)
+    assert int(state.skipped_in_row) == int(state.skipped) == CHILDREN * BATCHES
+    for name, value in before.items():
+        np.testing.assert_array_equal(state.shared.params[name], value)
+    state = run_epoch(search, state, data, 1)
+    assert int(state.skipped) == int(state.skipped_in_row) == 0
+
+
+def test_measured_numbers_are_those_of_the_epoch():
+    search = make_search(protection=make_protection(make_settings()))
+    data, state = toy.make_data(), search.init(jax.random.key(0))
+    state = run_epoch(search, state, data, 0)
+    measured = search.measure(state, np.int32(3))
+    err1, err2 = (np.asarray(x, np.float64) for x in state.epoch[2:4])
+    distance = np.sqrt(2 * err2) - np.sqrt(2 * err1)
+    np.testing.assert_allclose(measured.error.mean, distance.mean(), rtol=1e-4)
+    np.testing.assert_allclose(measured.nats.max, (err2 - err1).max(), rtol=1e-4)
+    np.testing.assert_allclose(measured.child_reward, np.exp(-err2).mean(), rtol=1e-5)
+    best = state.epoch.architectures[np.argmin(err2)]
+    np.testing.assert_array_equal(measured.best, best)
+    np.testing.assert_allclose(measured.rate, RATE * DECAY**2, rtol=1e-6)
+    assert float(measured.alpha) == 3.0
+
+
+# A task in which one architecture is best, and training does nothing.
+
+
+class TableSpace(toy.ToySpace):
+    decisions = tuple(Decision(f"d{i}", ("0", "1", "2")) for i in range(4))
+
+    def rows(self, architecture):
+        return {"shared": slice(None)}
+
+    def init(self, key):
+        return {"shared": jnp.zeros(())}
+
+
+class TableTask(toy.ToyTask):
+    """The loss counts the decisions that differ from the best architecture's."""
+
+    best = (2, 0, 1, 2)
+
+    def valid_loss(self, child, architecture, data, first, batches):
+        return jnp.sum(architecture != jnp.asarray(self.best)) + 0.0
+
+    def whole_loss(self, child, architecture, data, split):
+        return self.valid_loss(child, architecture, data, 0, 1)
+
+    def train_loss(self, child, architecture, data, stream, step, key):
+        return child["shared"] * 0, (child["shared"] * 0, stream)
+
+
+def select(search, state, data):
+    candidates = search.strategy.candidates
+    state = search.propose(state)
+    for first in range(0, candidates.proposed, 5):
+        state = search.screen(state, data, np.int32(first), 5)
+    for index in range(search.num_judged):
+        state = search.judge(state, data, np.int32(index))
+    return jax.device_get(state.selection)
+
+
+@functools.cache
+def selected(name):
+    """What a strategy selects of few candidates, over some seeds."""
+    config = toy.get_config()
+    config.strategy.name = name
+    config.strategy.enas.update({"steps": 400, "hidden": 20, "learning_rate": 0.02})
+    few = ConfigDict({"proposed": 8, "screen_batches": 1, "keep": 2})
+    config.strategy.enas.candidates = config.strategy.random.candidates = few
+    task = TableTask(TableSpace())
+    search = make_search(task, strategy=make_strategy(config, task.space.decisions))
+    data, found = toy.make_data(), []
+    for seed in range(6):
+        state = search.init(jax.random.key(seed))
+        if search.strategy.steps:
+            state = search.learn(state, data, np.int32(0), np.int32(0), 400)
+        found.append(select(search, state, data))
+    return found
+
+
+def test_the_controller_finds_what_is_best_and_random_search_as_often_as_computed():
+    def hits(name):
+        best = [s.architectures[s.kept[np.argmin(s.judged)]] for s in selected(name)]
+        return sum(tuple(a) == TableTask.best for a in best)
+
+    assert hits("enas") == 6
+    # Of 8 uniform candidates one is the best of 81 with probability .095: of 6
+    # searches 4 or more find it with probability .001.
+    assert hits("random") < 4
+
+
+@pytest.mark.parametrize("name", ["enas", "random"])
+def test_the_selection_is_the_best_of_what_was_screened(name):
+    for s in selected(name):
+        wrong = np.sum(s.architectures != np.array(TableTask.best), 1)
+        np.testing.assert_array_equal(s.screened, wrong)
+        np.testing.assert_array_equal(s.judged, np.sort(wrong)[:2])
+        np.testing.assert_array_equal(wrong[s.kept], np.sort(wrong)[:2])
+
+
+def test_learning_in_parts_is_learning_at_once():
+    config = toy.get_config()
+    task = toy.ToyTask()
+    search = make_search(task, strategy=make_strategy(config, task.space.decisions))
+    data = toy.make_data()
+
+    def learn(*calls):
+        state = search.init(jax.random.key(0))
+        for first, steps in calls:
+            state = search.learn(state, data, np.int32(2), np.int32(first), steps)
+        return state
+
+    whole, parts = learn((0, 4)), learn((0, 2), (2, 2))
+    for a, b in zip(
+        jax.tree.leaves(whole.strategy), jax.tree.leaves(parts.strategy), strict=True
+    ):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    np.testing.assert_allclose(whole.epoch.reward, parts.epoch.reward, rtol=1e-5)
+
+
+def test_a_search_is_made_from_its_configuration(monkeypatch):
+    monkeypatch.setitem(tasks.TASKS, "toy", toy.load)
+    search, data, about = search_config.make_search(toy.get_config())
+    assert about == "toy examples"
+    assert search.children == 4
+    assert data.train.shape == (5, 4, toy.SIZE)
+    shapes = jax.eval_shape(search.init, jax.random.key(0))
+    assert shapes.epoch.err1.shape == (4,)

@@ -1,0 +1,152 @@
+"""A supernet whose gradients one can write down, and a configuration that searches it.
+
+A child predicts ``shared + 2 a + 3 b``, where ``a`` and ``b`` are rows that its two
+decisions take from two stacks; the loss is half the squared distance to examples.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from configs import enas_rnn_pydoc
+from wpl_jax.supernet import ALL, Decision, Graph
+
+ROWS, SIZE = 3, 2
+FACTORS = {"shared": 1.0, "a": 2.0, "b": 3.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class ToySpace:
+    name = "toy"
+    decisions = (
+        Decision("a", ("0", "1", "2"), ordered=True),
+        Decision("b", ("0", "1", "2")),
+    )
+
+    def init(self, key):
+        keys = jax.random.split(key, 3)
+        return {
+            "shared": jax.random.normal(keys[0], (SIZE,)),
+            "a": jax.random.normal(keys[1], (ROWS, SIZE)),
+            "b": jax.random.normal(keys[2], (ROWS, SIZE)),
+        }
+
+    def rows(self, architecture):
+        return {"shared": ALL, "a": architecture[:1], "b": architecture[1:]}
+
+    def apply(self, child, architecture, inputs, **kwargs):
+        return child["shared"] + 2 * child["a"][0] + 3 * child["b"][0]
+
+    def graph(self, architecture):
+        return Graph({"in": "in", "out": "out"}, (("in", "out", ""),))
+
+
+class ToyData(NamedTuple):
+    train: Any  # float32[batches, examples, size]
+    valid: Any
+    test: Any
+
+
+def make_data(seed=0, batches=5, examples=4):
+    rng = np.random.default_rng(seed)
+    return ToyData(
+        *(
+            jnp.asarray(rng.normal(size=(batches, examples, SIZE)), jnp.float32)
+            for _ in ToyData._fields
+        )
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ToyTask:
+    space: ToySpace = ToySpace()
+
+    error_name = "distance"
+    predictions_per_batch = 4
+
+    def init_stream(self):
+        return jnp.zeros(())
+
+    def num_batches(self, data, split):
+        return getattr(data, split).shape[0]
+
+    def train_loss(self, child, architecture, data, stream, step, key):
+        nats = self.fisher_loss(child, architecture, data, "train", step)
+        return nats, (nats, stream + 1)
+
+    def valid_loss(self, child, architecture, data, first, batches):
+        return jnp.mean(
+            jnp.stack(
+                [
+                    self.fisher_loss(child, architecture, data, "valid", first + i)
+                    for i in range(batches)
+                ]
+            )
+        )
+
+    def whole_loss(self, child, architecture, data, split):
+        examples = getattr(data, split).reshape(-1, SIZE)
+        return jnp.mean(
+            jax.vmap(self.example_loss, (None, None, 0))(child, architecture, examples)
+        )
+
+    def fisher_loss(self, child, architecture, data, split, step):
+        examples = self.fisher_examples(data, split, step)
+        return jnp.mean(
+            jax.vmap(self.example_loss, (None, None, 0))(child, architecture, examples)
+        )
+
+    def fisher_examples(self, data, split, step):
+        examples = getattr(data, split)
+        return examples[step % len(examples)]
+
+    def example_loss(self, child, architecture, example):
+        y = self.space.apply(child, architecture, example)
+        return jnp.sum((y - example) ** 2) / 2
+
+    def sample_labels(self, key, child, architecture, example):
+        y = self.space.apply(child, architecture, example)
+        return y + jax.random.normal(key, y.shape)
+
+    def error(self, nats):
+        return jnp.sqrt(2 * nats)
+
+    def reward(self, nats):
+        return jnp.exp(-nats)
+
+
+def load(config):
+    """As a task registers itself."""
+    return ToyTask(), make_data(config.task.seed), "toy examples"
+
+
+def get_config():
+    """A search of seconds with all its parts."""
+    config = enas_rnn_pydoc.get_config()
+    config.task = ConfigDict({"name": "toy", "seed": 0})
+    config.space = ConfigDict({"name": "toy"})
+    config.search.epochs = 3
+    config.search.children = 4
+    config.search.batches = 2
+    config.search.eval_batches = 3
+    config.search.learn_per_call = 2
+    config.search.checkpoint_seconds = 0.0
+    config.optimizer.learning_rate = 0.05
+    config.optimizer.clip_norm = None
+    config.strategy.enas.steps = 4
+    config.strategy.enas.hidden = 5
+    config.strategy.enas.candidates = ConfigDict(
+        {"proposed": 6, "screen_batches": 2, "keep": 3}
+    )
+    config.strategy.random.candidates = config.strategy.enas.candidates
+    config.penalty.start_epoch = 1
+    config.retrain.epochs = 2
+    config.retrain.batches_per_call = 3
+    config.retrain.space = ConfigDict()
+    config.retrain.task = ConfigDict()
+    config.retrain.optimizer.learning_rate = 0.05
+    return config
