@@ -134,7 +134,7 @@ def get_config():
     config.search.batches = 2
     config.search.eval_batches = 3
     config.search.learn_per_call = 2
-    config.search.checkpoint_seconds = 0.0
+    config.search.checkpoint_seconds = 1e6  # Only the ends of epochs save.
     config.optimizer.learning_rate = 0.05
     config.optimizer.clip_norm = None
     config.strategy.enas.steps = 4
@@ -146,6 +146,7 @@ def get_config():
     config.penalty.start_epoch = 1
     config.retrain.epochs = 2
     config.retrain.batches_per_call = 3
+    config.retrain.checkpoint_seconds = 1e6
     config.retrain.space = ConfigDict()
     config.retrain.task = ConfigDict()
     config.retrain.optimizer.learning_rate = 0.05

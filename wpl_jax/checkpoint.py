@@ -54,7 +54,8 @@ class Checkpoints:
         """Reads the newest checkpoint that can be read, and deletes newer ones.
 
         Args:
-          like: A tree of arrays or ``jax.ShapeDtypeStruct``, the expected state.
+          like: A tree of ``jax.ShapeDtypeStruct``, or of arrays that are not keys: the
+            expected state.
           landmark: Whether only landmarks count.
 
         Returns:

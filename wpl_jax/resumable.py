@@ -63,6 +63,7 @@ class Resumable(contextlib.AbstractContextManager):
         self._total, self._title, self._unit, self._stop = total, title, unit, stop
         self._seconds, self._landmark = checkpoint_seconds, landmark
         self._record_of, self._went_back = record_of, False
+        self._like = like
         with contextlib.ExitStack() as stack:
 
             def closing(thing):
@@ -117,7 +118,7 @@ class Resumable(contextlib.AbstractContextManager):
 
     def go_back(self) -> None:
         """Within a call: takes the state of the newest landmark, and goes on there."""
-        found = self._checkpoints.restore(self.state, landmark=True)
+        found = self._checkpoints.restore(self._like, landmark=True)
         if found is None:
             raise ValueError("There is no landmark to go back to.")
         self._done, self.state = found

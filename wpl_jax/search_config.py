@@ -45,7 +45,7 @@ def expand(config: ConfigDict) -> list[Run]:
         for arm in arm_names(config):
             changed = config.copy_and_resolve_references()
             try:
-                with changed.ignore_type():
+                with changed.lock().ignore_type():
                     changed.update(config.arms[arm])
             except (AttributeError, KeyError) as error:
                 raise ConfigError(

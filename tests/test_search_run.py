@@ -1,0 +1,311 @@
+"""Searches as they are run: what they leave, interrupted or not."""
+
+import contextlib
+import functools
+import json
+import shutil
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+from ml_collections import ConfigDict
+
+from wpl_jax import jobs, search_run, tasks
+from wpl_jax.checkpoint import StopRequest
+from wpl_jax.errors import ConfigError, UserError
+from wpl_jax.search_config import arm_names, expand, make_search
+from wpl_jax.supernet import architecture_from_json
+
+RUNS = ("wpl-seed0", "none-seed0")
+# What a search leaves that may not depend on when it ran.
+SAME_BYTES = (
+    "metrics.jsonl",
+    "architecture.json",
+    "results.json",
+    "retrain/metrics.jsonl",
+    "retrain/retrained.json",
+)
+
+
+@pytest.fixture(autouse=True)
+def toy_task(monkeypatch):
+    """The toy is a task by one line in the registry."""
+    monkeypatch.setitem(tasks.TASKS, "toy", toy.load)
+
+
+@pytest.fixture
+def quick_report(monkeypatch):
+    """A report that takes no time; it has tests of its own."""
+
+    def write(workdir, *args):
+        (workdir / "report.html").write_text("report")
+
+    monkeypatch.setattr(search_run.search_report, "write", write)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """An undisturbed run; tests may not write to it."""
+    workdir = tmp_path_factory.mktemp("toy") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(tasks.TASKS, "toy", toy.load)
+        jobs.run(toy.get_config(), workdir, "run")
+    return workdir
+
+
+def records(folder):
+    return [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same(workdir, expected):
+    for run in RUNS:
+        for name in SAME_BYTES:
+            path = f"searches/{run}/{name}"
+            assert (workdir / path).read_bytes() == (expected / path).read_bytes(), path
+
+
+def test_a_run_leaves_what_a_search_found(finished):
+    assert (finished / "report.html").stat().st_size > 10_000
+    config = toy.get_config()
+    for run in RUNS:
+        folder = finished / "searches" / run
+        results = json.loads((folder / "results.json").read_text())
+        architecture = architecture_from_json(
+            toy.ToySpace(), (folder / "architecture.json").read_text()
+        )
+        assert architecture.tolist() == results["architecture"]
+        assert results["valid_error"] == pytest.approx(
+            np.sqrt(2 * results["valid_nats"]), rel=1e-6
+        )
+        lines = records(folder)
+        assert [line["step"] for line in lines] == [0, 1, 2]
+        for line in lines:
+            err1, err2 = np.array(line["err1"]), np.array(line["err2"])
+            assert line["nats_mean"] == pytest.approx((err2 - err1).mean(), abs=1e-5)
+            assert len(err1) == config.search.children
+            assert line["best"] in [[a, b] for a in range(3) for b in range(3)]
+        retrained = json.loads((folder / "retrain" / "retrained.json").read_text())
+        assert retrained["architecture"] == results["architecture"]
+        assert retrained["parameters"] == 3 * toy.SIZE
+        assert retrained["test_error"] > 0
+    alphas = {run: records(finished / "searches" / run)[0]["alpha"] for run in RUNS}
+    assert alphas["wpl-seed0"] == pytest.approx(0.01)
+    assert alphas["none-seed0"] == 0
+
+
+def test_a_finished_run_is_not_repeated(finished, capsys, monkeypatch):
+    monkeypatch.setattr(search_run, "make_search", None)
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*.json*")}
+    jobs.run(toy.get_config(), finished, "run")
+    said = capsys.readouterr().out
+    assert said == f"This run is finished: {finished / 'report.html'}\n"
+    assert before == {p: p.stat().st_mtime_ns for p in finished.rglob("*.json*")}
+
+
+class Interrupted(StopRequest):
+    """Is told to stop after some calls."""
+
+    left = 0
+
+    @property
+    def signum(self):
+        type(self).left -= 1
+        return signal.SIGTERM if type(self).left < 0 else None
+
+    @signum.setter
+    def signum(self, value):
+        pass
+
+    def exit_code(self):
+        return 143
+
+
+@pytest.mark.parametrize("calls", [7])
+def test_interruptions_change_nothing(
+    calls, finished, tmp_path, monkeypatch, quick_report
+):
+    monkeypatch.setattr(search_run, "StopRequest", Interrupted)
+    compiled = {}
+    fresh = search_run._Arm
+
+    def arm(config):  # The processes of this test share what they compile.
+        name = config.penalty.name
+        return compiled.setdefault(name, compiled.get(name) or fresh(config))
+
+    monkeypatch.setattr(search_run, "_Arm", arm)
+    config = toy.get_config()
+    for _ in range(200):
+        Interrupted.left = calls + 1
+        with contextlib.suppress(SystemExit):
+            jobs.run(config, tmp_path / "run", "run")
+            break
+    assert (tmp_path / "run" / "report.html").exists()
+    assert_same(tmp_path / "run", finished)
+
+
+def test_too_many_bad_steps_go_back_with_half_the_rate(
+    tmp_path, monkeypatch, capsys, quick_report
+):
+    class Steep(toy.ToyTask):
+        """Steps above a rate of .03 lead out of the numbers from epoch 2 on."""
+
+        def train_loss(self, child, architecture, data, stream, step, key):
+            nats, (seen, stream) = super().train_loss(
+                child, architecture, data, stream, step, key
+            )
+            # What the stream counts tells the epoch; the first has 8 steps.
+            moved = jnp.abs(child["shared"] - jnp.float32(0)).max()
+            bad = jnp.where((stream > 8) & (moved > 0) & self.fast, jnp.nan, 0.0)
+            return nats + bad, (seen + bad, stream)
+
+    steps = {"n": 0}
+
+    def load(config):
+        task = Steep()
+        object.__setattr__(task, "fast", True)
+        steps["n"] += 1
+        return task, toy.make_data(), "toy"
+
+    monkeypatch.setitem(tasks.TASKS, "toy", load)
+    config = toy.get_config()
+    config.arms = ConfigDict({"wpl": {}})
+    config.search.max_bad_steps = 3
+    config.retrain.epochs = 0
+
+    rates = []
+    advance = search_run._advance
+
+    def watched(config, search, data, state, call):
+        rate = float(state.rate_scale)
+        rates.append((call.epoch, rate))
+        if rate <= 0.25 and search.task.fast:
+            # A rate that is low enough is fine; the functions compile anew.
+            object.__setattr__(search.task, "fast", False)
+            for name in ("train_child",):
+                search.__dict__.pop(name, None)
+        return advance(config, search, data, state, call)
+
+    monkeypatch.setattr(search_run, "_advance", watched)
+    jobs.run(config, tmp_path / "run", "run")
+    said = capsys.readouterr().out
+    assert "3 steps in a row were not finite in epoch 2" in said or (
+        "4 steps in a row were not finite in epoch 2" in said
+    )
+    assert "learning rate times 0.5" in said
+    assert "learning rate times 0.25" in said
+    lines = records(tmp_path / "run" / "searches" / "wpl-seed0")
+    assert [line["step"] for line in lines] == [0, 1, 2]
+    assert lines[0]["rate"] == pytest.approx(0.05)
+    assert lines[1]["rate"] == pytest.approx(0.05 / 4)
+    assert dict(rates)[2] == 0.25
+    assert all(line["skipped"] == 0 for line in lines)
+
+
+def test_an_architecture_file_is_retrained(finished, tmp_path, capsys):
+    config = toy.get_config()
+    found = finished / "searches" / "wpl-seed0"
+    config.retrain.architecture = str(found / "architecture.json")
+    jobs.run(config, tmp_path / "run", "retrain")
+    capsys.readouterr()
+    again = json.loads((tmp_path / "run" / "retrain" / "retrained.json").read_text())
+    assert again == json.loads((found / "retrain" / "retrained.json").read_text())
+    jobs.run(config, tmp_path / "run", "evaluate")
+    assert f"distance {again['valid_error']:.2f} on validation" in (
+        capsys.readouterr().out
+    )
+
+
+def test_deriving_again_finds_the_same(finished, tmp_path):
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    path = workdir / "searches" / "wpl-seed0" / "architecture.json"
+    expected = path.read_text()
+    path.write_text("lost")
+    jobs.run(toy.get_config(), workdir, "derive")
+    assert path.read_text() == expected
+
+
+@pytest.mark.parametrize("penalty", ["none", "l2", "ewc", "wpl"])
+@pytest.mark.parametrize("strategy", ["enas", "random"])
+def test_every_strategy_goes_with_every_penalty(strategy, penalty):
+    """By shapes alone: whatever the call, the state keeps its form."""
+    config = toy.get_config()
+    config.strategy.name, config.penalty.name = strategy, penalty
+    search, data, _ = make_search(config)
+    state = jax.eval_shape(search.init, jax.random.key(0))
+    phases = set()
+    for call in search_run.calls_of_search(config, search):
+        if call.phase not in phases:
+            advance = functools.partial(search_run._advance, config, search, data)
+            after = jax.eval_shape(lambda s, a=advance, c=call: a(s, c), state)
+            assert jax.tree.structure(after) == jax.tree.structure(state)
+            for new, old in zip(*map(jax.tree.leaves, (after, state)), strict=True):
+                assert (new.shape, new.dtype) == (old.shape, old.dtype)
+            phases.add(call.phase)
+    assert ("learn" in phases) == (strategy == "enas")
+
+
+def test_arms_and_seeds_are_expanded():
+    config = toy.get_config()
+    config.num_seeds = 2
+    runs = expand(config)
+    assert [(r.arm, r.seed) for r in runs] == [
+        ("wpl", 0),
+        ("none", 0),
+        ("wpl", 1),
+        ("none", 1),
+    ]
+    assert [r.config.penalty.name for r in runs] == ["wpl", "none"] * 2
+    assert arm_names(config) == ["wpl", "none"]
+
+
+def wrong(**changes):
+    config = toy.get_config()
+    with config.ignore_type(), config.unlocked():
+        config.update(changes)
+    return config
+
+
+WRONG = {
+    "epochs": ({"search": {"epochs": 0}}, "config.search.epochs is 0"),
+    "divisor": ({"search": {"learn_per_call": 3}}, "a divisor of the strategy's 4"),
+    "batches": ({"search": {"eval_batches": 99}}, "at most 5"),
+    "penalty": ({"penalty": {"name": "wlp"}}, "config.penalty.name is 'wlp'"),
+    "strategy": ({"strategy": {"name": "nao"}}, "config.strategy.name is 'nao'"),
+    "task": ({"task": {"name": "toi"}}, "config.task.name is 'toi'"),
+    "arm": ({"main_arm": "ewc"}, "config.main_arm is 'ewc'"),
+    "seeds": ({"num_seeds": 0}, "config.num_seeds is 0"),
+    "retraining": ({"retrain": {"epochs": -1}}, "config.retrain.epochs is -1"),
+    "rate": ({"optimizer": {"learning_rate": 0}}, "config.optimizer.learning_rate"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_settings_are_refused_before_anything_is_made(name, tmp_path):
+    changes, said = WRONG[name]
+    with pytest.raises(ConfigError) as caught:
+        jobs.run(wrong(**changes), tmp_path / "run", "run")
+    assert said in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_arm_that_changes_an_unknown_field_is_refused(tmp_path):
+    config = toy.get_config()
+    config.arms = ConfigDict({"wpl": {"penalty": {"strenght": 3.0}}})
+    with pytest.raises(ConfigError, match=r"config\.arms\.wpl .*strenght"):
+        jobs.run(config, tmp_path / "run", "run")
+
+
+@pytest.mark.parametrize(
+    ("mode", "said"),
+    [
+        ("report", "has not finished"),
+        ("derive", "There is no search"),
+        ("retrain", "expected the file of an architecture"),
+    ],
+)
+def test_modes_that_need_a_finished_search_say_so(mode, said, tmp_path):
+    with pytest.raises(UserError, match=said):
+        jobs.run(toy.get_config(), tmp_path / "run", mode)
