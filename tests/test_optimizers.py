@@ -1,0 +1,133 @@
+"""The children's optimizer against float64 numpy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from configs import enas_rnn_ptb
+from wpl_jax.errors import ConfigError
+from wpl_jax.optimizers import Sgd, make_sgd
+
+PARAMS = {"a": np.array([1.0, -2.0, 4.0]), "b": np.array([[0.5]])}
+GRADIENT = {"a": np.array([3.0, 0.0, -4.0]), "b": np.array([[12.0]])}  # of norm 13
+
+
+def to_jax(tree):
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
+
+
+def take_steps(settings, rates):
+    """The parameters after each step on the same gradient, rates as data."""
+
+    @jax.jit
+    def step(params, state, rate):
+        transform = settings.transform(rate)
+        updates, state = transform.update(to_jax(GRADIENT), state, params)
+        return optax.apply_updates(params, updates), state
+
+    params = to_jax(PARAMS)
+    state = settings.transform(0.0).init(params)
+    for rate in rates:
+        params, state = step(params, state, rate)
+        yield params
+
+
+def expected_steps(rates, clip=1.0, weight_decay=0.0, momentum=0.0):
+    params = PARAMS
+    trace = jax.tree.map(np.zeros_like, PARAMS)
+    for rate in rates:
+        gradient = jax.tree.map(
+            lambda g, p: clip * g + weight_decay * p, GRADIENT, params
+        )
+        trace = jax.tree.map(lambda t, g: momentum * t + g, trace, gradient)
+        params = jax.tree.map(lambda p, t, r=rate: p - r * t, params, trace)
+        yield params
+
+
+def test_the_rate_falls_in_each_epoch_from_the_one_that_is_named():
+    settings = make_sgd(enas_rnn_ptb.get_config())
+    epochs = np.arange(40)
+    expected = [20 * 0.96 ** max(epoch - 15 + 1, 0) for epoch in range(40)]
+    assert expected[14] == 20
+    assert expected[15] == 20 * 0.96
+    found = jax.jit(settings.rate)(epochs)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_a_decay_of_one_keeps_the_rate():
+    rates = Sgd(learning_rate=0.3).rate(jnp.arange(5))
+    np.testing.assert_array_equal(rates, np.full(5, 0.3, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("settings", "reference"),
+    [
+        ({}, {}),
+        ({"clip_norm": 6.5}, {"clip": 0.5}),
+        ({"clip_norm": 13.5}, {}),
+        ({"weight_decay": 2.0}, {"weight_decay": 2.0}),
+        # The decay is neither clipped nor counted in the norm that is.
+        (
+            {"clip_norm": 0.13, "weight_decay": 2.0},
+            {"clip": 0.01, "weight_decay": 2.0},
+        ),
+        ({"momentum": 0.75}, {"momentum": 0.75}),
+        (
+            {"clip_norm": 6.5, "weight_decay": 0.5, "momentum": 0.75},
+            {"clip": 0.5, "weight_decay": 0.5, "momentum": 0.75},
+        ),
+    ],
+    ids=str,
+)
+def test_steps_clip_then_decay_then_gather_momentum_then_scale(settings, reference):
+    rates = (0.25, 0.5, 0.125)
+    found = take_steps(Sgd(learning_rate=1.0, **settings), rates)
+    for params, expected in zip(found, expected_steps(rates, **reference), strict=True):
+        for name in PARAMS:
+            np.testing.assert_allclose(params[name], expected[name], rtol=1e-5)
+
+
+def test_settings_are_read_from_where_they_are():
+    config = enas_rnn_ptb.get_config()
+    assert make_sgd(config) == Sgd(20.0, 0.96, 15, 0.25, 1e-7, None)
+    config.retrain.optimizer.momentum = 0.5
+    found = make_sgd(config, "retrain.optimizer")
+    assert found == Sgd(20.0, 1.0, 0, 0.25, 8e-7, 0.5)
+
+
+@pytest.mark.parametrize("path", ["optimizer", "retrain.optimizer"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("learning_rate", 0.0),
+        ("learning_rate", None),
+        ("learning_rate", float("inf")),
+        ("decay", 0.0),
+        ("decay", 1.01),
+        ("decay_from", -1),
+        ("decay_from", 1.5),
+        ("weight_decay", -1e-7),
+        ("clip_norm", 0.0),
+        ("clip_norm", "0.25"),
+        ("momentum", 1.0),
+        ("momentum", -0.1),
+    ],
+)
+def test_a_wrong_field_is_named(path, name, value):
+    config = enas_rnn_ptb.get_config()
+    within = config.retrain.optimizer if "." in path else config.optimizer
+    with config.ignore_type():
+        within[name] = value
+    message = rf"config\.{path}\.{name} is {value!r}, expected"
+    with pytest.raises(ConfigError, match=message):
+        make_sgd(config, path)
+
+
+def test_a_field_that_is_missing_is_named():
+    config = enas_rnn_ptb.get_config()
+    del config.optimizer.momentum
+    with pytest.raises(ConfigError, match=r"config\.optimizer\.momentum is missing"):
+        make_sgd(config)
