@@ -1,0 +1,335 @@
+"""The report of searches: numbers by hand, damaged files, one page on its own."""
+
+import html.parser
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from wpl_jax import search_report
+from wpl_jax.errors import UserError
+from wpl_jax.spaces.recurrent_cell import ACTIVATIONS, RecurrentCell
+
+SPACE = RecurrentCell(7, 4, 3)
+EPOCHS, START = 4, 1  # The penalty is on from epoch 1, and shows from epoch 2 on.
+CONFIG = {
+    "main_arm": "wpl",
+    "penalty": {"start_epoch": START},
+    "search": {"children": 3, "batches": 7, "eval_batches": 2},
+}
+ABOUT = "some <data> & more"
+
+# Of each search its columns; what comes before epoch 2 would show in every mean.
+COLUMNS = {
+    ("wpl", 0): {
+        "error_mean": [900, 900, 1.0, 3.0],
+        "error_best_mean": [900, 900, -4.0, None],
+        "error_max": [900, None, 10.0, 20.0],
+        "nats_mean": [900, 900, 0.01, 0.03],
+        "nats_max": [900, 900, 0.1, 0.2],
+        "nats_kendall": [None, -1, 0.5, 0.7],
+        "child_reward": [900, 900, 900, 0.125],
+    },
+    ("wpl", 1): {
+        "error_mean": [900, 900, 4.0, 6.0],
+        "error_best_mean": [900, 900, -2.0, 0.0],
+        "error_max": [900, 900, 30.0, 50.0],
+        "nats_mean": [900, 900, 0.05, 0.07],
+        "nats_max": [900, 900, 0.5, 0.6],
+        "nats_kendall": [-1, -1, 0.9, 0.9],
+        "child_reward": [900, 900, None, 0.375],
+    },
+    ("none", 0): {
+        "error_mean": [900, 900, None, 20.0],
+        "error_best_mean": [900, 900, 7.0, 8.0],
+        "error_max": [900, 900, 100.0, 100.0],
+        "nats_mean": [900, 900, 0.3, 0.5],
+        "nats_max": [900, 900, 1.0, 2.0],
+        "nats_kendall": [-1, -1, None, -0.2],
+        "child_reward": [900, 900, 900, -0.5],
+    },
+    ("none", 1): {
+        "error_mean": [900, 900, 12.0, 20.0],
+        "error_best_mean": [900, 900, 8.5, 8.5],
+        "error_max": [900, 900, 300.0, 300.0],
+        "nats_mean": [900, 900, 0.1, 0.1],
+        "nats_max": [900, 900, 0.5, 0.5],
+        "nats_kendall": [-1, -1, 0.1, 0.3],
+        "child_reward": [900, 900, 900, 0.5],
+    },
+}
+VALID_ERRORS = {
+    ("wpl", 0): 30.0,
+    ("wpl", 1): 20.0,
+    ("none", 0): 44.0,
+    ("none", 1): 50.0,
+}
+ARCHITECTURES = {
+    ("wpl", 0): [0, 0, 1, 0, 2],
+    ("wpl", 1): [3, 0, 2, 1, 1],
+    ("none", 0): [1, 0, 1, 0, 1],
+    ("none", 1): [2, 0, 2, 1, 2],
+}
+TABLE = [
+    [
+        *("penalty", "mean difference, ppl", "best 5", "largest"),
+        *("mean difference, nats", "largest, nats", "rank correlation"),
+        *("mean reward, last epoch", "ppl of the best"),
+    ],
+    # Of two seeds, the standard error is half their distance.
+    [
+        "wpl",
+        "3.50 ± 1.50",  # of 2 and 5
+        "-2.50 ± 1.50",  # of -4, the null left out, and -1
+        "27.5 ± 12.5",  # of 15 and 40
+        "0.0400 ± 0.0200",  # of 0.02 and 0.06
+        "0.350 ± 0.200",  # of 0.15 and 0.55
+        "0.750 ± 0.150",  # of 0.6 and 0.9
+        "0.250 ± 0.125",
+        "25.0 ± 5.0",
+    ],
+    [
+        "none",
+        "18.00 ± 2.00",  # of 20, the null left out, and 16
+        "8.00 ± 0.50",  # of 7.5 and 8.5
+        "200.0 ± 100.0",
+        "0.2500 ± 0.1500",  # of 0.4 and 0.1
+        "1.000 ± 0.500",  # of 1.5 and 0.5
+        "0.000 ± 0.200",  # of -0.2, the null left out, and 0.2
+        "0.000 ± 0.500",
+        "47.0 ± 3.0",
+    ],
+]
+
+
+def write_search(folder, arm, seed, epochs=EPOCHS):
+    """What a search leaves, as far as a report reads it, and more."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    lines = []
+    for epoch in range(epochs):
+        err1 = rng.uniform(4, 5, 3).round(3).tolist()
+        record = {name: values[epoch] for name, values in COLUMNS[arm, seed].items()}
+        record |= {
+            "step": epoch,
+            "err1": err1,
+            "err2": [err1[0] + 0.1, None, err1[2] - 0.1],
+            "best": [epoch % 4, 0, 1, epoch % 2, 3],
+            "alpha": 0.01,
+            "skipped": 0,
+        }
+        lines.append(json.dumps(record, sort_keys=True) + "\n")
+    (folder / "metrics.jsonl").write_text("".join(lines))
+    results = {
+        "architecture": ARCHITECTURES[arm, seed],
+        "error_name": "ppl",
+        "valid_error": VALID_ERRORS[arm, seed],
+        "valid_nats": float(np.log(VALID_ERRORS[arm, seed])),
+    }
+    (folder / "results.json").write_text(json.dumps(results))
+
+
+def read_all(folder, keys=tuple(COLUMNS)):
+    return [search_report.read(folder / f"{a}-seed{s}", a, s) for a, s in keys]
+
+
+class Parsed(html.parser.HTMLParser):
+    """Table rows, headings, texts and references of a page."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.links, self.rows, self.text = set(), [], [], ""
+        self._cell = False
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        if tag == "tr":
+            self.rows.append([])
+        self._cell = tag in ("th", "td")
+        if self._cell:
+            self.rows[-1].append("")
+        for name, value in attrs:
+            if name in ("src", "href", "xlink:href", "data", "srcset", "action"):
+                self.links.append(value)
+
+    def handle_endtag(self, tag):
+        self._cell = False
+
+    def handle_data(self, data):
+        self.text += data
+        if self._cell:
+            self.rows[-1][-1] += data
+
+
+@pytest.fixture(scope="module")
+def searches(tmp_path_factory):
+    """Folders of four searches, which tests only read."""
+    folder = tmp_path_factory.mktemp("searches")
+    for arm, seed in COLUMNS:
+        write_search(folder / f"{arm}-seed{seed}", arm, seed)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def written(searches, tmp_path_factory):
+    """The folder of a report, which tests only read."""
+    folder = tmp_path_factory.mktemp("report")
+    search_report.write(folder, CONFIG, read_all(searches), SPACE, ABOUT)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(written):
+    return Parsed(written / "report.html")
+
+
+# The page.
+
+
+def test_table_has_means_and_standard_errors_and_the_main_arm_first(page):
+    assert page.rows == TABLE
+
+
+def test_one_seed_has_no_error_and_a_penalty_that_never_shows_the_last_epoch(
+    searches, tmp_path
+):
+    config = CONFIG | {"penalty": {"start_epoch": 100}}
+    some = read_all(searches, [("none", 1), ("wpl", 1)])  # "none" is the main arm here.
+    some[1].metrics[-1]["child_reward"] = None
+    search_report.write(tmp_path, config, some, SPACE, ABOUT)
+    page = Parsed(tmp_path / "report.html")
+    assert page.rows[1:] == [
+        ["none", "20.00", "8.50", "300.0", "0.1000", "0.500", "0.300", "0.500", "50.0"],
+        ["wpl", "6.00", "0.00", "50.0", "0.0700", "0.600", "0.900", "nan", "20.0"],
+    ]
+    assert "1 seed(s)" in page.text
+
+
+def test_page_tells_of_the_run(page):
+    for part in (
+        "some <data> & more",
+        "ppl on 2 validation batches",
+        "trains 3 children",
+        "on 7 batches each",
+        "on from epoch 2",  # counted from 1
+        "2 seed(s)",
+    ):
+        assert part in " ".join(page.text.split()), part
+    start = page.text.index("{", page.text.index("Configuration"))
+    assert json.JSONDecoder().raw_decode(page.text[start:])[0] == CONFIG
+
+
+def test_best_architecture_of_each_arm_is_that_of_the_lower_error(page, written):
+    for said in ("wpl: ppl 20.0 on the validation", "none: ppl 44.0 on the validation"):
+        assert said in page.text
+    found = {}
+    for arm in ("wpl", "none"):
+        text = (written / "figures" / f"cell_{arm}.dot").read_text()
+        edges = set(re.findall(r'"(\w+)" -> "(\w+)"', text))
+        found[arm] = edges, re.findall(r'label="(\d  \w+)"', text)
+    assert found["wpl"] == (
+        {("in", "0"), ("0", "1"), ("1", "2"), ("2", "out")},
+        [f"{i}  {ACTIVATIONS[a]}" for i, a in enumerate((3, 2, 1))],
+    )
+    assert found["none"] == (
+        {("in", "0"), ("0", "1"), ("0", "2"), ("1", "out"), ("2", "out")},
+        [f"{i}  {ACTIVATIONS[a]}" for i, a in enumerate((1, 1, 1))],
+    )
+
+
+def test_figures_are_there(written):
+    names = {path.name for path in (written / "figures").iterdir()}
+    drawn = ("forgetting", "ranks", "cell_wpl", "cell_none")
+    expected = {f"{name}.{kind}" for name in drawn for kind in ("png", "svg")}
+    expected |= {"cell_wpl.dot", "cell_none.dot", "best_over_epochs.gif"}
+    graphviz = {"cell_wpl_graphviz.svg", "cell_none_graphviz.svg"}
+    assert names == expected | (graphviz if shutil.which("dot") else set())
+    with Image.open(written / "figures" / "best_over_epochs.gif") as film:
+        assert film.n_frames == EPOCHS
+    svg = (written / "figures" / "forgetting.svg").read_text(encoding="utf-8")
+    for title in search_report.PANELS.values():
+        assert title in svg
+
+
+def test_page_stands_on_its_own(page, written):
+    assert not {"script", "link", "iframe", "object", "img"} & page.tags
+    assert "svg" in page.tags
+    assert page.links  # Markers are drawn by reference, within the page.
+    assert all(link.startswith("#") for link in page.links)
+    text = (written / "report.html").read_text(encoding="utf-8")
+    assert "@import" not in text
+    assert all(url.startswith("#") for url in re.findall(r"url\(([^)]*)", text))
+
+
+def test_same_searches_give_the_same_bytes(searches, written, tmp_path):
+    search_report.write(tmp_path, CONFIG, read_all(searches), SPACE, ABOUT)
+    for path in written.rglob("*.*"):
+        again = tmp_path / path.relative_to(written)
+        assert again.read_bytes() == path.read_bytes(), path.name
+
+
+# What is read.
+
+
+def test_columns_are_floats_with_nan_for_nulls(searches):
+    (search,) = read_all(searches, [("none", 0)])
+    assert (search.arm, search.seed, len(search.metrics)) == ("none", 0, EPOCHS)
+    curve = search.curve("error_mean")
+    assert curve.dtype == np.float64
+    np.testing.assert_array_equal(curve, [900, 900, np.nan, 20])
+
+
+@pytest.fixture
+def folder(searches, tmp_path):
+    return shutil.copytree(searches / "wpl-seed0", tmp_path / "wpl-seed0")
+
+
+def test_unfinished_search_is_a_user_error(folder):
+    (folder / "results.json").unlink()
+    with pytest.raises(UserError) as caught:
+        search_report.read(folder, "wpl", 0)
+    assert str(caught.value).startswith(f"There is no {folder / 'results.json'}: ")
+    assert "not finished" in str(caught.value)
+
+
+def cut_off(path):
+    path.write_text(path.read_text()[:-20])
+
+
+def without_a_column(path):
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    del lines[-1]["error_best_mean"]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def with_words(path):
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[0]["error_max"] = "much"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "said"),
+    [
+        ("results.json", cut_off, "JSONDecodeError"),
+        ("metrics.jsonl", cut_off, "JSONDecodeError"),
+        ("metrics.jsonl", without_a_column, "KeyError: 'error_best_mean'"),
+        ("metrics.jsonl", with_words, "could not convert string to float: 'much'"),
+        ("metrics.jsonl", Path.unlink, "No such file"),
+        ("metrics.jsonl", lambda path: path.write_bytes(b"\xff\n"), "UnicodeDecode"),
+    ],
+)
+def test_damaged_file_is_a_user_error_that_names_its_folder(name, damage, said, folder):
+    damage(folder / name)
+    with pytest.raises(UserError) as caught:
+        search_report.read(folder, "wpl", 0)
+    message = str(caught.value)
+    assert message.startswith(f"{folder} does not hold what a search writes")
+    assert said in message
+    assert "Delete results.json there" in message
