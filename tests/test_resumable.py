@@ -298,12 +298,14 @@ def test_crashes_on_a_way_back_change_nothing(seconds, in_call, when, tmp_path):
     assert_finished(tmp_path, value, RATES_WITH_DETOUR)
 
 
-@pytest.mark.parametrize("count", [4, 5, 6])
-def test_stops_beside_a_way_back_change_nothing(count, tmp_path):
+@pytest.mark.parametrize("stops", [(5,), (6,), (4, 6)])
+def test_stops_beside_a_way_back_change_nothing(stops, tmp_path):
     events = Events()
-    assert stop(tmp_path, events, after=count, **DETOUR) == 143
-    events.stop_in = None
+    for count in stops:
+        assert stop(tmp_path, events, after=count, **DETOUR) == 143
     assert_finished(tmp_path, work(tmp_path, events, **DETOUR), RATES_WITH_DETOUR)
+    if stops != (5,):  # In the very call that goes back; it has to once more.
+        assert events.made == PATH_WITH_DETOUR
 
 
 def test_going_back_again_and_again_ends_at_the_same_landmark(tmp_path):
