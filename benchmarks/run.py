@@ -11,9 +11,9 @@ from pathlib import Path
 import jax
 from absl import app, flags
 
-from benchmarks import fisher, penalty
+from benchmarks import fisher, penalty, search
 
-BENCHMARKS = {"fisher": fisher.rows, "penalty": penalty.rows}
+BENCHMARKS = {"fisher": fisher.rows, "penalty": penalty.rows, "search": search.rows}
 
 _ONLY = flags.DEFINE_multi_enum(
     "only", list(BENCHMARKS), list(BENCHMARKS), "Which benchmarks to run."

@@ -1,0 +1,260 @@
+"""What a step of the recurrent search costs, at the sizes of the published code.
+
+12 nodes, batches of 64 by 35 words, 10,000 words. A step is measured as it runs, as
+a share of the compiled training of a child; beside it the same child written out by
+hand: its architecture in Python, its weights in arrays of their own, plain autodiff.
+
+Expected before measuring, at 200 units: the decoder's products are 64 * 35 * 200 *
+10,000 * 2 * 3 = 27 GFLOP a step and the cell's 12 * 64 * 35 * 200 * 400 * 2 * 3 = 13
+GFLOP, at 60 to 140 GFLOP/s on two cores some 0.4 s; the penalty touches each of the
+child's 3 million weights a few times, some per cent. At 1000 units five times the
+decoder and 25 times the cell.
+"""
+
+import functools
+import statistics
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks import measure
+from configs import enas_rnn_ptb
+from wpl_jax.optimizers import make_sgd
+from wpl_jax.protection import make_protection
+from wpl_jax.search import Search
+from wpl_jax.spaces.highway_scan import ACTIVATIONS
+from wpl_jax.spaces.recurrent_cell import Dropout, RecurrentCell
+from wpl_jax.strategies import make_strategy
+from wpl_jax.supernet import gather
+from wpl_jax.tasks.language_model import Data, LanguageModel
+
+WORDS, NODES, BATCH, LENGTH = 10_000, 12, 64, 35
+# Steps of a call, beside one call of a single step: the difference is the steps'.
+STEPS = 4
+LEARNED = 5  # steps of the controller in a call
+# Seconds of the authors' PyTorch code, patched to run, on two CPU cores (PyTorch
+# 2.13, 2 threads): a shared step, a Fisher pass and a controller step.
+PYTORCH = {
+    200: {"shared step": 0.80, "Fisher update": 0.84, "controller step": 0.31},
+    1000: {"shared step": 5.2, "Fisher update": 5.25, "controller step": 1.9},
+}
+
+
+def rows(sizes: tuple[int, ...] = (200, 1000)) -> list[dict]:
+    """The benchmark's figures."""
+    return [row for hidden in sizes for row in _rows_of(hidden)]
+
+
+def _rows_of(hidden: int) -> list[dict]:
+    data = _data()
+    searches = {
+        (name, steps): _Running(hidden, name, steps, data)
+        for name in ("wpl", "none")
+        for steps in (1, 1 + STEPS)
+    }
+    static = {steps: _static(hidden, steps, data) for steps in (1, 1 + STEPS)}
+    wpl = searches["wpl", 1]
+    seconds = measure.interleaved_seconds(
+        {
+            **{
+                f"{name} {steps}": running.train
+                for (name, steps), running in searches.items()
+            },
+            **{f"static {steps}": call for steps, call in static.items()},
+            "Fisher update": wpl.fisher,
+            "controller": wpl.learn,
+        },
+        rounds=5 if hidden < 500 else 3,
+    )
+
+    def step(name: str) -> list[float]:
+        pairs = zip(seconds[f"{name} {1 + STEPS}"], seconds[f"{name} 1"], strict=True)
+        return [(many - one) / STEPS for many, one in pairs]
+
+    found = [
+        {
+            "benchmark": f"search step, hidden {hidden}",
+            "figure": f"{label} / the same child written statically",
+            **measure.ratio(step(name), step("static")),
+            "seconds": statistics.median(step(name)),
+        }
+        for name, label in (("wpl", "with WPL"), ("none", "without a penalty"))
+    ]
+    ours = {
+        "shared step": step("wpl"),
+        "Fisher update": seconds["Fisher update"],
+        "controller step": [s / LEARNED for s in seconds["controller"]],
+    }
+    for name, theirs in PYTORCH[hidden].items():
+        found.append(
+            {
+                "benchmark": f"search, hidden {hidden}",
+                "figure": f"{name}, {statistics.median(ours[name]):.2f} s / "
+                f"{theirs} s of PyTorch",
+                **measure.ratio(ours[name], [theirs] * len(ours[name])),
+                "seconds": statistics.median(ours[name]),
+            }
+        )
+    return found
+
+
+def _data() -> Data:
+    rng = np.random.default_rng(0)
+    return Data(
+        *(
+            jnp.asarray(rng.integers(0, WORDS, (BATCH, words // BATCH)), jnp.int32)
+            for words in (929_589, 73_760, 82_430)
+        )
+    )
+
+
+class _Running:
+    """A search whose next call can be made again and again."""
+
+    def __init__(self, hidden: int, penalty: str, steps: int, data: Data):
+        config = enas_rnn_ptb.get_config()
+        config.penalty.name = penalty
+        config.penalty.start_epoch = 1  # No Fisher in the epoch that is measured.
+        task = _task(hidden)
+        self._search = Search(
+            task,
+            make_strategy(config, task.space.decisions),
+            make_protection(config),
+            make_sgd(config),
+            children=2,
+            batches=steps,
+            eval_batches=1,
+        )
+        self._data, self._state = data, self._search.init(jax.random.key(0))
+
+    def train(self) -> Any:
+        zero = np.int32(0)
+        self._state = self._search.train_child(self._state, self._data, zero, zero)
+        return self._state
+
+    def learn(self) -> Any:
+        zero = np.int32(0)
+        self._state = self._search.learn(self._state, self._data, zero, zero, LEARNED)
+        return self._state
+
+    def fisher(self) -> Any:
+        task = self._search.task
+        architecture = self._state.epoch.architectures[0]
+        return _fisher(task)(self._state.shared.params, architecture, self._data)
+
+
+@functools.cache
+def _fisher(task: LanguageModel):
+    @jax.jit
+    def fisher(params, architecture, data):
+        child = gather(params, task.space.rows(architecture))
+        gradient = jax.grad(task.fisher_loss)(child, architecture, data, "valid", 0)
+        return jax.tree.map(jnp.square, gradient)
+
+    return fisher
+
+
+def _task(hidden: int) -> LanguageModel:
+    space = RecurrentCell(WORDS, hidden, NODES, init_scale=0.025)
+    dropout = Dropout(embedding=0.1, input=0.65, output=0.4, recurrent=0.5)
+    return LanguageModel(space, LENGTH, BATCH, dropout)
+
+
+class _Child(NamedTuple):
+    """The architecture that is written out: a chain with some branches."""
+
+    activations: tuple[str, ...]
+    parents: tuple[int, ...]
+
+
+CHILD = _Child(
+    tuple(ACTIVATIONS[i % 4] for i in range(NODES)),
+    (0, 0, 1, 2, 2, 4, 5, 5, 7, 8, 8),
+)
+
+
+def _static(hidden: int, steps: int, data: Data):
+    """The child as one would write it alone, trained by the same optimizer."""
+    task = _task(hidden)
+    sizes = {"input": hidden, "recurrent": hidden}
+    sizes |= {f"edge_{j}": hidden for j in range(1, NODES)}
+    keys = iter(jax.random.split(jax.random.key(0), NODES + 2))
+
+    def uniform(*shape):
+        return jax.random.uniform(next(keys), shape, minval=-0.025, maxval=0.025)
+
+    params = {name: uniform(size, 2 * hidden) for name, size in sizes.items()}
+    params["embedding"] = uniform(WORDS, hidden)
+    params |= {"bias": jnp.zeros(2 * hidden), "output_bias": jnp.zeros(WORDS)}
+    optimizer = make_sgd(enas_rnn_ptb.get_config()).transform(20.0)
+
+    def loss(params, tokens, state, key):
+        logits, state = _static_forward(params, tokens[:, :-1], state, key, task)
+        nats = optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:])
+        return jnp.mean(nats), state
+
+    def step(carry, i):
+        params, opt_state, state = carry
+        tokens = jax.lax.dynamic_slice_in_dim(data.train, i * LENGTH, LENGTH + 1, 1)
+        key = jax.random.fold_in(jax.random.key(1), i)
+        gradient, state = jax.grad(loss, has_aux=True)(params, tokens, state, key)
+        updates, opt_state = optimizer.update(gradient, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state, state), None
+
+    @jax.jit
+    def train(params):
+        carry = params, optimizer.init(params), task.init_stream()
+        (params, _, _), _ = jax.lax.scan(step, carry, jnp.arange(steps))
+        # As a search does after training a child: one evaluation.
+        tokens, start = data.valid[:, : LENGTH + 1], task.init_stream()
+        logits, _ = _static_forward(params, tokens[:, :-1], start, None, task)
+        nats = optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:])
+        return params, jnp.mean(nats)
+
+    return lambda: train(params)
+
+
+def _static_forward(params, tokens, state, key, task):
+    rates = task.dropout
+    functions = {
+        "tanh": jnp.tanh,
+        "relu": jax.nn.relu,
+        "identity": lambda x: x,
+        "sigmoid": jax.nn.sigmoid,
+    }
+    keys = [None] * 4 if key is None else list(jax.random.split(key, 4))
+
+    def drop(i, x, rate, shape):
+        if keys[i] is None:
+            return x
+        kept = jax.random.bernoulli(keys[i], 1 - rate, shape)
+        return jnp.where(kept, x / (1 - rate), 0)
+
+    def mix(parent, pre, name):
+        gate, value = jnp.split(pre, 2, -1)
+        return parent + jax.nn.sigmoid(gate) * (functions[name](value) - parent)
+
+    table = drop(0, params["embedding"], rates.embedding, (WORDS, 1))
+    x = table[tokens.T]
+    x = drop(1, x, rates.input, (1, *x.shape[1:])) @ params["input"] + params["bias"]
+    shape = params["recurrent"].shape
+    recurrent = drop(2, params["recurrent"], rates.recurrent, shape)
+    leaves = [j for j in range(NODES) if j not in CHILD.parents]
+
+    def cell(previous, x):
+        nodes = [mix(previous, x + previous @ recurrent, CHILD.activations[0])]
+        for j, i in enumerate(CHILD.parents, 1):
+            pre = nodes[i] @ params[f"edge_{j}"]
+            nodes.append(mix(nodes[i], pre, CHILD.activations[j]))
+        output = sum(nodes[j] for j in leaves) / len(leaves)
+        norm = jnp.linalg.norm(output, axis=-1, keepdims=True)
+        scale = jax.lax.stop_gradient(jnp.minimum(1, 25 / jnp.maximum(norm, 1e-12)))
+        return output * scale, output
+
+    state, outputs = jax.lax.scan(cell, state, x)
+    outputs = drop(3, outputs, rates.output, (1, *outputs.shape[1:]))
+    logits = outputs.swapaxes(0, 1) @ params["embedding"].T + params["output_bias"]
+    return logits, jax.lax.stop_gradient(state)
