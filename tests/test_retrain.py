@@ -280,6 +280,23 @@ def test_averaging_never_begins_without_patience(retraining):
         assert not state.averaging
 
 
+def test_a_validation_that_is_not_finite_is_only_no_improvement(retraining):
+    state, history = initial(retraining), []
+    for epoch, center in enumerate((4.0, np.nan, 3.0, 2.0)):
+        data = make_data(center)
+        state = retraining.validate(state, ARCHITECTURE, data, np.int32(epoch))
+        history.append(float(state.history[epoch]))
+        if epoch == 0:  # What the later ones are compared with.
+            state = state._replace(best=jax.tree.map(jnp.zeros_like, state.best))
+    assert history[1] == np.inf
+    assert history[0] > history[2] > history[3]
+    for best, now in zip(
+        *map(jax.tree.leaves, (state.best, state.params)), strict=True
+    ):
+        np.testing.assert_array_equal(best, now)
+    assert not state.averaging
+
+
 # Steps that are not finite.
 
 
@@ -433,8 +450,9 @@ def test_finished_run_is_evaluated_again(retraining, undisturbed, tmp_path):
     shutil.copytree(undisturbed, folder)
     (folder / "retrained.json").unlink()
     run(retraining, folder)
-    found, expected = (path / "retrained.json" for path in (folder, undisturbed))
-    assert found.read_bytes() == expected.read_bytes()
+    for name in ("retrained.json", "metrics.jsonl"):
+        found, expected = (path / name for path in (folder, undisturbed))
+        assert found.read_bytes() == expected.read_bytes()
 
 
 # Configurations.

@@ -76,7 +76,7 @@ ARCHITECTURES = {
 }
 TABLE = [
     [
-        *("penalty", "mean difference, ppl", "best 5", "largest"),
+        *("penalty", "mean difference", "best 5", "largest"),
         *("mean difference, nats", "largest, nats", "rank correlation"),
         *("mean reward, last epoch", "ppl of the best"),
     ],
@@ -320,6 +320,7 @@ def with_words(path):
         ("results.json", cut_off, "JSONDecodeError"),
         ("metrics.jsonl", cut_off, "JSONDecodeError"),
         ("metrics.jsonl", without_a_column, "KeyError: 'error_best_mean'"),
+        ("metrics.jsonl", lambda path: path.write_text(""), "no complete epoch"),
         ("metrics.jsonl", with_words, "could not convert string to float: 'much'"),
         ("metrics.jsonl", Path.unlink, "No such file"),
         ("metrics.jsonl", lambda path: path.write_bytes(b"\xff\n"), "UnicodeDecode"),
@@ -330,6 +331,6 @@ def test_damaged_file_is_a_user_error_that_names_its_folder(name, damage, said, 
     with pytest.raises(UserError) as caught:
         search_report.read(folder, "wpl", 0)
     message = str(caught.value)
-    assert message.startswith(f"{folder} does not hold what a search writes")
+    assert message.startswith(f"{folder / 'results.json'} and metrics.jsonl beside it")
     assert said in message
-    assert "Delete results.json there" in message
+    assert f"delete {folder}" in message

@@ -119,6 +119,12 @@ class Checkpoints:
           UserError: If it could not be written (a full disk, say). Earlier
             checkpoints are untouched.
         """
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+            if not isinstance(leaf, np.ndarray | jax.Array):
+                raise TypeError(
+                    f"state{jax.tree_util.keystr(path)} is a {type(leaf).__name__}, "
+                    "expected an array: Orbax would save it and could not restore it."
+                )
         verbosity = logging.get_verbosity()
         # What fails is raised, and said below; Orbax's threads would log it as well.
         logging.set_verbosity(logging.FATAL)

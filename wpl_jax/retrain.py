@@ -22,9 +22,10 @@ from ml_collections import ConfigDict
 
 from wpl_jax.checkpoint import StopRequest
 from wpl_jax.config_fields import get_field, require_int, require_number
+from wpl_jax.errors import UserError
 from wpl_jax.optimizers import Sgd, make_sgd
 from wpl_jax.resumable import Resumable
-from wpl_jax.run_directory import to_json, write_atomically
+from wpl_jax.run_directory import finite, to_json, write_atomically
 from wpl_jax.supernet import gather
 from wpl_jax.tasks import Data, Task
 
@@ -154,6 +155,7 @@ class Retraining:
             state.params,
         )
         nats = self.task.whole_loss(params, architecture, data, "valid")
+        nats = jnp.where(jnp.isfinite(nats), nats, jnp.inf)  # NaN has no order.
         better = nats < jnp.min(state.history)
         best = jax.tree.map(
             lambda new, old: jnp.where(better, new, old), params, state.best
@@ -233,7 +235,7 @@ def run(
         total=len(calls),
         like=jax.eval_shape(initial),
         start=initial,
-        record_of=lambda done: calls[min(done, len(calls) - 1)][0],
+        record_of=lambda done: [*calls, (retraining.epochs, None)][done][0],
         title=title,
         unit="calls",
         stop=stop,
@@ -248,7 +250,7 @@ def run(
                 )
                 record = _record(task, jax.device_get(job.state), epoch, batches)
                 job.record(epoch, record)
-                told = f", {task.error_name} {record['valid_error']:.2f}"
+                told = f", {task.error_name} {task.error(job.state.history[epoch]):.2f}"
             else:
                 end = min(first + per_call, batches)
                 numbers = map(np.int32, (epoch, first, end))
@@ -286,9 +288,9 @@ class _Speed:
 def _record(task: Task, state: State, epoch: int, batches: int) -> dict[str, Any]:
     nats = state.history[epoch]
     return {
-        "train_nats": float(state.nats / batches),
-        "valid_nats": float(nats),
-        "valid_error": float(task.error(nats)),
+        "train_nats": finite(state.nats / batches),
+        "valid_nats": finite(nats),
+        "valid_error": finite(task.error(nats)),
         "averaged_steps": int(state.averaged),
         "skipped": int(state.skipped),
     }
@@ -304,6 +306,12 @@ def _finish(retraining, state, architecture, data, folder, title) -> dict[str, A
     }
     for split in ("valid", "test"):
         nats = retraining.evaluate(state.best, architecture, data, split)
+        if not np.isfinite(task.error(nats)):
+            raise UserError(
+                f"{folder}: training from scratch diverged, {nats} nats on {split} "
+                "data. Lower config.retrain.optimizer.learning_rate or clip_norm, and "
+                "give another --workdir."
+            )
         found[f"{split}_nats"] = float(nats)
         found[f"{split}_error"] = float(task.error(nats))
     write_atomically(folder / RETRAINED_FILE, to_json(found))

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from wpl_jax.errors import UserError
 
 CONFIG_FILE = "config.json"
@@ -16,6 +18,14 @@ CONFIG_FILE = "config.json"
 def to_json(value: Any) -> str:
     """One canonical text for a value, floats with all their digits."""
     return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
+def finite(value: Any) -> Any:
+    """Numbers as JSON has them: lists of floats, None for what is not finite."""
+    array = np.asarray(value)
+    if array.ndim:
+        return [finite(each) for each in array]
+    return array.item() if np.isfinite(array) else None
 
 
 def write_atomically(path: Path, text: str) -> None:

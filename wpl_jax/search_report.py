@@ -27,6 +27,17 @@ PANELS = {
 }
 
 
+# Of a column of the table: the column of the metrics, and its digits.
+COLUMNS = {
+    "mean difference": ("error_mean", 2),
+    "best 5": ("error_best_mean", 2),
+    "largest": ("error_max", 1),
+    "mean difference, nats": ("nats_mean", 4),
+    "largest, nats": ("nats_max", 3),
+    "rank correlation": ("nats_kendall", 3),
+}
+
+
 class Searched(NamedTuple):
     """One finished search."""
 
@@ -57,13 +68,16 @@ def read(folder: Path, arm: str, seed: int) -> Searched:
         text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
         metrics = [json.loads(line) for line in text.splitlines()]
         found = Searched(arm, seed, metrics, results)
-        for name in PANELS:
+        for name in {*PANELS, *(name for name, _ in COLUMNS.values())}:
             found.curve(name)
+        if not metrics or any(len(row["err1"]) != len(row["err2"]) for row in metrics):
+            raise ValueError("metrics.jsonl has no complete epoch")
+        float(results["valid_error"]), str(results["error_name"]), metrics[-1]["best"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{folder} does not hold what a search writes ({type(error).__name__}: "
-            f"{error}). Delete {path.name} there and run again: it is made anew from "
-            "the checkpoint."
+            f"{path} and metrics.jsonl beside it are not what a search writes "
+            f"({type(error).__name__}: {error}). Restore them from a copy, or delete "
+            f"{folder} and run again."
         ) from error
     return found
 
@@ -131,32 +145,24 @@ def _after(config: dict, curve: np.ndarray) -> np.ndarray:
 def _forgetting(page: Page, config: dict, arms: dict[str, list[Searched]]) -> None:
     page.heading("How much was forgotten")
     error = next(iter(arms.values()))[0].results["error_name"]
-    columns = {
-        f"mean difference, {error}": ("error_mean", 2),
-        "best 5": ("error_best_mean", 2),
-        "largest": ("error_max", 1),
-        "mean difference, nats": ("nats_mean", 4),
-        "largest, nats": ("nats_max", 3),
-        "rank correlation": ("nats_kendall", 3),
-    }
     rows = []
     for arm, seeds in arms.items():
         cells = [
-            _spread([np.nanmean(_after(config, s.curve(name))) for s in seeds], digits)
-            for name, digits in columns.values()
+            _spread([_mean(_after(config, s.curve(name))) for s in seeds], digits)
+            for name, digits in COLUMNS.values()
         ]
         rewards = [s.curve("child_reward")[-1] for s in seeds]
         errors = [s.results["valid_error"] for s in seeds]
         rows.append((arm, *cells, _spread(rewards, 3), _spread(errors, 1)))
     page.table(
-        ("penalty", *columns, "mean reward, last epoch", f"{error} of the best"), rows
+        ("penalty", *COLUMNS, "mean reward, last epoch", f"{error} of the best"), rows
     )
     page.text(
-        "Means over the epochs after the first with the penalty, ± the standard error "
+        f"Differences are err2 - err1, of the {error} where nothing else is said, in "
+        "means over the epochs after the first with the penalty, ± the standard error "
         "over seeds. Rank correlation: Kendall's tau between err1 and err2, 1 where "
         "the children keep their order. The best: what is selected at the end, by its "
-        f"{error} with the shared weights on the whole validation set. An error that "
-        "overflows counts in nats only."
+        f"{error} with the shared weights on the whole validation set."
     )
 
 
@@ -197,8 +203,11 @@ def _ranks(page: Page, arms: dict[str, list[Searched]]) -> None:
     grid = figure.subplots(1, len(arms), sharex=True, sharey=True, squeeze=False)
     for ax, (arm, seeds), color in zip(grid[0], arms.items(), COLORS, strict=False):
         last = seeds[0].metrics[-1]
-        ax.plot(last["err1"], last["err2"], "o", color=color)
-        ax.axline((last["err1"][0], last["err1"][0]), slope=1, color="0.6", lw=0.8)
+        err1, err2 = (np.array(last[name], float) for name in ("err1", "err2"))
+        ax.plot(err1, err2, "o", color=color)
+        if np.any(np.isfinite(err1)):
+            middle = np.nanmean(err1)
+            ax.axline((middle, middle), slope=1, color="0.6", lw=0.8)
         ax.set(title=arm, xlabel="err1, nats")
     grid[0][0].set_ylabel("err2, nats")
     page.figure(
@@ -243,6 +252,12 @@ def _graphviz(graph: Graph, path: Path) -> None:
     if shutil.which("dot"):
         command = ["dot", "-Tsvg", f"-o{path}_graphviz.svg", f"{path}.dot"]
         subprocess.run(command, check=True)
+
+
+def _mean(values: np.ndarray) -> float:
+    """The mean of what is finite, nan where nothing is."""
+    there = values[np.isfinite(values)]
+    return float(there.mean()) if len(there) else float("nan")
 
 
 def _spread(values: Sequence[float], digits: int) -> str:

@@ -20,7 +20,7 @@ from wpl_jax.checkpoint import Checkpoints, StopRequest
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.forgetting import Forgetting
 from wpl_jax.resumable import Resumable
-from wpl_jax.run_directory import open_run, to_json, write_atomically
+from wpl_jax.run_directory import finite, open_run, to_json, write_atomically
 from wpl_jax.search import Measured, Search, State
 from wpl_jax.search_config import Run, arm_names, expand, make_search
 from wpl_jax.search_report import REPORT_FILE, RESULTS_FILE
@@ -300,6 +300,11 @@ def _finish(search: Search, state: State, folder: Path, title: str) -> None:
     text = architecture_to_json(search.task.space, architecture)
     write_atomically(folder / ARCHITECTURE_FILE, text)
     nats = selection.judged[best]
+    if not np.isfinite(search.task.error(nats)):
+        raise UserError(
+            f"{folder}: none of the candidates has a finite error with the shared "
+            "weights. Lower config.optimizer.learning_rate, and give another --workdir."
+        )
     error = float(search.task.error(nats))
     results = {
         "architecture": architecture.tolist(),
@@ -317,14 +322,8 @@ def record(measured: Measured) -> dict[str, Any]:
     for name, value in measured._asdict().items():
         parts = value._asdict() if isinstance(value, Forgetting) else {"": value}
         for part, number in parts.items():
-            found[f"{name}_{part}" if part else name] = _finite(np.asarray(number))
+            found[f"{name}_{part}" if part else name] = finite(number)
     return found
-
-
-def _finite(value: np.ndarray) -> Any:
-    if value.ndim:
-        return [_finite(each) for each in value]
-    return value.item() if np.isfinite(value) else None
 
 
 def describe(search: Search, measured: Measured) -> str:

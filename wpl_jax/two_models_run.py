@@ -19,7 +19,7 @@ from wpl_jax.checkpoint import StopRequest
 from wpl_jax.data import ImageDataset, load_images
 from wpl_jax.errors import ConfigError
 from wpl_jax.resumable import Resumable
-from wpl_jax.run_directory import open_run, to_json, write_atomically
+from wpl_jax.run_directory import finite, open_run, to_json, write_atomically
 from wpl_jax.two_models import (
     FORMS,
     IMPORTANCES,
@@ -269,15 +269,8 @@ def _results(config: ConfigDict, arms: list[Arm], state: dict[str, Any]) -> Any:
         "arms": [
             {
                 **arm._asdict(),
-                **{name: _finite(curve[i]) for name, curve in curves.items()},
+                **{name: finite(curve[i]) for name, curve in curves.items()},
             }
             for i, arm in enumerate(arms)
         ],
     }
-
-
-def _finite(x: np.ndarray) -> Any:
-    """Nested lists; JSON has no word for what is not finite, so it becomes null."""
-    values = x.astype(object)
-    values[~np.isfinite(x)] = None
-    return values.tolist()

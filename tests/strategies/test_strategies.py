@@ -150,6 +150,45 @@ def test_enas_can_forget_the_baseline_and_nothing_else():
     np.testing.assert_allclose(state.baseline.mean, baseline, rtol=1e-6)
 
 
+def test_enas_averages_rewards_over_samples_and_credits_later_entropies():
+    strategy = dataclasses.replace(
+        STEADY, samples_per_step=200, entropy_weight=10.0, entropy_mode="regularizer"
+    )
+
+    def reward(key, architecture, step):
+        del architecture, step
+        return jax.random.uniform(key)
+
+    @jax.jit
+    def learn(state, first):
+        return strategy.learn(state, jax.random.key(7), reward, first, 1)
+
+    # After the kernel come 3 and 2 choices, after the parent and the only one 2.
+    later = 10 * (np.log(6) + 2 * np.log(2)) / 4
+    for step in range(3):
+        state, seen = learn(steady_state(), step)
+        assert abs(seen.reward - 0.5) < 4.5 * np.sqrt(1 / 12 / 200)
+        np.testing.assert_allclose(state.baseline.mean, seen.reward + later, atol=0.01)
+
+
+def test_a_cold_controller_is_as_sure_as_its_bound_lets_it():
+    # Logits are plus or minus the bound: two choices are equally probable, or one is
+    # exp(2) times as probable as the other.
+    cold = dataclasses.replace(STEADY, temperature=1e-9, tanh_constant=1.0)
+    sure = 1 / (1 + np.exp(-2))
+    kernels = []
+    for seed in range(8):
+        seen = frequencies(cold, cold.init(jax.random.key(seed))).reshape(2, 6) / DRAWS
+        kernels.append(np.max(np.sum(seen, axis=1)))
+    is_sure = np.abs(np.array(kernels) - sure) < 0.03
+    is_even = np.abs(np.array(kernels) - 0.5) < 0.04
+    assert np.all(is_sure | is_even)
+    assert np.any(is_sure)
+
+    unbounded = dataclasses.replace(cold, tanh_constant=None)
+    assert np.max(frequencies(unbounded, steady_state())) == DRAWS
+
+
 def test_enas_finds_the_architecture_that_is_rewarded():
     def reward(key, architecture, step):
         del key, step
