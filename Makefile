@@ -2,14 +2,14 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
-WORKDIR ?= runs/two_models_digits
+WORKDIR ?= runs/enas_rnn_pydoc
 # Two cores: the tests' time is compilation, which a second process halves.
 WORKERS ?= 2
 
 .PHONY: search test test-slow lint bench clean
 
 search: $(VENV)/installed
-	$(RUN) launch.py --config=configs/two_models_digits.py --workdir=$(WORKDIR)
+	$(RUN) launch.py --config=configs/enas_rnn_pydoc.py --workdir=$(WORKDIR)
 
 test: $(VENV)/installed
 	$(RUN) -m pytest -n $(WORKERS)

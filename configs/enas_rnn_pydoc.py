@@ -15,6 +15,7 @@ from configs import enas_rnn_ptb
 def get_config() -> ConfigDict:
     """The paper's settings but for the sizes."""
     config = enas_rnn_ptb.get_config()
+    config.num_seeds = 2
     config.space.hidden = 64
     config.space.num_nodes = 8
     config.space.init_scale = 0.04

@@ -304,6 +304,7 @@ def test_an_arm_that_changes_an_unknown_field_is_refused(tmp_path):
         ("report", "has not finished"),
         ("derive", "There is no search"),
         ("retrain", "expected the file of an architecture"),
+        ("evaluate", "Run with --mode=retrain first"),
     ],
 )
 def test_modes_that_need_a_finished_search_say_so(mode, said, tmp_path):

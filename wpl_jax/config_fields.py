@@ -23,42 +23,80 @@ def require(valid: bool, config: ConfigDict, field: str, expected: str) -> None:
     )
 
 
-def require_int(config: ConfigDict, field: str, least: int, why: str = "") -> None:
-    """Requires a whole number of at least ``least``."""
+def require_int(
+    config: ConfigDict, field: str, least: int, why: str = "", optional: bool = False
+) -> None:
+    """Requires a whole number of at least ``least``, or None where ``optional``."""
     value = get_field(config, field)
     valid = isinstance(value, int) and not isinstance(value, bool) and value >= least
     because = f" ({why})" if why else ""
-    require(valid, config, field, f"a whole number of at least {least}{because}")
+    expected = f"a whole number of at least {least}{because}{_or_none(optional)}"
+    require(valid or (optional and value is None), config, field, expected)
 
 
 def require_number(
-    config: ConfigDict,
-    field: str,
-    *,
+    config: ConfigDict, field: str, optional: bool = False, **bounds: float
+) -> None:
+    """Requires a number within bounds, or None where ``optional``.
+
+    Args:
+      config: The configuration.
+      field: Dotted name.
+      optional: Whether None will do.
+      **bounds: Of ``least``, ``most``, ``above`` and ``below``.
+    """
+    value = get_field(config, field)
+    valid = _is_within(value, **bounds) or (optional and value is None)
+    expected = f"a number {_told(bounds)}{_or_none(optional)}"
+    require(valid, config, field, expected)
+
+
+def require_numbers(config: ConfigDict, field: str, **bounds: float) -> None:
+    """Requires a sequence of numbers within bounds."""
+    values = get_field(config, field)
+    valid = isinstance(values, list | tuple) and all(
+        _is_within(value, **bounds) for value in values
+    )
+    require(valid, config, field, f"numbers {_told(bounds)}")
+
+
+def require_only(config: ConfigDict, path: str, known: Collection[str]) -> None:
+    """Requires that the settings under a path are known ones."""
+    settings = get_field(config, path)
+    require(
+        isinstance(settings, ConfigDict), config, path, f"the settings {set(known)}"
+    )
+    for name in settings:
+        if name not in known:
+            raise ConfigError(
+                f"config.{path}.{name} is not a setting. Known are {sorted(known)}."
+            )
+
+
+def _is_within(
+    value: Any,
     least: float = -math.inf,
     most: float = math.inf,
     above: float = -math.inf,
     below: float = math.inf,
-) -> None:
-    """Requires a finite number within bounds, or a tuple of them."""
-    value = get_field(config, field)
-    values = value if isinstance(value, list | tuple) else (value,)
-    valid = all(
-        isinstance(x, int | float) and least <= x <= most and above < x < below
-        for x in values
-    )
-    bounds = {"at least": least, "at most": most, "above": above, "below": below}
-    told = " and ".join(
-        f"{words} {bound:g}" for words, bound in bounds.items() if math.isfinite(bound)
-    )
-    kind = "numbers" if isinstance(value, list | tuple) else "a number"
-    require(valid, config, field, f"{kind} {told}")
+) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and least <= value <= most and above < value < below
+
+
+def _told(bounds: dict[str, float]) -> str:
+    words = {"least": "at least", "most": "at most", "above": "above", "below": "below"}
+    return " and ".join(f"{words[name]} {bound:g}" for name, bound in bounds.items())
+
+
+def _or_none(optional: bool) -> str:
+    return ", or None" if optional else ""
 
 
 def require_choice(config: ConfigDict, field: str, known: Collection[Any]) -> None:
     """Requires one of the known values."""
     value = get_field(config, field)
-    valid = not isinstance(value, list | tuple) and value in known
+    valid = not isinstance(value, list | tuple | ConfigDict) and value in known
     require(valid, config, field, f"one of {sorted(known)}")
 
 

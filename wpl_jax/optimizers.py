@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from wpl_jax.config_fields import get_field, require_int, require_number
+from wpl_jax.config_fields import get_field, require_int, require_number, require_only
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +56,7 @@ def make_sgd(config: ConfigDict, path: str = "optimizer") -> Sgd:
     require_number(config, f"{path}.decay", above=0, most=1)
     require_int(config, f"{path}.decay_from", 0)
     require_number(config, f"{path}.weight_decay", least=0)
-    if get_field(config, f"{path}.clip_norm") is not None:
-        require_number(config, f"{path}.clip_norm", above=0)
-    if get_field(config, f"{path}.momentum") is not None:
-        require_number(config, f"{path}.momentum", least=0, below=1)
+    require_number(config, f"{path}.clip_norm", above=0, optional=True)
+    require_number(config, f"{path}.momentum", least=0, below=1, optional=True)
+    require_only(config, path, [field.name for field in dataclasses.fields(Sgd)])
     return Sgd(**get_field(config, path).to_dict())

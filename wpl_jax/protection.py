@@ -21,11 +21,11 @@ from ml_collections import ConfigDict
 
 from wpl_jax import fisher, penalty
 from wpl_jax.config_fields import (
-    get_field,
     require,
     require_choice,
     require_int,
     require_number,
+    require_only,
 )
 from wpl_jax.supernet import is_all
 from wpl_jax.tasks.task import Data, Task
@@ -272,6 +272,10 @@ class QuadraticProtection:
         )
 
 
+# Settings under which the newest Fisher takes the place of the average, as it is.
+_AS_IT_COMES = {"eta": 1.0, "average": "coded", "max_norm": None, "compound": False}
+
+
 def make_wpl(config: ConfigDict) -> Protection:
     """The Weight Plasticity Loss: a running average around the newest anchor."""
     return QuadraticProtection(rule=penalty.replace, **_settings(config))
@@ -282,13 +286,13 @@ def make_ewc(config: ConfigDict) -> Protection:
 
     Its Fishers add up, until they are flushed.
     """
-    settings = _settings(config) | {"eta": 1.0, "average": "coded", "compound": False}
+    settings = _settings(config) | _AS_IT_COMES
     return QuadraticProtection(rule=penalty.accumulate, **settings)
 
 
 def make_l2(config: ConfigDict) -> Protection:
     """The same distance for all weights: what the Fisher adds is told by it."""
-    settings = _settings(config) | {"estimator": "uniform", "compound": False}
+    settings = _settings(config) | _AS_IT_COMES | {"estimator": "uniform"}
     return QuadraticProtection(rule=penalty.replace, **settings)
 
 
@@ -324,6 +328,8 @@ _CHOICES = {
 
 
 def _settings(config: ConfigDict) -> dict[str, Any]:
+    fields = {field.name for field in dataclasses.fields(QuadraticProtection)}
+    require_only(config, "penalty", fields - {"rule"} | {"name"})
     require_number(config, "penalty.strength", least=0, below=math.inf)
     require_number(config, "penalty.eta", least=0, most=1)
     for name, known in _CHOICES.items():
@@ -333,10 +339,8 @@ def _settings(config: ConfigDict) -> dict[str, Any]:
     for name in ("start_epoch", "decay_from"):
         require_int(config, f"penalty.{name}", 0)
     for name in ("decay_epochs", "flush_every"):
-        if get_field(config, f"penalty.{name}") is not None:
-            require_int(config, f"penalty.{name}", 1)
-    if get_field(config, "penalty.max_norm") is not None:
-        require_number(config, "penalty.max_norm", above=0)
+        require_int(config, f"penalty.{name}", 1, optional=True)
+    require_number(config, "penalty.max_norm", above=0, optional=True)
     require(
         not config.penalty.compound or config.penalty.normalize == "none",
         config,

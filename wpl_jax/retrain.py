@@ -21,7 +21,7 @@ import optax
 from ml_collections import ConfigDict
 
 from wpl_jax.checkpoint import StopRequest
-from wpl_jax.config_fields import get_field, require_int, require_number
+from wpl_jax.config_fields import require_int, require_number
 from wpl_jax.errors import UserError
 from wpl_jax.optimizers import Sgd, make_sgd
 from wpl_jax.resumable import Resumable
@@ -187,8 +187,7 @@ def check(config: ConfigDict) -> None:
     require_int(config, "retrain.epochs", 1)
     require_int(config, "retrain.batches_per_call", 1)
     require_number(config, "retrain.checkpoint_seconds", least=0)
-    if get_field(config, "retrain.patience") is not None:
-        require_int(config, "retrain.patience", 1)
+    require_int(config, "retrain.patience", 1, optional=True)
     make_sgd(config, "retrain.optimizer")
 
 

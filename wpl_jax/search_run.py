@@ -104,10 +104,7 @@ def derive(config: ConfigDict, workdir: Path) -> None:
 
 
 def retrain_file(config: ConfigDict, workdir: Path) -> None:
-    """Trains the architecture of ``config.retrain.architecture`` from scratch.
-
-    A finished training is evaluated again.
-    """
+    """Trains the architecture of ``config.retrain.architecture`` from scratch."""
     path = Path(config.retrain.architecture)
     if not path.is_file():
         raise ConfigError(
@@ -134,11 +131,22 @@ def retrain_file(config: ConfigDict, workdir: Path) -> None:
         )
 
 
+def evaluate_file(config: ConfigDict, workdir: Path) -> None:
+    """Evaluates what ``retrain`` has left on validation and test data."""
+    path = workdir / "retrain" / retrain.RETRAINED_FILE
+    if not path.exists():
+        raise UserError(
+            f"There is no {path}: nothing has been trained to its end there. Run with "
+            "--mode=retrain first."
+        )
+    retrain_file(config, workdir)
+
+
 MODES = {
     "run": run,
     "derive": derive,
     "retrain": retrain_file,
-    "evaluate": retrain_file,
+    "evaluate": evaluate_file,
     "report": report,
 }
 

@@ -167,6 +167,11 @@ def architecture_from_json(space: Space, text: str) -> np.ndarray:
             "Pass the configuration that it was found with."
         )
     chosen = content.get("decisions", {})
+    if not isinstance(chosen, Mapping):
+        raise UserError(
+            f"The architecture's decisions are {chosen!r}, expected an object of their "
+            "names and choices."
+        )
     unknown = sorted(set(chosen) - {d.name for d in space.decisions})
     if unknown:
         raise UserError(

@@ -13,6 +13,7 @@ from wpl_jax.config_fields import (
     require_choices,
     require_int,
     require_number,
+    require_numbers,
 )
 from wpl_jax.two_models import ACTIVATIONS, FORMS, IMPORTANCES, NORMALIZATIONS
 
@@ -59,7 +60,7 @@ def check(config: ConfigDict) -> list[Arm]:
         "model_b.eval_every",
         f"a divisor of model_b.steps ({config.model_b.steps})",
     )
-    require_number(config, "stops", above=0, below=1)
+    require_numbers(config, "stops", above=0, below=1)
     require_number(config, "keep", least=0, most=1)
     require_number(config, "checkpoint_seconds", least=0)
     arms: dict[Arm, None] = {}
@@ -83,7 +84,7 @@ def _study_arms(config: ConfigDict, name: str) -> Iterator[Arm]:
     require_choice(config, f"{path}.normalize", NORMALIZATIONS)
     require_choices(config, f"{path}.stops", {*config.stops, CONVERGED})
     require_choices(config, f"{path}.shared", range(1, config.layers_a + 1))
-    require_number(config, f"{path}.alphas", above=0)
+    require_numbers(config, f"{path}.alphas", above=0)
     require(len(study.alphas) > 0, config, f"{path}.alphas", "at least one number")
     for stop, shared in itertools.product(study.stops, study.shared):
         yield Arm(stop, shared, "none", "explicit", "none", 0.0)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wpl_jax.checks import LARGEST, SMALLEST, check_range
 from wpl_jax.spaces.highway_scan import ACTIVATIONS, Carry, Wiring, highway_scan
 from wpl_jax.supernet import ALL, Decision, Graph
 
@@ -64,6 +65,28 @@ class RecurrentCell:
     init_scale: float = 0.04
 
     name = "recurrent_cell"
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        for name in ("vocabulary_size", "hidden", "num_nodes"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(
+                    f"{name} must be a whole number above 0, got {value!r}"
+                )
+        for name, known in (
+            ("output", ("leaves", "all")),
+            ("carry", ("output", "last")),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"{name} must be one of {known}, got {getattr(self, name)!r}"
+                )
+        if self.max_norm is not None:
+            check_range(
+                "max_norm", self.max_norm, SMALLEST, LARGEST, "above 0, or None"
+            )
+        check_range("init_scale", self.init_scale, 0, LARGEST, "at least 0")
 
     @property
     def decisions(self) -> tuple[Decision, ...]:

@@ -10,7 +10,12 @@ import optax
 from ml_collections import ConfigDict
 
 from wpl_jax import controller
-from wpl_jax.config_fields import require_choice, require_int, require_number
+from wpl_jax.config_fields import (
+    require_choice,
+    require_int,
+    require_number,
+    require_only,
+)
 from wpl_jax.strategies.strategy import Candidates, Learned, RewardFn, make_candidates
 from wpl_jax.supernet import Decision, num_choices
 
@@ -139,6 +144,10 @@ def make(config: ConfigDict, decisions: tuple[Decision, ...]) -> Enas:
     require_number(config, f"{path}.entropy_weight", least=0)
     require_choice(config, f"{path}.entropy_mode", ("regularizer", "reward"))
     require_choice(config, f"{path}.prior", ("distance", "none"))
+    require_choice(config, f"{path}.reset_baseline", (False, True))
+    require_number(config, f"{path}.tanh_constant", above=0, optional=True)
+    fields = {field.name for field in dataclasses.fields(Enas)}
+    require_only(config, path, fields - {"decisions"})
     settings = config.strategy.enas.to_dict()
     settings["candidates"] = make_candidates(config, path)
     return Enas(decisions=decisions, **settings)

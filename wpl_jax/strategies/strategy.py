@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 from ml_collections import ConfigDict
 
-from wpl_jax.config_fields import get_field, require_int
+from wpl_jax.config_fields import get_field, require_int, require_only
 
 State = Any
 # Of a PRNG key, an architecture and the number of the step: float[].
@@ -69,6 +69,7 @@ class Strategy(Protocol):
 
 def make_candidates(config: ConfigDict, path: str) -> Candidates:
     """The settings of ``candidates`` in the configuration, under a strategy's path."""
+    require_only(config, f"{path}.candidates", Candidates._fields)
     for name in Candidates._fields:
         require_int(config, f"{path}.candidates.{name}", 1)
     return Candidates(**get_field(config, f"{path}.candidates").to_dict())

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from wpl_jax.config_fields import require_int, require_number
+from wpl_jax.config_fields import get_field, require_int, require_number, require_only
 from wpl_jax.data import TextDataset, batchify, load_text
 from wpl_jax.spaces import make_space
 from wpl_jax.spaces.recurrent_cell import Dropout, Hidden
@@ -209,6 +209,7 @@ def check(config: ConfigDict) -> None:
     """Checks ``config.task``; a ConfigError names what is wrong."""
     require_int(config, "task.length", 2)
     require_int(config, "task.batch_size", 1)
+    require_only(config, "task.dropout", Dropout._fields)
     for name in Dropout._fields:
         require_number(config, f"task.dropout.{name}", least=0, below=1)
     for name in ("activation_penalty", "slowness_penalty"):
@@ -227,6 +228,7 @@ def load(config: ConfigDict) -> tuple[LanguageModel, Data, str]:
     """
     check(config)
     settings = config.task
+    get_field(config, "task.data.format")
     text = load_text(**settings.data.to_dict())
     data = Data(
         *(

@@ -1,0 +1,85 @@
+"""The configurations of searches: by shape at their size, by a step at a tiny one."""
+
+import functools
+import importlib
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from wpl_jax import retrain, search_run
+from wpl_jax.data import TextDataset
+from wpl_jax.search_config import expand, make_search
+from wpl_jax.tasks import language_model, load_task
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMES = sorted(path.stem for path in (ROOT / "configs").glob("enas_*.py"))
+SIZES = {"train": 929_589, "valid": 73_760, "test": 82_430}
+
+
+@pytest.fixture(autouse=True)
+def text(monkeypatch):
+    """A text as long as Penn Treebank, of one word, with its vocabulary."""
+
+    def load_text(**options):
+        splits = {name: np.zeros(size, np.int32) for name, size in SIZES.items()}
+        words = tuple(map(str, range(10_000)))
+        unknown = dict.fromkeys(SIZES, 0)
+        return TextDataset(
+            **splits, vocabulary=words, source="zeros", unknown=unknown, level="word"
+        )
+
+    monkeypatch.setattr(language_model, "load_text", load_text)
+
+
+def get_config(name):
+    return importlib.import_module(f"configs.{name}").get_config()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_call_of_every_arm_keeps_the_form_of_the_state(name):
+    config = get_config(name)
+    for each in expand(config)[: len(config.arms)]:
+        search, data, _ = make_search(each.config)
+        state = jax.eval_shape(search.init, each.key())
+        firsts = {c.phase: c for c in search_run.calls_of_search(each.config, search)}
+        for call in firsts.values():
+            advance = functools.partial(search_run._advance, each.config, search, data)
+            after = jax.eval_shape(lambda s, a=advance, c=call: a(s, c), state)
+            assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
+                lambda x: (x.shape, x.dtype), state
+            )
+        if each.config.retrain.epochs:
+            changed = retrain.config_for_task(each.config)
+            task, retrain_data, _ = load_task(changed)
+            retraining = retrain.make_retraining(changed, task)
+            architecture = np.zeros(len(task.space.decisions), np.int32)
+            start = functools.partial(retraining.init, each.key(), architecture)
+            state = jax.eval_shape(start)
+            after = jax.eval_shape(
+                retraining.train, state, architecture, retrain_data, 0, 0, 1
+            )
+            assert after.params["embedding"].shape == state.params["embedding"].shape
+
+
+def test_the_papers_setting_has_the_papers_size():
+    search, _, _ = make_search(get_config("enas_rnn_ptb"))
+    params = jax.eval_shape(search.init, jax.random.key(0)).shared.params
+    # 146,014,000 of the published code, less the scale and shift of the batch
+    # normalization that it has on its output.
+    assert sum(p.size for p in jax.tree.leaves(params)) == 146_014_000 - 2 * 1000
+
+
+def test_the_papers_setting_takes_a_step_at_a_tiny_size():
+    config = get_config("enas_rnn_ptb")
+    config.space.hidden, config.space.num_nodes = 4, 3
+    config.task.batch_size, config.task.length = 2, 3
+    config.search.children = config.search.batches = config.search.eval_batches = 1
+    search, data, _ = make_search(config)
+    state = search.init(jax.random.key(0))
+    before = np.asarray(state.shared.params["embedding"])
+    state = search.train_child(state, data, np.int32(5), np.int32(0))
+    assert np.all(np.isfinite(state.epoch.err1))
+    assert np.any(before != state.shared.params["embedding"])
+    assert np.any(state.shared.memory["recurrent"] != 0)

@@ -1,0 +1,122 @@
+"""The search from the command line: what it leaves, killed or not."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import call, environment
+
+ROOT = Path(__file__).resolve().parents[1]
+RUNS = ("wpl-seed0", "none-seed0")
+SAME_BYTES = (
+    "metrics.jsonl",
+    "architecture.json",
+    "results.json",
+    "retrain/metrics.jsonl",
+    "retrain/retrained.json",
+)
+pytestmark = pytest.mark.slow
+
+
+def command(workdir, *flags):
+    config = f"--config={ROOT / 'tests' / 'tiny_search.py'}"
+    return [
+        sys.executable,
+        str(ROOT / "launch.py"),
+        config,
+        f"--workdir={workdir}",
+        *flags,
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """An undisturbed run, and the compiled programs it leaves to the others."""
+    folder = tmp_path_factory.mktemp("search")
+    env = environment(folder / "cache")
+    process = call(command(folder / "run"), env, timeout=300)
+    assert process.returncode == 0, process.stderr
+    return folder / "run", env, process
+
+
+def assert_same(workdir, expected):
+    for run in RUNS:
+        for name in SAME_BYTES:
+            path = f"searches/{run}/{name}"
+            assert (workdir / path).read_bytes() == (expected / path).read_bytes(), path
+
+
+def test_a_search_tells_what_it_does_and_what_it_found(finished):
+    workdir, _, process = finished
+    out = process.stdout
+    assert "tokens" in out.splitlines()[0]
+    assert "vocabulary 50" in out.splitlines()[0]
+    assert "unknown" in out.splitlines()[0]
+    assert "[1/2] wpl, seed 0: the best has perplexity" in out
+    assert "on validation and" in out
+    assert out.endswith(f"Report: {workdir / 'report.html'}\n")
+    assert "Traceback" not in process.stderr
+    for run in RUNS:
+        found = json.loads(
+            (workdir / "searches" / run / "architecture.json").read_text()
+        )
+        assert found["space"] == "recurrent_cell"
+        assert found["decisions"]["parent_1"] == "node_0"
+
+
+def test_killed_at_random_moments_a_search_leaves_the_same_bytes(finished, tmp_path):
+    expected, env, _ = finished
+    rng, kills = random.Random(0), 0
+    for number in range(40):
+        workdir = tmp_path / "run"
+        with subprocess.Popen(
+            command(workdir),
+            env=env,
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            try:
+                process.wait(rng.uniform(2, 9))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                kills += 1
+            else:
+                assert process.returncode == 0, process.stderr.read()
+                break
+        assert number < 39, "It did not come to its end between forty kills."
+    assert process.returncode != -signal.SIGKILL
+    assert kills >= 5
+    assert_same(workdir, expected)
+
+
+def test_a_damaged_newest_checkpoint_is_told_of_and_passed_over(finished, tmp_path):
+    expected, env, _ = finished
+    workdir = tmp_path / "run"
+    with subprocess.Popen(
+        command(workdir), env=env, cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as process:
+        for line in process.stdout:
+            if "epoch 2 learn" in line or "epoch 2 screen" in line:
+                process.kill()
+                break
+    checkpoints = workdir / "searches" / "wpl-seed0" / "checkpoints"
+    steps = sorted((p for p in checkpoints.iterdir() if p.name.isdigit()), key=_number)
+    for path in steps[-1].rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:10])
+    again = call(command(workdir), env, timeout=300)
+    assert again.returncode == 0, again.stderr
+    assert f"Checkpoint {steps[-1].name}" in again.stderr
+    assert "trying the one before" in again.stderr
+    assert_same(workdir, expected)
+
+
+def _number(path):
+    return int(path.name)

@@ -1,0 +1,35 @@
+"""The smallest search of a recurrent cell on real text, as a configuration."""
+
+from ml_collections import ConfigDict
+
+from configs import enas_rnn_pydoc
+
+
+def get_config() -> ConfigDict:
+    """Two arms of two epochs, and a retraining of each."""
+    config = enas_rnn_pydoc.get_config()
+    config.num_seeds = 1
+    config.space.hidden = 6
+    config.space.num_nodes = 3
+    config.task.data = ConfigDict(
+        {"format": "pydoc", "level": "word", "max_vocabulary": 50}
+    )
+    config.task.batch_size = 4
+    config.task.length = 6
+    config.search.epochs = 2
+    config.search.children = 3
+    config.search.batches = 2
+    config.search.eval_batches = 2
+    config.search.learn_per_call = 2
+    config.search.checkpoint_seconds = 0.0
+    config.penalty.start_epoch = 0
+    config.strategy.enas.steps = 4
+    config.strategy.enas.candidates = ConfigDict(
+        {"proposed": 4, "screen_batches": 1, "keep": 1}
+    )
+    config.retrain.epochs = 1
+    config.retrain.batches_per_call = 1000
+    config.retrain.checkpoint_seconds = 0.0
+    config.retrain.space = ConfigDict({"hidden": 5})
+    config.retrain.task = ConfigDict({"batch_size": 20})
+    return config
