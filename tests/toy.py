@@ -127,6 +127,7 @@ def load(config):
 def get_config():
     """A search of seconds with all its parts."""
     config = enas_rnn_pydoc.get_config()
+    config.num_seeds = 1
     config.task = ConfigDict({"name": "toy", "seed": 0})
     config.space = ConfigDict({"name": "toy"})
     config.search.epochs = 3

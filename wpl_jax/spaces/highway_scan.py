@@ -37,14 +37,17 @@ class Wiring(NamedTuple):
     output: jax.Array  # float32[nodes]; weight of each node in the output
 
 
-class _Residuals(NamedTuple):
-    """What the backward pass needs, time first."""
+class _Node(NamedTuple):
+    """What the backward pass needs of a node; time first, once the scan is over."""
 
-    previous: jax.Array  # [time, batch, hidden]; the recurrent state coming in
-    states: jax.Array  # [time, nodes, batch, hidden]
-    gates: jax.Array  # [time, nodes, batch, hidden]; sigmoid(a)
-    values: jax.Array  # [time, nodes, batch, hidden]; f(b)
-    scales: jax.Array  # [time, batch, 1]; of the norm clipping
+    parent: jax.Array  # [batch, hidden]; the state that it starts from
+    gate: jax.Array  # [batch, hidden]; sigmoid(a)
+    value: jax.Array  # [batch, hidden]; f(b)
+
+    @property
+    def state(self) -> jax.Array:
+        """What the node computes."""
+        return self.parent + self.gate * (self.value - self.parent)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5, 6))
@@ -82,33 +85,36 @@ def highway_scan(
 
 def _forward(inputs, state, recurrent, kernels, wiring, carry, max_norm):
     curves = _curves(wiring.activations, inputs.dtype)
-
-    def node(parent, pre, j):
-        a, b = jnp.split(pre, 2, axis=-1)
-        gate, value = (
-            jax.nn.sigmoid(a),
-            _activate(b, jax.tree.map(lambda c: c[j], curves)),
-        )
-        return parent + gate * (value - parent), gate, value
+    # Taken apart before the loop, which would copy each slice in every step.
+    kernels = [recurrent, *kernels]
 
     def step(previous, x):
-        first = node(previous, x + previous @ recurrent, 0)
-        nodes = [first]
-        stack = jnp.zeros((len(wiring.activations), *previous.shape), previous.dtype)
-        stack = stack.at[0].set(first[0])
-        for j in range(1, len(wiring.activations)):
-            parent = stack[wiring.parents[j - 1]]
-            nodes.append(node(parent, parent @ kernels[j - 1], j))
-            stack = stack.at[j].set(nodes[-1][0])
-        output = jnp.einsum("n,nbh->bh", wiring.output.astype(stack.dtype), stack)
-        following = output if carry == "output" else stack[-1]
+        nodes: list[_Node] = []
+        states: list[jax.Array] = []
+        for j, kernel in enumerate(kernels):
+            parent = _pick(states, wiring.parents[j - 1]) if j else previous
+            a, b = jnp.split(parent @ kernel + (0 if j else x), 2, axis=-1)
+            value = _activate(b, jax.tree.map(lambda c, j=j: c[j], curves))
+            nodes.append(_Node(parent, jax.nn.sigmoid(a), value))
+            states.append(nodes[-1].state)
+        output = sum(
+            weight * state
+            for weight, state in zip(wiring.output.astype(x.dtype), states, strict=True)
+        )
+        following = output if carry == "output" else states[-1]
         scale = _clip_scale(following, max_norm)
-        gates, values = (jnp.stack([n[k] for n in nodes]) for k in (1, 2))
-        residuals = _Residuals(previous, stack, gates, values, scale)
-        return following * scale, (output, residuals)
+        return following * scale, (output, (nodes, scale))
 
     state, (outputs, residuals) = jax.lax.scan(step, state, inputs)
     return outputs, state, residuals
+
+
+def _pick(states, index):
+    """One of the states; a few selections, which fuse, where indexing would copy."""
+    found = states[0]
+    for i, state in enumerate(states[1:], 1):
+        found = jnp.where(index == i, state, found)
+    return found
 
 
 def _forward_rule(inputs, state, recurrent, kernels, wiring, carry, max_norm):
@@ -123,47 +129,39 @@ def _backward_rule(carry, max_norm, saved, cotangents):
     recurrent, kernels, wiring, residuals = saved
     d_outputs, d_last = cotangents
     curves = _curves(wiring.activations, d_outputs.dtype)
-    num_nodes = len(wiring.activations)
-
-    def node(d_state, parent, gate, value, j):
-        slope = _slope(value, jax.tree.map(lambda c: c[j], curves))
-        d_a = d_state * (value - parent) * gate * (1 - gate)
-        d_b = d_state * gate * slope
-        return d_state * (1 - gate), jnp.concatenate([d_a, d_b], axis=-1)
+    kernels = [recurrent, *kernels]
+    weights = wiring.output.astype(d_outputs.dtype)
 
     def step(d_following, now):
-        d_output, r = now
-        d_following = d_following * r.scales
+        d_output, (nodes, scale) = now
+        d_following = d_following * scale
         if carry == "output":
             d_output = d_output + d_following
-        weights = wiring.output.astype(d_output.dtype)[:, None, None]
-        d_stack = weights * d_output
+        d_states = [weight * d_output for weight in weights]
         if carry == "last":
-            d_stack = d_stack.at[-1].add(d_following)
+            d_states[-1] += d_following
         d_pres: list[jax.Array] = []  # the last node's first
-        for j in range(num_nodes - 1, 0, -1):
-            parent = wiring.parents[j - 1]
-            through, d_pre = node(
-                d_stack[j], r.states[parent], r.gates[j], r.values[j], j
-            )
-            d_stack = d_stack.at[parent].add(through + d_pre @ kernels[j - 1].T)
-            d_pres.append(d_pre)
-        through, d_pre = node(d_stack[0], r.previous, r.gates[0], r.values[0], 0)
-        d_pres.append(d_pre)
-        return through + d_pre @ recurrent.T, jnp.stack(d_pres[::-1])
+        for j in range(len(kernels) - 1, -1, -1):
+            node, d_state = nodes[j], d_states[j]
+            slope = _slope(node.value, jax.tree.map(lambda c, j=j: c[j], curves))
+            d_a = d_state * (node.value - node.parent) * node.gate * (1 - node.gate)
+            d_b = d_state * node.gate * slope
+            d_pres.append(jnp.concatenate([d_a, d_b], axis=-1))
+            d_parent = d_state * (1 - node.gate) + d_pres[-1] @ kernels[j].T
+            if not j:
+                return d_parent, d_pres[::-1]
+            for i in range(j):
+                chosen = wiring.parents[j - 1] == i
+                d_states[i] += jnp.where(chosen, d_parent, 0)
 
     d_state, d_pres = jax.lax.scan(step, d_last, (d_outputs, residuals), reverse=True)
     # One product over time and batch for each weight.
-    d_recurrent = jnp.einsum("tbh,tbk->hk", residuals.previous, d_pres[:, 0])
-    d_kernels = jnp.stack(
-        [
-            jnp.einsum(
-                "tbh,tbk->hk", residuals.states[:, wiring.parents[j - 1]], d_pres[:, j]
-            )
-            for j in range(1, num_nodes)
-        ]
-    )
-    return d_pres[:, 0], d_state, d_recurrent, d_kernels, None
+    nodes, _ = residuals
+    d_kernels = [
+        jnp.einsum("tbh,tbk->hk", node.parent, d_pre)
+        for node, d_pre in zip(nodes, d_pres, strict=True)
+    ]
+    return d_pres[0], d_state, d_kernels[0], jnp.stack(d_kernels[1:]), None
 
 
 highway_scan.defvjp(_forward_rule, _backward_rule)
