@@ -9,16 +9,9 @@ from pathlib import Path
 
 import pytest
 from tiny import call, environment
+from tiny_search import RUNS, assert_same
 
 ROOT = Path(__file__).resolve().parents[1]
-RUNS = ("wpl-seed0", "none-seed0")
-SAME_BYTES = (
-    "metrics.jsonl",
-    "architecture.json",
-    "results.json",
-    "retrain/metrics.jsonl",
-    "retrain/retrained.json",
-)
 pytestmark = pytest.mark.slow
 
 
@@ -41,13 +34,6 @@ def finished(tmp_path_factory):
     process = call(command(folder / "run"), env, timeout=300)
     assert process.returncode == 0, process.stderr
     return folder / "run", env, process
-
-
-def assert_same(workdir, expected):
-    for run in RUNS:
-        for name in SAME_BYTES:
-            path = f"searches/{run}/{name}"
-            assert (workdir / path).read_bytes() == (expected / path).read_bytes(), path
 
 
 def test_a_search_tells_what_it_does_and_what_it_found(finished):

@@ -12,22 +12,13 @@ import numpy as np
 import pytest
 import toy
 from ml_collections import ConfigDict
+from tiny_search import RUNS, assert_same
 
 from wpl_jax import jobs, search_run, tasks
 from wpl_jax.checkpoint import StopRequest
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.search_config import arm_names, expand, make_search
 from wpl_jax.supernet import architecture_from_json
-
-RUNS = ("wpl-seed0", "none-seed0")
-# What a search leaves that may not depend on when it ran.
-SAME_BYTES = (
-    "metrics.jsonl",
-    "architecture.json",
-    "results.json",
-    "retrain/metrics.jsonl",
-    "retrain/retrained.json",
-)
 
 
 @pytest.fixture(autouse=True)
@@ -58,13 +49,6 @@ def finished(tmp_path_factory):
 
 def records(folder):
     return [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def assert_same(workdir, expected):
-    for run in RUNS:
-        for name in SAME_BYTES:
-            path = f"searches/{run}/{name}"
-            assert (workdir / path).read_bytes() == (expected / path).read_bytes(), path
 
 
 def test_a_run_leaves_what_a_search_found(finished):

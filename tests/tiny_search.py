@@ -1,8 +1,32 @@
-"""The smallest search of a recurrent cell on real text, as a configuration."""
+"""The smallest search of a recurrent cell on real text.
+
+This file is a configuration (``--config=tests/tiny_search.py``) and a module of what
+tests of searches share.
+"""
+
+from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from configs import enas_rnn_pydoc
+
+RUNS = ("wpl-seed0", "none-seed0")
+# What a search leaves that may not depend on when or where it ran.
+SAME_BYTES = (
+    "metrics.jsonl",
+    "architecture.json",
+    "results.json",
+    "retrain/metrics.jsonl",
+    "retrain/retrained.json",
+)
+
+
+def assert_same(workdir: Path, expected: Path) -> None:
+    """Two runs of the same searches left the same."""
+    for run in RUNS:
+        for name in SAME_BYTES:
+            path = f"searches/{run}/{name}"
+            assert (workdir / path).read_bytes() == (expected / path).read_bytes(), path
 
 
 def get_config() -> ConfigDict:

@@ -21,6 +21,7 @@ import optax
 from ml_collections import ConfigDict
 
 from wpl_jax.checkpoint import StopRequest
+from wpl_jax.compiled import compiled
 from wpl_jax.config_fields import require_int, require_number
 from wpl_jax.errors import UserError
 from wpl_jax.optimizers import Sgd, make_sgd
@@ -64,27 +65,9 @@ class Retraining:
     epochs: int
     patience: int | None
 
-    @functools.cached_property
-    def init(self):
-        """``init(key, architecture) -> State``."""
-        return jax.jit(self._init)
-
-    @functools.cached_property
-    def train(self):
-        """``train(state, architecture, data, epoch, first, end) -> State``."""
-        return jax.jit(self._train, donate_argnums=0)
-
-    @functools.cached_property
-    def validate(self):
-        """``validate(state, architecture, data, epoch) -> State``."""
-        return jax.jit(self._validate, donate_argnums=0)
-
-    @functools.cached_property
-    def evaluate(self):
-        """``evaluate(params, architecture, data, split) -> nats``; split static."""
-        return jax.jit(self.task.whole_loss, static_argnums=3)
-
-    def _init(self, key: jax.Array, architecture: jax.Array) -> State:
+    @compiled()
+    def init(self, key: jax.Array, architecture: jax.Array) -> State:
+        """The state before the first step."""
         space = self.task.space
         params = gather(
             space.init(jax.random.fold_in(key, 0)), space.rows(architecture)
@@ -103,9 +86,9 @@ class Retraining:
             skipped=jnp.int32(0),
         )
 
-    def _train(
-        self, state: State, architecture, data: Data, epoch, first, end
-    ) -> State:
+    @compiled(donate_argnames="state")
+    def train(self, state: State, architecture, data: Data, epoch, first, end) -> State:
+        """Steps on the training batches ``first`` to ``end - 1`` of an epoch."""
         transform = self.optimizer.transform(self.optimizer.rate(epoch))
         key = jax.random.fold_in(jax.random.fold_in(state.key, 1), epoch)
         gradient_of = jax.grad(self.task.train_loss, has_aux=True)
@@ -147,7 +130,9 @@ class Retraining:
         state = state._replace(nats=jnp.where(first == 0, 0, state.nats))
         return jax.lax.fori_loop(first, end, step, state)
 
-    def _validate(self, state: State, architecture, data: Data, epoch) -> State:
+    @compiled(donate_argnames="state")
+    def validate(self, state: State, architecture, data: Data, epoch) -> State:
+        """Evaluates on all validation data, and keeps what is best."""
         # The average is of no step before averaging began: the newest weights then.
         params = jax.tree.map(
             lambda mean, p: jnp.where(state.averaged > 0, mean, p),
@@ -168,6 +153,11 @@ class Retraining:
         return state._replace(
             history=state.history.at[epoch].set(nats), best=best, averaging=averaging
         )
+
+    @compiled(static_argnames="split")
+    def evaluate(self, params, architecture, data: Data, split: str) -> jax.Array:
+        """Nats over the whole of a split."""
+        return self.task.whole_loss(params, architecture, data, split)
 
 
 def make_retraining(config: ConfigDict, task: Task) -> Retraining:

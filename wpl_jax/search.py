@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from wpl_jax.compiled import compiled
 from wpl_jax.forgetting import Forgetting, forgetting
 from wpl_jax.optimizers import Sgd
 from wpl_jax.protection import Protection, Trained
@@ -118,52 +119,9 @@ class Search:
         candidates = self.strategy.candidates
         return min(candidates.keep, candidates.proposed)
 
-    @functools.cached_property
-    def init(self):
-        """``init(key) -> State``; the key is that of all randomness."""
-        return jax.jit(self._init)
-
-    @functools.cached_property
-    def begin_epoch(self):
-        """``begin_epoch(state, epoch) -> State``; before an epoch's first child."""
-        return jax.jit(self._begin_epoch, donate_argnums=0)
-
-    @functools.cached_property
-    def train_child(self):
-        """``train_child(state, data, epoch, index) -> State``."""
-        return jax.jit(self._train_child, donate_argnums=0)
-
-    @functools.cached_property
-    def evaluate_again(self):
-        """``evaluate_again(state, data, first, count) -> State``; ``count`` static."""
-        return jax.jit(self._evaluate_again, donate_argnums=0, static_argnums=3)
-
-    @functools.cached_property
-    def learn(self):
-        """``learn(state, data, epoch, first, steps) -> State``; ``steps`` static."""
-        return jax.jit(self._learn, donate_argnums=0, static_argnums=4)
-
-    @functools.cached_property
-    def measure(self):
-        """``measure(state, epoch) -> Measured``; after an epoch's last call."""
-        return jax.jit(self._measure)
-
-    @functools.cached_property
-    def propose(self):
-        """``propose(state) -> State``; draws the candidates for the best."""
-        return jax.jit(self._propose, donate_argnums=0)
-
-    @functools.cached_property
-    def screen(self):
-        """``screen(state, data, first, count) -> State``; ``count`` static."""
-        return jax.jit(self._screen, donate_argnums=0, static_argnums=3)
-
-    @functools.cached_property
-    def judge(self):
-        """``judge(state, data, index) -> State``; after the last ``screen``."""
-        return jax.jit(self._judge, donate_argnums=0)
-
-    def _init(self, key: jax.Array) -> State:
+    @compiled()
+    def init(self, key: jax.Array) -> State:
+        """The state before the first epoch; all randomness comes from the key."""
         params = self.task.space.init(_fold(key, "params"))
         decisions = len(self.task.space.decisions)
         errors = jnp.zeros(self.children)
@@ -194,7 +152,9 @@ class Search:
             ),
         )
 
-    def _begin_epoch(self, state: State, epoch: jax.Array) -> State:
+    @compiled(donate_argnames="state")
+    def begin_epoch(self, state: State, epoch: jax.Array) -> State:
+        """Before the first child of an epoch."""
         memory, opt_state = self.protection.begin_epoch(
             state.shared.memory, state.shared.opt_state, epoch
         )
@@ -205,9 +165,11 @@ class Search:
             epoch=jax.tree.map(jnp.zeros_like, state.epoch),
         )
 
-    def _train_child(
+    @compiled(donate_argnames="state")
+    def train_child(
         self, state: State, data: Data, epoch: jax.Array, index: jax.Array
     ) -> State:
+        """Proposes, trains, evaluates and protects one child of an epoch."""
         architecture = self.strategy.propose(
             state.strategy, _fold(state.key, "propose", epoch, index)
         )
@@ -291,18 +253,23 @@ class Search:
         )
         return child._replace(memory=memory, opt_state=opt_state)
 
-    def _evaluate_again(
+    @compiled(donate_argnames="state", static_argnames="count")
+    def evaluate_again(
         self, state: State, data: Data, first: jax.Array, count: int
     ) -> State:
+        """Takes err2 of ``count`` children of the epoch, from ``first`` on."""
         seen = state.epoch
         err2 = self._evaluate_some(
             state, data, seen.architectures, seen.err2, first, count, self.eval_batches
         )
         return state._replace(epoch=seen._replace(err2=err2))
 
-    def _learn(
+    @compiled(donate_argnames="state", static_argnames="steps")
+    def learn(
         self, state: State, data: Data, epoch: jax.Array, first: jax.Array, steps: int
     ) -> State:
+        """Lets the strategy learn for some of its steps in an epoch."""
+
         def reward(key, architecture, step):
             del step
             batch = jax.random.randint(key, (), 0, self.task.num_batches(data, "valid"))
@@ -324,7 +291,9 @@ class Search:
             ),
         )
 
-    def _measure(self, state: State, epoch: jax.Array) -> Measured:
+    @compiled()
+    def measure(self, state: State, epoch: jax.Array) -> Measured:
+        """What an epoch was, after its last call."""
         seen, task = state.epoch, self.task
         return Measured(
             nats=forgetting(seen.err1, seen.err2),
@@ -341,7 +310,9 @@ class Search:
             skipped=state.skipped,
         )
 
-    def _propose(self, state: State) -> State:
+    @compiled(donate_argnames="state")
+    def propose(self, state: State) -> State:
+        """Draws the candidates for the best, after the last epoch."""
         keys = jax.random.split(
             _fold(state.key, "derive"), self.strategy.candidates.proposed
         )
@@ -350,7 +321,9 @@ class Search:
             selection=state.selection._replace(architectures=jax.vmap(propose)(keys))
         )
 
-    def _screen(self, state: State, data: Data, first: jax.Array, count: int) -> State:
+    @compiled(donate_argnames="state", static_argnames="count")
+    def screen(self, state: State, data: Data, first: jax.Array, count: int) -> State:
+        """Judges ``count`` candidates on a few validation batches."""
         selection, candidates = state.selection, self.strategy.candidates
         screened = self._evaluate_some(
             state,
@@ -367,7 +340,9 @@ class Search:
             )
         )
 
-    def _judge(self, state: State, data: Data, index: jax.Array) -> State:
+    @compiled(donate_argnames="state")
+    def judge(self, state: State, data: Data, index: jax.Array) -> State:
+        """Judges one of the kept candidates on all validation data."""
         selection = state.selection
         architecture = selection.architectures[selection.kept[index]]
         child = gather(state.shared.params, self.task.space.rows(architecture))
