@@ -364,3 +364,24 @@ def test_an_unknown_option_of_the_text_is_named(tmp_path):
     write_text(tmp_path)
     with pytest.raises(UserError, match="colour"):
         load_task(make_config(tmp_path, **{"task.data.colour": 3}))
+
+
+def test_computing_in_half_precision_is_near_and_leaves_float32_gradients():
+    """Near: 8 bits of mantissa over a few dozen operations."""
+    half = LanguageModel(SPACE, LENGTH, BATCH, compute_dtype="bfloat16", **PENALTIES)
+    whole = LanguageModel(SPACE, LENGTH, BATCH, **PENALTIES)
+    arguments = (ARCHITECTURE, TEXT, jnp.asarray(ZERO, jnp.float32), 0, None)
+    found, expected = (
+        jax.value_and_grad(
+            lambda child, task=task: task.train_loss(child, *arguments)[0]
+        )(CHILD)
+        for task in (half, whole)
+    )
+    assert found[0].dtype == jnp.float32
+    assert 0 < abs(found[0] - expected[0]) < 0.03 * expected[0]
+    scale = max(np.abs(g).max() for g in expected[1].values())
+    for name, gradient in found[1].items():
+        assert gradient.dtype == jnp.float32
+        np.testing.assert_allclose(gradient, expected[1][name], atol=0.05 * scale)
+    _, (_, stream) = half.train_loss(CHILD, *arguments)
+    assert stream.dtype == jnp.float32

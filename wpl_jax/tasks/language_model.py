@@ -8,14 +8,20 @@ through time, as in Zaremba et al., "Recurrent Neural Network Regularization",
 """
 
 import dataclasses
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
 import jax
 import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from wpl_jax.config_fields import get_field, require_int, require_number, require_only
+from wpl_jax.config_fields import (
+    get_field,
+    require_choice,
+    require_int,
+    require_number,
+    require_only,
+)
 from wpl_jax.data import TextDataset, batchify, load_text
 from wpl_jax.spaces import make_space
 from wpl_jax.spaces.recurrent_cell import Dropout, Hidden
@@ -58,6 +64,8 @@ class LanguageModel:
       slowness_penalty: Weight of the mean square of their change from word to word,
         before dropout (TAR of the same).
       reward_scale: The reward is this over the perplexity.
+      compute_dtype: In which training computes; parameters, the softmax and all that
+        is measured stay in float32.
     """
 
     space: RecurrentSpace
@@ -67,6 +75,7 @@ class LanguageModel:
     activation_penalty: float = 0.0
     slowness_penalty: float = 0.0
     reward_scale: float = 80.0
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
 
     error_name = "perplexity"
 
@@ -102,12 +111,16 @@ class LanguageModel:
         index = step % self.num_batches(data, "train")
         state = jnp.where(index == 0, jnp.zeros_like(stream), stream)
         inputs, targets = self._window(data.train, index)
+        child, state = jax.tree.map(
+            lambda x: x.astype(self.compute_dtype), (child, state)
+        )
         hidden = self.space.apply(
             child, architecture, inputs, state=state, dropout=self.dropout, key=key
         )
         nats = self._nats(child, hidden.dropped, targets)
         loss = nats + self._regularization(hidden)
-        return loss, jax.lax.stop_gradient((nats, hidden.state))
+        state = hidden.state.astype(jnp.float32)
+        return loss, jax.lax.stop_gradient((nats, state))
 
     def valid_loss(self, child, architecture, data, first, batches: int):
         """Nats per word over ``batches`` validation batches in a row.
@@ -192,15 +205,17 @@ class LanguageModel:
         return jnp.mean(self._word_nats(child, hidden, targets))
 
     def _word_nats(self, child, hidden, targets):
-        logits = self.space.logits(child, hidden)
+        logits = self.space.logits(child, hidden).astype(jnp.float32)
         return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
 
     def _regularization(self, hidden: Hidden):
         total = jnp.zeros(())
         if self.activation_penalty:
-            total += self.activation_penalty * jnp.mean(hidden.dropped**2)
+            dropped = hidden.dropped.astype(jnp.float32)
+            total += self.activation_penalty * jnp.mean(dropped**2)
         if self.slowness_penalty:
-            change = hidden.raw[:, 1:] - hidden.raw[:, :-1]
+            raw = hidden.raw.astype(jnp.float32)
+            change = raw[:, 1:] - raw[:, :-1]
             total += self.slowness_penalty * jnp.mean(change**2)
         return total
 
@@ -215,6 +230,7 @@ def check(config: ConfigDict) -> None:
     for name in ("activation_penalty", "slowness_penalty"):
         require_number(config, f"task.{name}", least=0)
     require_number(config, "task.reward_scale", above=0)
+    require_choice(config, "task.compute_dtype", ("bfloat16", "float32"))
 
 
 def load(config: ConfigDict) -> tuple[LanguageModel, Data, str]:
@@ -252,6 +268,7 @@ def load(config: ConfigDict) -> tuple[LanguageModel, Data, str]:
         activation_penalty=settings.activation_penalty,
         slowness_penalty=settings.slowness_penalty,
         reward_scale=settings.reward_scale,
+        compute_dtype=settings.compute_dtype,
     )
     return task, data, describe(text)
 
