@@ -11,7 +11,7 @@ Where the paper and the authors' code differ, this is the paper; the settings th
 bring the code's way back are named beside them.
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 
 def get_config() -> ConfigDict:
@@ -21,7 +21,9 @@ def get_config() -> ConfigDict:
     config.seed = 0
     config.num_seeds = 1
     # Each arm is run, with its changes to this configuration, over the same seeds.
-    config.arms = ConfigDict({"wpl": {}, "none": {"penalty": {"name": "none"}}})
+    config.arms = ConfigDict(
+        {"wpl": {"penalty": {"name": "wpl"}}, "none": {"penalty": {"name": "none"}}}
+    )
     config.main_arm = "wpl"  # of which the report shows more
 
     config.space = ConfigDict()
@@ -37,9 +39,11 @@ def get_config() -> ConfigDict:
     config.task.name = "language_model"
     config.task.data = ConfigDict()
     config.task.data.format = "folder"
+    config.task.data.path = config_dict.placeholder(str)
     config.task.data.path = "../shared/data/ptb"
     config.task.data.level = "word"
     config.task.data.min_count = 1
+    config.task.data.max_vocabulary = config_dict.placeholder(int)
     config.task.length = 35
     config.task.batch_size = 64
     config.task.dropout = ConfigDict(
@@ -57,7 +61,7 @@ def get_config() -> ConfigDict:
     config.search.eval_batches = 5  # of err1 and err2
     config.search.learn_per_call = 50  # steps of the strategy between checkpoints
     config.search.max_bad_steps = 10  # in a row, before going back
-    config.search.checkpoint_seconds = 60.0
+    config.search.checkpoint_seconds = 600.0  # of 2.3 GB each
 
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 20.0
@@ -65,7 +69,7 @@ def get_config() -> ConfigDict:
     config.optimizer.decay_from = 15
     config.optimizer.clip_norm = 0.25
     config.optimizer.weight_decay = 1e-7
-    config.optimizer.momentum = None
+    config.optimizer.momentum = config_dict.placeholder(float)
 
     config.strategy = ConfigDict()
     config.strategy.name = "enas"
@@ -97,9 +101,9 @@ def get_config() -> ConfigDict:
     config.penalty.compound = False  # the code: True
     config.penalty.form = "proximal"  # the code: "explicit"
     config.penalty.protect = "all"  # the code: "choices"
-    config.penalty.max_norm = None  # the code: 10.0
+    config.penalty.max_norm = config_dict.placeholder(float)  # the code: 10.0
     config.penalty.decay_from = 0  # the code: 14
-    config.penalty.decay_epochs = None  # the code: 60
+    config.penalty.decay_epochs = config_dict.placeholder(int)  # the code: 60
     config.penalty.estimator = "batch"
     config.penalty.labels = "data"
     config.penalty.split = "valid"
@@ -130,5 +134,5 @@ def get_config() -> ConfigDict:
     config.retrain.optimizer.decay_from = 0
     config.retrain.optimizer.clip_norm = 0.25
     config.retrain.optimizer.weight_decay = 8e-7
-    config.retrain.optimizer.momentum = None
+    config.retrain.optimizer.momentum = config_dict.placeholder(float)
     return config

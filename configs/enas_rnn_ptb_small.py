@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     # EWC adds up the Fishers of some 60 children before they are flushed.
     config.arms = ConfigDict(
         {
-            "wpl": {},
+            "wpl": {"penalty": {"name": "wpl"}},
             "ewc": {"penalty": {"name": "ewc", "strength": 0.0002}},
             "none": {"penalty": {"name": "none"}},
         }
@@ -34,6 +34,7 @@ def get_config() -> ConfigDict:
     config.search.epochs = 12
     config.search.children = 20
     config.search.eval_batches = 4
+    config.search.checkpoint_seconds = 60.0
     config.penalty.start_epoch = 3
     config.strategy.enas.steps = 50
     config.strategy.enas.learning_rate = 3.5e-3  # ten times, for as many fewer steps

@@ -3,7 +3,7 @@
     python launch.py --config=configs/enas_rnn_pydoc.py --workdir=runs/pydoc
 
 Searches with the Weight Plasticity Loss and without, on text that needs no download:
-about 3 minutes on two CPU cores, compilation included. With the penalty children
+about 4 minutes on two CPU cores, compilation included. With the penalty children
 forget less and keep their order better.
 """
 
@@ -20,7 +20,9 @@ def get_config() -> ConfigDict:
     config.space.num_nodes = 8
     config.space.init_scale = 0.04
     # Words that come once become <unk>, so that a model can learn when to expect it.
-    config.task.data = ConfigDict({"format": "pydoc", "level": "word", "min_count": 2})
+    config.task.data.format = "pydoc"
+    config.task.data.path = None
+    config.task.data.min_count = 2
     config.task.batch_size = 20
     config.task.dropout = ConfigDict(
         {"embedding": 0.0, "input": 0.1, "output": 0.1, "recurrent": 0.0}

@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     # it adds up the Fishers of many children.
     config.arms = ConfigDict(
         {
-            "wpl": {},
+            "wpl": {"penalty": {"name": "wpl"}},
             "ewc": {"penalty": {"name": "ewc", "strength": 0.0001}},
             "l2": {"penalty": {"name": "l2"}},
             "none": none,

@@ -97,7 +97,8 @@ class Written:
     def train(self, architecture, epoch, index):
         p, rate = self.penalty, RATE * DECAY ** max(epoch - 1, 0)
         for i in range(BATCHES):
-            batch = self.data[0][(index * BATCHES + i) % len(self.data[0])]
+            number = (epoch * CHILDREN + index) * BATCHES + i
+            batch = self.data[0][number % len(self.data[0])]
             gradient = self.gradient(architecture, batch)
             for k, part in self.parts(architecture).items():
                 theta, f = self.params[k][part], p.strength * self.fisher[k][part]

@@ -211,6 +211,39 @@ def test_deriving_again_finds_the_same(finished, tmp_path):
     assert path.read_text() == expected
 
 
+def test_deriving_of_an_unfinished_search_leaves_it_unfinished(
+    finished, tmp_path, monkeypatch, quick_report
+):
+    config, workdir = toy.get_config(), tmp_path / "run"
+    del config.arms.none
+    monkeypatch.setattr(search_run, "StopRequest", Interrupted)
+    Interrupted.left = 15
+    with pytest.raises(SystemExit):
+        jobs.run(config, workdir, "run")
+    folder = workdir / "searches" / "wpl-seed0"
+    Interrupted.left = 1000
+    jobs.run(config, workdir, "derive")
+    found = json.loads((folder / "derived_architecture.json").read_text())
+    assert found["space"] == "toy"
+    assert not (folder / "results.json").exists()
+    jobs.run(config, workdir, "run")
+    assert_same(workdir, finished, ["wpl-seed0"])
+
+
+@pytest.mark.parametrize("what", ["loss", "fisher"])
+def test_a_search_that_cannot_go_on_says_so(what, tmp_path, monkeypatch, quick_report):
+    def load(config):
+        data = toy.make_data()
+        split = "train" if what == "loss" else "valid"
+        bad = getattr(data, split).at[:].set(jnp.nan)
+        return toy.ToyTask(), data._replace(**{split: bad}), "toy"
+
+    monkeypatch.setitem(tasks.TASKS, "toy", load)
+    said = "thousandth of the learning rate" if what == "loss" else "finite error"
+    with pytest.raises(UserError, match=said):
+        jobs.run(toy.get_config(), tmp_path / "run", "run")
+
+
 @pytest.mark.parametrize("penalty", ["none", "l2", "ewc", "wpl"])
 @pytest.mark.parametrize("strategy", ["enas", "random"])
 def test_every_strategy_goes_with_every_penalty(strategy, penalty):
@@ -256,7 +289,15 @@ WRONG = {
     "epochs": ({"search": {"epochs": 0}}, "config.search.epochs is 0"),
     "divisor": ({"search": {"learn_per_call": 3}}, "a divisor of the strategy's 4"),
     "batches": ({"search": {"eval_batches": 99}}, "at most 5"),
-    "penalty": ({"penalty": {"name": "wlp"}}, "config.penalty.name is 'wlp'"),
+    "penalty": (
+        {"arms": {"wpl": {"penalty": {"name": "wlp"}}}},
+        "config.penalty.name is 'wlp'",
+    ),
+    "screening": (
+        {"strategy": {"enas": {"candidates": {"screen_batches": 6}}}},
+        "screen_batches is 6, expected at most 5",
+    ),
+    "retrained task": ({"retrain": {"task": {"sed": 1}}}, "changes a setting"),
     "strategy": ({"strategy": {"name": "nao"}}, "config.strategy.name is 'nao'"),
     "task": ({"task": {"name": "toi"}}, "config.task.name is 'toi'"),
     "arm": ({"main_arm": "ewc"}, "config.main_arm is 'ewc'"),

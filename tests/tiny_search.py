@@ -4,6 +4,7 @@ This file is a configuration (``--config=tests/tiny_search.py``) and a module of
 tests of searches share.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -21,9 +22,9 @@ SAME_BYTES = (
 )
 
 
-def assert_same(workdir: Path, expected: Path) -> None:
+def assert_same(workdir: Path, expected: Path, runs: Sequence[str] = RUNS) -> None:
     """Two runs of the same searches left the same."""
-    for run in RUNS:
+    for run in runs:
         for name in SAME_BYTES:
             path = f"searches/{run}/{name}"
             assert (workdir / path).read_bytes() == (expected / path).read_bytes(), path
@@ -35,9 +36,8 @@ def get_config() -> ConfigDict:
     config.num_seeds = 1
     config.space.hidden = 6
     config.space.num_nodes = 3
-    config.task.data = ConfigDict(
-        {"format": "pydoc", "level": "word", "max_vocabulary": 50}
-    )
+    config.task.data.min_count = 1
+    config.task.data.max_vocabulary = 50
     config.task.batch_size = 4
     config.task.length = 6
     config.search.epochs = 2

@@ -207,13 +207,15 @@ class QuadraticProtection:
         if self.flush_every is None:
             return memory, opt_state
         since = epoch - self.start_epoch
-        kept = jnp.where((since > 0) & (since % self.flush_every == 0), 0.0, 1.0)
-        zeroed = jax.tree.map(lambda f: f * kept, memory)
+        flush = (since > 0) & (since % self.flush_every == 0)
+
+        def flushed(tree):
+            return jax.tree.map(lambda f: jnp.where(flush, 0, f), tree)
 
         def forget(state):
-            return state._replace(fisher=jax.tree.map(lambda f: f * kept, state.fisher))
+            return state._replace(fisher=flushed(state.fisher))
 
-        return zeroed, penalty.map_states(forget, opt_state)
+        return flushed(memory), penalty.map_states(forget, opt_state)
 
     def after_child(self, memory, opt_state, trained, task, data, key, alpha):
         """Mixes the child's Fisher in, and moves the anchor to it."""
@@ -223,13 +225,13 @@ class QuadraticProtection:
             memory = fisher.clip_norm(memory, self.max_norm)
         if self.compound:
             memory = jax.tree.map(lambda f: alpha * f, memory)
-        importance = memory
-        if self.protect == "choices":
-            importance = jax.tree.map(
-                lambda f, index: f * 0 if is_all(index) else f, memory, trained.rows
-            )
+        protected = jax.tree.map(
+            lambda index: jnp.float32(self.protect == "all" or not is_all(index)),
+            trained.rows,
+        )
+        importance = jax.tree.map(jnp.multiply, memory, protected)
         if self.normalize != "none":
-            importance = fisher.normalize(importance, per=self.normalize)
+            importance = fisher.normalize(importance, protected, per=self.normalize)
         return memory, penalty.consolidate(
             opt_state, trained.params, importance, rule=self.rule
         )

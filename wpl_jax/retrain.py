@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from wpl_jax.checkpoint import StopRequest
 from wpl_jax.compiled import compiled
 from wpl_jax.config_fields import require_int, require_number
-from wpl_jax.errors import UserError
+from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.optimizers import Sgd, make_sgd
 from wpl_jax.resumable import Resumable
 from wpl_jax.run_directory import finite, to_json, write_atomically
@@ -37,6 +37,7 @@ class State(NamedTuple):
     """All that a training is, between two calls."""
 
     key: jax.Array
+    architecture: jax.Array  # int32[num_decisions]
     params: Any  # of the child
     opt_state: optax.OptState
     stream: Any  # what the last batch left for the next
@@ -74,6 +75,7 @@ class Retraining:
         )
         return State(
             key=key,
+            architecture=architecture,
             params=params,
             opt_state=self.optimizer.transform(0.0).init(params),
             stream=self.task.init_stream(),
@@ -184,9 +186,15 @@ def check(config: ConfigDict) -> None:
 def config_for_task(config: ConfigDict) -> ConfigDict:
     """The configuration with the space and task of the retraining."""
     changed = config.copy_and_resolve_references()
-    with changed.ignore_type():
-        changed.space.update(config.retrain.space)
-        changed.task.update(config.retrain.task)
+    try:
+        with changed.lock().ignore_type():
+            changed.space.update(config.retrain.space)
+            changed.task.update(config.retrain.task)
+    except (AttributeError, KeyError) as error:
+        raise ConfigError(
+            "config.retrain.space or config.retrain.task changes a setting that "
+            f"config.space or config.task does not have: {error}"
+        ) from error
     return changed
 
 
@@ -230,6 +238,12 @@ def run(
         stop=stop,
         checkpoint_seconds=config.retrain.checkpoint_seconds,
     ) as job:
+        if np.any(job.state.architecture != architecture):
+            raise UserError(
+                f"{folder} holds the training of another architecture, "
+                f"{np.asarray(job.state.architecture).tolist()}. Delete the folder to "
+                "train this one, or give another --workdir."
+            )
         speed, told = _Speed(task.predictions_per_batch), ""
         for number in job.calls():
             epoch, first = calls[number]
@@ -295,7 +309,7 @@ def _finish(retraining, state, architecture, data, folder, title) -> dict[str, A
     }
     for split in ("valid", "test"):
         nats = retraining.evaluate(state.best, architecture, data, split)
-        if not np.isfinite(task.error(nats)):
+        if not np.isfinite(nats) or not np.any(np.isfinite(state.history)):
             raise UserError(
                 f"{folder}: training from scratch diverged, {nats} nats on {split} "
                 "data. Lower config.retrain.optimizer.learning_rate or clip_norm, and "

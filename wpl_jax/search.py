@@ -196,6 +196,8 @@ class Search:
         transform = self._transform(epoch, state.rate_scale)
         key = _fold(state.key, "train", epoch, index)
         gradient_of = jax.grad(self.task.train_loss, has_aux=True)
+        # Epochs go on in the data where the one before ended.
+        first = (epoch * self.children + index) * self.batches
 
         def step(carry, i):
             child, stream, skipped, in_row = carry
@@ -204,14 +206,15 @@ class Search:
                 architecture,
                 data,
                 stream,
-                index * self.batches + i,
+                first + i,
                 jax.random.fold_in(key, i),
             )
             updates, opt_state = transform.update(
                 gradient, child.opt_state, child.params
             )
             params = optax.apply_updates(child.params, updates)
-            sound = jnp.isfinite(nats) & jnp.isfinite(optax.tree.norm(gradient))
+            norms = optax.tree.norm(gradient) + optax.tree.norm(updates)
+            sound = jnp.isfinite(nats) & jnp.isfinite(norms)
             child, stream = jax.tree.map(
                 lambda new, old: jnp.where(sound, new, old),
                 (child._replace(params=params, opt_state=opt_state), next_stream),
@@ -225,7 +228,7 @@ class Search:
             step, carry, jnp.arange(self.batches)
         )
         state = state._replace(stream=stream, skipped=skipped, skipped_in_row=in_row)
-        return state, child, jnp.mean(nats)
+        return state, child, jnp.nanmean(jnp.where(jnp.isfinite(nats), nats, jnp.nan))
 
     def _protect(self, state, child, rows, architecture, data, epoch, index):
         """Lets the protection remember a trained child, from its first epoch on."""
@@ -244,9 +247,15 @@ class Search:
                 self.protection.alpha(epoch),
             )
 
+        def remember_if_finite(*old):
+            new = remember(*old)
+            # A child that explodes has a Fisher without a meaning, and without an end.
+            sound = jnp.isfinite(optax.tree.norm(new))
+            return jax.tree.map(lambda a, b: jnp.where(sound, a, b), new, old)
+
         memory, opt_state = jax.lax.cond(
             self.protection.active(epoch),
-            remember,
+            remember_if_finite,
             lambda *unchanged: unchanged,
             child.memory,
             child.opt_state,
@@ -274,9 +283,9 @@ class Search:
             del step
             batch = jax.random.randint(key, (), 0, self.task.num_batches(data, "valid"))
             child = gather(state.shared.params, self.task.space.rows(architecture))
-            return self.task.reward(
-                self.task.valid_loss(child, architecture, data, batch, 1)
-            )
+            nats = self.task.valid_loss(child, architecture, data, batch, 1)
+            # What has no loss is as bad as can be; the controller must not see a NaN.
+            return jnp.where(jnp.isfinite(nats), self.task.reward(nats), 0.0)
 
         strategy, learned = self.strategy.learn(
             state.strategy, _fold(state.key, "learn", epoch), reward, first, steps
@@ -304,7 +313,7 @@ class Search:
             child_reward=jnp.mean(task.reward(seen.err2)),
             reward=seen.reward,
             entropy=seen.entropy,
-            best=seen.architectures[jnp.argmin(seen.err2)],
+            best=seen.architectures[jnp.argmin(jnp.nan_to_num(seen.err2, nan=jnp.inf))],
             alpha=self.protection.alpha(epoch),
             rate=self.optimizer.rate(epoch) * state.rate_scale,
             skipped=state.skipped,

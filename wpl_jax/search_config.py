@@ -6,7 +6,13 @@ from typing import NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from wpl_jax.config_fields import require, require_choice, require_int, require_number
+from wpl_jax.config_fields import (
+    get_field,
+    require,
+    require_choice,
+    require_int,
+    require_number,
+)
 from wpl_jax.errors import ConfigError
 from wpl_jax.optimizers import make_sgd
 from wpl_jax.protection import make_protection
@@ -84,12 +90,16 @@ def make_search(config: ConfigDict) -> tuple[Search, Data, str]:
         f"a divisor of the strategy's {strategy.steps} steps",
     )
     available = task.num_batches(data, "valid")
-    require(
-        config.search.eval_batches <= available,
-        config,
+    for field in (
         "search.eval_batches",
-        f"at most {available}, the batches of the validation data",
-    )
+        f"strategy.{config.strategy.name}.candidates.screen_batches",
+    ):
+        require(
+            get_field(config, field) <= available,
+            config,
+            field,
+            f"at most {available}, the batches of the validation data",
+        )
     settings = config.search
     search = Search(
         task=task,

@@ -61,7 +61,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
             print(f"This run is finished: {page}")
             return
     # The data first: a folder is claimed by nothing that cannot run.
-    arms = {each.arm: _Arm(each.config) for each in runs}
+    arms = {name: _Arm(first) for name, first in _first_of_each_arm(runs).items()}
     print("\n".join(dict.fromkeys(arm.about for arm in arms.values())), flush=True)
     with open_run(workdir, config.to_dict()), StopRequest() as stop:
         for number, each in enumerate(runs, 1):
@@ -100,7 +100,9 @@ def derive(config: ConfigDict, workdir: Path) -> None:
                     state = _advance(each.config, search, data, state, call)
             if stop.signum is not None:
                 sys.exit(stop.exit_code())
-            _finish(search, state, folder, title)
+            # Of an unfinished search, what says so: its results are still to come.
+            done = (folder / RESULTS_FILE).exists()
+            _finish(search, state, folder, title, "" if done else "derived_")
 
 
 def retrain_file(config: ConfigDict, workdir: Path) -> None:
@@ -151,6 +153,10 @@ MODES = {
 }
 
 
+def _first_of_each_arm(runs: list[Run]) -> dict[str, ConfigDict]:
+    return {each.arm: each.config for each in reversed(runs)}
+
+
 def _is_finished(each: Run, workdir: Path) -> bool:
     retrained = each.folder(workdir) / "retrain" / retrain.RETRAINED_FILE
     return (each.folder(workdir) / RESULTS_FILE).exists() and (
@@ -168,6 +174,11 @@ class _Arm:
             changed = retrain.config_for_task(config)
             task, self._retrain_data, _ = load_task(changed)
             self._retraining = retrain.make_retraining(changed, task)
+            if task.space.decisions != self._search.task.space.decisions:
+                raise ConfigError(
+                    "config.retrain.space has other decisions than config.space, "
+                    "expected the same. Change sizes there that leave them as they are."
+                )
 
     def run(self, each: Run, workdir: Path, title: str, stop: StopRequest) -> None:
         """Searches and retrains, as far as it has not been done."""
@@ -187,6 +198,8 @@ class _Arm:
                 stop,
             )
 
+
+_LEAST_SCALE = 2.0**-10  # of the learning rate, before a search is given up
 
 EVALUATE_PER_CALL = 5  # children that one call evaluates
 
@@ -291,6 +304,12 @@ def _search(
 def _go_back(job: Resumable, title: str, call: Call) -> None:
     """To the start of the epoch, with half the learning rate."""
     bad, scale = int(job.state.skipped_in_row), job.state.rate_scale / 2
+    if scale < _LEAST_SCALE:
+        raise UserError(
+            f"{title}: {bad} steps in a row were not finite in epoch {call.epoch + 1}, "
+            "even with a thousandth of the learning rate. Look at the data, lower "
+            "config.optimizer.learning_rate, and give another --workdir."
+        )
     job.go_back()
     job.state = job.state._replace(rate_scale=scale)
     print(
@@ -300,15 +319,17 @@ def _go_back(job: Resumable, title: str, call: Call) -> None:
     )
 
 
-def _finish(search: Search, state: State, folder: Path, title: str) -> None:
+def _finish(
+    search: Search, state: State, folder: Path, title: str, prefix: str = ""
+) -> None:
     """Writes the best architecture, and what it reaches with the shared weights."""
     selection = jax.device_get(state.selection)
     best = np.argmin(np.nan_to_num(selection.judged, nan=np.inf))
     architecture = selection.architectures[selection.kept[best]]
     text = architecture_to_json(search.task.space, architecture)
-    write_atomically(folder / ARCHITECTURE_FILE, text)
+    write_atomically(folder / f"{prefix}{ARCHITECTURE_FILE}", text)
     nats = selection.judged[best]
-    if not np.isfinite(search.task.error(nats)):
+    if not np.isfinite(nats):
         raise UserError(
             f"{folder}: none of the candidates has a finite error with the shared "
             "weights. Lower config.optimizer.learning_rate, and give another --workdir."
@@ -320,7 +341,7 @@ def _finish(search: Search, state: State, folder: Path, title: str) -> None:
         "valid_nats": float(nats),
         "valid_error": error,
     }
-    write_atomically(folder / RESULTS_FILE, to_json(results))
+    write_atomically(folder / f"{prefix}{RESULTS_FILE}", to_json(results))
     print(f"{title}: the best has {search.task.error_name} {error:.2f}.", flush=True)
 
 
