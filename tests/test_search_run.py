@@ -47,6 +47,15 @@ def finished(tmp_path_factory):
     return workdir
 
 
+def one_random_search():
+    """With less to compile."""
+    config = toy.get_config()
+    del config.arms.none
+    config.strategy.name = "random"
+    config.retrain.epochs = 0
+    return config
+
+
 def records(folder):
     return [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
 
@@ -154,10 +163,8 @@ def test_too_many_bad_steps_go_back_with_half_the_rate(
         return task, toy.make_data(), "toy"
 
     monkeypatch.setitem(tasks.TASKS, "toy", load)
-    config = toy.get_config()
-    config.arms = ConfigDict({"wpl": {}})
+    config = one_random_search()
     config.search.max_bad_steps = 3
-    config.retrain.epochs = 0
 
     rates = []
     advance = search_run._advance
@@ -211,6 +218,7 @@ def test_deriving_again_finds_the_same(finished, tmp_path):
     assert path.read_text() == expected
 
 
+@pytest.mark.slow
 def test_deriving_of_an_unfinished_search_leaves_it_unfinished(
     finished, tmp_path, monkeypatch, quick_report
 ):
@@ -241,7 +249,7 @@ def test_a_search_that_cannot_go_on_says_so(what, tmp_path, monkeypatch, quick_r
     monkeypatch.setitem(tasks.TASKS, "toy", load)
     said = "thousandth of the learning rate" if what == "loss" else "finite error"
     with pytest.raises(UserError, match=said):
-        jobs.run(toy.get_config(), tmp_path / "run", "run")
+        jobs.run(one_random_search(), tmp_path / "run", "run")
 
 
 @pytest.mark.parametrize("penalty", ["none", "l2", "ewc", "wpl"])

@@ -210,9 +210,10 @@ def _ranks(page: Page, arms: dict[str, list[Searched]]) -> None:
         last = seeds[0].metrics[-1]
         err1, err2 = (np.array(last[name], float) for name in ("err1", "err2"))
         ax.plot(err1, err2, "o", color=color)
-        if np.any(np.isfinite(err1)):
-            middle = np.nanmean(err1)
-            ax.axline((middle, middle), slope=1, color="0.6", lw=0.8)
+        there = [x for x in (*err1, *err2) if np.isfinite(x)]
+        if there:
+            ends = (min(there), max(there))
+            ax.plot(ends, ends, color="0.6", lw=0.8)
         # A child whose states explode would leave no room for the others.
         ax.set(title=arm, xlabel="err1, nats", xscale="log", yscale="log")
     grid[0][0].set_ylabel("err2, nats")
