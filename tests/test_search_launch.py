@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -85,15 +86,21 @@ def test_killed_at_random_moments_a_search_leaves_the_same_bytes(finished, tmp_p
 def test_a_damaged_newest_checkpoint_is_told_of_and_passed_over(finished, tmp_path):
     expected, env, _ = finished
     workdir = tmp_path / "run"
-    with subprocess.Popen(
-        command(workdir), env=env, cwd=ROOT, stdout=subprocess.PIPE, text=True
-    ) as process:
-        for line in process.stdout:
-            if "epoch 2 learn" in line or "epoch 2 screen" in line:
-                process.kill()
-                break
     checkpoints = workdir / "searches" / "wpl-seed0" / "checkpoints"
-    steps = sorted((p for p in checkpoints.iterdir() if p.name.isdigit()), key=_number)
+
+    def saved():
+        return sorted(
+            (p for p in checkpoints.glob("*") if p.name.isdigit()), key=_number
+        )
+
+    with subprocess.Popen(
+        command(workdir), env=env, cwd=ROOT, stdout=subprocess.DEVNULL
+    ) as process:
+        while process.poll() is None and (not saved() or _number(saved()[-1]) < 8):
+            time.sleep(0.01)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    steps = saved()
     for path in steps[-1].rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[:10])
