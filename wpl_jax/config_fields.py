@@ -111,6 +111,21 @@ def require_choices(config: ConfigDict, field: str, known: Collection[Any]) -> N
     require(valid, config, field, f"some of {sorted(known)}")
 
 
+def with_changes(config: ConfigDict, changes: Any, said: str) -> ConfigDict:
+    """A copy with changes, which may only be of fields that there are.
+
+    Raises:
+      ConfigError: With ``said``, and the field that there is not.
+    """
+    changed = config.copy_and_resolve_references()
+    try:
+        with changed.lock().ignore_type():
+            changed.update(changes)
+    except (AttributeError, KeyError) as error:
+        raise ConfigError(f"{said}: {error}") from error
+    return changed
+
+
 def get_field(config: ConfigDict, field: str) -> Any:
     """The value under a dotted name; a ConfigError where there is none."""
     value: Any = config

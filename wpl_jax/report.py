@@ -8,6 +8,8 @@ from pathlib import Path
 from string import Template
 
 import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from wpl_jax.run_directory import write_atomically
@@ -103,3 +105,14 @@ class Page:
 def new_figure(width: float = 8.0, height: float = 4.5) -> Figure:
     """A figure of that many inches, laid out to fit its labels."""
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def band(
+    ax: Axes, x: np.ndarray, values: np.ndarray, color: str, label: str, style="-"
+) -> None:
+    """Mean over seeds, the first axis, with a band of one standard deviation."""
+    mean, deviation = values.mean(0), values.std(0)
+    ax.plot(x, mean, style, color=color, label=label)
+    ax.fill_between(
+        x, mean - deviation, mean + deviation, color=color, alpha=0.15, lw=0
+    )

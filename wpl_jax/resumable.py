@@ -60,7 +60,7 @@ class Resumable(contextlib.AbstractContextManager):
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.note = ""
-        self._total, self._title, self._unit, self._stop = total, title, unit, stop
+        self._total, self._unit, self._stop = total, unit, stop
         self._seconds, self._landmark = checkpoint_seconds, landmark
         self._record_of, self._went_back = record_of, False
         self._like = like

@@ -22,8 +22,8 @@ from ml_collections import ConfigDict
 
 from wpl_jax.checkpoint import StopRequest
 from wpl_jax.compiled import compiled
-from wpl_jax.config_fields import require_int, require_number
-from wpl_jax.errors import ConfigError, UserError
+from wpl_jax.config_fields import require_int, require_number, with_changes
+from wpl_jax.errors import UserError
 from wpl_jax.optimizers import Sgd, make_sgd
 from wpl_jax.resumable import Resumable
 from wpl_jax.run_directory import finite, to_json, write_atomically
@@ -185,17 +185,12 @@ def check(config: ConfigDict) -> None:
 
 def config_for_task(config: ConfigDict) -> ConfigDict:
     """The configuration with the space and task of the retraining."""
-    changed = config.copy_and_resolve_references()
-    try:
-        with changed.lock().ignore_type():
-            changed.space.update(config.retrain.space)
-            changed.task.update(config.retrain.task)
-    except (AttributeError, KeyError) as error:
-        raise ConfigError(
-            "config.retrain.space or config.retrain.task changes a setting that "
-            f"config.space or config.task does not have: {error}"
-        ) from error
-    return changed
+    return with_changes(
+        config,
+        {"space": config.retrain.space, "task": config.retrain.task},
+        "config.retrain.space or config.retrain.task changes a setting that "
+        "config.space or config.task does not have",
+    )
 
 
 def run(
@@ -216,7 +211,6 @@ def run(
     Raises:
       SystemExit: After a signal, once all is saved.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     architecture = jnp.asarray(architecture, jnp.int32)
     task, per_call = retraining.task, config.retrain.batches_per_call
     batches = task.num_batches(data, "train")

@@ -282,7 +282,7 @@ class Search:
         def reward(key, architecture, step):
             del step
             batch = jax.random.randint(key, (), 0, self.task.num_batches(data, "valid"))
-            child = gather(state.shared.params, self.task.space.rows(architecture))
+            child = self._child(state, architecture)
             nats = self.task.valid_loss(child, architecture, data, batch, 1)
             # What has no loss is as bad as can be; the controller must not see a NaN.
             return jnp.where(jnp.isfinite(nats), self.task.reward(nats), 0.0)
@@ -354,10 +354,14 @@ class Search:
         """Judges one of the kept candidates on all validation data."""
         selection = state.selection
         architecture = selection.architectures[selection.kept[index]]
-        child = gather(state.shared.params, self.task.space.rows(architecture))
+        child = self._child(state, architecture)
         nats = self.task.whole_loss(child, architecture, data, "valid")
         judged = selection.judged.at[index].set(nats)
         return state._replace(selection=selection._replace(judged=judged))
+
+    def _child(self, state, architecture):
+        """A child's parameters, as the shared ones are now."""
+        return gather(state.shared.params, self.task.space.rows(architecture))
 
     def _evaluate_some(self, state, data, architectures, nats, first, count, batches):
         """Nats of ``count`` architectures from ``first`` on, written into ``nats``."""
@@ -365,7 +369,7 @@ class Search:
         first = jnp.minimum(first, len(nats) - count)
 
         def one(architecture):
-            child = gather(state.shared.params, self.task.space.rows(architecture))
+            child = self._child(state, architecture)
             return self.task.valid_loss(child, architecture, data, 0, batches)
 
         # One after the other: mapped at once, a choice would become all choices.

@@ -12,8 +12,8 @@ from wpl_jax.config_fields import (
     require_choice,
     require_int,
     require_number,
+    with_changes,
 )
-from wpl_jax.errors import ConfigError
 from wpl_jax.optimizers import make_sgd
 from wpl_jax.protection import make_protection
 from wpl_jax.search import Search
@@ -49,15 +49,8 @@ def expand(config: ConfigDict) -> list[Run]:
     runs = []
     for seed in range(config.seed, config.seed + config.num_seeds):
         for arm in arm_names(config):
-            changed = config.copy_and_resolve_references()
-            try:
-                with changed.lock().ignore_type():
-                    changed.update(config.arms[arm])
-            except (AttributeError, KeyError) as error:
-                raise ConfigError(
-                    f"config.arms.{arm} changes a field that the configuration does "
-                    f"not have: {error}"
-                ) from error
+            said = f"config.arms.{arm} changes a field that the configuration does not"
+            changed = with_changes(config, config.arms[arm], f"{said} have")
             runs.append(Run(arm, seed, changed))
     return runs
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from wpl_jax.drawing import animate, draw, to_dot
 from wpl_jax.errors import UserError
-from wpl_jax.report import COLORS, Page, new_figure
+from wpl_jax.report import COLORS, Page, band, new_figure
+from wpl_jax.retrain import RETRAINED_FILE
 from wpl_jax.run_directory import write_atomically
 from wpl_jax.supernet import Graph, Space
 
@@ -69,7 +70,7 @@ def read(folder: Path, arm: str, seed: int) -> Searched:
         results = json.loads(path.read_text(encoding="utf-8"))
         text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
         metrics = [json.loads(line) for line in text.splitlines()]
-        scratch = folder / "retrain" / "retrained.json"
+        scratch = folder / "retrain" / RETRAINED_FILE
         retrained = json.loads(scratch.read_text("utf-8")) if scratch.exists() else None
         found = Searched(arm, seed, metrics, results, retrained)
         for name in {*PANELS, *(name for name, _ in COLUMNS.values())}:
@@ -180,10 +181,7 @@ def _curves(page: Page, config: dict, arms: dict[str, list[Searched]]) -> None:
         for (arm, seeds), color in _colored(arms):
             curves = np.array([s.curve(name) for s in seeds])
             epochs = np.arange(1, curves.shape[1] + 1)
-            mean, deviation = np.mean(curves, 0), np.std(curves, 0)
-            ax.plot(epochs, mean, color=color, label=arm)
-            low, high = mean - deviation, mean + deviation
-            ax.fill_between(epochs, low, high, color=color, alpha=0.15, lw=0)
+            band(ax, epochs, curves, color, arm)
         ax.axvline(config["penalty"]["start_epoch"] + 1, color="0.6", ls=":", lw=1)
         ax.set(title=title, xlabel="epoch")
         if name.startswith("error"):

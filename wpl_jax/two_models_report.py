@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from wpl_jax.errors import UserError
-from wpl_jax.report import COLORS, Page, new_figure
+from wpl_jax.report import COLORS, Page, band, new_figure
 from wpl_jax.two_models_analysis import (
     Calibrated,
     Outcome,
@@ -148,8 +147,8 @@ def _training_curves(page: Page, outcomes: Sequence[Outcome], config: dict) -> N
         for outcome, color in ((calibrated.without, 1), (calibrated.chosen, 0)):
             label = NAMES[outcome.penalty]
             steps = _steps(outcome, config)
-            _band(ax, steps, outcome.valid_a, COLORS[color], f"A, {label}")
-            _band(ax, steps, outcome.valid_b, COLORS[color], f"B, {label}", "--")
+            band(ax, steps, outcome.valid_a, COLORS[color], f"A, {label}")
+            band(ax, steps, outcome.valid_b, COLORS[color], f"B, {label}", "--")
         ax.set_title(f"({letter}) A {_stop_name(calibrated.chosen.stop)}")
         ax.set(xlabel="iterations of training B", ylabel="accuracy", ylim=(0, 1))
     for ax in axes[len(found) :]:
@@ -197,7 +196,7 @@ def _sharing(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
     plain = select(outcomes, penalty="none", stop=config["main"]["stop"])
     plain.sort(key=lambda o: o.shared)
     for outcome, color in zip(plain, COLORS, strict=False):
-        _band(
+        band(
             ax,
             _steps(outcome, config),
             outcome.valid_a,
@@ -302,7 +301,7 @@ def _calibration(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
                 if arms:
                     alphas = np.array([o.alpha for o in arms])
                     values = np.array([o.final_test[:, model] for o in arms]).T
-                    _band(ax, alphas, values, color, f"{form} step")
+                    band(ax, alphas, values, color, f"{form} step")
             ax.axhline(
                 without.final_test[:, model].mean(),
                 color="0.4",
@@ -343,17 +342,6 @@ def _calibrated(
     if not swept:
         return None
     return calibrate(_without(outcomes, stop, shared), swept, config["keep"])
-
-
-def _band(
-    ax: Axes, x: np.ndarray, values: np.ndarray, color: str, label: str, style="-"
-) -> None:
-    """Mean over seeds with a band of one standard deviation."""
-    mean, deviation = values.mean(0), values.std(0)
-    ax.plot(x, mean, style, color=color, label=label)
-    ax.fill_between(
-        x, mean - deviation, mean + deviation, color=color, alpha=0.15, lw=0
-    )
 
 
 def _steps(outcome: Outcome, config: dict) -> np.ndarray:
