@@ -18,6 +18,7 @@ from wpl_jax.errors import ConfigError
 from wpl_jax.optimizers import Sgd
 from wpl_jax.retrain import Retraining
 from wpl_jax.supernet import ALL
+from wpl_jax.tasks import Evaluation
 
 STACK, SIZE, BATCHES, EPOCHS, PATIENCE = 4, 3, 5, 6, 1
 ARCHITECTURE = np.array([3, 1], np.int32)
@@ -46,23 +47,22 @@ class ToyTask:
         return {"last": jnp.zeros(SIZE), "drawn": jnp.zeros(EPOCHS * BATCHES), "at": 0}
 
     def train_loss(self, child, architecture, data, stream, step, key):
-        target = data["train"][step]
+        index = step % len(data["train"])
+        target = data["train"][index]
         nats = distance(point(child, architecture) + STREAM * stream["last"], target)
         # Times 0 a gradient that overflows, where the data asks for it.
-        nats += jnp.sum(child["shift"] * data["slope"][step] * 10)
+        nats += jnp.sum(child["shift"] * data["slope"][index] * 10)
         drawn = stream["drawn"].at[stream["at"]].set(jax.random.uniform(key))
         after = {"last": target, "drawn": drawn, "at": stream["at"] + 1}
         return nats + jnp.sum(child["shift"] ** 2), (nats, after)
 
-    def whole_loss(self, child, architecture, data, split):
+    def evaluate(self, child, architecture, data, split):
         predicted = point(child, architecture)
-        return jnp.mean(jax.vmap(lambda x: distance(predicted, x))(data[split]))
+        nats = jnp.mean(jax.vmap(lambda x: distance(predicted, x))(data[split]))
+        return Evaluation(nats, jnp.exp(nats))
 
     def num_batches(self, data, split):
         return len(data[split])
-
-    def error(self, nats):
-        return jnp.exp(nats)
 
 
 def point(child, architecture):
@@ -179,13 +179,13 @@ def train_epoch(retraining, state, data, epoch, ends=(BATCHES,)):
     first = 0
     for end in ends:
         numbers = map(np.int32, (epoch, first, end))
-        state = retraining.train(state, ARCHITECTURE, data, *numbers)
+        state = retraining.train(state, data, *numbers)
         first = end
     return state
 
 
 def validate(retraining, state, data, epoch):
-    return retraining.validate(state, ARCHITECTURE, data, np.int32(epoch))
+    return retraining.validate(state, data, np.int32(epoch))
 
 
 def assert_params(got, expected):
@@ -259,8 +259,8 @@ def test_averaging_begins_where_validation_no_longer_improves(
             assert_params(state.average, reference.average())
             from_average |= reference.best is not best
         history = reference.history()
-        np.testing.assert_allclose(state.history[: epoch + 1], history, **ROUNDING)
-        assert np.all(np.isinf(state.history[epoch + 1 :]))
+        np.testing.assert_allclose(state.history.nats[: epoch + 1], history, **ROUNDING)
+        assert np.all(np.isinf(state.history.error[epoch + 1 :]))
         assert_params(state.best, reference.best)
         assert_params(state.params, reference.params)
     expected = [begins is not None and epoch >= begins for epoch in range(EPOCHS)]
@@ -284,8 +284,8 @@ def test_a_validation_that_is_not_finite_is_only_no_improvement(retraining):
     state, history = initial(retraining), []
     for epoch, center in enumerate((4.0, np.nan, 3.0, 2.0)):
         data = make_data(center)
-        state = retraining.validate(state, ARCHITECTURE, data, np.int32(epoch))
-        history.append(float(state.history[epoch]))
+        state = retraining.validate(state, data, np.int32(epoch))
+        history.append(float(state.history.error[epoch]))
         if epoch == 0:  # What the later ones are compared with.
             state = state._replace(best=jax.tree.map(jnp.zeros_like, state.best))
     assert history[1] == np.inf

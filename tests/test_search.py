@@ -17,6 +17,7 @@ from wpl_jax.strategies import make_strategy
 from wpl_jax.strategies.random_search import RandomSearch
 from wpl_jax.strategies.strategy import Candidates
 from wpl_jax.supernet import Decision
+from wpl_jax.tasks import Evaluation
 
 CHILDREN, BATCHES, EVALUATED = 4, 2, 3
 RATE, DECAY, WEIGHT_DECAY = 0.05, 0.5, 0.1
@@ -146,11 +147,11 @@ def test_epochs_are_the_papers_algorithm(form):
         for index, architecture in enumerate(seen.architectures):
             written.train(architecture, epoch, index)
             np.testing.assert_allclose(
-                seen.err1[index], written.evaluate(architecture), rtol=2e-5
+                seen.err1.nats[index], written.evaluate(architecture), rtol=2e-5
             )
             written.protect(architecture, epoch, index)
         err2 = [written.evaluate(architecture) for architecture in seen.architectures]
-        np.testing.assert_allclose(seen.err2, err2, rtol=2e-5)
+        np.testing.assert_allclose(seen.err2.nats, err2, rtol=2e-5)
         for name, value in state.shared.params.items():
             np.testing.assert_allclose(value, written.params[name], rtol=2e-5)
             average = state.shared.memory[name]
@@ -248,10 +249,11 @@ def test_measured_numbers_are_those_of_the_epoch():
     data, state = toy.make_data(), search.init(jax.random.key(0))
     state = run_epoch(search, state, data, 0)
     measured = search.measure(state, np.int32(3))
-    err1, err2 = (np.asarray(x, np.float64) for x in state.epoch[2:4])
+    err1, err2 = (np.asarray(x.nats, np.float64) for x in state.epoch[2:4])
     distance = np.sqrt(2 * err2) - np.sqrt(2 * err1)
     np.testing.assert_allclose(measured.error.mean, distance.mean(), rtol=1e-4)
     np.testing.assert_allclose(measured.nats.max, (err2 - err1).max(), rtol=1e-4)
+    np.testing.assert_allclose(measured.child_error, np.sqrt(2 * err2).mean(), 1e-5)
     np.testing.assert_allclose(measured.child_reward, np.exp(-err2).mean(), rtol=1e-5)
     best = state.epoch.architectures[np.argmin(err2)]
     np.testing.assert_array_equal(measured.best, best)
@@ -277,11 +279,12 @@ class TableTask(toy.ToyTask):
 
     best = (2, 0, 1, 2)
 
-    def valid_loss(self, child, architecture, data, first, batches):
-        return jnp.sum(architecture != jnp.asarray(self.best)) + 0.0
+    def validate(self, child, architecture, data, first, batches):
+        wrong = jnp.sum(architecture != jnp.asarray(self.best)) + 0.0
+        return Evaluation(wrong, wrong)
 
-    def whole_loss(self, child, architecture, data, split):
-        return self.valid_loss(child, architecture, data, 0, 1)
+    def evaluate(self, child, architecture, data, split):
+        return self.validate(child, architecture, data, 0, 1)
 
     def train_loss(self, child, architecture, data, stream, step, key):
         return child["shared"] * 0, (child["shared"] * 0, stream)
@@ -318,7 +321,9 @@ def selected(name):
 
 def test_the_controller_finds_what_is_best_and_random_search_as_often_as_computed():
     def hits(name):
-        best = [s.architectures[s.kept[np.argmin(s.judged)]] for s in selected(name)]
+        best = [
+            s.architectures[s.kept[np.argmin(s.judged.error)]] for s in selected(name)
+        ]
         return sum(tuple(a) == TableTask.best for a in best)
 
     assert hits("enas") == 6
@@ -331,8 +336,8 @@ def test_the_controller_finds_what_is_best_and_random_search_as_often_as_compute
 def test_the_selection_is_the_best_of_what_was_screened(name):
     for s in selected(name):
         wrong = np.sum(s.architectures != np.array(TableTask.best), 1)
-        np.testing.assert_array_equal(s.screened, wrong)
-        np.testing.assert_array_equal(s.judged, np.sort(wrong)[:2])
+        np.testing.assert_array_equal(s.screened.nats, wrong)
+        np.testing.assert_array_equal(s.judged.error, np.sort(wrong)[:2])
         np.testing.assert_array_equal(wrong[s.kept], np.sort(wrong)[:2])
 
 
@@ -363,4 +368,4 @@ def test_a_search_is_made_from_its_configuration(monkeypatch):
     assert search.children == 4
     assert data.train.shape == (5, 4, toy.SIZE)
     shapes = jax.eval_shape(search.init, jax.random.key(0))
-    assert shapes.epoch.err1.shape == (4,)
+    assert shapes.epoch.err1.nats.shape == shapes.epoch.err2.error.shape == (4,)

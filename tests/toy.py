@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from configs import enas_rnn_pydoc
 from wpl_jax.supernet import ALL, Decision, Graph
+from wpl_jax.tasks import Evaluation
 
 ROWS, SIZE = 3, 2
 FACTORS = {"shared": 1.0, "a": 2.0, "b": 3.0}
@@ -78,21 +79,17 @@ class ToyTask:
         nats = self.fisher_loss(child, architecture, data, "train", step)
         return nats, (nats, stream + 1)
 
-    def valid_loss(self, child, architecture, data, first, batches):
-        return jnp.mean(
-            jnp.stack(
-                [
-                    self.fisher_loss(child, architecture, data, "valid", first + i)
-                    for i in range(batches)
-                ]
-            )
-        )
+    def validate(self, child, architecture, data, first, batches):
+        losses = [
+            self.fisher_loss(child, architecture, data, "valid", first + i)
+            for i in range(batches)
+        ]
+        return _evaluation(jnp.mean(jnp.stack(losses)))
 
-    def whole_loss(self, child, architecture, data, split):
+    def evaluate(self, child, architecture, data, split):
         examples = getattr(data, split).reshape(-1, SIZE)
-        return jnp.mean(
-            jax.vmap(self.example_loss, (None, None, 0))(child, architecture, examples)
-        )
+        losses = jax.vmap(self.example_loss, (None, None, 0))
+        return _evaluation(jnp.mean(losses(child, architecture, examples)))
 
     def fisher_loss(self, child, architecture, data, split, step):
         examples = self.fisher_examples(data, split, step)
@@ -112,11 +109,13 @@ class ToyTask:
         y = self.space.apply(child, architecture, example)
         return y + jax.random.normal(key, y.shape)
 
-    def error(self, nats):
-        return jnp.sqrt(2 * nats)
+    def reward(self, evaluation):
+        return jnp.exp(-evaluation.nats)
 
-    def reward(self, nats):
-        return jnp.exp(-nats)
+
+def _evaluation(nats):
+    """With the distance as the error."""
+    return Evaluation(nats, jnp.sqrt(2 * nats))
 
 
 def load(config):

@@ -28,7 +28,8 @@ from wpl_jax.optimizers import Sgd, make_sgd
 from wpl_jax.resumable import Resumable
 from wpl_jax.run_directory import finite, to_json, write_atomically
 from wpl_jax.supernet import gather
-from wpl_jax.tasks import Data, Task
+from wpl_jax.tasks import Data, Evaluation, Task
+from wpl_jax.training import Trainee, train_step
 
 RETRAINED_FILE = "retrained.json"
 
@@ -44,8 +45,8 @@ class State(NamedTuple):
     average: Any  # mean of the parameters since averaging began
     averaged: jax.Array  # int32[]; steps in it, 0 before it begins
     averaging: jax.Array  # bool[]
-    history: jax.Array  # float32[epochs]; validation nats, inf where still to come
-    best: Any  # parameters of the lowest of them
+    history: Evaluation  # of float32[epochs]; validation, inf where still to come
+    best: Any  # parameters of the lowest error of them
     nats: jax.Array  # float32[]; sum over this epoch's batches
     skipped: jax.Array  # int32[]; steps that were not finite
 
@@ -82,50 +83,39 @@ class Retraining:
             average=jax.tree.map(jnp.zeros_like, params),
             averaged=jnp.int32(0),
             averaging=jnp.bool(False),
-            history=jnp.full(self.epochs, jnp.inf),
+            history=Evaluation(*(jnp.full(self.epochs, jnp.inf),) * 2),
             best=params,
             nats=jnp.float32(0),
             skipped=jnp.int32(0),
         )
 
     @compiled(donate_argnames="state")
-    def train(self, state: State, architecture, data: Data, epoch, first, end) -> State:
+    def train(self, state: State, data: Data, epoch, first, end) -> State:
         """Steps on the training batches ``first`` to ``end - 1`` of an epoch."""
         transform = self.optimizer.transform(self.optimizer.rate(epoch))
         key = jax.random.fold_in(jax.random.fold_in(state.key, 1), epoch)
-        gradient_of = jax.grad(self.task.train_loss, has_aux=True)
+        passed = epoch * self.task.num_batches(data, "train")
 
         def step(i, state):
-            gradient, (nats, stream) = gradient_of(
-                state.params,
-                architecture,
+            trainee, (nats, sound) = train_step(
+                self.task,
+                transform,
+                Trainee(state.params, state.opt_state, state.stream),
+                state.architecture,
                 data,
-                state.stream,
-                i,
+                passed + i,
                 jax.random.fold_in(key, i),
-            )
-            updates, opt_state = transform.update(
-                gradient, state.opt_state, state.params
-            )
-            params = optax.apply_updates(state.params, updates)
-            sound = jnp.isfinite(nats) & jnp.isfinite(optax.tree.norm(gradient))
-            params, opt_state, stream, nats = jax.tree.map(
-                lambda new, old: jnp.where(sound, new, old),
-                (params, opt_state, stream, state.nats + nats),
-                (state.params, state.opt_state, state.stream, state.nats),
             )
             averaged = jnp.where(state.averaging, state.averaged + 1, 0)
             share = 1 / jnp.maximum(averaged, 1)
             average = jax.tree.map(
-                lambda mean, p: mean + share * (p - mean), state.average, params
+                lambda mean, p: mean + share * (p - mean), state.average, trainee.params
             )
             return state._replace(
-                params=params,
-                opt_state=opt_state,
-                stream=stream,
+                **trainee._asdict(),
                 average=average,
                 averaged=averaged,
-                nats=nats,
+                nats=state.nats + jnp.where(sound, nats, 0),
                 skipped=state.skipped + ~sound,
             )
 
@@ -133,7 +123,7 @@ class Retraining:
         return jax.lax.fori_loop(first, end, step, state)
 
     @compiled(donate_argnames="state")
-    def validate(self, state: State, architecture, data: Data, epoch) -> State:
+    def validate(self, state: State, data: Data, epoch) -> State:
         """Evaluates on all validation data, and keeps what is best."""
         # The average is of no step before averaging began: the newest weights then.
         params = jax.tree.map(
@@ -141,25 +131,28 @@ class Retraining:
             state.average,
             state.params,
         )
-        nats = self.task.whole_loss(params, architecture, data, "valid")
-        nats = jnp.where(jnp.isfinite(nats), nats, jnp.inf)  # NaN has no order.
-        better = nats < jnp.min(state.history)
+        found = self.task.evaluate(params, state.architecture, data, "valid")
+        # NaN has no order.
+        found = jax.tree.map(lambda x: jnp.where(jnp.isfinite(x), x, jnp.inf), found)
+        errors = state.history.error
+        better = found.error < jnp.min(errors)
         best = jax.tree.map(
             lambda new, old: jnp.where(better, new, old), params, state.best
         )
         averaging = state.averaging
         if self.patience is not None:
             earlier = jnp.arange(self.epochs) < epoch - self.patience
-            before = jnp.min(jnp.where(earlier, state.history, jnp.inf))
-            averaging |= nats > before
-        return state._replace(
-            history=state.history.at[epoch].set(nats), best=best, averaging=averaging
+            before = jnp.min(jnp.where(earlier, errors, jnp.inf))
+            averaging |= found.error > before
+        history = jax.tree.map(
+            lambda old, new: old.at[epoch].set(new), state.history, found
         )
+        return state._replace(history=history, best=best, averaging=averaging)
 
     @compiled(static_argnames="split")
-    def evaluate(self, params, architecture, data: Data, split: str) -> jax.Array:
-        """Nats over the whole of a split."""
-        return self.task.whole_loss(params, architecture, data, split)
+    def evaluate(self, state: State, data: Data, split: str) -> Evaluation:
+        """What the best parameters are worth on the whole of a split."""
+        return self.task.evaluate(state.best, state.architecture, data, split)
 
 
 def make_retraining(config: ConfigDict, task: Task) -> Retraining:
@@ -242,22 +235,19 @@ def run(
         for number in job.calls():
             epoch, first = calls[number]
             if first is None:
-                job.state = retraining.validate(
-                    job.state, architecture, data, np.int32(epoch)
-                )
-                record = _record(task, jax.device_get(job.state), epoch, batches)
+                job.state = retraining.validate(job.state, data, np.int32(epoch))
+                record = _record(jax.device_get(job.state), epoch, batches)
                 job.record(epoch, record)
-                told = f", {task.error_name} {task.error(job.state.history[epoch]):.2f}"
+                error = job.state.history.error[epoch]
+                told = f", {task.error_name} {error:.2f}"
             else:
                 end = min(first + per_call, batches)
                 numbers = map(np.int32, (epoch, first, end))
                 with speed.of(end - first):
-                    job.state = retraining.train(
-                        job.state, architecture, data, *numbers
-                    )
+                    job.state = retraining.train(job.state, data, *numbers)
                     jax.block_until_ready(job.state)
             job.note = f"epoch {epoch + 1}{told}{speed}"
-        return _finish(retraining, job.state, architecture, data, folder, title)
+        return _finish(retraining, job.state, data, folder, title)
 
 
 class _Speed:
@@ -282,35 +272,35 @@ class _Speed:
         return f", {self._batches * self._per_batch / self._seconds:,.0f} a second"
 
 
-def _record(task: Task, state: State, epoch: int, batches: int) -> dict[str, Any]:
-    nats = state.history[epoch]
+def _record(state: State, epoch: int, batches: int) -> dict[str, Any]:
     return {
         "train_nats": finite(state.nats / batches),
-        "valid_nats": finite(nats),
-        "valid_error": finite(task.error(nats)),
+        "valid_nats": finite(state.history.nats[epoch]),
+        "valid_error": finite(state.history.error[epoch]),
         "averaged_steps": int(state.averaged),
         "skipped": int(state.skipped),
     }
 
 
-def _finish(retraining, state, architecture, data, folder, title) -> dict[str, Any]:
+def _finish(retraining, state, data, folder, title) -> dict[str, Any]:
     task = retraining.task
     found: dict[str, Any] = {
-        "architecture": np.asarray(architecture).tolist(),
+        "architecture": np.asarray(state.architecture).tolist(),
         "error_name": task.error_name,
         "parameters": sum(p.size for p in jax.tree.leaves(state.params)),
         "averaged_steps": int(state.averaged),
     }
     for split in ("valid", "test"):
-        nats = retraining.evaluate(state.best, architecture, data, split)
-        if not np.isfinite(nats) or not np.any(np.isfinite(state.history)):
+        evaluation = retraining.evaluate(state, data, split)
+        nats, error = (float(each) for each in evaluation)
+        if not np.isfinite(nats) or not np.any(np.isfinite(state.history.nats)):
             raise UserError(
                 f"{folder}: training from scratch diverged, {nats} nats on {split} "
                 "data. Lower config.retrain.optimizer.learning_rate or clip_norm, and "
                 "give another --workdir."
             )
-        found[f"{split}_nats"] = float(nats)
-        found[f"{split}_error"] = float(task.error(nats))
+        found[f"{split}_nats"] = nats
+        found[f"{split}_error"] = error
     write_atomically(folder / RETRAINED_FILE, to_json(found))
     print(
         f"{title}: {task.error_name} {found['valid_error']:.2f} on validation and "

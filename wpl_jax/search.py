@@ -29,7 +29,8 @@ from wpl_jax.optimizers import Sgd
 from wpl_jax.protection import Protection, Trained
 from wpl_jax.strategies import Strategy
 from wpl_jax.supernet import ALL, gather, scatter
-from wpl_jax.tasks import Data, Task
+from wpl_jax.tasks import Data, Evaluation, Task, ranking
+from wpl_jax.training import Trainee, train_step
 
 
 class Shared(NamedTuple):
@@ -59,8 +60,8 @@ class Epoch(NamedTuple):
 
     architectures: jax.Array  # int32[children, decisions]
     train_nats: jax.Array  # float32[children]; mean over the batches trained on
-    err1: jax.Array  # float32[children]; nats after its own training
-    err2: jax.Array  # float32[children]; nats at the end of the epoch
+    err1: Evaluation  # of float32[children]; after its own training
+    err2: Evaluation  # of float32[children]; at the end of the epoch
     reward: jax.Array  # float32[]; mean over the strategy's steps
     entropy: jax.Array  # float32[]; the same of the entropy of its proposals
 
@@ -69,9 +70,9 @@ class Selection(NamedTuple):
     """What is known of the candidates for the best architecture, at the end."""
 
     architectures: jax.Array  # int32[proposed, decisions]
-    screened: jax.Array  # float32[proposed]; nats on a few validation batches
-    kept: jax.Array  # int32[keep]; those of fewest nats, the best first
-    judged: jax.Array  # float32[keep]; nats on the whole validation set
+    screened: Evaluation  # of float32[proposed]; on a few validation batches
+    kept: jax.Array  # int32[keep]; the best of them, the very best first
+    judged: Evaluation  # of float32[keep]; on the whole validation set
 
 
 class Measured(NamedTuple):
@@ -81,6 +82,7 @@ class Measured(NamedTuple):
     error: Forgetting  # the same in the task's error
     err1: jax.Array  # float32[children]; nats
     err2: jax.Array  # float32[children]; nats
+    child_error: jax.Array  # float32[]; mean error of the children, as err2
     train_nats: jax.Array  # float32[]
     child_reward: jax.Array  # float32[]; mean reward of the epoch's children, by err2
     reward: jax.Array  # float32[]; mean over the strategy's steps
@@ -124,7 +126,6 @@ class Search:
         """The state before the first epoch; all randomness comes from the key."""
         params = self.task.space.init(_fold(key, "params"))
         decisions = len(self.task.space.decisions)
-        errors = jnp.zeros(self.children)
         proposed, keep = self.strategy.candidates.proposed, self.num_judged
         return State(
             key=key,
@@ -138,17 +139,17 @@ class Search:
             skipped_in_row=jnp.int32(0),
             epoch=Epoch(
                 architectures=jnp.zeros((self.children, decisions), jnp.int32),
-                train_nats=errors,
-                err1=errors,
-                err2=errors,
+                train_nats=jnp.zeros(self.children),
+                err1=_no_evaluations(self.children),
+                err2=_no_evaluations(self.children),
                 reward=jnp.float32(0),
                 entropy=jnp.float32(0),
             ),
             selection=Selection(
                 architectures=jnp.zeros((proposed, decisions), jnp.int32),
-                screened=jnp.zeros(proposed),
+                screened=_no_evaluations(proposed),
                 kept=jnp.zeros(keep, jnp.int32),
-                judged=jnp.zeros(keep),
+                judged=_no_evaluations(keep),
             ),
         )
 
@@ -177,7 +178,7 @@ class Search:
         rows_of_all = self._rows_of_all(state.shared, rows)
         child = gather(state.shared, rows_of_all)
         state, child, nats = self._train(state, child, architecture, data, epoch, index)
-        err1 = self.task.valid_loss(
+        err1 = self.task.validate(
             child.params, architecture, data, 0, self.eval_batches
         )
         child = self._protect(state, child, rows, architecture, data, epoch, index)
@@ -187,7 +188,7 @@ class Search:
             epoch=seen._replace(
                 architectures=seen.architectures.at[index].set(architecture),
                 train_nats=seen.train_nats.at[index].set(nats),
-                err1=seen.err1.at[index].set(err1),
+                err1=_put(seen.err1, index, err1),
             ),
         )
 
@@ -195,39 +196,32 @@ class Search:
         """Trains a child on its batches; steps that are not finite are left out."""
         transform = self._transform(epoch, state.rate_scale)
         key = _fold(state.key, "train", epoch, index)
-        gradient_of = jax.grad(self.task.train_loss, has_aux=True)
         # Epochs go on in the data where the one before ended.
         first = (epoch * self.children + index) * self.batches
 
         def step(carry, i):
-            child, stream, skipped, in_row = carry
-            gradient, (nats, next_stream) = gradient_of(
-                child.params,
+            trainee, skipped, in_row = carry
+            trainee, (nats, sound) = train_step(
+                self.task,
+                transform,
+                trainee,
                 architecture,
                 data,
-                stream,
                 first + i,
                 jax.random.fold_in(key, i),
             )
-            updates, opt_state = transform.update(
-                gradient, child.opt_state, child.params
-            )
-            params = optax.apply_updates(child.params, updates)
-            norms = optax.tree.norm(gradient) + optax.tree.norm(updates)
-            sound = jnp.isfinite(nats) & jnp.isfinite(norms)
-            child, stream = jax.tree.map(
-                lambda new, old: jnp.where(sound, new, old),
-                (child._replace(params=params, opt_state=opt_state), next_stream),
-                (child, stream),
-            )
             in_row = jnp.where(sound, 0, in_row + 1)
-            return (child, stream, skipped + ~sound, in_row), nats
+            return (trainee, skipped + ~sound, in_row), nats
 
-        carry = (child, state.stream, state.skipped, state.skipped_in_row)
-        (child, stream, skipped, in_row), nats = jax.lax.scan(
+        trainee = Trainee(child.params, child.opt_state, state.stream)
+        carry = (trainee, state.skipped, state.skipped_in_row)
+        (trainee, skipped, in_row), nats = jax.lax.scan(
             step, carry, jnp.arange(self.batches)
         )
-        state = state._replace(stream=stream, skipped=skipped, skipped_in_row=in_row)
+        child = child._replace(params=trainee.params, opt_state=trainee.opt_state)
+        state = state._replace(
+            stream=trainee.stream, skipped=skipped, skipped_in_row=in_row
+        )
         return state, child, jnp.nanmean(jnp.where(jnp.isfinite(nats), nats, jnp.nan))
 
     def _protect(self, state, child, rows, architecture, data, epoch, index):
@@ -283,9 +277,9 @@ class Search:
             del step
             batch = jax.random.randint(key, (), 0, self.task.num_batches(data, "valid"))
             child = self._child(state, architecture)
-            nats = self.task.valid_loss(child, architecture, data, batch, 1)
+            found = self.task.validate(child, architecture, data, batch, 1)
             # What has no loss is as bad as can be; the controller must not see a NaN.
-            return jnp.where(jnp.isfinite(nats), self.task.reward(nats), 0.0)
+            return jnp.where(jnp.isfinite(found.nats), self.task.reward(found), 0.0)
 
         strategy, learned = self.strategy.learn(
             state.strategy, _fold(state.key, "learn", epoch), reward, first, steps
@@ -303,17 +297,18 @@ class Search:
     @compiled()
     def measure(self, state: State, epoch: jax.Array) -> Measured:
         """What an epoch was, after its last call."""
-        seen, task = state.epoch, self.task
+        seen = state.epoch
         return Measured(
-            nats=forgetting(seen.err1, seen.err2),
-            error=forgetting(task.error(seen.err1), task.error(seen.err2)),
-            err1=seen.err1,
-            err2=seen.err2,
+            nats=forgetting(seen.err1.nats, seen.err2.nats),
+            error=forgetting(seen.err1.error, seen.err2.error),
+            err1=seen.err1.nats,
+            err2=seen.err2.nats,
+            child_error=jnp.mean(seen.err2.error),
             train_nats=jnp.mean(seen.train_nats),
-            child_reward=jnp.mean(task.reward(seen.err2)),
+            child_reward=jnp.mean(self.task.reward(seen.err2)),
             reward=seen.reward,
             entropy=seen.entropy,
-            best=seen.architectures[jnp.argmin(jnp.nan_to_num(seen.err2, nan=jnp.inf))],
+            best=seen.architectures[ranking(seen.err2)[0]],
             alpha=self.protection.alpha(epoch),
             rate=self.optimizer.rate(epoch) * state.rate_scale,
             skipped=state.skipped,
@@ -345,7 +340,7 @@ class Search:
         )
         return state._replace(
             selection=selection._replace(
-                screened=screened, kept=jnp.argsort(screened)[: self.num_judged]
+                screened=screened, kept=ranking(screened)[: self.num_judged]
             )
         )
 
@@ -355,28 +350,26 @@ class Search:
         selection = state.selection
         architecture = selection.architectures[selection.kept[index]]
         child = self._child(state, architecture)
-        nats = self.task.whole_loss(child, architecture, data, "valid")
-        judged = selection.judged.at[index].set(nats)
+        found = self.task.evaluate(child, architecture, data, "valid")
+        judged = _put(selection.judged, index, found)
         return state._replace(selection=selection._replace(judged=judged))
 
     def _child(self, state, architecture):
         """A child's parameters, as the shared ones are now."""
         return gather(state.shared.params, self.task.space.rows(architecture))
 
-    def _evaluate_some(self, state, data, architectures, nats, first, count, batches):
-        """Nats of ``count`` architectures from ``first`` on, written into ``nats``."""
+    def _evaluate_some(self, state, data, architectures, found, first, count, batches):
+        """Evaluates ``count`` architectures from ``first`` on, into ``found``."""
         # The last call starts early enough to be full; what it repeats is the same.
-        first = jnp.minimum(first, len(nats) - count)
+        first = jnp.minimum(first, len(architectures) - count)
 
         def one(architecture):
             child = self._child(state, architecture)
-            return self.task.valid_loss(child, architecture, data, 0, batches)
+            return self.task.validate(child, architecture, data, 0, batches)
 
         # One after the other: mapped at once, a choice would become all choices.
         some = jax.lax.dynamic_slice_in_dim(architectures, first, count)
-        return jax.lax.dynamic_update_slice_in_dim(
-            nats, jax.lax.map(one, some), first, 0
-        )
+        return _put(found, first + jnp.arange(count), jax.lax.map(one, some))
 
     def _transform(self, epoch: Any, scale: Any = 1.0):
         """The optimizer of an epoch, under the penalty."""
@@ -399,6 +392,14 @@ class Search:
             ),
             memory=self.protection.memory_rows(rows),
         )
+
+
+def _no_evaluations(count: int) -> Evaluation:
+    return Evaluation(jnp.zeros(count), jnp.zeros(count))
+
+
+def _put(evaluations: Evaluation, index: Any, new: Evaluation) -> Evaluation:
+    return jax.tree.map(lambda a, b: a.at[index].set(b), evaluations, new)
 
 
 _PURPOSES = ("params", "strategy", "propose", "train", "fisher", "learn", "derive")

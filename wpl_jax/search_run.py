@@ -25,7 +25,7 @@ from wpl_jax.search import Measured, Search, State
 from wpl_jax.search_config import Run, arm_names, expand, make_search
 from wpl_jax.search_report import REPORT_FILE, RESULTS_FILE
 from wpl_jax.supernet import architecture_from_json, architecture_to_json
-from wpl_jax.tasks import Data, load_task
+from wpl_jax.tasks import Data, load_task, ranking
 
 ARCHITECTURE_FILE = "architecture.json"
 
@@ -324,21 +324,20 @@ def _finish(
 ) -> None:
     """Writes the best architecture, and what it reaches with the shared weights."""
     selection = jax.device_get(state.selection)
-    best = np.argmin(np.nan_to_num(selection.judged, nan=np.inf))
+    best = int(ranking(selection.judged)[0])
     architecture = selection.architectures[selection.kept[best]]
     text = architecture_to_json(search.task.space, architecture)
     write_atomically(folder / f"{prefix}{ARCHITECTURE_FILE}", text)
-    nats = selection.judged[best]
+    nats, error = (float(each[best]) for each in selection.judged)
     if not np.isfinite(nats):
         raise UserError(
             f"{folder}: none of the candidates has a finite error with the shared "
             "weights. Lower config.optimizer.learning_rate, and give another --workdir."
         )
-    error = float(search.task.error(nats))
     results = {
         "architecture": architecture.tolist(),
         "error_name": search.task.error_name,
-        "valid_nats": float(nats),
+        "valid_nats": nats,
         "valid_error": error,
     }
     write_atomically(folder / f"{prefix}{RESULTS_FILE}", to_json(results))
@@ -357,8 +356,7 @@ def record(measured: Measured) -> dict[str, Any]:
 
 def describe(search: Search, measured: Measured) -> str:
     """An epoch in a few words, for who watches."""
-    error = np.mean(search.task.error(measured.err2))
     return (
-        f"{search.task.error_name} {error:.1f}, forgotten {measured.error.mean:.2f}, "
-        f"reward {measured.child_reward:.3f}"
+        f"{search.task.error_name} {measured.child_error:.1f}, "
+        f"forgotten {measured.error.mean:.2f}, reward {measured.child_reward:.3f}"
     )

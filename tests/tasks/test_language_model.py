@@ -10,7 +10,7 @@ import pytest
 from configs import enas_rnn_pydoc
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.spaces.recurrent_cell import Dropout, RecurrentCell
-from wpl_jax.tasks import load_task
+from wpl_jax.tasks import Evaluation, load_task
 from wpl_jax.tasks.language_model import Data, LanguageModel
 
 VOCABULARY, HIDDEN, NODES, BATCH, LENGTH = 7, 3, 3, 2, 4
@@ -168,8 +168,8 @@ def test_penalties_need_no_dropout():
 
 
 @jax.jit
-def valid_loss(first):
-    return TASK.valid_loss(CHILD, ARCHITECTURE, TEXT, first, 3)
+def validate(first):
+    return TASK.validate(CHILD, ARCHITECTURE, TEXT, first, 3)
 
 
 @pytest.mark.parametrize("first", [0, 1, 5])
@@ -180,19 +180,22 @@ def test_validation_reads_batches_in_a_row_and_wraps_around(first):
         outputs = read(inputs, state)
         state = outputs[:, -1]
         nats.append(nats_of(outputs, targets))
-    np.testing.assert_allclose(valid_loss(first), np.mean(nats), rtol=2e-6)
+    found = validate(first)
+    np.testing.assert_allclose(found.nats, np.mean(nats), rtol=2e-6)
+    error = min(np.exp(np.mean(nats)), VOCABULARY)
+    np.testing.assert_allclose(found.error, error, rtol=1e-6)
 
 
 @pytest.mark.parametrize("split", ["valid", "test"])
-def test_the_whole_loss_is_of_every_word_but_the_first(split):
+def test_a_whole_split_is_evaluated_on_every_word_but_the_first(split):
     streams = getattr(TEXT, split)
     state, nats = ZERO, []
     for t in range(WORDS[split] - 1):
         outputs = read(streams[:, t : t + 1], state)
         state = outputs[:, -1]
         nats.append(nats_of(outputs, streams[:, t + 1 : t + 2]))
-    found = jax.jit(TASK.whole_loss, static_argnums=3)(CHILD, ARCHITECTURE, TEXT, split)
-    np.testing.assert_allclose(found, np.mean(nats), rtol=2e-6)
+    found = jax.jit(TASK.evaluate, static_argnums=3)(CHILD, ARCHITECTURE, TEXT, split)
+    np.testing.assert_allclose(found.nats, np.mean(nats), rtol=2e-6)
 
 
 def test_a_batchs_fisher_loss_is_the_mean_of_its_examples():
@@ -247,12 +250,15 @@ def deviation(p, n):
 def test_the_error_is_the_perplexity_but_at_most_the_vocabulary():
     nats = np.array([0.0, 1.0, np.log(6.9), np.log(7.1), 5.0, 500.0])
     expected = [1, np.e, 6.9, 7, 7, 7]
-    np.testing.assert_allclose(TASK.error(nats), expected, rtol=1e-6)
+    found = TASK._evaluation(nats)
+    np.testing.assert_array_equal(found.nats, nats)
+    np.testing.assert_allclose(found.error, expected, rtol=1e-6)
 
 
 def test_the_reward_is_the_scale_over_the_perplexity():
     task = LanguageModel(SPACE, reward_scale=80.0)
-    np.testing.assert_allclose(task.reward(np.log([1.0, 16.0, 400.0])), [80, 5, 0.2])
+    found = Evaluation(np.log([1.0, 16.0, 400.0]), error=None)
+    np.testing.assert_allclose(task.reward(found), [80, 5, 0.2])
 
 
 def write_text(folder, **splits):

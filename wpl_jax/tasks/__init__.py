@@ -6,7 +6,9 @@ from ml_collections import ConfigDict
 
 from wpl_jax.config_fields import require_choice
 from wpl_jax.tasks import language_model
-from wpl_jax.tasks.task import Data, Task
+from wpl_jax.tasks.task import Data, Evaluation, Task, ranking
+
+__all__ = ["TASKS", "Data", "Evaluation", "Task", "load_task", "ranking"]
 
 # By name: functions of the configuration that check ``config.task``, load the data
 # and return the task, its data as arrays, and a line about the data for people.

@@ -26,6 +26,7 @@ from wpl_jax.data import TextDataset, batchify, load_text
 from wpl_jax.spaces import make_space
 from wpl_jax.spaces.recurrent_cell import Dropout, Hidden
 from wpl_jax.supernet import Space
+from wpl_jax.tasks.task import Evaluation
 
 
 class RecurrentSpace(Space, Protocol):
@@ -122,8 +123,8 @@ class LanguageModel:
         state = hidden.state.astype(jnp.float32)
         return loss, jax.lax.stop_gradient((nats, state))
 
-    def valid_loss(self, child, architecture, data, first, batches: int):
-        """Nats per word over ``batches`` validation batches in a row.
+    def validate(self, child, architecture, data, first, batches: int):
+        """Nats per word and perplexity over validation batches in a row.
 
         The state is zero before the first and goes on from each to the next.
         """
@@ -135,10 +136,10 @@ class LanguageModel:
 
         indices = (first + jnp.arange(batches)) % self.num_batches(data, "valid")
         _, nats = jax.lax.scan(one, self.init_stream(), indices)
-        return jnp.mean(nats)
+        return self._evaluation(jnp.mean(nats))
 
-    def whole_loss(self, child, architecture, data, split: str):
-        """Nats per word over the whole of a split, from a zero state."""
+    def evaluate(self, child, architecture, data, split: str):
+        """Nats per word and perplexity over the whole of a split, from a zero state."""
         streams = getattr(data, split)
         predicted = streams.shape[1] - 1
         windows = -(-predicted // self.length)
@@ -152,7 +153,7 @@ class LanguageModel:
             return hidden.state, jnp.sum(nats * there)
 
         _, nats = jax.lax.scan(one, self.init_stream(), jnp.arange(windows))
-        return jnp.sum(nats) / (streams.shape[0] * predicted)
+        return self._evaluation(jnp.sum(nats) / (streams.shape[0] * predicted))
 
     def fisher_loss(self, child, architecture, data, split: str, step):
         """Nats per word on one batch of the split, from a zero state."""
@@ -178,17 +179,18 @@ class LanguageModel:
         logits = self.space.logits(child, hidden.raw[0])
         return inputs, jax.random.categorical(key, logits).astype(targets.dtype)
 
-    def error(self, nats):
-        """The perplexity, ``exp(nats)``, at most that of a guess.
+    def reward(self, evaluation):
+        """``reward_scale / perplexity`` (Pham et al., 2018)."""
+        return self.reward_scale * jnp.exp(-evaluation.nats)
+
+    def _evaluation(self, nats) -> Evaluation:
+        """With the perplexity, ``exp(nats)``, at most that of a guess.
 
         A child whose states grow without bounds can be off by hundreds of nats; one
         of them would be all that a mean perplexity tells of.
         """
-        return jnp.exp(jnp.minimum(nats, jnp.log(float(self.space.vocabulary_size))))
-
-    def reward(self, nats):
-        """``reward_scale / perplexity`` (Pham et al., 2018)."""
-        return self.reward_scale * jnp.exp(-nats)
+        guess = jnp.log(float(self.space.vocabulary_size))
+        return Evaluation(nats, jnp.exp(jnp.minimum(nats, guess)))
 
     def _alone(self, child, architecture, inputs) -> Hidden:
         state = self.space.initial_state(1)

@@ -1,13 +1,30 @@
 """What a task is: what children are trained and judged on."""
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 
 from wpl_jax.supernet import Space
 
 Data = Any  # a pytree of arrays on the device
 Stream = Any  # a pytree that a batch leaves to the next one, as hidden states are
+
+
+class Evaluation(NamedTuple):
+    """What a child is worth on some data; of several children, arrays of both."""
+
+    nats: jax.Array  # float[...]; mean loss over what is predicted
+    error: jax.Array  # float[...]; what people read: perplexity, per cent wrong
+
+
+def ranking(evaluation: Evaluation) -> jax.Array:
+    """The order of several children, the best first, ``int32[n]``.
+
+    By their errors, by their nats where errors are the same; what is not a number
+    comes last.
+    """
+    return jnp.lexsort((evaluation.nats, evaluation.error))
 
 
 class Task(Protocol):
@@ -17,7 +34,7 @@ class Task(Protocol):
     is a function of the data and its number: the data state is one integer.
     """
 
-    error_name: str  # of what people read
+    error_name: str  # of Evaluation.error
 
     @property
     def space(self) -> Space:
@@ -45,20 +62,20 @@ class Task(Protocol):
           The loss, and beside it the nats that are part of it and the stream.
         """
 
-    def valid_loss(
+    def validate(
         self,
         child: Any,
         architecture: jax.Array,
         data: Data,
         first: jax.Array | int,
         batches: int,
-    ) -> jax.Array:
-        """Nats in evaluation mode on validation batches that follow each other."""
+    ) -> Evaluation:
+        """Evaluation mode on validation batches that follow each other."""
 
-    def whole_loss(
+    def evaluate(
         self, child: Any, architecture: jax.Array, data: Data, split: str
-    ) -> jax.Array:
-        """Nats in evaluation mode over the whole of a split."""
+    ) -> Evaluation:
+        """Evaluation mode over the whole of a split."""
 
     def num_batches(self, data: Data, split: str) -> int:
         """How many batches a split has; their numbers are taken modulo it."""
@@ -81,8 +98,5 @@ class Task(Protocol):
     ) -> Any:
         """The example with labels drawn from the model, for the true Fisher."""
 
-    def error(self, nats: jax.Array) -> jax.Array:
-        """The error that people read, of a mean loss."""
-
-    def reward(self, nats: jax.Array) -> jax.Array:
+    def reward(self, evaluation: Evaluation) -> jax.Array:
         """What a strategy is given for it, higher is better."""
