@@ -65,11 +65,12 @@ def get_config() -> ConfigDict:
 
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 20.0
-    config.optimizer.decay = 0.96
-    config.optimizer.decay_from = 15
+    config.optimizer.schedule = "exponential"
+    config.optimizer.exponential = ConfigDict({"decay": 0.96, "decay_from": 15})
     config.optimizer.clip_norm = 0.25
     config.optimizer.weight_decay = 1e-7
     config.optimizer.momentum = config_dict.placeholder(float)
+    config.optimizer.nesterov = False
 
     config.strategy = ConfigDict()
     config.strategy.name = "enas"
@@ -130,9 +131,10 @@ def get_config() -> ConfigDict:
     config.retrain.task.slowness_penalty = 1.0
     config.retrain.optimizer = ConfigDict()
     config.retrain.optimizer.learning_rate = 20.0
-    config.retrain.optimizer.decay = 1.0
-    config.retrain.optimizer.decay_from = 0
+    config.retrain.optimizer.schedule = "exponential"
+    config.retrain.optimizer.exponential = ConfigDict({"decay": 1.0, "decay_from": 0})
     config.retrain.optimizer.clip_norm = 0.25
     config.retrain.optimizer.weight_decay = 8e-7
     config.retrain.optimizer.momentum = config_dict.placeholder(float)
+    config.retrain.optimizer.nesterov = False
     return config

@@ -3,8 +3,8 @@
     python launch.py --config=configs/enas_rnn_ptb_small.py --workdir=runs/ptb_small \
         --config.task.data.path=PATH/ptb
 
-About 6 minutes a search and its retraining on one CPU core, nine searches. The same with random search
-instead of the controller: ``--config.strategy.name=random``.
+About 8 minutes a search and its retraining on one CPU core, nine of them. The same with
+random search instead of the controller: ``--config.strategy.name=random``.
 """
 
 from ml_collections import ConfigDict

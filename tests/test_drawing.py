@@ -37,7 +37,7 @@ def random_graphs(count=12):
     for i in range(count):
         space = RecurrentCell(7, 4, 1 + i, output=("leaves", "all")[i % 2])
         architecture = [rng.integers(len(d.choices)) for d in space.decisions]
-        found.append(space.graph(np.array(architecture)))
+        found.append(space.graphs(np.array(architecture))["cell"])
     return found
 
 

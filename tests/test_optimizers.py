@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from ml_collections import ConfigDict
 
 from configs import enas_rnn_ptb
 from wpl_jax.errors import ConfigError
-from wpl_jax.optimizers import Sgd, make_sgd
+from wpl_jax.optimizers import Cosine, Exponential, Sgd, make_sgd
 
 PARAMS = {"a": np.array([1.0, -2.0, 4.0]), "b": np.array([[0.5]])}
 GRADIENT = {"a": np.array([3.0, 0.0, -4.0]), "b": np.array([[12.0]])}  # of norm 13
@@ -62,6 +63,41 @@ def test_a_decay_of_one_keeps_the_rate():
     np.testing.assert_array_equal(rates, np.full(5, 0.3, np.float32))
 
 
+@pytest.mark.parametrize("growth", [1, 2, 3])
+def test_a_cosine_falls_in_each_period_and_starts_again(growth):
+    expected, length, place = [], 4, 0
+    for _ in range(120):
+        expected.append(0.1 + (0.5 - 0.1) * (1 + np.cos(np.pi * place / length)) / 2)
+        place += 1
+        if place == length:
+            length, place = length * growth, 0
+    schedule = Sgd(0.5, Cosine(lowest=0.1, period=4, growth=growth))
+    found = jax.jit(schedule.rate)(jnp.arange(120))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"lowest": -1.0}, {"period": 0}, {"growth": 1.5}, {"growth": None}, {"high": 1}],
+)
+def test_a_wrong_cosine_is_named(change):
+    config = enas_rnn_ptb.get_config()
+    settings = {"lowest": 0.5, "period": 4, "growth": 2} | change
+    config.optimizer.update({"schedule": "cosine", "cosine": ConfigDict(settings)})
+    with pytest.raises(ConfigError, match=rf"cosine.*{next(iter(change))}"):
+        make_sgd(config)
+
+
+def test_nesterovs_momentum_looks_ahead():
+    rates, trace = (0.25, 0.5, 0.125), 0.0
+    params = PARAMS["a"]
+    settings = Sgd(1.0, momentum=0.5, nesterov=True)
+    for found, rate in zip(take_steps(settings, rates), rates, strict=True):
+        trace = 0.5 * trace + GRADIENT["a"]
+        params = params - rate * (GRADIENT["a"] + 0.5 * trace)
+        np.testing.assert_allclose(found["a"], params, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("settings", "reference"),
     [
@@ -92,10 +128,14 @@ def test_steps_clip_then_decay_then_gather_momentum_then_scale(settings, referen
 
 def test_settings_are_read_from_where_they_are():
     config = enas_rnn_ptb.get_config()
-    assert make_sgd(config) == Sgd(20.0, 0.96, 15, 0.25, 1e-7, None)
+    assert make_sgd(config) == Sgd(20.0, Exponential(0.96, 15), 0.25, 1e-7, None)
     config.retrain.optimizer.momentum = 0.5
     found = make_sgd(config, "retrain.optimizer")
-    assert found == Sgd(20.0, 1.0, 0, 0.25, 8e-7, 0.5)
+    assert found == Sgd(20.0, Exponential(), 0.25, 8e-7, 0.5)
+    config.optimizer.cosine = ConfigDict({"lowest": 0.5, "period": 4, "growth": 2})
+    config.optimizer.schedule, config.optimizer.nesterov = "cosine", True
+    found = make_sgd(config)
+    assert found == Sgd(20.0, Cosine(0.5, 4, 2), 0.25, 1e-7, None, nesterov=True)
 
 
 @pytest.mark.parametrize("path", ["optimizer", "retrain.optimizer"])
@@ -105,10 +145,12 @@ def test_settings_are_read_from_where_they_are():
         ("learning_rate", 0.0),
         ("learning_rate", None),
         ("learning_rate", float("inf")),
-        ("decay", 0.0),
-        ("decay", 1.01),
-        ("decay_from", -1),
-        ("decay_from", 1.5),
+        ("exponential.decay", 0.0),
+        ("exponential.decay", 1.01),
+        ("exponential.decay_from", -1),
+        ("exponential.decay_from", 1.5),
+        ("schedule", "linear"),
+        ("nesterov", "yes"),
         ("weight_decay", -1e-7),
         ("clip_norm", 0.0),
         ("clip_norm", "0.25"),
@@ -120,7 +162,8 @@ def test_a_wrong_field_is_named(path, name, value):
     config = enas_rnn_ptb.get_config()
     within = config.retrain.optimizer if "." in path else config.optimizer
     with config.ignore_type():
-        within[name] = value
+        *parts, last = name.split(".")
+        (within[parts[0]] if parts else within)[last] = value
     message = rf"config\.{path}\.{name} is {value!r}, expected"
     with pytest.raises(ConfigError, match=message):
         make_sgd(config, path)

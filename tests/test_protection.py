@@ -54,11 +54,11 @@ class Quadratic:
     def example_loss(self, child, architecture, example):
         return self.loss(child, example)
 
-    def fisher_examples(self, data, split, step):
+    def fisher_examples(self, child, architecture, data, split, step):
         return jax.tree.map(lambda x: x[step % BATCHES], data[split])
 
     def fisher_loss(self, child, architecture, data, split, step):
-        examples = self.fisher_examples(data, split, step)
+        examples = self.fisher_examples(child, architecture, data, split, step)
         return jnp.mean(jax.vmap(self.loss, (None, 0))(child, examples))
 
     def sample_labels(self, key, child, architecture, example):

@@ -15,14 +15,15 @@ from ml_collections import ConfigDict
 from configs import enas_rnn_pydoc
 from wpl_jax import retrain
 from wpl_jax.errors import ConfigError
-from wpl_jax.optimizers import Sgd
+from wpl_jax.optimizers import Exponential, Sgd
 from wpl_jax.retrain import Retraining
 from wpl_jax.supernet import ALL
 from wpl_jax.tasks import Evaluation
 
 STACK, SIZE, BATCHES, EPOCHS, PATIENCE = 4, 3, 5, 6, 1
 ARCHITECTURE = np.array([3, 1], np.int32)
-SGD = Sgd(0.2, 0.9, decay_from=1, clip_norm=2.0, weight_decay=0.01, momentum=0.3)
+DECAY = Exponential(0.9, decay_from=1)
+SGD = Sgd(0.2, DECAY, clip_norm=2.0, weight_decay=0.01, momentum=0.3)
 ROUNDING = {"rtol": 2e-5, "atol": 1e-6}
 STREAM = 0.3  # how much of the last batch the next one's prediction gets
 
@@ -130,7 +131,7 @@ class Reference:
 
     def epoch(self):
         number = len(self.records)
-        rate = SGD.learning_rate * SGD.decay ** max(number - SGD.decay_from + 1, 0)
+        rate = SGD.learning_rate * DECAY.decay ** max(number - DECAY.decay_from + 1, 0)
         nats = [self.step(i, rate) for i in range(BATCHES)]
         judged = self.average() if self.iterates else self.params
         valid, history = self.loss(judged, "valid"), self.history()
@@ -271,7 +272,6 @@ def test_averaging_begins_where_validation_no_longer_improves(
 
 def test_averaging_never_begins_without_patience(retraining):
     patient = Retraining(ToyTask(), SGD, EPOCHS, None)
-    vars(patient)["train"] = retraining.train  # compiled
     state = initial(retraining)
     for epoch, center in enumerate((2.0, 2.5, 3.0, 4.0)):
         data = make_data(center)
@@ -360,7 +360,8 @@ def make_config(**options):
         "batches_per_call": 2,
         "checkpoint_seconds": 1e9,
         "patience": PATIENCE,
-        "optimizer": dataclasses.asdict(SGD),
+        "optimizer": dataclasses.asdict(SGD)
+        | {"schedule": "exponential", "exponential": dataclasses.asdict(DECAY)},
     }
     return ConfigDict({"retrain": settings | options})
 

@@ -10,7 +10,7 @@ import toy
 from ml_collections import ConfigDict
 
 from wpl_jax import search_config, tasks
-from wpl_jax.optimizers import Sgd
+from wpl_jax.optimizers import Exponential, Sgd
 from wpl_jax.protection import NoProtection, make_protection
 from wpl_jax.search import Search
 from wpl_jax.strategies import make_strategy
@@ -31,7 +31,7 @@ def make_search(task=None, protection=None, strategy=None, children=CHILDREN):
         task=task,
         strategy=strategy or RandomSearch(task.space.decisions, candidates),
         protection=protection or NoProtection(),
-        optimizer=Sgd(RATE, DECAY, 2, None, WEIGHT_DECAY, None),
+        optimizer=Sgd(RATE, Exponential(DECAY, 2), None, WEIGHT_DECAY, None),
         children=children,
         batches=BATCHES,
         eval_batches=EVALUATED,
@@ -42,8 +42,8 @@ def run_epoch(search, state, data, epoch):
     state = search.begin_epoch(state, np.int32(epoch))
     for index in range(search.children):
         state = search.train_child(state, data, np.int32(epoch), np.int32(index))
-    for first in range(0, search.children, 3):  # Not a divisor of their number.
-        state = search.evaluate_again(state, data, np.int32(first), 3)
+    for index in range(search.children):
+        state = search.evaluate_again(state, data, np.int32(index))
     return state
 
 
@@ -293,8 +293,9 @@ class TableTask(toy.ToyTask):
 def select(search, state, data):
     candidates = search.strategy.candidates
     state = search.propose(state)
-    for first in range(0, candidates.proposed, 5):
-        state = search.screen(state, data, np.int32(first), 5)
+    for index in range(candidates.proposed):
+        state = search.screen(state, data, np.int32(index))
+    state = search.keep(state)
     for index in range(search.num_judged):
         state = search.judge(state, data, np.int32(index))
     return jax.device_get(state.selection)

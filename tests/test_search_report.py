@@ -226,7 +226,10 @@ def test_page_tells_of_the_run(page):
 
 
 def test_best_architecture_of_each_arm_is_that_of_the_lower_error(page, written):
-    for said in ("wpl: ppl 20.0 on the validation", "none: ppl 44.0 on the validation"):
+    for said in (
+        "wpl, cell: ppl 20.0 on the validation",
+        "none, cell: ppl 44.0 on the validation",
+    ):
         assert said in page.text
     found = {}
     for arm in ("wpl", "none"):
@@ -247,10 +250,10 @@ def test_figures_are_there(written):
     names = {path.name for path in (written / "figures").iterdir()}
     drawn = ("forgetting", "ranks", "cell_wpl", "cell_none")
     expected = {f"{name}.{kind}" for name in drawn for kind in ("png", "svg")}
-    expected |= {"cell_wpl.dot", "cell_none.dot", "best_over_epochs.gif"}
+    expected |= {"cell_wpl.dot", "cell_none.dot", "cell_over_epochs.gif"}
     graphviz = {"cell_wpl_graphviz.svg", "cell_none_graphviz.svg"}
     assert names == expected | (graphviz if shutil.which("dot") else set())
-    with Image.open(written / "figures" / "best_over_epochs.gif") as film:
+    with Image.open(written / "figures" / "cell_over_epochs.gif") as film:
         assert film.n_frames == EPOCHS
     svg = (written / "figures" / "forgetting.svg").read_text(encoding="utf-8")
     for title in search_report.PANELS.values():

@@ -167,7 +167,7 @@ def test_a_graph_has_one_parent_for_each_node_and_the_leaves_lead_out(output):
     space = RecurrentCell(7, 3, NODES, output=output)
     for architecture in draws()[:30]:
         names = json.loads(architecture_to_json(space, architecture))["decisions"]
-        nodes, edges = space.graph(architecture)
+        nodes, edges = space.graphs(architecture)["cell"]
         assert list(nodes) == ["in", *map(str, range(NODES)), "out"]
         assert all(
             names[f"activation_{i}"] in nodes[str(i)].split() for i in range(NODES)

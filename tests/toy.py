@@ -42,8 +42,8 @@ class ToySpace:
     def apply(self, child, architecture, inputs, **kwargs):
         return child["shared"] + 2 * child["a"][0] + 3 * child["b"][0]
 
-    def graph(self, architecture):
-        return Graph({"in": "in", "out": "out"}, (("in", "out", ""),))
+    def graphs(self, architecture):
+        return {"toy": Graph({"in": "in", "out": "out"}, (("in", "out", ""),))}
 
 
 class ToyData(NamedTuple):
@@ -80,11 +80,12 @@ class ToyTask:
         return nats, (nats, stream + 1)
 
     def validate(self, child, architecture, data, first, batches):
-        losses = [
-            self.fisher_loss(child, architecture, data, "valid", first + i)
-            for i in range(batches)
-        ]
-        return _evaluation(jnp.mean(jnp.stack(losses)))
+        def add(i, total):
+            return total + self.fisher_loss(
+                child, architecture, data, "valid", first + i
+            )
+
+        return _evaluation(jax.lax.fori_loop(0, batches, add, 0.0) / batches)
 
     def evaluate(self, child, architecture, data, split):
         examples = getattr(data, split).reshape(-1, SIZE)
@@ -92,12 +93,12 @@ class ToyTask:
         return _evaluation(jnp.mean(losses(child, architecture, examples)))
 
     def fisher_loss(self, child, architecture, data, split, step):
-        examples = self.fisher_examples(data, split, step)
+        examples = self.fisher_examples(child, architecture, data, split, step)
         return jnp.mean(
             jax.vmap(self.example_loss, (None, None, 0))(child, architecture, examples)
         )
 
-    def fisher_examples(self, data, split, step):
+    def fisher_examples(self, child, architecture, data, split, step):
         examples = getattr(data, split)
         return examples[step % len(examples)]
 

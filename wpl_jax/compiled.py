@@ -1,4 +1,8 @@
-"""Methods that are compiled functions."""
+"""Methods that are compiled functions.
+
+Instances that are equal share what is compiled: two searches that differ in their
+penalty evaluate their children by the same program.
+"""
 
 import functools
 from collections.abc import Callable
@@ -6,12 +10,14 @@ from typing import Any
 
 import jax
 
+_REMEMBERED = 64  # instances, for each method
+
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """Makes a method a jitted function of all its arguments but ``self``.
 
-    Compiled when it is first called, once for each instance, whose attributes are
-    constants in it: an instance must not change, as a frozen dataclass does not.
+    Compiled when it is first called, once for all equal instances, whose attributes
+    are constants in it: they must be hashable and not change, as frozen dataclasses.
 
     Args:
       **options: Of :func:`jax.jit`, arguments by their names.
@@ -21,11 +27,10 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """
 
     def decorate(method: Callable[..., Any]) -> Any:
+        @functools.lru_cache(maxsize=_REMEMBERED)
         def compile_for(self: Any) -> Any:
             return jax.jit(functools.partial(method, self), **options)
 
-        prop = functools.cached_property(compile_for)
-        prop.__doc__ = method.__doc__
-        return prop
+        return property(compile_for, doc=method.__doc__)
 
     return decorate

@@ -27,7 +27,7 @@ from wpl_jax.config_fields import (
     require_number,
     require_only,
 )
-from wpl_jax.supernet import is_all
+from wpl_jax.supernet import is_all, present
 from wpl_jax.tasks.task import Data, Task
 from wpl_jax.trees import widen
 
@@ -226,7 +226,8 @@ class QuadraticProtection:
         if self.compound:
             memory = jax.tree.map(lambda f: alpha * f, memory)
         protected = jax.tree.map(
-            lambda index: jnp.float32(self.protect == "all" or not is_all(index)),
+            lambda there, index: there * (self.protect == "all" or not is_all(index)),
+            present(trained.params, trained.rows),
             trained.rows,
         )
         importance = jax.tree.map(jnp.multiply, memory, protected)
@@ -267,7 +268,9 @@ class QuadraticProtection:
         return fisher.per_example_fisher(
             loss,
             trained.params,
-            task.fisher_examples(data, self.split, batch),
+            task.fisher_examples(
+                trained.params, trained.architecture, data, self.split, batch
+            ),
             chunk_size=self.chunk_size,
             resample=resample if self.labels == "model" else None,
             key=key,

@@ -27,7 +27,7 @@ from wpl_jax.errors import UserError
 from wpl_jax.optimizers import Sgd, make_sgd
 from wpl_jax.resumable import Resumable
 from wpl_jax.run_directory import finite, to_json, write_atomically
-from wpl_jax.supernet import gather
+from wpl_jax.supernet import gather, num_parameters
 from wpl_jax.tasks import Data, Evaluation, Task
 from wpl_jax.training import Trainee, train_step
 
@@ -284,10 +284,11 @@ def _record(state: State, epoch: int, batches: int) -> dict[str, Any]:
 
 def _finish(retraining, state, data, folder, title) -> dict[str, Any]:
     task = retraining.task
+    rows = task.space.rows(state.architecture)
     found: dict[str, Any] = {
         "architecture": np.asarray(state.architecture).tolist(),
         "error_name": task.error_name,
-        "parameters": sum(p.size for p in jax.tree.leaves(state.params)),
+        "parameters": int(num_parameters(state.params, rows)),
         "averaged_steps": int(state.averaged),
     }
     for split in ("valid", "test"):

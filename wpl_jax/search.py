@@ -9,10 +9,11 @@
       evaluate all of the epoch's children again (err2)  evaluate_again
       let the strategy learn from validation rewards    learn
 
-Each name on the right is one compiled function of the whole state, for every
-architecture, epoch and strength of the penalty; what an epoch does is a few calls of
-them. Randomness is a function of the seed and of the position in the search, so
-that a search that goes on from a saved state takes the same path.
+Each name on the right is a method that takes the whole state to the next, by compiled
+functions that serve every architecture, epoch and strength of the penalty; what has
+nothing to do with the penalty is compiled once for all penalties. Randomness is a
+function of the seed and of the position in the search, so that a search that goes on
+from a saved state takes the same path.
 """
 
 import dataclasses
@@ -21,13 +22,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 from wpl_jax.compiled import compiled
 from wpl_jax.forgetting import Forgetting, forgetting
 from wpl_jax.optimizers import Sgd
 from wpl_jax.protection import Protection, Trained
 from wpl_jax.strategies import Strategy
+from wpl_jax.strategies.strategy import Learned
 from wpl_jax.supernet import ALL, gather, scatter
 from wpl_jax.tasks import Data, Evaluation, Task, ranking
 from wpl_jax.training import Trainee, train_step
@@ -91,6 +95,72 @@ class Measured(NamedTuple):
     alpha: jax.Array  # float32[]
     rate: jax.Array  # float32[]
     skipped: jax.Array  # int32[]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluator:
+    """Evaluates children with the shared parameters, whatever protects them."""
+
+    task: Task
+
+    @compiled()
+    def validate(
+        self, params: Any, architecture: jax.Array, data: Data, batches: jax.Array
+    ) -> Evaluation:
+        """On the first validation batches."""
+        return self.task.validate(
+            self._child(params, architecture), architecture, data, 0, batches
+        )
+
+    @compiled(static_argnames="split")
+    def evaluate(
+        self, params: Any, architecture: jax.Array, data: Data, split: str
+    ) -> Evaluation:
+        """On the whole of a split."""
+        return self.task.evaluate(
+            self._child(params, architecture), architecture, data, split
+        )
+
+    def reward(
+        self, params: Any, architecture: jax.Array, data: Data, key: jax.Array
+    ) -> jax.Array:
+        """Of one validation batch, drawn by the key; traced, not compiled."""
+        batch = jax.random.randint(key, (), 0, self.task.num_batches(data, "valid"))
+        child = self._child(params, architecture)
+        found = self.task.validate(child, architecture, data, batch, 1)
+        # What has no loss is as bad as can be; the controller must not see a NaN.
+        return jnp.where(jnp.isfinite(found.nats), self.task.reward(found), 0.0)
+
+    def _child(self, params, architecture):
+        return gather(params, self.task.space.rows(architecture))
+
+
+@dataclasses.dataclass(frozen=True)
+class Learner:
+    """Lets a strategy learn from rewards, whatever protects the parameters."""
+
+    task: Task
+    strategy: Strategy
+
+    @compiled(donate_argnames="state", static_argnames="steps")
+    def learn(
+        self,
+        state: Any,
+        params: Any,
+        data: Data,
+        key: jax.Array,
+        epoch: jax.Array,
+        first: jax.Array,
+        steps: int,
+    ) -> tuple[Any, Learned]:
+        """Some of the steps of an epoch, from ``first`` on."""
+
+        def reward(key, architecture, step):
+            del step
+            return Evaluator(self.task).reward(params, architecture, data, key)
+
+        key = _fold(key, "learn", epoch)
+        return self.strategy.learn(state, key, reward, first, steps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,11 +236,20 @@ class Search:
             epoch=jax.tree.map(jnp.zeros_like, state.epoch),
         )
 
-    @compiled(donate_argnames="state")
     def train_child(
+        self, state: State, data: Data, epoch: ArrayLike, index: ArrayLike
+    ) -> State:
+        """Proposes, trains, protects and evaluates one child of an epoch."""
+        state = self.train_and_protect(state, data, epoch, index)
+        seen = state.epoch
+        err1 = self._validate(state, seen.architectures, seen.err1, index, data)
+        return state._replace(epoch=seen._replace(err1=err1))
+
+    @compiled(donate_argnames="state")
+    def train_and_protect(
         self, state: State, data: Data, epoch: jax.Array, index: jax.Array
     ) -> State:
-        """Proposes, trains, evaluates and protects one child of an epoch."""
+        """Proposes, trains and protects one child of an epoch."""
         architecture = self.strategy.propose(
             state.strategy, _fold(state.key, "propose", epoch, index)
         )
@@ -178,9 +257,6 @@ class Search:
         rows_of_all = self._rows_of_all(state.shared, rows)
         child = gather(state.shared, rows_of_all)
         state, child, nats = self._train(state, child, architecture, data, epoch, index)
-        err1 = self.task.validate(
-            child.params, architecture, data, 0, self.eval_batches
-        )
         child = self._protect(state, child, rows, architecture, data, epoch, index)
         seen = state.epoch
         return state._replace(
@@ -188,7 +264,6 @@ class Search:
             epoch=seen._replace(
                 architectures=seen.architectures.at[index].set(architecture),
                 train_nats=seen.train_nats.at[index].set(nats),
-                err1=_put(seen.err1, index, err1),
             ),
         )
 
@@ -256,35 +331,20 @@ class Search:
         )
         return child._replace(memory=memory, opt_state=opt_state)
 
-    @compiled(donate_argnames="state", static_argnames="count")
-    def evaluate_again(
-        self, state: State, data: Data, first: jax.Array, count: int
-    ) -> State:
-        """Takes err2 of ``count`` children of the epoch, from ``first`` on."""
+    def evaluate_again(self, state: State, data: Data, index: ArrayLike) -> State:
+        """Takes err2 of one child of the epoch."""
         seen = state.epoch
-        err2 = self._evaluate_some(
-            state, data, seen.architectures, seen.err2, first, count, self.eval_batches
-        )
+        err2 = self._validate(state, seen.architectures, seen.err2, index, data)
         return state._replace(epoch=seen._replace(err2=err2))
 
-    @compiled(donate_argnames="state", static_argnames="steps")
     def learn(
-        self, state: State, data: Data, epoch: jax.Array, first: jax.Array, steps: int
+        self, state: State, data: Data, epoch: ArrayLike, first: ArrayLike, steps: int
     ) -> State:
         """Lets the strategy learn for some of its steps in an epoch."""
-
-        def reward(key, architecture, step):
-            del step
-            batch = jax.random.randint(key, (), 0, self.task.num_batches(data, "valid"))
-            child = self._child(state, architecture)
-            found = self.task.validate(child, architecture, data, batch, 1)
-            # What has no loss is as bad as can be; the controller must not see a NaN.
-            return jnp.where(jnp.isfinite(found.nats), self.task.reward(found), 0.0)
-
-        strategy, learned = self.strategy.learn(
-            state.strategy, _fold(state.key, "learn", epoch), reward, first, steps
+        strategy, learned = Learner(self.task, self.strategy).learn(
+            state.strategy, state.shared.params, data, state.key, epoch, first, steps
         )
-        share = steps / self.strategy.steps
+        share = np.float32(steps / self.strategy.steps)
         seen = state.epoch
         return state._replace(
             strategy=strategy,
@@ -325,51 +385,45 @@ class Search:
             selection=state.selection._replace(architectures=jax.vmap(propose)(keys))
         )
 
-    @compiled(donate_argnames="state", static_argnames="count")
-    def screen(self, state: State, data: Data, first: jax.Array, count: int) -> State:
-        """Judges ``count`` candidates on a few validation batches."""
-        selection, candidates = state.selection, self.strategy.candidates
-        screened = self._evaluate_some(
+    def screen(self, state: State, data: Data, index: ArrayLike) -> State:
+        """Judges one candidate on a few validation batches."""
+        selection = state.selection
+        screened = self._validate(
             state,
-            data,
             selection.architectures,
             selection.screened,
-            first,
-            count,
-            candidates.screen_batches,
+            index,
+            data,
+            self.strategy.candidates.screen_batches,
         )
-        return state._replace(
-            selection=selection._replace(
-                screened=screened, kept=ranking(screened)[: self.num_judged]
-            )
-        )
+        return state._replace(selection=selection._replace(screened=screened))
 
     @compiled(donate_argnames="state")
-    def judge(self, state: State, data: Data, index: jax.Array) -> State:
+    def keep(self, state: State) -> State:
+        """Keeps the best of the candidates, once all have been screened."""
+        selection = state.selection
+        kept = ranking(selection.screened)[: self.num_judged]
+        return state._replace(selection=selection._replace(kept=kept))
+
+    def judge(self, state: State, data: Data, index: ArrayLike) -> State:
         """Judges one of the kept candidates on all validation data."""
         selection = state.selection
-        architecture = selection.architectures[selection.kept[index]]
-        child = self._child(state, architecture)
-        found = self.task.evaluate(child, architecture, data, "valid")
+        architecture = _at(selection.architectures, _at(selection.kept, index))
+        found = Evaluator(self.task).evaluate(
+            state.shared.params, architecture, data, "valid"
+        )
         judged = _put(selection.judged, index, found)
         return state._replace(selection=selection._replace(judged=judged))
 
-    def _child(self, state, architecture):
-        """A child's parameters, as the shared ones are now."""
-        return gather(state.shared.params, self.task.space.rows(architecture))
-
-    def _evaluate_some(self, state, data, architectures, found, first, count, batches):
-        """Evaluates ``count`` architectures from ``first`` on, into ``found``."""
-        # The last call starts early enough to be full; what it repeats is the same.
-        first = jnp.minimum(first, len(architectures) - count)
-
-        def one(architecture):
-            child = self._child(state, architecture)
-            return self.task.validate(child, architecture, data, 0, batches)
-
-        # One after the other: mapped at once, a choice would become all choices.
-        some = jax.lax.dynamic_slice_in_dim(architectures, first, count)
-        return _put(found, first + jnp.arange(count), jax.lax.map(one, some))
+    def _validate(self, state, architectures, evaluations, index, data, batches=None):
+        """Evaluates one of the architectures, and puts it among the evaluations."""
+        found = Evaluator(self.task).validate(
+            state.shared.params,
+            _at(architectures, index),
+            data,
+            np.int32(batches or self.eval_batches),
+        )
+        return _put(evaluations, index, found)
 
     def _transform(self, epoch: Any, scale: Any = 1.0):
         """The optimizer of an epoch, under the penalty."""
@@ -398,7 +452,13 @@ def _no_evaluations(count: int) -> Evaluation:
     return Evaluation(jnp.zeros(count), jnp.zeros(count))
 
 
-def _put(evaluations: Evaluation, index: Any, new: Evaluation) -> Evaluation:
+@jax.jit
+def _at(array: jax.Array, index: ArrayLike) -> jax.Array:
+    return array[index]
+
+
+@jax.jit
+def _put(evaluations: Evaluation, index: ArrayLike, new: Evaluation) -> Evaluation:
     return jax.tree.map(lambda a, b: a.at[index].set(b), evaluations, new)
 
 

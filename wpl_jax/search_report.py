@@ -174,6 +174,7 @@ def _forgetting(page: Page, config: dict, arms: dict[str, list[Searched]]) -> No
 
 def _curves(page: Page, config: dict, arms: dict[str, list[Searched]]) -> None:
     page.heading("Forgetting over the epochs")
+    error = next(iter(arms.values()))[0].results["error_name"]
     figure = new_figure(10, 7)
     for ax, (name, title) in zip(
         figure.subplots(2, 2).flat, PANELS.items(), strict=True
@@ -192,7 +193,7 @@ def _curves(page: Page, config: dict, arms: dict[str, list[Searched]]) -> None:
     page.figure(
         figure,
         "forgetting",
-        "As figure 3 of the paper: err2 - err1 in perplexity over the children of each "
+        f"As figure 3 of the paper: err2 - err1, {error}, over the children of each "
         "epoch, and the mean reward of the epoch's children at its end. Dotted: the "
         "first epoch in which children leave a Fisher. Mean over seeds, with a band of "
         "one standard deviation. The axes of (a) to (c) are linear up to 10, and "
@@ -253,26 +254,30 @@ def _cells(
     page.heading("The best architectures")
     for arm, seeds in arms.items():
         best = min(seeds, key=lambda s: s.results["valid_error"])
-        graph = space.graph(best.results["architecture"])
-        name = f"cell_{arm}"
-        figure = new_figure(10, 3.5)
-        draw(graph, figure.subplots())
-        page.figure(
-            figure,
-            name,
-            f"{arm}: {best.results['error_name']} {best.results['valid_error']:.1f} on "
-            "the validation set, with the shared weights.",
-        )
-        _graphviz(graph, workdir / "figures" / name)
+        for cell, graph in space.graphs(best.results["architecture"]).items():
+            name = f"{cell}_{arm}"
+            figure = new_figure(10, 3.5)
+            draw(graph, figure.subplots())
+            page.figure(
+                figure,
+                name,
+                f"{arm}, {cell}: {best.results['error_name']} "
+                f"{best.results['valid_error']:.1f} on the validation set, with the "
+                "shared weights.",
+            )
+            _graphviz(graph, workdir / "figures" / name)
     arm, seeds = next(iter(arms.items()))
-    animate(
-        [space.graph(row["best"]) for row in seeds[0].metrics],
-        [f"best of epoch {row['step'] + 1}" for row in seeds[0].metrics],
-        workdir / "figures" / "best_over_epochs.gif",
-    )
+    rows = seeds[0].metrics
+    of_epochs = [space.graphs(row["best"]) for row in rows]
+    for cell in of_epochs[0]:
+        animate(
+            [graphs[cell] for graphs in of_epochs],
+            [f"best of epoch {row['step'] + 1}" for row in rows],
+            workdir / "figures" / f"{cell}_over_epochs.gif",
+        )
     page.text(
-        f"figures/best_over_epochs.gif shows the best child of each epoch under {arm}; "
-        "figures/cell_*.dot are the same pictures for Graphviz."
+        f"figures/*_over_epochs.gif show the best child of each epoch under {arm}; "
+        "figures/*.dot are the same pictures for Graphviz."
     )
 
 

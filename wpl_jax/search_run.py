@@ -201,21 +201,20 @@ class _Arm:
 
 _LEAST_SCALE = 2.0**-10  # of the learning rate, before a search is given up
 
-EVALUATE_PER_CALL = 5  # children that one call evaluates
-
 
 def calls_of_search(config: ConfigDict, search: Search) -> list[Call]:
     """The calls that a search is made of, in order."""
     learned = config.search.learn_per_call
     phases = [
         *(("train", index) for index in range(search.children)),
-        *(("evaluate", i) for i in range(0, search.children, EVALUATE_PER_CALL)),
+        *(("evaluate", index) for index in range(search.children)),
         *(("learn", i) for i in range(0, search.strategy.steps, learned)),
     ]
     proposed = search.strategy.candidates.proposed
     selecting = [
         ("propose", 0),
-        *(("screen", first) for first in range(0, proposed, EVALUATE_PER_CALL)),
+        *(("screen", index) for index in range(proposed)),
+        ("keep", 0),
         *(("judge", index) for index in range(search.num_judged)),
     ]
     return [
@@ -239,16 +238,16 @@ def _advance(
                 state = search.begin_epoch(state, epoch)
             return search.train_child(state, data, epoch, first)
         case "evaluate":
-            count = min(EVALUATE_PER_CALL, search.children)
-            return search.evaluate_again(state, data, first, count)
+            return search.evaluate_again(state, data, first)
         case "learn":
             steps = config.search.learn_per_call
             return search.learn(state, data, epoch, first, steps)
         case "propose":
             return search.propose(state)
         case "screen":
-            count = min(EVALUATE_PER_CALL, search.strategy.candidates.proposed)
-            return search.screen(state, data, first, count)
+            return search.screen(state, data, first)
+        case "keep":
+            return search.keep(state)
         case "judge":
             return search.judge(state, data, first)
         case phase:

@@ -48,7 +48,8 @@ class Space(Protocol):
 
         Returns:
           A tree like the parameters; each leaf the distinct indices of the rows,
-          ``int32[n]``, or ``ALL`` where every child uses the whole parameter.
+          ``int32[n]``, or ``ALL`` where every child uses the whole parameter. Where
+          children differ in how many rows they use, ``NOTHING + i`` fills up.
         """
 
     def apply(
@@ -63,8 +64,8 @@ class Space(Protocol):
           **kwargs: What the task passes besides.
         """
 
-    def graph(self, architecture: Any) -> "Graph":
-        """One child as a picture has it."""
+    def graphs(self, architecture: Any) -> dict[str, "Graph"]:
+        """One child as pictures have it: its cells by their names."""
 
 
 class Graph(NamedTuple):
@@ -75,6 +76,7 @@ class Graph(NamedTuple):
 
 
 ALL = slice(None)  # as rows: the whole parameter, which every child uses
+NOTHING = 2**30  # an index from here on is of no row: a place that stays zero
 
 
 def gather(params: Any, rows: Any) -> Any:
@@ -85,9 +87,13 @@ def gather(params: Any, rows: Any) -> Any:
       rows: As :meth:`Space.rows` gives it.
 
     Returns:
-      A tree like ``params``, its leaves cut down to the rows.
+      A tree like ``params``, its leaves cut down to the rows; zeros for ``NOTHING``.
     """
-    return jax.tree.map(lambda p, index: p if is_all(index) else p[index], params, rows)
+
+    def take(p, index):
+        return p if is_all(index) else p.at[index].get(mode="fill", fill_value=0)
+
+    return jax.tree.map(take, params, rows)
 
 
 def scatter(params: Any, rows: Any, child: Any) -> Any:
@@ -100,7 +106,7 @@ def scatter(params: Any, rows: Any, child: Any) -> Any:
     def put(p, index, c):
         if is_all(index):
             return c
-        return p.at[index].set(c, unique_indices=True)
+        return p.at[index].set(c, mode="drop", unique_indices=True)
 
     return jax.tree.map(put, params, rows, child)
 
@@ -114,9 +120,33 @@ def mask(params: Any, rows: Any) -> Any:
     def used(p, index):
         if is_all(index):
             return jnp.ones(())
-        return jnp.zeros((len(p),) + (1,) * (p.ndim - 1)).at[index].set(1)
+        return jnp.zeros((len(p),) + (1,) * (p.ndim - 1)).at[index].set(1, mode="drop")
 
     return jax.tree.map(used, params, rows)
+
+
+def present(child: Any, rows: Any) -> Any:
+    """A tree like ``child`` of 0/1 arrays that broadcast to it.
+
+    1 where it holds parameters, 0 where a place is filled up with ``NOTHING``.
+    """
+
+    def there(c, index):
+        if is_all(index):
+            return jnp.ones(())
+        return jnp.float32(index < NOTHING).reshape(-1, *(1,) * (c.ndim - 1))
+
+    return jax.tree.map(there, child, rows)
+
+
+def num_parameters(child: Any, rows: Any) -> jax.Array:
+    """How many parameters a child has, ``int32[]``."""
+    counts = jax.tree.map(
+        lambda c, there: jnp.sum(there, dtype=jnp.int32) * (c.size // there.size),
+        child,
+        present(child, rows),
+    )
+    return sum(jax.tree.leaves(counts), jnp.int32(0))
 
 
 def is_all(index: Any) -> bool:

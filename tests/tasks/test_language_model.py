@@ -201,7 +201,7 @@ def test_a_whole_split_is_evaluated_on_every_word_but_the_first(split):
 def test_a_batchs_fisher_loss_is_the_mean_of_its_examples():
     @jax.jit
     def losses(step):
-        examples = TASK.fisher_examples(TEXT, "valid", step)
+        examples = TASK.fisher_examples(CHILD, ARCHITECTURE, TEXT, "valid", step)
         alone = jax.vmap(lambda each: TASK.example_loss(CHILD, ARCHITECTURE, each))
         together = TASK.fisher_loss(CHILD, ARCHITECTURE, TEXT, "valid", step)
         return examples, alone(examples), together
@@ -216,7 +216,8 @@ def test_a_batchs_fisher_loss_is_the_mean_of_its_examples():
 
 
 def test_the_fisher_can_be_of_another_split():
-    found = TASK.fisher_examples(TEXT, "train", BATCHES["train"] + 2)
+    step = BATCHES["train"] + 2
+    found = TASK.fisher_examples(CHILD, ARCHITECTURE, TEXT, "train", step)
     np.testing.assert_array_equal(found, window("train", 2))
 
 

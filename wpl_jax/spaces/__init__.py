@@ -5,15 +5,17 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from wpl_jax.config_fields import require, require_choice
+from wpl_jax.spaces.micro_cell import MicroCell
 from wpl_jax.spaces.recurrent_cell import RecurrentCell
 from wpl_jax.supernet import Space
 
 SPACES: dict[str, Any] = {
+    MicroCell.name: MicroCell,
     RecurrentCell.name: RecurrentCell,
 }
 
 
-def make_space(config: ConfigDict, **sizes: int) -> Space:
+def make_space(config: ConfigDict, **sizes: Any) -> Space:
     """The space that ``config.space`` names, with the sizes that the data gives it.
 
     Raises:

@@ -190,7 +190,7 @@ class RecurrentCell:
         edges = node * (node - 1) // 2 + architecture[1::2]
         return dict.fromkeys(self._shapes(), ALL) | {"edges": edges}
 
-    def graph(self, architecture: Any) -> Graph:
+    def graphs(self, architecture: Any) -> dict[str, Graph]:
         """The nodes with their activations, from ``x[t], h[t-1]`` to ``h[t]``."""
         index = np.asarray(architecture)
         activations = [ACTIVATIONS[i] for i in index[0::2]]
@@ -204,7 +204,7 @@ class RecurrentCell:
             j for j in range(self.num_nodes) if self.output == "all" or j not in parents
         ]
         edges += [(str(j), "out", "") for j in last]
-        return Graph(nodes, tuple(edges))
+        return {"cell": Graph(nodes, tuple(edges))}
 
     def wiring(self, architecture: jax.Array) -> Wiring:
         """An architecture's data flow."""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from wpl_jax.config_fields import require_choice
-from wpl_jax.tasks import language_model
+from wpl_jax.tasks import image_classification, language_model
 from wpl_jax.tasks.task import Data, Evaluation, Task, ranking
 
 __all__ = ["TASKS", "Data", "Evaluation", "Task", "load_task", "ranking"]
@@ -13,6 +13,7 @@ __all__ = ["TASKS", "Data", "Evaluation", "Task", "load_task", "ranking"]
 # By name: functions of the configuration that check ``config.task``, load the data
 # and return the task, its data as arrays, and a line about the data for people.
 TASKS: dict[str, Callable[[ConfigDict], tuple[Task, Data, str]]] = {
+    "image_classification": image_classification.load,
     "language_model": language_model.load,
 }
 

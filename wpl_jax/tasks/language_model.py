@@ -123,20 +123,22 @@ class LanguageModel:
         state = hidden.state.astype(jnp.float32)
         return loss, jax.lax.stop_gradient((nats, state))
 
-    def validate(self, child, architecture, data, first, batches: int):
+    def validate(self, child, architecture, data, first, batches):
         """Nats per word and perplexity over validation batches in a row.
 
         The state is zero before the first and goes on from each to the next.
         """
 
-        def one(state, index):
+        def add(i, carry):
+            state, total = carry
+            index = (first + i) % self.num_batches(data, "valid")
             inputs, targets = self._window(data.valid, index)
             hidden = self.space.apply(child, architecture, inputs, state=state)
-            return hidden.state, self._nats(child, hidden.raw, targets)
+            return hidden.state, total + self._nats(child, hidden.raw, targets)
 
-        indices = (first + jnp.arange(batches)) % self.num_batches(data, "valid")
-        _, nats = jax.lax.scan(one, self.init_stream(), indices)
-        return self._evaluation(jnp.mean(nats))
+        start = self.init_stream(), jnp.float32(0)
+        _, total = jax.lax.fori_loop(0, batches, add, start)
+        return self._evaluation(total / batches)
 
     def evaluate(self, child, architecture, data, split: str):
         """Nats per word and perplexity over the whole of a split, from a zero state."""
@@ -157,12 +159,16 @@ class LanguageModel:
 
     def fisher_loss(self, child, architecture, data, split: str, step):
         """Nats per word on one batch of the split, from a zero state."""
-        inputs, targets = self.fisher_examples(data, split, step)
+        inputs, targets = self._fisher_batch(data, split, step)
         hidden = self.space.apply(child, architecture, inputs, state=self.init_stream())
         return self._nats(child, hidden.raw, targets)
 
-    def fisher_examples(self, data, split: str, step):
+    def fisher_examples(self, child, architecture, data, split: str, step):
         """Its sequences: inputs and targets, ``int32[batch, length]`` each."""
+        del child, architecture
+        return self._fisher_batch(data, split, step)
+
+    def _fisher_batch(self, data, split, step):
         index = step % self.num_batches(data, split)
         return self._window(getattr(data, split), index)
 

@@ -68,9 +68,17 @@ class Task(Protocol):
         architecture: jax.Array,
         data: Data,
         first: jax.Array | int,
-        batches: int,
+        batches: jax.Array | int,
     ) -> Evaluation:
-        """Evaluation mode on validation batches that follow each other."""
+        """Evaluation mode on validation batches that follow each other.
+
+        Args:
+          child: Its parameters.
+          architecture: ``int32[num_decisions]``.
+          data: Of the task.
+          first: Number of the first batch.
+          batches: How many; may be traced.
+        """
 
     def evaluate(
         self, child: Any, architecture: jax.Array, data: Data, split: str
@@ -85,8 +93,13 @@ class Task(Protocol):
     ) -> jax.Array:
         """Nats in evaluation mode on one batch of the split, differentiable."""
 
-    def fisher_examples(self, data: Data, split: str, step: jax.Array) -> Any:
-        """The same batch as a pytree with a leading axis of examples."""
+    def fisher_examples(
+        self, child: Any, architecture: jax.Array, data: Data, split: str, step: Any
+    ) -> Any:
+        """The same batch as a pytree with a leading axis of examples.
+
+        With it what an example's loss takes from the batch, as a constant.
+        """
 
     def example_loss(
         self, child: Any, architecture: jax.Array, example: Any

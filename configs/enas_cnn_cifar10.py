@@ -1,0 +1,82 @@
+"""A network for CIFAR-10 from the micro space, the paper's setting (section 4.2).
+
+    python launch.py --config=configs/enas_cnn_cifar10.py --workdir=runs/cifar10 \
+        --config.task.data.path=PATH/cifar10
+
+150 epochs of 71 children of 7 batches, with the Weight Plasticity Loss and without.
+That is days on a CPU; ``configs/enas_cnn_cifar10_small.py`` is the same at a size for
+one.
+
+The network and its training are those of the official ENAS code; what the WPL authors'
+code does otherwise is named in docs/search.md.
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+from configs import enas_rnn_ptb
+
+
+def get_config() -> ConfigDict:
+    """The settings; any can be overridden by ``--config.NAME=VALUE``."""
+    config = enas_rnn_ptb.get_config()
+
+    config.space = ConfigDict()
+    config.space.name = "micro_cell"
+    config.space.num_nodes = 5
+    config.space.filters = 20
+    config.space.layers = 6
+    config.space.affine = True
+    config.space.auxiliary = False
+
+    config.task = ConfigDict()
+    config.task.name = "image_classification"
+    config.task.data = ConfigDict()
+    config.task.data.format = "folder"
+    config.task.data.path = config_dict.placeholder(str)
+    config.task.data.valid = 5000  # where there is no folder of them
+    config.task.shrink = 1
+    config.task.batch_size = 160
+    config.task.augmentation = ConfigDict({"crop": 4, "flip": True, "cutout": 0})
+    config.task.dropout = 0.1
+    config.task.drop_path = ConfigDict({"rate": 0.0, "epochs": 1})
+    config.task.auxiliary_weight = 0.4
+    config.task.normalization = ConfigDict({"moments": "batch", "batches": 8})
+    config.task.compute_dtype = "float32"  # "bfloat16" is faster on accelerators
+
+    config.search.epochs = 150
+    config.search.children = 71
+    config.search.batches = 7
+    config.search.eval_batches = 5
+
+    config.optimizer.learning_rate = 0.05
+    config.optimizer.schedule = "cosine"
+    config.optimizer.cosine = ConfigDict({"lowest": 0.0005, "period": 10, "growth": 2})
+    config.optimizer.clip_norm = 5.0
+    config.optimizer.weight_decay = 1e-4
+    config.optimizer.momentum = 0.9
+    config.optimizer.nesterov = True
+
+    config.strategy.enas.steps = 1000
+    config.strategy.enas.learning_rate = 3.5e-3
+    config.strategy.enas.baseline_decay = 0.99
+    config.strategy.enas.temperature = 8.0
+    config.strategy.enas.candidates = ConfigDict(
+        {"proposed": 100, "screen_batches": 5, "keep": 10}
+    )
+    config.strategy.random.candidates = ConfigDict(
+        {"proposed": 1000, "screen_batches": 5, "keep": 10}
+    )
+    config.penalty.start_epoch = 3
+
+    config.retrain.epochs = 630
+    config.retrain.patience = config_dict.placeholder(int)
+    config.retrain.space = ConfigDict({"filters": 36, "layers": 15, "auxiliary": True})
+    config.retrain.task = ConfigDict()
+    config.retrain.task.batch_size = 144
+    config.retrain.task.augmentation = ConfigDict({"cutout": 16})
+    config.retrain.task.dropout = 0.2
+    config.retrain.task.drop_path = ConfigDict({"rate": 0.4, "epochs": 630})
+    config.retrain.optimizer = config.optimizer.copy_and_resolve_references()
+    config.retrain.optimizer.cosine.lowest = 1e-4
+    config.retrain.optimizer.weight_decay = 2e-4
+    return config

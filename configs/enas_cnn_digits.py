@@ -1,0 +1,42 @@
+"""A network of micro cells for the handwritten digits that come with scikit-learn.
+
+    python launch.py --config=configs/enas_cnn_digits.py --workdir=runs/digits
+
+Searches with the Weight Plasticity Loss and without, on images that need no download.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import enas_cnn_cifar10
+
+
+def get_config() -> ConfigDict:
+    """The paper's settings but for the sizes."""
+    config = enas_cnn_cifar10.get_config()
+    config.num_seeds = 2
+    config.space.filters = 8
+    config.space.layers = 3
+    config.task.data.format = "digits"
+    config.task.data.path = None
+    config.task.data.valid = 320
+    config.task.batch_size = 32
+    config.task.augmentation = ConfigDict({"crop": 1, "flip": False, "cutout": 0})
+    config.search.epochs = 15
+    config.search.children = 12
+    config.search.learn_per_call = 20
+    config.search.checkpoint_seconds = 20.0
+    config.optimizer.cosine.period = 15
+    config.strategy.enas.steps = 40
+    config.strategy.enas.candidates = ConfigDict(
+        {"proposed": 20, "screen_batches": 5, "keep": 5}
+    )
+    config.strategy.random.candidates = ConfigDict(
+        {"proposed": 100, "screen_batches": 5, "keep": 5}
+    )
+    config.retrain.epochs = 15
+    config.retrain.space = ConfigDict({"filters": 8, "layers": 3, "auxiliary": True})
+    config.retrain.task.batch_size = 32
+    config.retrain.task.augmentation = ConfigDict({"cutout": 2})
+    config.retrain.task.drop_path = ConfigDict({"rate": 0.1, "epochs": 15})
+    config.retrain.optimizer.cosine.period = 15
+    return config

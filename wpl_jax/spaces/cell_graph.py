@@ -1,0 +1,297 @@
+"""A cell whose graph is data: nodes that apply chosen operations to chosen states.
+
+Pham et al., "Efficient Neural Architecture Search" (2018), section 2.4. The states of
+a cell are its two inputs and then its nodes; each node adds up two branches, and each
+branch applies one of :data:`OPERATIONS` to one earlier state.
+
+Which one is a number on the device. A conditional runs the chosen operation and no
+other, in the forward as in the backward pass; both passes are a loop over the nodes,
+so that one compiled body serves them all. The backward pass is written out, because
+that of a differentiated conditional keeps room for what every operation would want
+remembered, and that of a differentiated choice of a state adds up a gradient for
+each state that was not chosen.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from wpl_jax.spaces.depthwise import average_pool, depthwise, max_pool
+
+OPERATIONS = (
+    "separable_3x3",
+    "separable_5x5",
+    "average_3x3",
+    "max_3x3",
+    "identity",
+)
+CONVOLUTIONS = 2  # The first of them have weights.
+
+EPSILON = 1e-5  # added to a variance
+
+
+class Wiring(NamedTuple):
+    """The graph of a cell; the second axis are the two branches of a node."""
+
+    inputs: jax.Array  # int32[nodes, 2]; a state, at most node + 1
+    operations: jax.Array  # int32[nodes, 2]; index into OPERATIONS
+
+
+class Weights(NamedTuple):
+    """Of separable convolutions, which go twice through depthwise and pointwise.
+
+    Both sizes of the depthwise kernel are there, of which a branch uses one or none.
+    """
+
+    depthwise_3x3: jax.Array  # float[nodes, 2, 2, 3, 3, channels]
+    depthwise_5x5: jax.Array  # float[nodes, 2, 2, 5, 5, channels]
+    pointwise: jax.Array  # float[nodes, 2, 2, channels, channels]
+    scale: jax.Array  # float[nodes, 2, 2, channels]; of the normalization
+    offset: jax.Array  # float[nodes, 2, 2, channels]
+
+
+class Moments(NamedTuple):
+    """Of what is normalized, over a batch and its pixels."""
+
+    mean: jax.Array  # float[..., channels]
+    variance: jax.Array  # float[..., channels]
+
+
+class _Saved(NamedTuple):
+    """What the backward pass needs of a separable convolution's two halves.
+
+    What the depthwise kernels made of them is computed again, as fast as read.
+    """
+
+    normalized: jax.Array  # [2, batch, height, width, channels]
+    deviation: jax.Array  # [2, channels]; 1 / standard deviation
+
+
+@jax.custom_vjp
+def run_cell(
+    first: jax.Array,
+    second: jax.Array,
+    weights: Weights,
+    wiring: Wiring,
+    kept: jax.Array,
+    moments: Moments | None = None,
+) -> tuple[jax.Array, Moments]:
+    """Computes all states of a cell.
+
+    Args:
+      first: The older input, ``float[batch, height, width, channels]``.
+      second: The newer input, of the same shape.
+      weights: Of the branches' convolutions.
+      wiring: The graph. Not differentiated.
+      kept: Factor on what each branch makes of each image, ``float[nodes, 2,
+        batch]``, but for the identity: 1, or for drop-path 0 or more than 1. Not
+        differentiated.
+      moments: To normalize with, ``float[nodes, 2, 2, channels]``; None for those of
+        the batch.
+
+    Returns:
+      The states ``float[nodes + 2, batch, height, width, channels]``, the inputs
+      first, and the moments of the batch, or those that were given; zeros where a
+      branch is no convolution. The moments carry no gradient.
+    """
+    states, (_, found) = _forward(
+        first, second, weights, wiring, kept, moments, save=False
+    )
+    return states, found
+
+
+def _forward(first, second, weights, wiring, kept, moments, *, save):
+    nodes = len(wiring.inputs)
+    states = jnp.zeros((nodes + 2, *first.shape), first.dtype)
+    states = states.at[0].set(first).at[1].set(second)
+
+    def add_branch(states, each):
+        node, wiring, weights, kept, moments = each
+        y, *rest = _branch(states, wiring, weights, kept, moments, save)
+        return states.at[node].add(y), rest
+
+    each = _branches((wiring, weights, kept, moments))
+    states, (saved, found) = jax.lax.scan(add_branch, states, each)
+    return states, (saved, _of_nodes(found))
+
+
+def _branches(trees):
+    """One after the other, each with the state that it adds to."""
+    nodes = len(trees[0].inputs)
+    states = jnp.repeat(jnp.arange(2, nodes + 2), 2)
+    return states, *jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), trees)
+
+
+def _of_nodes(tree):
+    """Two branches for each node again."""
+    return jax.tree.map(lambda x: x.reshape(-1, 2, *x.shape[1:]), tree)
+
+
+def _branch(states, wiring, weights, kept, moments, save):
+    """One branch's output, what its backward pass needs, and its moments."""
+    channels = states.shape[-1]
+    nothing = (
+        _Saved(
+            jnp.zeros((2, *states.shape[1:]), states.dtype), jnp.zeros((2, channels))
+        )
+        if save
+        else None,
+        Moments(jnp.zeros((2, channels)), jnp.zeros((2, channels))),
+    )
+
+    def convolve(kernels):
+        def run(x):
+            y, (saved, found) = _separable(x, kernels, weights, moments)
+            return y, saved if save else None, found
+
+        return run
+
+    def pool(reduce):
+        return lambda x: (reduce(x), *nothing)
+
+    runs = [
+        convolve(weights.depthwise_3x3),
+        convolve(weights.depthwise_5x5),
+        pool(average_pool),
+        pool(max_pool),
+    ]
+
+    def dropping(run):
+        def dropped(states):
+            y, *rest = run(states[wiring.inputs])
+            return y * _factor(kept, y), *rest
+
+        return dropped
+
+    def identity(states):
+        return states[wiring.inputs], *nothing
+
+    branches = [*map(dropping, runs), identity]
+    return jax.lax.switch(wiring.operations, branches, states)
+
+
+def _separable(x, kernels, weights, moments):
+    """A separable convolution, twice."""
+
+    def half(x, each):
+        kernel, pointwise, scale, offset, given = each
+        mixed = depthwise(jax.nn.relu(x), kernel) @ pointwise
+        found = moments_of(mixed) if given is None else given
+        deviation = jax.lax.rsqrt(found.variance + EPSILON)
+        centered = mixed - found.mean.astype(mixed.dtype)
+        normalized = centered * deviation.astype(mixed.dtype)
+        return normalized * scale + offset, (_Saved(normalized, deviation), found)
+
+    each = (kernels, weights.pointwise, weights.scale, weights.offset, moments)
+    return jax.lax.scan(half, x, each)
+
+
+def moments_of(x: jax.Array) -> Moments:
+    """Of images, over the batch and its pixels."""
+    mean = jnp.mean(x, (0, 1, 2), dtype=jnp.float32)
+    centered = x - mean.astype(x.dtype)
+    return Moments(mean, jnp.mean(centered**2, (0, 1, 2), dtype=jnp.float32))
+
+
+def _forward_rule(first, second, weights, wiring, kept, moments):
+    states, (saved, found) = _forward(
+        first, second, weights, wiring, kept, moments, save=True
+    )
+    return (states, found), (states, weights, wiring, kept, moments is None, saved)
+
+
+def _backward_rule(remembered, gradients):
+    states, weights, wiring, kept, of_batch, saved = remembered
+    gradients, _ = gradients
+
+    def through_branch(gradients, each):
+        node, wiring, weights, kept, saved = each
+        of_input, of_weights = _branch_backward(
+            states, wiring, weights, kept, saved, gradients[node], of_batch
+        )
+        return gradients.at[wiring.inputs].add(of_input), of_weights
+
+    each = *_branches((wiring, weights, kept)), saved
+    gradients, of_weights = jax.lax.scan(through_branch, gradients, each, reverse=True)
+    return gradients[0], gradients[1], _of_nodes(of_weights), None, None, None
+
+
+run_cell.defvjp(_forward_rule, _backward_rule)
+
+
+def _branch_backward(states, wiring, weights, kept, saved, gradient, of_batch):
+    """The gradients of a branch's input and of its weights."""
+    no_weights = jax.tree.map(jnp.zeros_like, weights)
+
+    def convolve(name):
+        def run(x, gradient):
+            of_input, (of_kernels, *rest) = _separable_backward(
+                gradient, x, getattr(weights, name), weights, saved, of_batch
+            )
+            found = dict(zip(("pointwise", "scale", "offset"), rest, strict=True))
+            return of_input, no_weights._replace(**{name: of_kernels}, **found)
+
+        return run
+
+    def pool(reduce):
+        def run(x, gradient):
+            _, backward = jax.vjp(reduce, x)
+            return *backward(gradient), no_weights
+
+        return run
+
+    runs = [
+        convolve("depthwise_3x3"),
+        convolve("depthwise_5x5"),
+        pool(average_pool),
+        pool(max_pool),
+    ]
+
+    def dropping(run):
+        return lambda states, gradient: run(
+            states[wiring.inputs], gradient * _factor(kept, gradient)
+        )
+
+    def identity(states, gradient):
+        del states
+        return gradient, no_weights
+
+    branches = [*map(dropping, runs), identity]
+    return jax.lax.switch(wiring.operations, branches, states, gradient)
+
+
+def _separable_backward(gradient, x, kernels, weights, saved, of_batch):
+    """The gradients of the input, and of kernels, pointwise, scale and offset."""
+    # The input of the second half is what the first has made of it.
+    between = saved.normalized[0] * weights.scale[0] + weights.offset[0]
+
+    def half(gradient, each):
+        x, kernel, pointwise, scale, (normalized, deviation) = each
+        dtype = gradient.dtype
+        of_scale = jnp.sum(gradient * normalized, (0, 1, 2), dtype=jnp.float32)
+        of_offset = jnp.sum(gradient, (0, 1, 2), dtype=jnp.float32)
+        if of_batch:  # The moments depend on the input as well.
+            pixels = gradient.size // gradient.shape[-1]
+            gradient = gradient - (of_offset / pixels).astype(dtype)
+            gradient -= normalized * (of_scale / pixels).astype(dtype)
+        of_mixed = gradient * (scale * deviation).astype(dtype)
+        filtered, backward = jax.vjp(depthwise, jax.nn.relu(x), kernel)
+        of_pointwise = jnp.tensordot(filtered, of_mixed, ((0, 1, 2),) * 2)
+        of_relu, of_kernel = backward(of_mixed @ pointwise.T)
+        found = (
+            of_kernel,
+            of_pointwise,
+            of_scale.astype(dtype),
+            of_offset.astype(dtype),
+        )
+        return jnp.where(x > 0, of_relu, 0), found
+
+    inputs = jnp.stack([x, between])
+    each = (inputs, kernels, weights.pointwise, weights.scale, saved)
+    return jax.lax.scan(half, gradient, each, reverse=True)
+
+
+def _factor(kept, y):
+    """Of each image."""
+    return kept.astype(y.dtype)[:, None, None, None]

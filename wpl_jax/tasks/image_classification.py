@@ -1,0 +1,476 @@
+"""Telling what an image shows: the task of the micro space.
+
+All images are on the device, as bytes; a batch is taken out of them there, moved,
+mirrored and cut into, and normalized, as a function of its number and a key. Passes
+over the training images are in a random order each. Everything that is measured is
+measured without noise, and, while a search shares weights, normalized with the moments
+of each batch, as the ENAS code does; moments of training batches are an option.
+"""
+
+import dataclasses
+from typing import Any, Literal, NamedTuple, Protocol, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from wpl_jax.config_fields import (
+    get_field,
+    require,
+    require_choice,
+    require_int,
+    require_number,
+    require_only,
+)
+from wpl_jax.data import ImageDataset, Split, load_images
+from wpl_jax.errors import UserError
+from wpl_jax.spaces import make_space
+from wpl_jax.spaces.micro_cell import Noise
+from wpl_jax.supernet import Space
+from wpl_jax.tasks.task import Evaluation
+
+SPLITS = ("train", "valid", "test")
+
+
+class ImageSpace(Space, Protocol):
+    """A space of networks whose ``apply`` returns :class:`Outputs`."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels."""
+
+
+class Images(NamedTuple):
+    """A split on the device."""
+
+    images: jax.Array  # uint8[n, height, width, channels]
+    labels: jax.Array  # int32[n]
+
+
+class Data(NamedTuple):
+    """The images, and what they are normalized with."""
+
+    train: Images
+    valid: Images
+    test: Images
+    mean: jax.Array  # float32[channels]; of the training images
+    deviation: jax.Array  # float32[channels]
+
+
+class Augmentation(NamedTuple):
+    """What is done to training images."""
+
+    crop: int = 0  # they are moved by up to so many pixels, both ways
+    flip: bool = False  # half of them are mirrored, left to right
+    cutout: int = 0  # size of a square that is blanked out
+
+
+class DropPath(NamedTuple):
+    """How branches are left out; see :class:`wpl_jax.spaces.micro_cell.Noise`."""
+
+    rate: float = 0.0  # in the last cell, and after so many
+    epochs: int = 1  # passes over the training images; linearly growing until then
+
+
+class Normalization(NamedTuple):
+    """Which moments activations are normalized with in evaluation mode."""
+
+    moments: Literal["batch", "train"] = "batch"  # of the batch, or of training images
+    batches: int = 8  # of "train": their mean over so many batches
+
+
+class Examples(NamedTuple):
+    """Single images for a per-example Fisher; a batch has a leading axis."""
+
+    image: jax.Array  # float32[height, width, channels]
+    label: jax.Array  # int32[]
+    moments: Any  # of their batch, as constants
+
+
+_NO_AUGMENTATION, _NO_DROP_PATH, _OF_BATCH = (
+    Augmentation(),
+    DropPath(),
+    Normalization(),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageClassification:
+    """The task.
+
+    Attributes:
+      space: What is searched.
+      batch_size: Images of a batch, in training and evaluation.
+      augmentation: Of training images.
+      dropout: Of the classifier's input, in training.
+      drop_path: Of the cells' branches, in training.
+      auxiliary_weight: Of the loss of the auxiliary head, if the space has one.
+      normalization: In evaluation mode.
+      compute_dtype: In which training computes; parameters, moments and all that is
+        measured stay in float32.
+    """
+
+    space: ImageSpace
+    batch_size: int = 160
+    augmentation: Augmentation = _NO_AUGMENTATION
+    dropout: float = 0.0
+    drop_path: DropPath = _NO_DROP_PATH
+    auxiliary_weight: float = 0.4
+    normalization: Normalization = _OF_BATCH
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+
+    error_name = "% error"
+
+    @property
+    def predictions_per_batch(self) -> int:
+        """Images of a batch."""
+        return self.batch_size
+
+    def init_stream(self) -> tuple[()]:
+        """Nothing: batches do not depend on each other."""
+        return ()
+
+    def num_batches(self, data: Data, split: str) -> int:
+        """Whole batches of a split."""
+        return len(getattr(data, split).labels) // self.batch_size
+
+    def train_loss(self, child, architecture, data, stream, step, key):
+        """Cross-entropy of one batch with all noise, and the auxiliary head's.
+
+        Args:
+          child: The child's parameters.
+          architecture: ``int32[num_decisions]``.
+          data: The images.
+          stream: Nothing.
+          step: Number of the batch, ``int32[]``, counted on over all passes.
+          key: PRNG key of the noise.
+
+        Returns:
+          The loss, and the pair of the cross-entropy in nats and nothing.
+        """
+        key, key_of_child = jax.random.split(key)
+        images, labels = self._training_batch(data, step, key)
+        batches = self.num_batches(data, "train")
+        grown = jnp.minimum(step / (self.drop_path.epochs * batches), 1)
+        noise = Noise(key_of_child, self.dropout, self.drop_path.rate * grown)
+        child, images = jax.tree.map(
+            lambda x: x.astype(self.compute_dtype), (child, images)
+        )
+        outputs = self.space.apply(child, architecture, images, noise=noise)
+        nats = _nats(outputs.logits, labels)
+        loss = nats
+        if outputs.auxiliary is not None:
+            loss += self.auxiliary_weight * _nats(outputs.auxiliary, labels)
+        return loss, (jax.lax.stop_gradient(nats), stream)
+
+    def validate(self, child, architecture, data, first, batches):
+        """Nats and per cent wrong over validation batches in a row."""
+        moments = self._moments(child, architecture, data)
+
+        def add(i, total):
+            images, labels = self._batch(data, "valid", first + i)
+            logits = self.space.apply(
+                child, architecture, images, moments=moments
+            ).logits
+            found = Evaluation(_nats(logits, labels), 100 * _wrong(logits, labels))
+            return jax.tree.map(jnp.add, total, found)
+
+        start = Evaluation(jnp.float32(0), jnp.float32(0))
+        total = jax.lax.fori_loop(0, batches, add, start)
+        return jax.tree.map(lambda x: x / batches, total)
+
+    def evaluate(self, child, architecture, data, split: str):
+        """Nats and per cent wrong over the whole of a split.
+
+        The last batch is filled up with the first images, which count once.
+        """
+        moments = self._moments(child, architecture, data)
+        count = len(getattr(data, split).labels)
+
+        def one(index):
+            places = index * self.batch_size + jnp.arange(self.batch_size)
+            images, labels = self._take(data, split, places % count)
+            logits = self.space.apply(
+                child, architecture, images, moments=moments
+            ).logits
+            each = jnp.stack([_nats_of_each(logits, labels), _wrongs(logits, labels)])
+            return jnp.sum(each * (places < count), 1)
+
+        batches = -(-count // self.batch_size)
+        nats, wrong = jnp.sum(jax.lax.map(one, jnp.arange(batches)), 0) / count
+        return Evaluation(nats, 100 * wrong)
+
+    def fisher_loss(self, child, architecture, data, split: str, step):
+        """Nats on one batch of the split."""
+        images, labels = self._batch(data, split, step)
+        moments = self._moments(child, architecture, data)
+        outputs = self.space.apply(child, architecture, images, moments=moments)
+        return _nats(outputs.logits, labels)
+
+    def fisher_examples(self, child, architecture, data, split: str, step):
+        """Its images, each with the moments of the batch.
+
+        An image alone has moments of its own; the gradient of its loss is taken with
+        those of the batch, held constant.
+        """
+        images, labels = self._batch(data, split, step)
+        moments = self._moments(child, architecture, data)
+        if moments is None:
+            moments = self.space.apply(child, architecture, images).moments
+        each = jax.tree.map(
+            lambda m: jnp.broadcast_to(m, (len(labels), *m.shape)), moments
+        )
+        return Examples(images, labels, each)
+
+    def example_loss(self, child, architecture, example):
+        """Nats of one image."""
+        return _nats(self._logits(child, architecture, example), example.label[None])
+
+    def sample_labels(self, key, child, architecture, example):
+        """The image with a class drawn from the model."""
+        logits = self._logits(child, architecture, example)[0]
+        label = jax.random.categorical(key, logits).astype(example.label.dtype)
+        return example._replace(label=label)
+
+    def reward(self, evaluation):
+        """The share that is right."""
+        return 1 - evaluation.error / 100
+
+    def _logits(self, child, architecture, example):
+        images = example.image[None]
+        return self.space.apply(
+            child, architecture, images, moments=example.moments
+        ).logits
+
+    def _moments(self, child, architecture, data):
+        """What to normalize with, None for each batch's own."""
+        if self.normalization.moments == "batch":
+            return None
+        batches = self.normalization.batches
+
+        def one(index):
+            images, _ = self._batch(data, "train", index)
+            return self.space.apply(child, architecture, images).moments
+
+        found = jax.lax.map(one, jnp.arange(batches))
+        return jax.tree.map(lambda m: jnp.mean(m, 0), found)
+
+    def _batch(self, data, split, index):
+        """One of the batches of a split, in their order."""
+        index = index % self.num_batches(data, split)
+        return self._take(
+            data, split, index * self.batch_size + jnp.arange(self.batch_size)
+        )
+
+    def _take(self, data, split, places):
+        images, labels = (x[places] for x in getattr(data, split))
+        return _normalized(data, images), labels
+
+    def _training_batch(self, data, step, key):
+        """A batch of the pass that a step belongs to, augmented."""
+        count = len(data.train.labels)
+        batches = self.num_batches(data, "train")
+        key_of_pass = jax.random.fold_in(jax.random.key(0), step // batches)
+        order = jax.random.permutation(key_of_pass, count)
+        first = step % batches * self.batch_size
+        places = jax.lax.dynamic_slice_in_dim(order, first, self.batch_size)
+        images = augment(key, data.train.images[places], self.augmentation, data)
+        return images, data.train.labels[places]
+
+
+def augment(
+    key: jax.Array, images: jax.Array, augmentation: Augmentation, data: Data
+) -> jax.Array:
+    """Moves, mirrors and cuts into images, each in its own way, and normalizes them.
+
+    What comes in from beyond an image, and what is cut out, is of the mean color.
+
+    Args:
+      key: PRNG key.
+      images: ``uint8[batch, height, width, channels]``.
+      augmentation: What to do.
+      data: For the mean and the deviation.
+
+    Returns:
+      ``float32[batch, height, width, channels]``.
+    """
+    batch, height, width, _ = images.shape
+    move, mirror, cut = jax.random.split(key, 3)
+    crop, size = augmentation.crop, augmentation.cutout
+    offset = jax.random.randint(move, (2, batch, 1), -crop, crop + 1)
+    rows = jnp.arange(height) + offset[0]
+    columns = jnp.arange(width) + offset[1]
+    if augmentation.flip:
+        flipped = jax.random.bernoulli(mirror, shape=(batch, 1))
+        columns = jnp.where(flipped, width - 1 - columns, columns)
+    inside = _within(rows, 0, height)[:, :, None] & _within(columns, 0, width)[:, None]
+    moved = images[
+        jnp.arange(batch)[:, None, None],
+        jnp.clip(rows, 0, height - 1)[:, :, None],
+        jnp.clip(columns, 0, width - 1)[:, None],
+    ]
+    if size:
+        # The center is in the image, the square may reach beyond it.
+        bounds = jnp.array([[height], [width]])
+        center = jax.random.randint(cut, (2, batch), 0, bounds)
+        top, left = center[..., None] - size // 2
+        inside &= ~(
+            _within(jnp.arange(height), top, top + size)[:, :, None]
+            & _within(jnp.arange(width), left, left + size)[:, None]
+        )
+    return jnp.where(inside[..., None], _normalized(data, moved), 0)
+
+
+def _within(x, low, high):
+    return (x >= low) & (x < high)
+
+
+def _normalized(data, images):
+    return (images.astype(jnp.float32) - data.mean) / data.deviation
+
+
+def _nats_of_each(logits, labels):
+    return optax.softmax_cross_entropy_with_integer_labels(
+        logits.astype(jnp.float32), labels
+    )
+
+
+def _nats(logits, labels):
+    return jnp.mean(_nats_of_each(logits, labels))
+
+
+def _wrongs(logits, labels):
+    return (jnp.argmax(logits, -1) != labels).astype(jnp.float32)
+
+
+def _wrong(logits, labels):
+    return jnp.mean(_wrongs(logits, labels))
+
+
+def check(config: ConfigDict) -> None:
+    """Checks ``config.task``; a ConfigError names what is wrong."""
+    require_int(config, "task.batch_size", 2)
+    require_int(config, "task.shrink", 1)
+    for name, fields in (
+        ("augmentation", Augmentation._fields),
+        ("drop_path", DropPath._fields),
+        ("normalization", Normalization._fields),
+    ):
+        require_only(config, f"task.{name}", fields)
+    for name in ("crop", "cutout"):
+        require_int(config, f"task.augmentation.{name}", 0)
+    require_choice(config, "task.augmentation.flip", (False, True))
+    require_number(config, "task.dropout", least=0, below=1)
+    require_number(config, "task.drop_path.rate", least=0, below=1)
+    require_int(config, "task.drop_path.epochs", 1)
+    require_number(config, "task.auxiliary_weight", least=0)
+    require_choice(config, "task.normalization.moments", ("batch", "train"))
+    require_int(config, "task.normalization.batches", 1)
+    require_choice(config, "task.compute_dtype", ("bfloat16", "float32"))
+
+
+def load(config: ConfigDict) -> tuple[ImageClassification, Data, str]:
+    """Loads the images that ``config.task.data`` names.
+
+    Returns:
+      The task, its data, and a line about the images.
+
+    Raises:
+      UserError: If the configuration or the images are wrong, or do not fit.
+    """
+    check(config)
+    settings = config.task
+    get_field(config, "task.data.format")
+    dataset = load_images(**settings.data.to_dict())
+    splits = {name: getattr(dataset, name) for name in SPLITS}
+    smallest = min(SPLITS, key=lambda name: len(splits[name].labels))
+    require(
+        settings.batch_size <= len(splits[smallest].labels),
+        config,
+        "task.batch_size",
+        f"at most {len(splits[smallest].labels)}, the images of {smallest}",
+    )
+    check_memory(dataset)
+    data = prepare(dataset, settings.shrink)
+    space = make_space(
+        config,
+        image_shape=data.train.images.shape[1:],
+        num_classes=dataset.num_classes,
+    )
+    task = ImageClassification(
+        space=cast(ImageSpace, space),
+        batch_size=settings.batch_size,
+        augmentation=Augmentation(**settings.augmentation.to_dict()),
+        dropout=settings.dropout,
+        drop_path=DropPath(**settings.drop_path.to_dict()),
+        auxiliary_weight=settings.auxiliary_weight,
+        normalization=Normalization(**settings.normalization.to_dict()),
+        compute_dtype=settings.compute_dtype,
+    )
+    return task, data, describe(dataset, data)
+
+
+def prepare(dataset: ImageDataset, shrink: int = 1) -> Data:
+    """Puts images on the device.
+
+    Args:
+      dataset: The images.
+      shrink: Squares of so many pixels become one, their mean; what is left over at
+        the right and the bottom is cut off.
+
+    Returns:
+      The images, each split in a random order of its own: in files classes often come
+      one after the other, and a batch of one class has moments of its own.
+    """
+
+    def moved(split: Split) -> Images:
+        order = np.random.default_rng(0).permutation(len(split.labels))
+        images = _shrunk(split.images, shrink)[order]
+        return Images(jnp.asarray(images), jnp.asarray(split.labels[order]))
+
+    train = moved(dataset.train)
+    pixels = np.asarray(train.images)
+    mean = pixels.mean((0, 1, 2), dtype=np.float64)
+    deviation = np.maximum(pixels.std((0, 1, 2), dtype=np.float64), 1)
+    return Data(
+        train,
+        moved(dataset.valid),
+        moved(dataset.test),
+        jnp.float32(mean),
+        jnp.float32(deviation),
+    )
+
+
+def _shrunk(images: np.ndarray, by: int) -> np.ndarray:
+    if by == 1:
+        return images
+    rows, columns = (size // by for size in images.shape[1:3])
+    images = images[:, : rows * by, : columns * by]
+    squares = images.reshape(len(images), rows, by, columns, by, -1)
+    return np.rint(squares.mean((2, 4))).astype(np.uint8)
+
+
+def check_memory(dataset: ImageDataset) -> None:
+    """Checks that the images fit on the device, where it tells how much that is.
+
+    Raises:
+      UserError: If they do not, with what they need.
+    """
+    needed = sum(getattr(dataset, name).images.nbytes for name in SPLITS)
+    device = jax.local_devices()[0]
+    available = (device.memory_stats() or {}).get("bytes_limit")
+    if available is not None and needed > available:
+        raise UserError(
+            f"The images of {dataset.source} need {needed / 2**30:.1f} GiB on the "
+            f"device, {device} has {available / 2**30:.1f} GiB. Take fewer or smaller "
+            "ones: config.task.shrink halves their sides with 2."
+        )
+
+
+def describe(dataset: ImageDataset, data: Data) -> str:
+    """Sizes of the images and how many there are."""
+    sizes = ", ".join(f"{len(getattr(data, n).labels):,} {n}" for n in SPLITS)
+    shape = "x".join(map(str, data.train.images.shape[1:]))
+    return f"{dataset.source}: images {sizes}, {shape}; {dataset.num_classes} classes"
