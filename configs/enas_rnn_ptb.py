@@ -115,6 +115,9 @@ def get_config() -> ConfigDict:
     config.penalty.start_epoch = 5
     config.penalty.flush_every = 3  # the code: 2
 
+    # For --mode=rank: random architectures, each trained for so many epochs.
+    config.ranking = ConfigDict({"architectures": 30, "epochs": 10})
+
     # From scratch, with settings of its own for the space and the task.
     config.retrain = ConfigDict()
     config.retrain.architecture = ""  # for --mode=retrain, the file

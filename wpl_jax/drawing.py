@@ -49,6 +49,12 @@ def layout(graph: Graph) -> dict[str, tuple[float, float]]:
     return places
 
 
+def height(graph: Graph) -> float:
+    """Of a figure that has room for the graph, in inches."""
+    rows = [y for _, y in layout(graph).values()]
+    return 2.5 + 0.5 * (max(rows) - min(rows))
+
+
 def draw(graph: Graph, ax: Axes) -> None:
     """Draws the graph with matplotlib alone."""
     places = layout(graph)
@@ -98,7 +104,7 @@ def draw(graph: Graph, ax: Axes) -> None:
 def animate(graphs: Sequence[Graph], titles: Sequence[str], path: Path) -> None:
     """Writes a GIF that shows one graph after the other."""
     width = max(max(x for x, _ in layout(graph).values()) for graph in graphs)
-    figure = new_figure(2 + 1.1 * width, 3.5)
+    figure = new_figure(2 + 1.1 * width, max(map(height, graphs)))
     ax = figure.subplots()
 
     def show(i: int) -> list:

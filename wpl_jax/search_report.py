@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from wpl_jax.drawing import animate, draw, to_dot
+from wpl_jax.drawing import animate, draw, height, to_dot
 from wpl_jax.errors import UserError
+from wpl_jax.rank_disorder import RANKS_FILE, correlation
 from wpl_jax.report import COLORS, Page, band, new_figure
 from wpl_jax.retrain import RETRAINED_FILE
 from wpl_jax.run_directory import write_atomically
@@ -38,6 +39,9 @@ COLUMNS = {
     "largest, nats": ("nats_max", 3),
     "rank correlation": ("nats_kendall", 3),
 }
+
+
+LINEAR = 10  # Axes of differences that go beyond are logarithmic there.
 
 
 class Searched(NamedTuple):
@@ -112,6 +116,7 @@ def write(
     _curves(page, config, arms)
     _ranks(page, arms)
     _retrained(page, arms)
+    _ranking(page, workdir, arms)
     _cells(page, workdir, arms, space)
     page.heading("Configuration")
     page.code(json.dumps(config, indent=1, sort_keys=True))
@@ -187,8 +192,9 @@ def _curves(page: Page, config: dict, arms: dict[str, list[Searched]]) -> None:
         ax.set(title=title, xlabel="epoch")
         if name.startswith("error"):
             ax.axhline(0, color="0.6", lw=0.8)
-            # Children that explode in one epoch would hide all the others.
-            ax.set_yscale("symlog", linthresh=10)
+            if max(map(abs, ax.get_ylim())) > LINEAR:
+                # Children that explode in one epoch would hide all the others.
+                ax.set_yscale("symlog", linthresh=LINEAR)
     figure.axes[0].legend(fontsize="small")
     page.figure(
         figure,
@@ -196,8 +202,8 @@ def _curves(page: Page, config: dict, arms: dict[str, list[Searched]]) -> None:
         f"As figure 3 of the paper: err2 - err1, {error}, over the children of each "
         "epoch, and the mean reward of the epoch's children at its end. Dotted: the "
         "first epoch in which children leave a Fisher. Mean over seeds, with a band of "
-        "one standard deviation. The axes of (a) to (c) are linear up to 10, and "
-        "logarithmic beyond.",
+        f"one standard deviation. The axes of (a) to (c) are linear up to {LINEAR}, "
+        "and logarithmic beyond.",
     )
 
 
@@ -248,6 +254,35 @@ def _retrained(page: Page, arms: dict[str, list[Searched]]) -> None:
     )
 
 
+def _ranking(page: Page, workdir: Path, arms: dict[str, list[Searched]]) -> None:
+    """What ``--mode=rank`` has found, if it has been run."""
+    path = workdir / RANKS_FILE
+    if not path.exists():
+        return
+    found = json.loads(path.read_text(encoding="utf-8"))
+    scratch = np.array(found["scratch"], float)
+    error = next(iter(arms.values()))[0].results["error_name"]
+    page.heading("Rank disorder")
+    figure = new_figure(4 * len(arms), 4)
+    grid = figure.subplots(1, len(arms), sharey=True, squeeze=False)
+    rows = []
+    for ax, ((arm, seeds), color) in zip(grid[0], _colored(arms), strict=True):
+        for one in seeds:
+            shared = np.array(found["shared"][f"{arm}-seed{one.seed}"], float)
+            tau, low, high = correlation(shared, scratch)
+            rows.append((arm, str(one.seed), f"{tau:.2f}", f"{low:.2f} to {high:.2f}"))
+            ax.plot(shared, scratch, "o", color=color, alpha=0.6, ms=4)
+        ax.set(title=arm, xlabel=f"{error}, shared weights")
+    grid[0][0].set_ylabel(f"{error}, from scratch")
+    page.figure(
+        figure,
+        "rank_disorder",
+        f"{len(scratch)} random architectures on the validation data: with the shared "
+        "weights of the searches, all seeds, and trained from scratch, equally long.",
+    )
+    page.table(("penalty", "seed", "Kendall's tau", "95 % interval"), rows)
+
+
 def _cells(
     page: Page, workdir: Path, arms: dict[str, list[Searched]], space: Space
 ) -> None:
@@ -256,7 +291,7 @@ def _cells(
         best = min(seeds, key=lambda s: s.results["valid_error"])
         for cell, graph in space.graphs(best.results["architecture"]).items():
             name = f"{cell}_{arm}"
-            figure = new_figure(10, 3.5)
+            figure = new_figure(10, height(graph))
             draw(graph, figure.subplots())
             page.figure(
                 figure,

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from wpl_jax import retrain, search_report
+from wpl_jax import rank_disorder, retrain, search_report
 from wpl_jax.checkpoint import Checkpoints, StopRequest
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.forgetting import Forgetting
@@ -89,11 +89,7 @@ def derive(config: ConfigDict, workdir: Path) -> None:
     with open_run(workdir, config.to_dict()), StopRequest() as stop:
         for each in expand(config):
             folder, (search, data, _) = each.folder(workdir), make_search(each.config)
-            with contextlib.closing(Checkpoints(folder / "checkpoints")) as checkpoints:
-                found = checkpoints.restore(jax.eval_shape(search.init, each.key()))
-            if found is None:
-                raise UserError(f"There is no search in {folder}. Run it first.")
-            state = found[1]
+            state = _restore(search, each, folder)
             title = f"{each.arm}, seed {each.seed}"
             for call in calls_of_search(each.config, search):
                 if call.epoch == each.config.search.epochs and stop.signum is None:
@@ -103,6 +99,39 @@ def derive(config: ConfigDict, workdir: Path) -> None:
             # Of an unfinished search, what says so: its results are still to come.
             done = (folder / RESULTS_FILE).exists()
             _finish(search, state, folder, title, "" if done else "derived_")
+
+
+def rank(config: ConfigDict, workdir: Path) -> None:
+    """Compares the order of random architectures by shared weights and from scratch."""
+    rank_disorder.check(config)
+    runs = expand(config)
+    with open_run(workdir, config.to_dict()), StopRequest() as stop:
+        for each in runs:
+            search_report.read(each.folder(workdir), each.arm, each.seed)
+        search, _, _ = make_search(runs[0].config)
+        architectures = rank_disorder.draw(
+            config.ranking.architectures, search.task.space.decisions
+        )
+        scratch = rank_disorder.from_scratch(config, architectures, workdir, stop)
+        shared = {}
+        for each in runs:
+            folder, (search, data, _) = each.folder(workdir), make_search(each.config)
+            params = _restore(search, each, folder).shared.params
+            shared[folder.name] = rank_disorder.with_shared(
+                search, params, data, architectures
+            )
+            print(f"{each.arm}, seed {each.seed}: ranked.", flush=True)
+        rank_disorder.write(workdir, architectures, scratch, shared)
+        report(config, workdir)
+
+
+def _restore(search: Search, each: Run, folder: Path) -> State:
+    """The newest state of a search."""
+    with contextlib.closing(Checkpoints(folder / "checkpoints")) as checkpoints:
+        found = checkpoints.restore(jax.eval_shape(search.init, each.key()))
+    if found is None:
+        raise UserError(f"There is no search in {folder}. Run it first.")
+    return found[1]
 
 
 def retrain_file(config: ConfigDict, workdir: Path) -> None:
@@ -149,6 +178,7 @@ MODES = {
     "derive": derive,
     "retrain": retrain_file,
     "evaluate": evaluate_file,
+    "rank": rank,
     "report": report,
 }
 

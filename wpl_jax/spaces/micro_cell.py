@@ -403,13 +403,16 @@ class MicroCell:
         }
 
     def _graph(self, wiring: Wiring) -> Graph:
+        """Operations are nodes of their own, in between those that add them up."""
         states = ["h[-2]", "h[-1]", *map(str, range(self.num_nodes))]
-        nodes = {name: name for name in states} | {"out": "concatenated"}
-        edges = [
-            (states[i], str(node), OPERATIONS[operation].replace("_", " "))
-            for node, (inputs, operations) in enumerate(zip(*wiring, strict=True))
-            for i, operation in zip(inputs, operations, strict=True)
-        ]
+        nodes, edges = {name: name for name in states[:2]}, []
+        for node, (inputs, operations) in enumerate(zip(*wiring, strict=True)):
+            for side, i, operation in zip("ab", inputs, operations, strict=True):
+                name = f"{node}{side}"
+                nodes[name] = OPERATIONS[operation].replace("_", " ")
+                edges += [(states[i], name, ""), (name, str(node), "")]
+            nodes[str(node)] = f"+ {node}"
+        nodes["out"] = "concatenated"
         used = jax.device_get(_used(wiring))
         edges += [(str(n), "out", "") for n in range(self.num_nodes) if not used[n]]
         return Graph(nodes, tuple(edges))

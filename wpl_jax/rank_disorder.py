@@ -1,0 +1,139 @@
+"""Whether shared weights rank architectures as training from scratch would.
+
+Some random architectures are trained from scratch, equally long, once; each search's
+shared weights then rank the same ones. The rank correlation of the two is what a search
+can rely on (Yu et al., "Evaluating the search phase of neural architecture search",
+2020; rank disorder is the name of Khodak and Li, 2020, for its lack).
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from wpl_jax import retrain
+from wpl_jax.checkpoint import StopRequest
+from wpl_jax.config_fields import require_int
+from wpl_jax.forgetting import kendall_tau
+from wpl_jax.run_directory import finite, to_json, write_atomically
+from wpl_jax.search import Evaluator, Search
+from wpl_jax.supernet import Decision, random_architecture
+from wpl_jax.tasks import Data, load_task
+
+RANKS_FILE = "rank_disorder.json"
+
+
+class Interval(NamedTuple):
+    """A rank correlation with its confidence interval."""
+
+    tau: float
+    low: float
+    high: float
+
+
+def draw(count: int, decisions: tuple[Decision, ...]) -> np.ndarray:
+    """Random architectures, the same for all searches, ``int32[count, decisions]``."""
+    keys = jax.random.split(jax.random.key(0), count)
+    return np.asarray(jax.vmap(lambda key: random_architecture(key, decisions))(keys))
+
+
+def from_scratch(
+    config: ConfigDict, architectures: np.ndarray, workdir: Path, stop: StopRequest
+) -> list[float]:
+    """Trains each architecture from scratch, as far as it has not been done.
+
+    Args:
+      config: With ``config.ranking.epochs``, for which each is trained; all else is
+        as ``config.retrain`` has it.
+      architectures: ``int32[n, decisions]``.
+      workdir: Of the run.
+      stop: Asks for an end between two calls.
+
+    Returns:
+      Their errors on the validation data.
+    """
+    changed = retrain.config_for_task(config)
+    changed.retrain.epochs = config.ranking.epochs
+    task, data, _ = load_task(changed)
+    retraining = retrain.make_retraining(changed, task)
+    errors = []
+    for number, architecture in enumerate(architectures, 1):
+        folder = workdir / "ranking" / f"architecture_{number}"
+        path = folder / retrain.RETRAINED_FILE
+        if not path.exists():
+            title = f"Architecture {number} of {len(architectures)}"
+            retrain.run(
+                changed,
+                retraining,
+                data,
+                architecture,
+                config.seed,
+                folder,
+                title,
+                stop,
+            )
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # It is done.
+        errors.append(json.loads(path.read_text(encoding="utf-8"))["valid_error"])
+    return errors
+
+
+def with_shared(
+    search: Search, params: Any, data: Data, architectures: np.ndarray
+) -> list[float]:
+    """Errors on the validation data with the shared parameters of a search."""
+    evaluator = Evaluator(search.task)
+    return [
+        float(evaluator.evaluate(params, jnp.asarray(each), data, "valid").error)
+        for each in architectures
+    ]
+
+
+def write(
+    workdir: Path,
+    architectures: np.ndarray,
+    scratch: list[float],
+    shared: dict[str, list[float]],
+) -> None:
+    """Writes ``rank_disorder.json``, the searches by the names of their folders."""
+    found = {
+        "architectures": architectures.tolist(),
+        "scratch": [finite(x) for x in scratch],
+        "shared": {
+            name: [finite(x) for x in errors] for name, errors in shared.items()
+        },
+    }
+    write_atomically(workdir / RANKS_FILE, to_json(found))
+
+
+def correlation(one: Any, other: Any) -> Interval:
+    """Kendall's tau with its 95 % confidence interval.
+
+    Fieller, Hartley and Pearson, "Tests for rank correlation coefficients I" (1957):
+    ``atanh(tau)`` has a variance of about ``0.437 / (n - 4)``.
+
+    Args:
+      one: Errors, ``float[n]``, above 4 of them.
+      other: Of the same architectures.
+
+    Returns:
+      The correlation over what is finite in both; nan where that is too little.
+    """
+    x, y = np.asarray(one, float), np.asarray(other, float)
+    there = np.isfinite(x) & np.isfinite(y)
+    if there.sum() < 5:
+        return Interval(*(float("nan"),) * 3)
+    tau = float(kendall_tau(jnp.asarray(x[there]), jnp.asarray(y[there])))
+    spread = 1.96 * np.sqrt(0.437 / (there.sum() - 4))
+    z = np.arctanh(np.clip(tau, -0.999999, 0.999999))
+    return Interval(tau, float(np.tanh(z - spread)), float(np.tanh(z + spread)))
+
+
+def check(config: ConfigDict) -> None:
+    """Checks ``config.ranking``; a ConfigError names what is wrong."""
+    require_int(config, "ranking.architectures", 5)
+    require_int(config, "ranking.epochs", 1)
