@@ -10,7 +10,7 @@ import pytest
 import toy
 
 from wpl_jax import jobs, rank_disorder, retrain, search_run, tasks
-from wpl_jax.errors import ConfigError, UserError
+from wpl_jax.errors import ConfigError
 from wpl_jax.rank_disorder import correlation, draw
 
 
@@ -139,11 +139,6 @@ def test_the_mode_ranks_by_shared_weights_and_from_scratch(
     tau = correlation(found["shared"]["wpl-seed0"], found["scratch"])
     assert f"<td>{tau.tau:.2f}</td>" in page
     assert f"<td>{tau.low:.2f} to {tau.high:.2f}</td>" in page
-
-
-def test_there_must_be_a_finished_search(tmp_path):
-    with pytest.raises(UserError, match="has not finished"):
-        jobs.run(make_config(), tmp_path / "run", "rank")
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from tiny_search import RUNS, assert_same
 from wpl_jax import jobs, search_run, tasks
 from wpl_jax.checkpoint import StopRequest
 from wpl_jax.errors import ConfigError, UserError
+from wpl_jax.run_directory import open_run
 from wpl_jax.search_config import arm_names, expand, make_search
 from wpl_jax.supernet import architecture_from_json
 
@@ -84,9 +85,10 @@ def test_a_run_leaves_what_a_search_found(finished):
         assert retrained["architecture"] == results["architecture"]
         assert retrained["parameters"] == 3 * toy.SIZE
         assert retrained["test_error"] > 0
-    alphas = {run: records(finished / "searches" / run)[0]["alpha"] for run in RUNS}
-    assert alphas["wpl-seed0"] == pytest.approx(0.01)
-    assert alphas["none-seed0"] == 0
+    wpl, none = (records(finished / "searches" / run) for run in RUNS)
+    # The penalty begins in the second epoch.
+    assert [line["alpha"] for line in wpl] == pytest.approx([0, 0.01, 0.01])
+    assert [line["alpha"] for line in none] == [0, 0, 0]
 
 
 def test_a_finished_run_is_not_repeated(finished, capsys, monkeypatch):
@@ -185,6 +187,9 @@ def test_too_many_bad_steps_go_back_with_half_the_rate(
     assert lines[1]["rate"] == pytest.approx(0.05 / 4)
     assert dict(rates)[2] == 0.25
     assert all(line["skipped"] == 0 for line in lines)
+    # What random search does not learn has no reward.
+    assert all(line["reward"] is line["entropy"] is None for line in lines)
+    assert all(line["child_reward"] > 0 for line in lines)
 
 
 def test_an_architecture_file_is_retrained(finished, tmp_path, capsys):
@@ -326,8 +331,9 @@ def test_an_arm_that_changes_an_unknown_field_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("mode", "said"),
     [
-        ("report", "has not finished"),
-        ("derive", "There is no search"),
+        ("report", "There is no run"),
+        ("derive", "There is no run"),
+        ("rank", "There is no run"),
         ("retrain", "expected the file of an architecture"),
         ("evaluate", "Run with --mode=retrain first"),
     ],
@@ -335,3 +341,23 @@ def test_an_arm_that_changes_an_unknown_field_is_refused(tmp_path):
 def test_modes_that_need_a_finished_search_say_so(mode, said, tmp_path):
     with pytest.raises(UserError, match=said):
         jobs.run(toy.get_config(), tmp_path / "run", mode)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("mode", "said"),
+    [
+        ("report", "has not finished"),
+        ("derive", "There is no search"),
+        ("rank", "has not finished"),
+    ],
+)
+def test_modes_on_a_run_that_has_just_begun_say_so(mode, said, tmp_path):
+    with open_run(tmp_path / "run", toy.get_config().to_dict()):
+        pass
+    with pytest.raises(UserError, match=said):
+        jobs.run(toy.get_config(), tmp_path / "run", mode)
+    other = toy.get_config()
+    other.search.children = 5
+    with pytest.raises(UserError, match=r"search\.children: 4 there, 5 now"):
+        jobs.run(other, tmp_path / "run", mode)

@@ -1,6 +1,7 @@
 """What a run says while it runs: metrics to files, progress to people."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -43,6 +44,7 @@ class Metrics:
         line = json.dumps({"step": step, **record}, sort_keys=True)
         self._file.write(line + "\n")
         self._file.flush()
+        os.fsync(self._file.fileno())
         for name, value in record.items():
             if isinstance(value, int | float) and not isinstance(value, bool):
                 self._board.add_scalar(name, value, step)

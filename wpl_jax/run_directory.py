@@ -50,7 +50,9 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def open_run(workdir: Path, config: dict[str, Any]) -> Iterator[Path]:
+def open_run(
+    workdir: Path, config: dict[str, Any], *, existing: bool = False
+) -> Iterator[Path]:
     """Claims a folder for a configuration, for as long as the context lasts.
 
     The first run writes its configuration there; later ones must bring the same,
@@ -59,14 +61,21 @@ def open_run(workdir: Path, config: dict[str, Any]) -> Iterator[Path]:
     Args:
       workdir: The folder; made if it does not exist.
       config: The configuration, JSON-like.
+      existing: Whether there must have been a run.
 
     Yields:
       The folder.
 
     Raises:
       UserError: If the folder holds a run with another configuration, belongs to
-        a process that is still running, or cannot be written.
+        a process that is still running, or cannot be written; or holds none, where
+        there must be one.
     """
+    if existing and not (workdir / CONFIG_FILE).exists():
+        raise UserError(
+            f"There is no run in {workdir}. Run without --mode first, or give the "
+            "--workdir of a run."
+        )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = (workdir / ".lock").open("w")

@@ -89,10 +89,10 @@ class Measured(NamedTuple):
     child_error: jax.Array  # float32[]; mean error of the children, as err2
     train_nats: jax.Array  # float32[]
     child_reward: jax.Array  # float32[]; mean reward of the epoch's children, by err2
-    reward: jax.Array  # float32[]; mean over the strategy's steps
-    entropy: jax.Array  # float32[]; nats
+    reward: jax.Array  # float32[]; mean over the strategy's steps, nan without any
+    entropy: jax.Array  # float32[]; nats, the same
     best: jax.Array  # int32[decisions]; the epoch's child of lowest err2
-    alpha: jax.Array  # float32[]
+    alpha: jax.Array  # float32[]; 0 before children leave a Fisher
     rate: jax.Array  # float32[]
     skipped: jax.Array  # int32[]
 
@@ -366,10 +366,10 @@ class Search:
             child_error=jnp.mean(seen.err2.error),
             train_nats=jnp.mean(seen.train_nats),
             child_reward=jnp.mean(self.task.reward(seen.err2)),
-            reward=seen.reward,
-            entropy=seen.entropy,
+            reward=self._if_learned(seen.reward),
+            entropy=self._if_learned(seen.entropy),
             best=seen.architectures[ranking(seen.err2)[0]],
-            alpha=self.protection.alpha(epoch),
+            alpha=self.protection.active(epoch) * self.protection.alpha(epoch),
             rate=self.optimizer.rate(epoch) * state.rate_scale,
             skipped=state.skipped,
         )
@@ -424,6 +424,9 @@ class Search:
             np.int32(batches or self.eval_batches),
         )
         return _put(evaluations, index, found)
+
+    def _if_learned(self, mean):
+        return mean if self.strategy.steps else jnp.full_like(mean, jnp.nan)
 
     def _transform(self, epoch: Any, scale: Any = 1.0):
         """The optimizer of an epoch, under the penalty."""

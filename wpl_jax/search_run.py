@@ -67,11 +67,16 @@ def run(config: ConfigDict, workdir: Path) -> None:
         for number, each in enumerate(runs, 1):
             title = f"[{number}/{len(runs)}] {each.arm}, seed {each.seed}"
             arms[each.arm].run(each, workdir, title, stop)
-        report(config, workdir)
+        _report(config, workdir)
 
 
 def report(config: ConfigDict, workdir: Path) -> None:
     """Draws the figures and writes the report of finished searches anew."""
+    with open_run(workdir, config.to_dict(), existing=True):
+        _report(config, workdir)
+
+
+def _report(config: ConfigDict, workdir: Path) -> None:
     runs = expand(config)
     order = arm_names(config)
     searched = [
@@ -86,7 +91,7 @@ def report(config: ConfigDict, workdir: Path) -> None:
 
 def derive(config: ConfigDict, workdir: Path) -> None:
     """Selects the best architecture of each search again, also of unfinished ones."""
-    with open_run(workdir, config.to_dict()), StopRequest() as stop:
+    with open_run(workdir, config.to_dict(), existing=True), StopRequest() as stop:
         for each in expand(config):
             folder, (search, data, _) = each.folder(workdir), make_search(each.config)
             state = _restore(search, each, folder)
@@ -105,7 +110,7 @@ def rank(config: ConfigDict, workdir: Path) -> None:
     """Compares the order of random architectures by shared weights and from scratch."""
     rank_disorder.check(config)
     runs = expand(config)
-    with open_run(workdir, config.to_dict()), StopRequest() as stop:
+    with open_run(workdir, config.to_dict(), existing=True), StopRequest() as stop:
         for each in runs:
             search_report.read(each.folder(workdir), each.arm, each.seed)
         search, _, _ = make_search(runs[0].config)
@@ -122,7 +127,7 @@ def rank(config: ConfigDict, workdir: Path) -> None:
             )
             print(f"{each.arm}, seed {each.seed}: ranked.", flush=True)
         rank_disorder.write(workdir, architectures, scratch, shared)
-        report(config, workdir)
+        _report(config, workdir)
 
 
 def _restore(search: Search, each: Run, folder: Path) -> State:
