@@ -11,9 +11,14 @@ from pathlib import Path
 import jax
 from absl import app, flags
 
-from benchmarks import fisher, penalty, search
+from benchmarks import fisher, micro_cell, penalty, search
 
-BENCHMARKS = {"fisher": fisher.rows, "penalty": penalty.rows, "search": search.rows}
+BENCHMARKS = {
+    "fisher": fisher.rows,
+    "micro_cell": micro_cell.rows,
+    "penalty": penalty.rows,
+    "search": search.rows,
+}
 
 _ONLY = flags.DEFINE_multi_enum(
     "only", list(BENCHMARKS), list(BENCHMARKS), "Which benchmarks to run."

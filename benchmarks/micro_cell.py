@@ -1,0 +1,315 @@
+"""What a step of the search on images costs, and what its operations cost.
+
+A step is measured as it runs, as a share of the compiled training of a child; beside it
+the same child written out by hand: its architecture in Python, its weights in arrays of
+their own, the same operations, plain autodiff. The children are random.
+
+Expected before measuring, for 32 images of 32x32 with 20 filters: a separable 3x3
+convolution, applied twice, is 2 * 32 * 1024 * 20 * (9 + 20) * 2 = 76 MFLOP forward and
+three times that with its gradients, some 40 ms at the 5 GFLOP/s that sums of shifted
+images reach; a child has some 30 convolutions. The choice itself costs two copies of
+what a branch makes, 2.6 MB each, some per cent.
+"""
+
+import dataclasses
+import functools
+import statistics
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks import measure
+from configs import enas_cnn_cifar10
+from wpl_jax.optimizers import make_sgd
+from wpl_jax.protection import make_protection
+from wpl_jax.search import Search
+from wpl_jax.spaces.cell_graph import EPSILON
+from wpl_jax.spaces.depthwise import average_pool, depthwise, max_pool, shifts
+from wpl_jax.spaces.micro_cell import STAGES, MicroCell
+from wpl_jax.strategies.strategy import Candidates
+from wpl_jax.supernet import gather, random_architecture
+from wpl_jax.tasks.image_classification import Data, ImageClassification, Images
+
+SIZE, FILTERS, LAYERS, BATCH, CLASSES = 32, 20, 6, 32, 10
+CHILDREN = 3
+# Steps of a call, beside one call of a single step: the difference is the steps'.
+STEPS = 2
+
+
+def rows() -> list[dict]:
+    """The benchmark's figures."""
+    return [*_operations(), *(row for i in range(CHILDREN) for row in _child(i))]
+
+
+def _operations() -> list[dict]:
+    """XLA's own operations as multiples of ours, forward and with gradients."""
+    x, gradient = jax.random.normal(jax.random.key(0), (2, BATCH, SIZE, SIZE, FILTERS))
+    pairs: dict[str, tuple[Any, Any, tuple[jax.Array, ...]]] = {
+        "max pooling 3x3": (max_pool, _window(jax.lax.max, -jnp.inf), (x,)),
+        "average pooling 3x3": (average_pool, _mean, (x,)),
+    }
+    for size in (3, 5):
+        kernel = jax.random.normal(jax.random.key(size), (size, size, FILTERS))
+        pairs[f"depthwise {size}x{size}"] = (depthwise, _grouped, (x, kernel))
+    found = []
+    for name, (ours, theirs, arguments) in pairs.items():
+        calls = {}
+        for label, function in (("ours", ours), ("XLA's", theirs)):
+            both = jax.jit(lambda g, *a, f=function: jax.vjp(f, *a)[1](g))
+            calls[f"{label} forward"] = functools.partial(jax.jit(function), *arguments)
+            calls[f"{label} gradients"] = functools.partial(both, gradient, *arguments)
+        seconds = measure.interleaved_seconds(calls, rounds=5)
+        found += [
+            {
+                "benchmark": f"{name}, {BATCH}x{SIZE}x{SIZE}x{FILTERS}",
+                "figure": f"XLA's {way} / sums of shifted images",
+                **measure.ratio(seconds[f"XLA's {way}"], seconds[f"ours {way}"]),
+            }
+            for way in ("forward", "gradients")
+        ]
+    return found
+
+
+def _grouped(x, kernel):
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel[:, :, None],
+        (1, 1),
+        "SAME",
+        feature_group_count=x.shape[-1],
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def _window(reduce, start):
+    return lambda x: jax.lax.reduce_window(
+        x, start, reduce, (1, 3, 3, 1), (1,) * 4, "SAME"
+    )
+
+
+def _mean(x):
+    add = _window(jax.lax.add, 0.0)
+    return add(x) / add(jnp.ones_like(x))
+
+
+def _child(number: int) -> list[dict]:
+    space = MicroCell((SIZE, SIZE, 3), CLASSES, filters=FILTERS, layers=LAYERS)
+    architecture = random_architecture(jax.random.key(number), space.decisions)
+    data = _data()
+    calls = {
+        f"{penalty} {steps}": _searching(space, architecture, penalty, steps, data)
+        for penalty in ("wpl", "none")
+        for steps in (1, 1 + STEPS)
+    }
+    calls |= {
+        f"static {steps}": _static(space, architecture, steps, data)
+        for steps in (1, 1 + STEPS)
+    }
+    seconds = measure.interleaved_seconds(calls, rounds=5)
+
+    def step(name: str) -> list[float]:
+        pairs = zip(seconds[f"{name} {1 + STEPS}"], seconds[f"{name} 1"], strict=True)
+        return [(many - one) / STEPS for many, one in pairs]
+
+    return [
+        {
+            "benchmark": f"search step on images, child {number + 1}",
+            "figure": f"{label} / the same child written statically",
+            **measure.ratio(step(name), step("static")),
+            "seconds": statistics.median(step(name)),
+        }
+        for name, label in (("wpl", "with WPL"), ("none", "without a penalty"))
+    ]
+
+
+def _data() -> Data:
+    rng = np.random.default_rng(0)
+
+    def images(count):
+        return Images(
+            jnp.asarray(rng.integers(0, 256, (count, SIZE, SIZE, 3)), jnp.uint8),
+            jnp.asarray(rng.integers(0, CLASSES, count), jnp.int32),
+        )
+
+    splits = images(20 * BATCH), images(BATCH), images(BATCH)
+    return Data(*splits, jnp.full(3, 128.0), jnp.full(3, 74.0))
+
+
+def _searching(space, architecture, penalty, steps, data):
+    """The search's training of a child, with a strategy that proposes always it."""
+    config = enas_cnn_cifar10.get_config()
+    config.penalty.name = penalty
+    config.penalty.start_epoch = 1  # No Fisher in the epoch that is measured.
+    search = Search(
+        ImageClassification(space, BATCH),
+        _Always(),
+        make_protection(config),
+        make_sgd(config),
+        children=1,
+        batches=steps,
+        eval_batches=1,
+    )
+    state = [search.init(jax.random.key(0))._replace(strategy=architecture)]
+
+    def train():
+        zero = np.int32(0)
+        state[0] = search.train_and_protect(state[0], data, zero, zero)
+        return state[0]
+
+    return train
+
+
+@dataclasses.dataclass(frozen=True)
+class _Always:
+    """Proposes what its state is: an architecture, as data."""
+
+    steps = 0
+    candidates = Candidates(1, 1, 1)
+
+    def init(self, key):
+        """To be replaced."""
+        return key
+
+    def propose(self, state, key):
+        """The architecture."""
+        del key
+        return state
+
+
+def _static(space, architecture, steps, data):
+    """The child as one would write it alone, trained by the same optimizer."""
+    params = gather(space.init(jax.random.key(0)), space.rows(architecture))
+    chosen = np.asarray(architecture).reshape(2, space.num_nodes, 2, 2)
+    network = _Network(space, chosen)
+    params = network.take(params)
+    config = enas_cnn_cifar10.get_config()
+    optimizer = make_sgd(config).transform(config.optimizer.learning_rate)
+    task = ImageClassification(space, BATCH)
+
+    def loss(params, i):
+        key = jax.random.fold_in(jax.random.key(1), i)
+        images, labels = task._training_batch(data, i, key)
+        logits = network.apply(params, images)
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+
+    def step(carry, i):
+        params, opt_state = carry
+        updates, opt_state = optimizer.update(
+            jax.grad(loss)(params, i), opt_state, params
+        )
+        return (optax.apply_updates(params, updates), opt_state), None
+
+    @jax.jit
+    def train(params):
+        carry = params, optimizer.init(params)
+        return jax.lax.scan(step, carry, jnp.arange(steps))[0]
+
+    return lambda: train(params)
+
+
+class _Network:
+    """One child, without a choice at run time."""
+
+    def __init__(self, space, chosen):
+        self._space, self._chosen = space, chosen
+
+    def _cells(self):
+        for stage in range(STAGES):
+            for cell, kind in enumerate(self._space._cells(stage)):
+                yield stage, cell, self._chosen[kind]
+
+    def take(self, child):
+        """The parameters that it uses, and no others."""
+        nodes = self._space.num_nodes
+        found = {k: v for k, v in child.items() if not k.startswith("stage")}
+        for stage in range(STAGES):
+            for name in ("first", "second"):
+                found[f"{stage} {name}"] = child[f"stage_{stage}"][name]
+        for stage, cell, chosen in self._cells():
+            stacks = child[f"stage_{stage}"]["cells"]
+            for node, (_, operations) in enumerate(chosen):
+                for side, operation in enumerate(operations):
+                    row = (cell * nodes + node) * 2 + side
+                    if operation < 2:
+                        size = ("depthwise_3x3", "depthwise_5x5")[operation]
+                        found[f"{stage} {cell} {node} {side}"] = [
+                            stacks[name][row]
+                            for name in (size, "pointwise", "scale", "offset")
+                        ]
+            output = stacks["output"]
+            for node in self._unused(chosen):
+                kernel = output["kernel"][cell * nodes + node]
+                found[f"{stage} {cell} {node} out"] = kernel
+            found[f"{stage} {cell} out"] = output["scale"][cell], output["offset"][cell]
+        return found
+
+    def _unused(self, chosen):
+        used = set(chosen[:, 0].ravel() - 2)
+        return [n for n in range(self._space.num_nodes) if n not in used]
+
+    def apply(self, params, images):
+        """The forward pass."""
+        patches = jnp.concatenate([s for *_, s in shifts(images, 3, 0)], -1)
+        x = _product(patches, params["stem"])
+        for stage, cell, chosen in self._cells():
+            if cell == 0:
+                multiply = _halved if stage else jnp.matmul
+                inputs = [
+                    _product(y, params[f"{stage} {name}"], multiply)
+                    for name, y in (
+                        ("first", jax.nn.relu(x)),
+                        ("second", x if stage else jax.nn.relu(x)),
+                    )
+                ]
+            states = list(inputs)
+            for node, (places, operations) in enumerate(chosen):
+                branches = (
+                    self._branch(
+                        states[place],
+                        operation,
+                        params.get(f"{stage} {cell} {node} {side}"),
+                    )
+                    for side, (place, operation) in enumerate(
+                        zip(places, operations, strict=True)
+                    )
+                )
+                states.append(sum(branches))
+            x = sum(
+                jax.nn.relu(states[node + 2]) @ params[f"{stage} {cell} {node} out"]
+                for node in self._unused(chosen)
+            )
+            x = _normalize(x, *params[f"{stage} {cell} out"])
+            inputs = [inputs[1], x]
+        classifier = params["classifier"]
+        features = jnp.mean(jax.nn.relu(x), (1, 2))
+        return features @ classifier["kernel"] + classifier["bias"]
+
+    def _branch(self, x, operation, params):
+        if operation == 2:
+            return average_pool(x)
+        if operation == 3:
+            return max_pool(x)
+        if params is not None:
+            for kernel, pointwise, scale, offset in zip(*params, strict=True):
+                x = depthwise(jax.nn.relu(x), kernel) @ pointwise
+                x = _normalize(x, scale, offset)
+        return x
+
+
+def _product(x, params, multiply=jnp.matmul):
+    x = multiply(x, params["kernel"])
+    return _normalize(x, params["scale"], params["offset"])
+
+
+def _halved(x, kernel):
+    half = kernel.shape[1] // 2
+    even, odd = x[:, ::2, ::2], x[:, 1::2, 1::2]
+    return jnp.concatenate([even @ kernel[:, :half], odd @ kernel[:, half:]], -1)
+
+
+def _normalize(x, scale, offset):
+    mean, variance = jnp.mean(x, (0, 1, 2)), jnp.var(x, (0, 1, 2))
+    return (x - mean) * jax.lax.rsqrt(variance + EPSILON) * scale + offset
