@@ -17,7 +17,7 @@ from wpl_jax.strategies import make_strategy
 from wpl_jax.strategies.random_search import RandomSearch
 from wpl_jax.strategies.strategy import Candidates
 from wpl_jax.supernet import Decision
-from wpl_jax.tasks import Evaluation
+from wpl_jax.tasks import Evaluation, ranking
 
 CHILDREN, BATCHES, EVALUATED = 4, 2, 3
 RATE, DECAY, WEIGHT_DECAY = 0.05, 0.5, 0.1
@@ -176,6 +176,52 @@ def test_one_compilation_serves_all_architectures_and_epochs():
         state = run_epoch(search, state, data, epoch)
     assert len({tuple(a) for a in np.asarray(state.epoch.architectures)}) == 9
     assert len(traces) == 1
+
+
+def test_searches_that_differ_in_their_protection_evaluate_and_learn_by_one_program():
+    traces = []
+
+    class Counting(toy.ToyTask):
+        def validate(self, *args):
+            traces.append("validate")
+            return super().validate(*args)
+
+        def evaluate(self, *args):
+            traces.append("evaluate")
+            return super().evaluate(*args)
+
+    def search_under(protection):
+        """One whose parts are equal to those of the others, but not the same."""
+        task = Counting()
+        strategy = make_strategy(toy.get_config(), task.space.decisions)
+        return make_search(task, protection, strategy)
+
+    def measure(search, state):
+        state = search.evaluate_again(state, data, np.int32(1))
+        state = search.judge(search.screen(state, data, np.int32(2)), data, np.int32(1))
+        return search.learn(state, data, np.int32(0), np.int32(0), 1)
+
+    search, data = search_under(NoProtection()), toy.make_data()
+    state = measure(search, search.init(jax.random.key(0)))
+    assert set(traces) == {"validate", "evaluate"}
+    before = len(traces)
+    for changes in ({}, {"strength": 5.0}, {"form": "explicit"}):
+        state = measure(search_under(make_protection(make_settings(**changes))), state)
+    assert len(traces) == before
+
+
+def test_the_best_have_the_lowest_error_then_the_fewest_nats():
+    rng = np.random.default_rng(0)
+    rank = jax.jit(ranking)
+    for _ in range(20):
+        # Few values, so that errors are often the same and nats sometimes.
+        error, nats = rng.integers(4, size=(2, 12)).astype(np.float32)
+        error[rng.integers(12, size=2)] = np.inf
+        broken = rng.random(12) < 0.2
+        error[broken] = nats[broken] = np.nan
+        found = rank(Evaluation(nats, error)).tolist()
+        sound = sorted(np.flatnonzero(~broken), key=lambda i: (error[i], nats[i], i))
+        assert found == [*sound, *np.flatnonzero(broken)]
 
 
 def test_a_path_depends_on_the_key_and_the_position_only():

@@ -13,12 +13,15 @@ from wpl_jax.errors import UserError
 from wpl_jax.spaces.recurrent_cell import RecurrentCell
 from wpl_jax.supernet import (
     ALL,
+    NOTHING,
     architecture_from_json,
     architecture_to_json,
     gather,
     is_all,
     mask,
     num_choices,
+    num_parameters,
+    present,
     random_architecture,
     scatter,
 )
@@ -154,6 +157,67 @@ def test_a_space_with_a_scalar_for_all_is_cut_and_put_back():
     assert float(used["scale"]) == float(used["whole"]) == 1
     np.testing.assert_array_equal(used["stack"], [[0], [1], [0], [1]])
     np.testing.assert_array_equal(used["deep"][0], [[[0]], [[0]], [[1]]])
+
+
+@jax.jit
+def cut_filled_up(params, index, other):
+    """All that is done with the rows of a child, some of them of nothing."""
+    rows = {"scale": ALL, "stack": index, "deep": (index,)}
+    child = gather(params, rows)
+    assert jax.tree.map(jnp.shape, child) == jax.tree.map(jnp.shape, other)
+    return (
+        child,
+        scatter(params, rows, other),
+        mask(params, rows),
+        present(child, rows),
+        num_parameters(child, rows),
+    )
+
+
+# All of them, some, the first, the last, and none at all; in any order.
+@pytest.mark.parametrize(
+    "chosen", [(4, 0, 3), (2, None, 1), (None, 0, None), (None, 4, 2), (None,) * 3]
+)
+def test_places_of_no_row_stay_zero_and_put_nothing_back(chosen):
+    rng = np.random.default_rng(0)
+    shapes = {"scale": (3,), "stack": (5, 2), "deep": ((5, 2, 3),)}
+
+    def random(count):
+        """With so many rows."""
+        return {
+            "scale": np.float32(rng.normal(size=3)),
+            "stack": np.float32(rng.normal(size=(count, 2))),
+            "deep": (np.float32(rng.normal(size=(count, 2, 3))),),
+        }
+
+    params, other = random(5), random(3)
+    assert jax.tree.map(np.shape, params) == shapes
+    index = [NOTHING + i if row is None else row for i, row in enumerate(chosen)]
+    there = np.array([row is not None for row in chosen])
+    found = jax.device_get(cut_filled_up(params, np.array(index, np.int32), other))
+    child, moved, used, filled, count = found
+
+    np.testing.assert_array_equal(child["scale"], params["scale"])
+    np.testing.assert_array_equal(moved["scale"], other["scale"])
+    assert used["scale"] == filled["scale"] == 1
+    parts = [
+        tuple(tree["stack"] for tree in (params, other, child, moved, used, filled)),
+        tuple(tree["deep"][0] for tree in (params, other, child, moved, used, filled)),
+    ]
+    for before, put, taken, after, in_use, present_in in parts:
+        cut, left = np.zeros_like(put), before.copy()
+        rows_in_use = np.zeros(5)
+        for place, row in enumerate(chosen):
+            if row is not None:
+                cut[place], left[row] = before[row], put[place]
+                rows_in_use[row] = 1
+        np.testing.assert_array_equal(taken, cut)
+        np.testing.assert_array_equal(after, left)
+        ones = (1,) * (before.ndim - 1)
+        np.testing.assert_array_equal(in_use, rows_in_use.reshape(-1, *ones))
+        np.testing.assert_array_equal(present_in, there.reshape(-1, *ones))
+    assert count == 3 + there.sum() * (2 + 6)
+    assert count.dtype == np.int32
 
 
 def test_only_all_is_all():

@@ -174,12 +174,13 @@ class ImageClassification:
             logits = self.space.apply(
                 child, architecture, images, moments=moments
             ).logits
-            found = Evaluation(_nats(logits, labels), 100 * _wrong(logits, labels))
-            return jax.tree.map(jnp.add, total, found)
+            found = jnp.stack(
+                [_nats(logits, labels), jnp.mean(_wrongs(logits, labels))]
+            )
+            return total + found
 
-        start = Evaluation(jnp.float32(0), jnp.float32(0))
-        total = jax.lax.fori_loop(0, batches, add, start)
-        return jax.tree.map(lambda x: x / batches, total)
+        nats, wrong = jax.lax.fori_loop(0, batches, add, jnp.zeros(2)) / batches
+        return _evaluation(nats, wrong)
 
     def evaluate(self, child, architecture, data, split: str):
         """Nats and per cent wrong over the whole of a split.
@@ -200,7 +201,7 @@ class ImageClassification:
 
         batches = -(-count // self.batch_size)
         nats, wrong = jnp.sum(jax.lax.map(one, jnp.arange(batches)), 0) / count
-        return Evaluation(nats, 100 * wrong)
+        return _evaluation(nats, wrong)
 
     def fisher_loss(self, child, architecture, data, split: str, step):
         """Nats on one batch of the split."""
@@ -345,12 +346,15 @@ def _wrongs(logits, labels):
     return (jnp.argmax(logits, -1) != labels).astype(jnp.float32)
 
 
-def _wrong(logits, labels):
-    return jnp.mean(_wrongs(logits, labels))
+def _evaluation(nats, wrong):
+    """Of scores that are not numbers the first is as good as any: that is no error."""
+    return Evaluation(nats, jnp.where(jnp.isnan(nats), jnp.nan, 100 * wrong))
 
 
 def check(config: ConfigDict) -> None:
     """Checks ``config.task``; a ConfigError names what is wrong."""
+    own = {field.name for field in dataclasses.fields(ImageClassification)} - {"space"}
+    require_only(config, "task", own | {"name", "data", "shrink"})
     require_int(config, "task.batch_size", 2)
     require_int(config, "task.shrink", 1)
     for name, fields in (
@@ -392,7 +396,14 @@ def load(config: ConfigDict) -> tuple[ImageClassification, Data, str]:
         "task.batch_size",
         f"at most {len(splits[smallest].labels)}, the images of {smallest}",
     )
-    check_memory(dataset)
+    side = min(dataset.image_shape[:2])
+    require(
+        side >= 4 * settings.shrink,
+        config,
+        "task.shrink",
+        f"at most {side // 4}: of images of {side} pixels at least 4 must be left",
+    )
+    check_memory(dataset, settings.shrink)
     data = prepare(dataset, settings.shrink)
     space = make_space(
         config,
@@ -452,13 +463,15 @@ def _shrunk(images: np.ndarray, by: int) -> np.ndarray:
     return np.rint(squares.mean((2, 4))).astype(np.uint8)
 
 
-def check_memory(dataset: ImageDataset) -> None:
+def check_memory(dataset: ImageDataset, shrink: int = 1) -> None:
     """Checks that the images fit on the device, where it tells how much that is.
 
     Raises:
       UserError: If they do not, with what they need.
     """
-    needed = sum(getattr(dataset, name).images.nbytes for name in SPLITS)
+    height, width, channels = dataset.image_shape
+    size = (height // shrink) * (width // shrink) * channels
+    needed = size * sum(len(getattr(dataset, name).labels) for name in SPLITS)
     device = jax.local_devices()[0]
     available = (device.memory_stats() or {}).get("bytes_limit")
     if available is not None and needed > available:

@@ -21,10 +21,11 @@ class Evaluation(NamedTuple):
 def ranking(evaluation: Evaluation) -> jax.Array:
     """The order of several children, the best first, ``int32[n]``.
 
-    By their errors, by their nats where errors are the same; what is not a number
-    comes last.
+    By their errors, by their nats where errors are the same; those of which either is
+    not a number come last.
     """
-    return jnp.lexsort((evaluation.nats, evaluation.error))
+    nats, error = evaluation
+    return jnp.lexsort((nats, jnp.where(jnp.isnan(nats), jnp.nan, error)))
 
 
 class Task(Protocol):
