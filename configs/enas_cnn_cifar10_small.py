@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
     config.search.epochs = 20
     config.search.children = 12
     config.search.checkpoint_seconds = 60.0
+    config.optimizer.learning_rate = 0.2
     config.optimizer.cosine.period = 20
     config.strategy.enas.steps = 50
     config.strategy.enas.candidates = ConfigDict(

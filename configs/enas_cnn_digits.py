@@ -21,11 +21,12 @@ def get_config() -> ConfigDict:
     config.task.data.valid = 320
     config.task.batch_size = 32
     config.task.augmentation = ConfigDict({"crop": 1, "flip": False, "cutout": 0})
-    config.search.epochs = 15
+    config.search.epochs = 20
     config.search.children = 12
     config.search.learn_per_call = 20
     config.search.checkpoint_seconds = 20.0
-    config.optimizer.cosine.period = 15
+    config.optimizer.learning_rate = 0.2  # of .05, .2 and .5, on validation images
+    config.optimizer.cosine.period = 20
     config.strategy.enas.steps = 40
     config.strategy.enas.candidates = ConfigDict(
         {"proposed": 20, "screen_batches": 5, "keep": 5}
