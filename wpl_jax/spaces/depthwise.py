@@ -6,7 +6,9 @@ the backward passes are therefore written out. Images are ``float[batch, height,
 channels]``, padded so that they keep their size.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -64,11 +66,11 @@ def _kernel_gradient(size: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
     return kernel_gradient
 
 
-_ROWS = 16  # that one iteration adds up
+_ROWS = 16  # that one iteration adds up, at most
 
 
-def _kernel_gradient_by_images(size: int):
-    """The same a few images at a time, whose rows add up in the cache.
+def _kernel_gradient_by_images(size: int) -> Callable[[jax.Array, jax.Array], Any]:
+    """The same some rows at a time, which add up in the cache.
 
     A reduction over all but the channels goes at a twentieth of the speed of the
     products that it adds (XLA on a CPU, jax 0.10.2).
@@ -76,39 +78,41 @@ def _kernel_gradient_by_images(size: int):
 
     def kernel_gradient(images, gradient):
         batch, height, width, channels = images.shape
-        together = (
-            max(
-                n for n in range(1, batch + 1) if batch % n == 0 and n * height <= _ROWS
-            )
-            if height <= _ROWS
-            else 1
-        )
-        padded = _pad(images, size, 0)
-
-        def split(x):
-            return x.reshape(batch // together, together, *x.shape[1:])
+        rows = _divisor(height, _ROWS)
+        together = _divisor(batch, _ROWS // rows)
+        padded, blocks = _pad(images, size, 0), height // rows
 
         def of_row(row):  # of the kernel
-            def add(sums, some):
-                x, g = some
-                x = jax.lax.dynamic_slice_in_dim(x, row, height, axis=1)
+            def add(sums, index):
+                first, top = index // blocks * together, index % blocks * rows
+                x, g = (
+                    jax.lax.dynamic_slice(
+                        array,
+                        (first, start, 0, 0),
+                        (together, rows, array.shape[2], channels),
+                    ).astype(jnp.float32)
+                    for array, start in ((padded, top + row), (gradient, top))
+                )
+                places = list(itertools.product(range(together), range(rows)))
                 products = [
-                    sum(
-                        x[n, r, j : j + width] * g[n, r]
-                        for n in range(together)
-                        for r in range(height)
-                    )
+                    sum(x[n, r, j : j + width] * g[n, r] for n, r in places)
                     for j in range(size)
                 ]
                 return [s + p for s, p in zip(sums, products, strict=True)], None
 
             zeros = [jnp.zeros((width, channels))] * size
-            sums, _ = jax.lax.scan(add, zeros, (split(padded), split(gradient)))
+            steps = jnp.arange(batch // together * blocks)
+            sums, _ = jax.lax.scan(add, zeros, steps)
             return jnp.stack([jnp.sum(each, 0) for each in sums])
 
         return jax.lax.map(of_row, jnp.arange(size))
 
     return kernel_gradient
+
+
+def _divisor(number: int, most: int) -> int:
+    """The largest divisor that is not above ``most``."""
+    return max(n for n in range(1, max(most, 1) + 1) if number % n == 0)
 
 
 @jax.custom_vjp

@@ -87,7 +87,7 @@ class MicroCell:
         """Checks the settings."""
         for name in ("num_nodes", "filters", "layers", "num_classes"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(
                     f"{name} must be a whole number above 0, got {value!r}"
                 )
@@ -345,13 +345,13 @@ class MicroCell:
         return found
 
     def _run_cell(self, inputs, wiring, child, rate, key, given):
-        halves = child["pointwise"].shape[:-1]
+        halves, dtype = child["pointwise"].shape[:-1], child["pointwise"].dtype
         weights = Weights(
             depthwise_3x3=child["depthwise_3x3"],
             depthwise_5x5=child["depthwise_5x5"],
             pointwise=child["pointwise"],
-            scale=child.get("scale", jnp.ones(halves)),
-            offset=child.get("offset", jnp.zeros(halves)),
+            scale=child.get("scale", jnp.ones(halves, dtype)),
+            offset=child.get("offset", jnp.zeros(halves, dtype)),
         )
         kept = jax.random.bernoulli(
             key, 1 - rate, (self.num_nodes, 2, len(inputs[0]))

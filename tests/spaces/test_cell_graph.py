@@ -1,0 +1,261 @@
+"""Cells against plain Python loops over numpy's double precision.
+
+Gradients are compared with complex steps of the numpy cell: the imaginary part of
+``f(x + i h d)`` is ``h`` times the derivative of ``f`` along ``d``, without rounding.
+"""
+
+import jax
+import numpy as np
+import pytest
+
+from wpl_jax.spaces.cell_graph import (
+    CONVOLUTIONS,
+    EPSILON,
+    OPERATIONS,
+    Moments,
+    Weights,
+    Wiring,
+    run_cell,
+)
+
+NODES, BATCH, HEIGHT, WIDTH, CHANNELS = 3, 3, 4, 3, 2
+IMAGES = (BATCH, HEIGHT, WIDTH, CHANNELS)
+HALVES = (NODES, 2, 2)
+STEP = 1e-30
+
+
+def relu(x):
+    return np.where(x.real > 0, x, 0)
+
+
+def windows(x, size, beyond):
+    """The images moved to each position of a window, row by row."""
+    margin = (size // 2, size // 2)
+    padded = np.pad(x, ((0, 0), margin, margin, (0, 0)), constant_values=beyond)
+    _, height, width, _ = x.shape
+    return [
+        padded[:, i : i + height, j : j + width]
+        for i in range(size)
+        for j in range(size)
+    ]
+
+
+def depthwise(x, kernel):
+    size, _, channels = kernel.shape
+    kernels = kernel.reshape(size**2, channels)
+    return sum(w * k for w, k in zip(windows(x, size, 0), kernels, strict=True))
+
+
+def average_pool(x):
+    return sum(windows(x, 3, 0)) / sum(windows(np.ones(x.shape), 3, 0))
+
+
+def max_pool(x):
+    best = np.full(x.shape, -np.inf)
+    for window in windows(x, 3, -np.inf):
+        best = np.where(window.real > best.real, window, best)
+    return best
+
+
+def normalize(x, given=None):
+    """Without scale and offset, and the moments. Variances of complex steps, too."""
+    if given is None:
+        mean = np.mean(x, (0, 1, 2))
+        given = mean, np.mean((x - mean) ** 2, (0, 1, 2))
+    mean, variance = given
+    return (x - mean) / np.sqrt(variance + EPSILON), Moments(mean, variance)
+
+
+def numpy_cell(first, second, weights, wiring, kept, given=None):
+    """All states of a cell, one branch after the other, and the moments."""
+    states, found = [first, second], np.zeros((2, *weights.scale.shape), complex)
+    for node, side in np.ndindex(wiring.inputs.shape):
+        if side == 0:
+            states.append(np.zeros(first.shape))
+        x = states[wiring.inputs[node, side]]
+        operation = OPERATIONS[wiring.operations[node, side]]
+        if operation.startswith("separable"):
+            of_size = getattr(weights, operation.replace("separable", "depthwise"))
+            for half in range(2):
+                place = node, side, half
+                x = depthwise(relu(x), of_size[place]) @ weights.pointwise[place]
+                moments = given and [m[place] for m in given]
+                x, found[:, *place] = normalize(x, moments)
+                x = x * weights.scale[place] + weights.offset[place]
+        elif operation != "identity":
+            x = {"average_3x3": average_pool, "max_3x3": max_pool}[operation](x)
+        if operation != "identity":
+            x = x * kept[node, side][:, None, None, None]
+        states[-1] = states[-1] + x
+    return np.stack(states), Moments(*found)
+
+
+def doubles(tree):
+    return jax.tree.map(np.float64, tree)
+
+
+def assert_gradients(found, function, arguments, directions=8):
+    """Compares gradients with complex steps in random directions.
+
+    All arrays are moved at once, each by as much as makes the same difference.
+
+    Args:
+      found: The gradients, a tree like the arguments.
+      function: Of the arguments in double precision, a number.
+      arguments: A tree of arrays.
+      directions: How many.
+    """
+    rng = np.random.default_rng(0)
+    leaves, tree = jax.tree.flatten(doubles(arguments))
+    gradients = doubles(tree.flatten_up_to(found))
+    assert [g.shape for g in gradients] == [x.shape for x in leaves]
+    for _ in range(directions):
+        moves = [rng.normal(size=g.shape) / (np.linalg.norm(g) or 1) for g in gradients]
+        moved = [x + 1j * STEP * m for x, m in zip(leaves, moves, strict=True)]
+        wanted = function(tree.unflatten(moved)).imag / STEP
+        dots = [np.sum(g * m) for g, m in zip(gradients, moves, strict=True)]
+        # Of numbers that are each around 1.
+        atol = 1e-4 * np.sqrt(len(leaves))
+        np.testing.assert_allclose(sum(dots), wanted, rtol=0, atol=atol)
+
+
+def assert_close(found, wanted):
+    """Equal but for rounding, relative to the largest entry."""
+    assert found.shape == wanted.shape
+    atol = 1e-5 * np.max(np.abs(wanted))
+    np.testing.assert_allclose(found, np.real(wanted), rtol=0, atol=atol)
+
+
+# The first three together have every operation on a state, states that both branches
+# take, and nothing but identities; the others are random.
+WIRINGS = [
+    ([[0, 1], [2, 0], [2, 3]], [[0, 1], [2, 3], [1, 4]]),
+    ([[1, 1], [2, 2], [3, 3]], [[3, 3], [0, 0], [4, 2]]),
+    ([[1, 0], [0, 1], [1, 0]], [[4, 4], [4, 4], [4, 4]]),
+]
+
+
+def make_wiring(number):
+    if number < len(WIRINGS):
+        return Wiring(*map(np.int32, WIRINGS[number]))
+    rng = np.random.default_rng(number)
+    inputs = [rng.integers(0, node + 2, 2) for node in range(NODES)]
+    operations = rng.integers(0, len(OPERATIONS), (NODES, 2))
+    return Wiring(np.int32(inputs), np.int32(operations))
+
+
+def make_arguments(number):
+    """What is differentiated, drop-path's factors, and gradients of the outputs."""
+    rng = np.random.default_rng(number)
+
+    def normal(*shape):
+        return rng.normal(size=shape).astype(np.float32)
+
+    weights = Weights(
+        normal(*HALVES, 3, 3, CHANNELS),
+        normal(*HALVES, 5, 5, CHANNELS),
+        normal(*HALVES, CHANNELS, CHANNELS),
+        normal(*HALVES, CHANNELS),
+        normal(*HALVES, CHANNELS),
+    )
+    kept = rng.choice(np.float32([0, 1.5]), (NODES, 2, BATCH), p=[1 / 3, 2 / 3])
+    # That of the moments must not act: they carry none.
+    of_moments = Moments(*normal(2, *HALVES, CHANNELS))
+    gradients = normal(NODES + 2, *IMAGES), of_moments
+    return (normal(*IMAGES), normal(*IMAGES), weights), kept, gradients
+
+
+traces = []
+
+
+def cell_and_gradients(arguments, wiring, kept, moments, gradients):
+    traces.append(moments is None)
+    found, backward = jax.vjp(
+        lambda *arguments: run_cell(*arguments, wiring, kept, moments), *arguments
+    )
+    return *found, backward(gradients)
+
+
+run = jax.jit(cell_and_gradients)
+# As per-example gradients are computed: a batch of one, and all else but the graph of
+# each example.
+run_each = jax.jit(jax.vmap(cell_and_gradients, in_axes=(0, None, 0, 0, 0)))
+
+
+@pytest.mark.parametrize("number", range(9))
+def test_a_cell_and_its_gradients_are_those_of_plain_loops(number):
+    wiring, (arguments, kept, gradients) = make_wiring(number), make_arguments(number)
+    states, moments, of_arguments = run(arguments, wiring, kept, None, gradients)
+
+    def cell(arguments):
+        return numpy_cell(*arguments, wiring, np.float64(kept))
+
+    wanted, wanted_moments = cell(doubles(arguments))
+    np.testing.assert_array_equal(states[:2], arguments[:2])
+    assert_close(states, wanted)
+    assert_close(moments.mean, wanted_moments.mean)
+    assert_close(moments.variance, wanted_moments.variance)
+    assert_gradients(
+        of_arguments, lambda a: np.sum(cell(a)[0] * gradients[0]), arguments
+    )
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+def test_weights_that_a_branch_does_not_use_have_no_gradient(number):
+    wiring, (arguments, kept, gradients) = make_wiring(number), make_arguments(number)
+    kept = np.ones_like(kept)
+    _, moments, (*_, found) = run(arguments, wiring, kept, None, gradients)
+    for branch in np.ndindex(NODES, 2):
+        operation = wiring.operations[branch]
+        convolves = operation < CONVOLUTIONS
+        used = (operation == 0, operation == 1, *(convolves,) * 3)
+        for gradient, is_used in zip(found, used, strict=True):
+            assert np.any(np.asarray(gradient[branch]) != 0) == is_used
+        for moment in moments:
+            assert np.any(np.asarray(moment[branch]) != 0) == convolves
+
+
+@pytest.mark.parametrize("number", [0, 1, 7])
+def test_single_images_have_gradients_with_given_moments(number):
+    wiring, (arguments, kept, gradients) = make_wiring(number), make_arguments(number)
+    of_states, of_moments = gradients
+    rng = np.random.default_rng(number)
+    given = Moments(
+        rng.normal(size=(BATCH, *HALVES, CHANNELS)).astype(np.float32),
+        rng.uniform(0.5, 2, (BATCH, *HALVES, CHANNELS)).astype(np.float32),
+    )
+    first, second, weights = arguments
+    each = (
+        (first[:, None], second[:, None], repeated(weights)),
+        np.moveaxis(kept, -1, 0)[..., None],
+        given,
+        (np.moveaxis(of_states, 1, 0)[:, :, None], repeated(of_moments)),
+    )
+    found = run_each(each[0], wiring, *each[1:])
+    convolves = (wiring.operations < CONVOLUTIONS)[..., None, None]
+    for n in range(BATCH):
+        assert_one_image(*jax.tree.map(lambda x: x[n], (each, found)), wiring)  # noqa: B023
+        # Moments that were given come back where they were used.
+        for a, b in zip(found[1], given, strict=True):
+            np.testing.assert_array_equal(a[n], np.where(convolves, b[n], 0))
+
+
+def repeated(tree):
+    return jax.tree.map(lambda x: np.stack([x] * BATCH), tree)
+
+
+def assert_one_image(each, found, wiring):
+    arguments, kept, given, (of_states, _) = each
+
+    def states(arguments):
+        return numpy_cell(*arguments, wiring, doubles(kept), doubles(given))[0]
+
+    assert_close(found[0], states(doubles(arguments)))
+    assert_gradients(found[2], lambda a: np.sum(states(a) * of_states), arguments)
+
+
+def test_all_wirings_share_one_compilation():
+    arguments, kept, gradients = make_arguments(0)
+    for number in range(100):
+        run(arguments, make_wiring(number), kept, None, gradients)
+    assert traces.count(True) == 1
