@@ -34,10 +34,10 @@ def get_config() -> ConfigDict:
     config.strategy.random.candidates = ConfigDict(
         {"proposed": 100, "screen_batches": 5, "keep": 5}
     )
-    config.retrain.epochs = 15
+    config.retrain.epochs = 10
     config.retrain.space = ConfigDict({"filters": 8, "layers": 3, "auxiliary": True})
     config.retrain.task.batch_size = 32
     config.retrain.task.augmentation = ConfigDict({"cutout": 2})
-    config.retrain.task.drop_path = ConfigDict({"rate": 0.1, "epochs": 15})
-    config.retrain.optimizer.cosine.period = 15
+    config.retrain.task.drop_path = ConfigDict({"rate": 0.1, "epochs": 10})
+    config.retrain.optimizer.cosine.period = 10
     return config
