@@ -277,7 +277,6 @@ class MicroCell:
         Returns:
           The scores of the classes.
         """
-        noise = noise or Noise(jax.random.key(0))
         wirings, found = self.wirings(architecture), {}
         given = moments or {}
         x, found["stem"] = _normalized_product(
@@ -294,7 +293,7 @@ class MicroCell:
                 child["auxiliary"], behind_first, given.get("auxiliary")
             )
         features = jnp.mean(jax.nn.relu(x), (1, 2))
-        if noise.dropout:
+        if noise is not None and noise.dropout:
             kept = jax.random.bernoulli(noise.key, 1 - noise.dropout, features.shape)
             features = jnp.where(kept, features / (1 - noise.dropout), 0)
         return Outputs(_linear(features, child["classifier"]), auxiliary, found)
@@ -310,25 +309,33 @@ class MicroCell:
             y = multiply(y, child[name]["kernel"])
             y, found[name] = _normalize(y, child[name], given.get(name))
             inputs.append(y)
-        kinds = self._cells(stage)
-        before = sum(len(self._cells(s)) for s in range(stage))
-        depth = (before + 1 + jnp.arange(len(kinds))) / (self.layers + STAGES - 1)
-        keys = jax.random.split(jax.random.fold_in(noise.key, stage), len(kinds))
         each = (
             self._wirings_of_stage(stage, wirings),
-            self._by_cell(child["cells"], len(kinds)),
-            depth * noise.drop_path,
-            keys,
+            self._by_cell(child["cells"], len(self._cells(stage))),
+            self._kept(stage, noise, len(x)),
             given.get("cells"),
         )
 
         def run(inputs, each):
-            wiring, child, rate, key, given = each
-            y, found = self._run_cell(inputs, wiring, child, rate, key, given)
+            y, found = self._run_cell(inputs, *each)
             return (inputs[1], y), (y if self.auxiliary else None, found)
 
         (_, x), (outputs, found["cells"]) = jax.lax.scan(run, tuple(inputs), each)
         return x, None if outputs is None else outputs[0], found
+
+    def _kept(self, stage: int, noise: Noise | None, batch: int) -> jax.Array:
+        """Factors of a stage's branches, ``float[cells, nodes, 2, batch]``."""
+        cells, shape = len(self._cells(stage)), (self.num_nodes, 2, batch)
+        if noise is None:
+            return jnp.ones((cells, *shape))
+        before = sum(len(self._cells(s)) for s in range(stage))
+        depth = (before + 1 + jnp.arange(cells)) / (self.layers + STAGES - 1)
+
+        def of_cell(key, rate):
+            return jax.random.bernoulli(key, 1 - rate, shape) / (1 - rate)
+
+        keys = jax.random.split(jax.random.fold_in(noise.key, stage), cells)
+        return jax.vmap(of_cell)(keys, depth * noise.drop_path)
 
     def _by_cell(self, stacks: Params, cells: int) -> Params:
         """A child's rows, ``[cells, ...]``."""
@@ -344,7 +351,7 @@ class MicroCell:
         }
         return found
 
-    def _run_cell(self, inputs, wiring, child, rate, key, given):
+    def _run_cell(self, inputs, wiring, child, kept, given):
         halves, dtype = child["pointwise"].shape[:-1], child["pointwise"].dtype
         weights = Weights(
             depthwise_3x3=child["depthwise_3x3"],
@@ -353,9 +360,6 @@ class MicroCell:
             scale=child.get("scale", jnp.ones(halves, dtype)),
             offset=child.get("offset", jnp.zeros(halves, dtype)),
         )
-        kept = jax.random.bernoulli(
-            key, 1 - rate, (self.num_nodes, 2, len(inputs[0]))
-        ) / (1 - rate)
         states, found = run_cell(
             *inputs, weights, wiring, kept, given and given["branches"]
         )
