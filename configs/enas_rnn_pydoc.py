@@ -3,7 +3,7 @@
     python launch.py --config=configs/enas_rnn_pydoc.py --workdir=runs/pydoc
 
 Searches with the Weight Plasticity Loss and without, on text that needs no download:
-about 4.5 minutes on two CPU cores, compilation included. With the penalty, what
+about 4 minutes on two CPU cores, compilation included. With the penalty, what
 children forget in an epoch falls from some 14 to less than 1 in perplexity.
 """
 
