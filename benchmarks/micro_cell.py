@@ -92,7 +92,7 @@ def _window(reduce, start):
 
 def _mean(x):
     add = _window(jax.lax.add, 0.0)
-    return add(x) / add(jnp.ones_like(x))
+    return add(x) / add(jnp.ones((1, *x.shape[1:3], 1)))
 
 
 def _child(number: int) -> list[dict]:

@@ -1,9 +1,10 @@
 """Convolution and pooling of each channel by itself, as sums of shifted images.
 
-XLA's CPU backend takes some thirty times longer for a grouped convolution than for
-the same as a sum of products of shifted images, and longer still for its gradients;
-the backward passes are therefore written out. Images are ``float[batch, height, width,
-channels]``, padded so that they keep their size.
+XLA's CPU backend takes some twenty times longer for a grouped convolution than for
+the same as a sum of products of shifted images (``benchmarks/micro_cell.py``), and the
+gradient of such a sum is slow again; the backward passes are therefore written out.
+Images are ``float[batch, height, width, channels]``, padded so that they keep their
+size.
 """
 
 import itertools
