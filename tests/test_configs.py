@@ -12,7 +12,7 @@ import pytest
 from wpl_jax import retrain, search_run
 from wpl_jax.data import ImageDataset, Split, TextDataset
 from wpl_jax.search_config import expand, make_search
-from wpl_jax.tasks import image_classification, language_model, load_task
+from wpl_jax.tasks import image_classification, language_model
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("enas_*.py"))
@@ -67,10 +67,9 @@ def test_every_call_of_every_arm_keeps_the_form_of_the_state(name):
                 lambda x: (x.shape, x.dtype), state
             )
         if each.config.retrain.epochs:
-            changed = retrain.config_for_task(each.config)
-            task, retrain_data, _ = load_task(changed)
-            retraining = retrain.make_retraining(changed, task)
-            architecture = np.zeros(len(task.space.decisions), np.int32)
+            retraining, retrain_data = retrain.load(each.config)
+            decisions = retraining.task.space.decisions
+            architecture = np.zeros(len(decisions), np.int32)
             start = functools.partial(retraining.init, each.key(), architecture)
             state = jax.eval_shape(start)
             after = jax.eval_shape(retraining.train, state, retrain_data, 0, 0, 1)

@@ -18,12 +18,12 @@ from ml_collections import ConfigDict
 
 from wpl_jax import retrain
 from wpl_jax.checkpoint import StopRequest
-from wpl_jax.config_fields import require_int
+from wpl_jax.config_fields import require_int, with_changes
 from wpl_jax.forgetting import kendall_tau
 from wpl_jax.run_directory import finite, to_json, write_atomically
 from wpl_jax.search import Evaluator, Search
 from wpl_jax.supernet import Decision, random_architecture
-from wpl_jax.tasks import Data, load_task
+from wpl_jax.tasks import Data
 
 RANKS_FILE = "rank_disorder.json"
 
@@ -57,10 +57,9 @@ def from_scratch(
     Returns:
       Their errors on the validation data.
     """
-    changed = retrain.config_for_task(config)
-    changed.retrain.epochs = config.ranking.epochs
-    task, data, _ = load_task(changed)
-    retraining = retrain.make_retraining(changed, task)
+    epochs = {"retrain": {"epochs": config.ranking.epochs}}
+    changed = with_changes(config, epochs, "config.retrain lacks epochs")
+    retraining, data = retrain.load(changed)
     errors = []
     for number, architecture in enumerate(architectures, 1):
         folder = workdir / "ranking" / f"architecture_{number}"

@@ -28,7 +28,7 @@ from wpl_jax.optimizers import Sgd, make_sgd
 from wpl_jax.resumable import Resumable
 from wpl_jax.run_directory import finite, to_json, write_atomically
 from wpl_jax.supernet import gather, num_parameters
-from wpl_jax.tasks import Data, Evaluation, Task
+from wpl_jax.tasks import Data, Evaluation, Task, load_task
 from wpl_jax.training import Trainee, train_step
 
 RETRAINED_FILE = "retrained.json"
@@ -184,6 +184,17 @@ def config_for_task(config: ConfigDict) -> ConfigDict:
         "config.retrain.space or config.retrain.task changes a setting that "
         "config.space or config.task does not have",
     )
+
+
+def load(config: ConfigDict) -> tuple[Retraining, Data]:
+    """The training that ``config.retrain`` describes, and its data.
+
+    Raises:
+      UserError: If a setting or the data is wrong.
+    """
+    changed = config_for_task(config)
+    task, data, _ = load_task(changed)
+    return make_retraining(changed, task), data
 
 
 def run(

@@ -25,7 +25,7 @@ from wpl_jax.search import Measured, Search, State
 from wpl_jax.search_config import Run, arm_names, expand, make_search
 from wpl_jax.search_report import REPORT_FILE, RESULTS_FILE
 from wpl_jax.supernet import architecture_from_json, architecture_to_json
-from wpl_jax.tasks import Data, load_task, ranking
+from wpl_jax.tasks import Data, ranking
 
 ARCHITECTURE_FILE = "architecture.json"
 
@@ -91,9 +91,11 @@ def _report(config: ConfigDict, workdir: Path) -> None:
 
 def derive(config: ConfigDict, workdir: Path) -> None:
     """Selects the best architecture of each search again, also of unfinished ones."""
+    runs = expand(config)
     with open_run(workdir, config.to_dict(), existing=True), StopRequest() as stop:
-        for each in expand(config):
-            folder, (search, data, _) = each.folder(workdir), make_search(each.config)
+        searches = _search_of_each_arm(runs)
+        for each in runs:
+            folder, (search, data) = each.folder(workdir), searches[each.arm]
             state = _restore(search, each, folder)
             title = f"{each.arm}, seed {each.seed}"
             for call in calls_of_search(each.config, search):
@@ -113,14 +115,13 @@ def rank(config: ConfigDict, workdir: Path) -> None:
     with open_run(workdir, config.to_dict(), existing=True), StopRequest() as stop:
         for each in runs:
             search_report.read(each.folder(workdir), each.arm, each.seed)
-        search, _, _ = make_search(runs[0].config)
-        architectures = rank_disorder.draw(
-            config.ranking.architectures, search.task.space.decisions
-        )
+        searches = _search_of_each_arm(runs)
+        decisions = searches[runs[0].arm][0].task.space.decisions
+        architectures = rank_disorder.draw(config.ranking.architectures, decisions)
         scratch = rank_disorder.from_scratch(config, architectures, workdir, stop)
         shared = {}
         for each in runs:
-            folder, (search, data, _) = each.folder(workdir), make_search(each.config)
+            folder, (search, data) = each.folder(workdir), searches[each.arm]
             params = _restore(search, each, folder).shared.params
             shared[folder.name] = rank_disorder.with_shared(
                 search, params, data, architectures
@@ -148,15 +149,13 @@ def retrain_file(config: ConfigDict, workdir: Path) -> None:
             "architecture, as a search writes it. Pass "
             "--config.retrain.architecture=FOLDER/architecture.json."
         )
-    changed = retrain.config_for_task(config)
-    task, data, _ = load_task(changed)
-    retraining = retrain.make_retraining(changed, task)
+    retraining, data = retrain.load(config)
     text = path.read_text(encoding="utf-8")
-    architecture = architecture_from_json(task.space, text)
+    architecture = architecture_from_json(retraining.task.space, text)
     with open_run(workdir, config.to_dict()), StopRequest() as stop:
         folder = workdir / "retrain"
         retrain.run(
-            changed,
+            config,
             retraining,
             data,
             architecture,
@@ -192,6 +191,13 @@ def _first_of_each_arm(runs: list[Run]) -> dict[str, ConfigDict]:
     return {each.arm: each.config for each in reversed(runs)}
 
 
+def _search_of_each_arm(runs: list[Run]) -> dict[str, tuple[Search, Data]]:
+    """Seeds of an arm share its search and its data."""
+    return {
+        arm: make_search(config)[:2] for arm, config in _first_of_each_arm(runs).items()
+    }
+
+
 def _is_finished(each: Run, workdir: Path) -> bool:
     retrained = each.folder(workdir) / "retrain" / retrain.RETRAINED_FILE
     return (each.folder(workdir) / RESULTS_FILE).exists() and (
@@ -206,10 +212,9 @@ class _Arm:
         self._config = config
         self._search, self._data, self.about = make_search(config)
         if config.retrain.epochs:
-            changed = retrain.config_for_task(config)
-            task, self._retrain_data, _ = load_task(changed)
-            self._retraining = retrain.make_retraining(changed, task)
-            if task.space.decisions != self._search.task.space.decisions:
+            self._retraining, self._retrain_data = retrain.load(config)
+            space = self._retraining.task.space
+            if space.decisions != self._search.task.space.decisions:
                 raise ConfigError(
                     "config.retrain.space has other decisions than config.space, "
                     "expected the same. Change sizes there that leave them as they are."

@@ -177,17 +177,32 @@ def _separable(x, kernels, weights, moments):
     def half(x, each):
         kernel, pointwise, scale, offset, given = each
         mixed = depthwise(jax.nn.relu(x), kernel) @ pointwise
-        found = moments_of(mixed) if given is None else given
-        deviation = jax.lax.rsqrt(found.variance + EPSILON)
-        centered = mixed - found.mean.astype(mixed.dtype)
-        normalized = centered * deviation.astype(mixed.dtype)
+        normalized, deviation, found = normalize(mixed, given)
         return normalized * scale + offset, (_Saved(normalized, deviation), found)
 
     each = (kernels, weights.pointwise, weights.scale, weights.offset, moments)
     return jax.lax.scan(half, x, each)
 
 
-def moments_of(x: jax.Array) -> Moments:
+def normalize(
+    x: jax.Array, given: Moments | None
+) -> tuple[jax.Array, jax.Array, Moments]:
+    """Batch normalization (Ioffe and Szegedy, 2015), before scale and offset.
+
+    Args:
+      x: ``float[batch, height, width, channels]``.
+      given: Moments to normalize with; None for those of the batch.
+
+    Returns:
+      ``x`` normalized, 1 / standard deviation, and the moments.
+    """
+    found = _moments_of(x) if given is None else given
+    deviation = jax.lax.rsqrt(found.variance + EPSILON)
+    x = (x - found.mean.astype(x.dtype)) * deviation.astype(x.dtype)
+    return x, deviation, found
+
+
+def _moments_of(x):
     """Of images, over the batch and its pixels."""
     mean = jnp.mean(x, (0, 1, 2), dtype=jnp.float32)
     centered = x - mean.astype(x.dtype)

@@ -25,11 +25,10 @@ from jax.typing import ArrayLike
 
 from wpl_jax.spaces.cell_graph import (
     CONVOLUTIONS,
-    EPSILON,
     OPERATIONS,
     Weights,
     Wiring,
-    moments_of,
+    normalize,
     run_cell,
 )
 from wpl_jax.spaces.depthwise import shifts
@@ -454,10 +453,8 @@ def _normalized_product(x, child, given):
 
 
 def _normalize(x, child, given):
-    """Batch normalization (Ioffe and Szegedy, 2015), and its moments."""
-    found = moments_of(x) if given is None else given
-    deviation = jax.lax.rsqrt(found.variance + EPSILON)
-    x = (x - found.mean.astype(x.dtype)) * deviation.astype(x.dtype)
+    """Batch normalization with scale and offset, if there are, and its moments."""
+    x, _, found = normalize(x, given)
     if "scale" in child:
         x = x * child["scale"] + child["offset"]
     return x, jax.lax.stop_gradient(found)

@@ -171,9 +171,7 @@ class ImageClassification:
 
         def add(i, total):
             images, labels = self._batch(data, "valid", first + i)
-            logits = self.space.apply(
-                child, architecture, images, moments=moments
-            ).logits
+            logits = self._logits(child, architecture, images, moments)
             found = jnp.stack(
                 [_nats(logits, labels), jnp.mean(_wrongs(logits, labels))]
             )
@@ -193,9 +191,7 @@ class ImageClassification:
         def one(index):
             places = index * self.batch_size + jnp.arange(self.batch_size)
             images, labels = self._take(data, split, places % count)
-            logits = self.space.apply(
-                child, architecture, images, moments=moments
-            ).logits
+            logits = self._logits(child, architecture, images, moments)
             each = jnp.stack([_nats_of_each(logits, labels), _wrongs(logits, labels)])
             return jnp.sum(each * (places < count), 1)
 
@@ -207,8 +203,7 @@ class ImageClassification:
         """Nats on one batch of the split."""
         images, labels = self._batch(data, split, step)
         moments = self._moments(child, architecture, data)
-        outputs = self.space.apply(child, architecture, images, moments=moments)
-        return _nats(outputs.logits, labels)
+        return _nats(self._logits(child, architecture, images, moments), labels)
 
     def fisher_examples(self, child, architecture, data, split: str, step):
         """Its images, each with the moments of the batch.
@@ -227,11 +222,12 @@ class ImageClassification:
 
     def example_loss(self, child, architecture, example):
         """Nats of one image."""
-        return _nats(self._logits(child, architecture, example), example.label[None])
+        logits = self._logits_of_example(child, architecture, example)
+        return _nats(logits, example.label[None])
 
     def sample_labels(self, key, child, architecture, example):
         """The image with a class drawn from the model."""
-        logits = self._logits(child, architecture, example)[0]
+        logits = self._logits_of_example(child, architecture, example)[0]
         label = jax.random.categorical(key, logits).astype(example.label.dtype)
         return example._replace(label=label)
 
@@ -239,11 +235,12 @@ class ImageClassification:
         """The share that is right."""
         return 1 - evaluation.error / 100
 
-    def _logits(self, child, architecture, example):
-        images = example.image[None]
-        return self.space.apply(
-            child, architecture, images, moments=example.moments
-        ).logits
+    def _logits(self, child, architecture, images, moments):
+        """Without noise."""
+        return self.space.apply(child, architecture, images, moments=moments).logits
+
+    def _logits_of_example(self, child, architecture, example):
+        return self._logits(child, architecture, example.image[None], example.moments)
 
     def _moments(self, child, architecture, data):
         """What to normalize with, None for each batch's own."""
