@@ -10,7 +10,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from wpl_jax import jobs
+from wpl_jax import jobs, parallel
 from wpl_jax.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -21,6 +21,9 @@ _WORKDIR = flags.DEFINE_string(
     None,
     "Folder of the run; the same command again continues what is in it.",
     required=True,
+)
+_DEVICES = flags.DEFINE_integer(
+    "devices", None, "How many of the devices to use; all where it is not given."
 )
 _MODE = flags.DEFINE_string("mode", "run", "What to do: run, or report again.")
 
@@ -33,6 +36,7 @@ def main(argv: list[str]) -> None:
     try:
         if not _WORKDIR.value:
             raise UserError("--workdir is empty, expected a folder for the run.")
+        parallel.use(_DEVICES.value)
         jobs.run(_CONFIG.value, Path(_WORKDIR.value), _MODE.value)
     except UserError as error:
         _fail(error)

@@ -57,6 +57,7 @@ def get_config() -> ConfigDict:
     config.search = ConfigDict()
     config.search.epochs = 150
     config.search.children = 60
+    config.search.together = 1  # children whose gradients are averaged
     config.search.batches = 7
     config.search.eval_batches = 5  # of err1 and err2
     config.search.learn_per_call = 50  # steps of the strategy between checkpoints

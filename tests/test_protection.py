@@ -18,7 +18,7 @@ from wpl_jax.protection import (
     Trained,
     make_protection,
 )
-from wpl_jax.supernet import ALL
+from wpl_jax.supernet import ALL, present
 
 # A child of two stacked rows, and weights that all children share.
 SHAPES = {"edges": (2, 3), "shared": (2,), "scale": ()}
@@ -54,11 +54,11 @@ class Quadratic:
     def example_loss(self, child, architecture, example):
         return self.loss(child, example)
 
-    def fisher_examples(self, child, architecture, data, split, step):
+    def fisher_examples(self, child, architecture, data, split, step, axis):
         return jax.tree.map(lambda x: x[step % BATCHES], data[split])
 
-    def fisher_loss(self, child, architecture, data, split, step):
-        examples = self.fisher_examples(child, architecture, data, split, step)
+    def fisher_loss(self, child, architecture, data, split, step, axis):
+        examples = self.fisher_examples(child, architecture, data, split, step, axis)
         return jnp.mean(jax.vmap(self.loss, (None, 0))(child, examples))
 
     def sample_labels(self, key, child, architecture, example):
@@ -88,9 +88,10 @@ def train_children(protection, numbers=(0, 1), alpha=0.5):
 
     @jax.jit
     def remember(memory, state, params, number):
-        trained = Trained(params, ROWS, jnp.zeros(1, jnp.int32), number)
-        key = jax.random.key(0)
-        return protection.after_child(memory, state, trained, task, data, key, alpha)
+        trained = Trained(params, jnp.zeros(1, jnp.int32), number)
+        found = protection.estimate(trained, task, data, jax.random.key(0))
+        used = present(params, ROWS)
+        return protection.remember(memory, state, params, found, used, ROWS, alpha)
 
     params = to_jax(CHILDREN[0])
     memory = protection.init(params)
@@ -239,9 +240,10 @@ def test_l2_weighs_all_weights_alike_and_asks_nothing_of_the_data():
 
     @jax.jit
     def remember(memory, state, child, number):
-        trained = Trained(child, ROWS, jnp.zeros(1, jnp.int32), number)
-        key = jax.random.key(0)
-        return l2.after_child(memory, state, trained, None, None, key, 1.0)
+        trained = Trained(child, jnp.zeros(1, jnp.int32), number)
+        found = l2.estimate(trained, None, None, jax.random.key(0))
+        used = present(child, ROWS)
+        return l2.remember(memory, state, child, found, used, ROWS, 1.0)
 
     for number, child in enumerate(map(to_jax, CHILDREN)):
         memory, state = remember(memory, state, child, number)
@@ -267,9 +269,7 @@ def test_without_a_penalty_nothing_is_done():
     memory, after = none.begin_epoch((), state, jnp.int32(6))
     assert memory == ()
     assert after is state
-    trained = Trained(params, ROWS, jnp.zeros(1, jnp.int32), jnp.int32(0))
-    key = jax.random.key(0)
-    memory, after = none.after_child((), state, trained, None, None, key, 3.0)
+    memory, after = none.remember((), state, params, params, ONE, ROWS, 3.0)
     assert memory == ()
     assert after is state
     epochs = jnp.arange(20)

@@ -47,7 +47,7 @@ class ToyTask:
     def init_stream(self):
         return {"last": jnp.zeros(SIZE), "drawn": jnp.zeros(EPOCHS * BATCHES), "at": 0}
 
-    def train_loss(self, child, architecture, data, stream, step, key):
+    def train_loss(self, child, architecture, data, stream, step, key, axis):
         index = step % len(data["train"])
         target = data["train"][index]
         nats = distance(point(child, architecture) + STREAM * stream["last"], target)

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from wpl_jax import search_config, tasks
 from wpl_jax.optimizers import Exponential, Sgd
 from wpl_jax.protection import NoProtection, make_protection
-from wpl_jax.search import Search
+from wpl_jax.search import Evaluator, Search
 from wpl_jax.strategies import make_strategy
 from wpl_jax.strategies.random_search import RandomSearch
 from wpl_jax.strategies.strategy import Candidates
@@ -156,7 +156,7 @@ def test_epochs_are_the_papers_algorithm(form):
             np.testing.assert_allclose(value, written.params[name], rtol=2e-5)
             average = state.shared.memory[name]
             np.testing.assert_allclose(average, written.average[name], rtol=2e-4)
-    assert int(state.stream) == EPOCHS * CHILDREN * BATCHES
+    np.testing.assert_array_equal(state.stream, EPOCHS * CHILDREN * BATCHES)
 
 
 def test_one_compilation_serves_all_architectures_and_epochs():
@@ -250,7 +250,7 @@ def _numbers(leaf):
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_step_that_is_not_finite_is_left_out_and_counted(what):
     class Broken(toy.ToyTask):
-        def train_loss(self, child, architecture, data, stream, step, key):
+        def train_loss(self, child, architecture, data, stream, step, key, axis):
             nats, aux = super().train_loss(child, architecture, data, stream, step, key)
             bad = jnp.where(step == 3, jnp.inf, 0.0)
             if what == "loss":
@@ -320,19 +320,38 @@ class TableSpace(toy.ToySpace):
         return {"shared": jnp.zeros(())}
 
 
+def test_children_that_are_rewarded_run_one_of_their_operations_each():
+    # Mapped over architectures, a switch would become a select of all branches.
+    class Choosing(toy.ToyTask):
+        def validate(self, child, architecture, data, first, batches, axis):
+            branches = [jnp.sin, jnp.cos, jnp.exp]
+            nats = jax.lax.switch(architecture[0], branches, 1.0)
+            return Evaluation(nats, nats)
+
+    task, data = Choosing(), toy.make_data()
+    params = task.space.init(jax.random.key(0))
+    keys = jax.random.split(jax.random.key(1), 3)
+    architectures = jnp.array([[0, 1], [2, 0], [1, 1]])
+    rewards = functools.partial(Evaluator(task).rewards, params)
+    program = jax.make_jaxpr(rewards)(architectures, data, keys)
+    assert str(program).count("cond[") == 1
+    expected = np.exp(-np.array([np.sin(1), np.exp(1), np.cos(1)]))
+    np.testing.assert_allclose(rewards(architectures, data, keys), expected, rtol=1e-6)
+
+
 class TableTask(toy.ToyTask):
     """The loss counts the decisions that differ from the best architecture's."""
 
     best = (2, 0, 1, 2)
 
-    def validate(self, child, architecture, data, first, batches):
+    def validate(self, child, architecture, data, first, batches, axis):
         wrong = jnp.sum(architecture != jnp.asarray(self.best)) + 0.0
         return Evaluation(wrong, wrong)
 
-    def evaluate(self, child, architecture, data, split):
-        return self.validate(child, architecture, data, 0, 1)
+    def evaluate(self, child, architecture, data, split, axis):
+        return self.validate(child, architecture, data, 0, 1, axis)
 
-    def train_loss(self, child, architecture, data, stream, step, key):
+    def train_loss(self, child, architecture, data, stream, step, key, axis):
         return child["shared"] * 0, (child["shared"] * 0, stream)
 
 

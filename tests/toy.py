@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import enas_rnn_pydoc
+from wpl_jax.parallel import ALONE
 from wpl_jax.supernet import ALL, Decision, Graph
 from wpl_jax.tasks import Evaluation
 
@@ -70,37 +71,38 @@ class ToyTask:
     predictions_per_batch = 4
 
     def init_stream(self):
-        return jnp.zeros(())
+        return jnp.zeros(self.predictions_per_batch)
 
     def num_batches(self, data, split):
         return getattr(data, split).shape[0]
 
-    def train_loss(self, child, architecture, data, stream, step, key):
-        nats = self.fisher_loss(child, architecture, data, "train", step)
+    def train_loss(self, child, architecture, data, stream, step, key, axis=ALONE):
+        nats = self.fisher_loss(child, architecture, data, "train", step, axis)
         return nats, (nats, stream + 1)
 
-    def validate(self, child, architecture, data, first, batches):
+    def validate(self, child, architecture, data, first, batches, axis=ALONE):
         def add(i, total):
             return total + self.fisher_loss(
-                child, architecture, data, "valid", first + i
+                child, architecture, data, "valid", first + i, axis
             )
 
-        return _evaluation(jax.lax.fori_loop(0, batches, add, 0.0) / batches)
+        total = jax.lax.fori_loop(0, batches, add, 0.0)
+        return _evaluation(axis.mean(total) / batches)
 
-    def evaluate(self, child, architecture, data, split):
+    def evaluate(self, child, architecture, data, split, axis=ALONE):
         examples = getattr(data, split).reshape(-1, SIZE)
         losses = jax.vmap(self.example_loss, (None, None, 0))
         return _evaluation(jnp.mean(losses(child, architecture, examples)))
 
-    def fisher_loss(self, child, architecture, data, split, step):
-        examples = self.fisher_examples(child, architecture, data, split, step)
+    def fisher_loss(self, child, architecture, data, split, step, axis=ALONE):
+        examples = self.fisher_examples(child, architecture, data, split, step, axis)
         return jnp.mean(
             jax.vmap(self.example_loss, (None, None, 0))(child, architecture, examples)
         )
 
-    def fisher_examples(self, child, architecture, data, split, step):
+    def fisher_examples(self, child, architecture, data, split, step, axis=ALONE):
         examples = getattr(data, split)
-        return examples[step % len(examples)]
+        return axis.share(examples[step % len(examples)])
 
     def example_loss(self, child, architecture, example):
         y = self.space.apply(child, architecture, example)
@@ -128,7 +130,7 @@ def get_config():
     """A search of seconds with all its parts."""
     config = enas_rnn_pydoc.get_config()
     config.num_seeds = 1
-    config.task = ConfigDict({"name": "toy", "seed": 0})
+    config.task = ConfigDict({"name": "toy", "seed": 0, "batch_size": 4})
     config.space = ConfigDict({"name": "toy"})
     config.search.epochs = 3
     config.search.children = 4

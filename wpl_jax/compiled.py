@@ -8,19 +8,18 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import jax
-
 _REMEMBERED = 64  # instances, for each method
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Makes a method a jitted function of all its arguments but ``self``.
+    """Makes a method one compiled function of all its arguments but ``self``.
 
-    Compiled when it is first called, once for all equal instances, whose attributes
-    are constants in it: they must be hashable and not change, as frozen dataclasses.
+    Compiled when it is first called, once for all equal instances, for the
+    ``devices`` that they name. Their attributes are constants in it: they must be
+    hashable and not change, as those of frozen dataclasses.
 
     Args:
-      **options: Of :func:`jax.jit`, arguments by their names.
+      **options: Of :meth:`wpl_jax.parallel.Devices.compile`.
 
     Returns:
       A decorator.
@@ -29,7 +28,7 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     def decorate(method: Callable[..., Any]) -> Any:
         @functools.lru_cache(maxsize=_REMEMBERED)
         def compile_for(self: Any) -> Any:
-            return jax.jit(functools.partial(method, self), **options)
+            return self.devices.compile(functools.partial(method, self), **options)
 
         return property(compile_for, doc=method.__doc__)
 

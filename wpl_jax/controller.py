@@ -39,7 +39,7 @@ from wpl_jax.checks import LARGEST, SMALLEST, check_range
 
 NumChoices = Sequence[int] | np.ndarray | jax.Array
 EntropyMode = Literal["reward", "regularizer"]
-RewardFn = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+RewardsFn = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 class Params(NamedTuple):
@@ -405,7 +405,7 @@ def train(
     opt_state: optax.OptState,
     baseline: Baseline,
     key: jax.Array,
-    reward_fn: RewardFn,
+    rewards_fn: RewardsFn,
     optimizer: optax.GradientTransformation,
     num_choices: NumChoices,
     *,
@@ -431,15 +431,15 @@ def train(
       baseline: :func:`init_baseline`, or as left by an earlier call.
       key: PRNG key. A step's draws depend on it and on the number of the step
         only, so that ``steps`` may be split over calls with the same key.
-      reward_fn: ``reward_fn(key, architecture, step) -> float[]``, finite, higher
-        is better. Traced, so that nothing crosses to the host. Its key differs
-        from sample to sample, its step is int32.
+      rewards_fn: ``rewards_fn(keys[n], architectures[n, decisions], step) ->
+        float[n]``, finite, higher is better, ``n`` the samples of a step. Traced, so
+        that nothing crosses to the host. The keys differ from sample to sample, the
+        step is int32.
       optimizer: An optax transformation.
       num_choices: As in :func:`sample`.
       steps: Number of updates.
       samples_per_step: Architectures that the gradient of an update is averaged
-        over. Rewards are computed one after the other: mapped over architectures,
-        a child's choice between operations would become all of the operations.
+        over.
       first_step: Number of the first step.
       decay: As in :func:`update_baseline`.
       entropy_weight: As in :func:`reinforce_loss`.
@@ -453,7 +453,8 @@ def train(
 
     Raises:
       ValueError: As in :func:`reinforce_loss` and :func:`update_baseline`, and if
-        ``steps`` or ``samples_per_step`` is below 1.
+        ``steps`` or ``samples_per_step`` is below 1 or ``rewards_fn`` returns
+        something else.
     """
     for name, value in (("steps", steps), ("samples_per_step", samples_per_step)):
         if value < 1:
@@ -486,12 +487,13 @@ def train(
         params, opt_state, baseline = state
         keys = jax.random.split(jax.random.fold_in(key, step), (2, samples_per_step))
         drawn = jax.vmap(lambda k: sample(params, k, num_choices, **policy))(keys[0])
-        rewards = jax.lax.map(
-            lambda each: jnp.asarray(
-                reward_fn(each[0], each[1], step), params.bias.dtype
-            ),
-            (keys[1], drawn.architecture),
-        )
+        rewards = rewards_fn(keys[1], drawn.architecture, step)
+        rewards = jnp.asarray(rewards, params.bias.dtype)
+        if rewards.shape != (samples_per_step,):
+            raise ValueError(
+                f"rewards_fn must return a number for each of {samples_per_step} "
+                f"architectures, got shape {rewards.shape}."
+            )
         gradient = jax.grad(mean_loss)(params, drawn.architecture, rewards, baseline)
         updates, opt_state = optimizer.update(gradient, opt_state, params)
         params = optax.apply_updates(params, updates)

@@ -81,12 +81,12 @@ class Progress:
             else None
         )
 
-    def advance(self, note: str) -> None:
-        """Counts one more, and says what it was."""
-        self._done += 1
+    def advance(self, note: str, count: int = 1) -> None:
+        """Counts so many more, and says what they were."""
+        self._done += count
         if self._bar is not None:
             self._bar.set_postfix_str(note, refresh=False)
-            self._bar.update()
+            self._bar.update(count)
         elif (
             time.monotonic() - self._last >= self._interval or self._done == self._total
         ):

@@ -27,7 +27,8 @@ from wpl_jax.config_fields import (
     require_number,
     require_only,
 )
-from wpl_jax.supernet import is_all, present
+from wpl_jax.parallel import ALONE, Axis
+from wpl_jax.supernet import is_all
 from wpl_jax.tasks.task import Data, Task
 from wpl_jax.trees import widen
 
@@ -40,7 +41,6 @@ class Trained(NamedTuple):
     """A child that has just been trained."""
 
     params: Any
-    rows: Any
     architecture: jax.Array  # int32[num_decisions]
     number: jax.Array  # int32[]; how many were trained before it
 
@@ -74,17 +74,47 @@ class Protection(Protocol):
     ) -> tuple[Memory, Any]:
         """Forgets what is to be forgotten as an epoch begins."""
 
-    def after_child(
+    def estimate(
         self,
-        memory: Memory,
-        opt_state: Any,
-        trained: "Trained",
+        trained: Trained,
         task: Task,
         data: Data,
         key: jax.Array,
+        axis: Axis = ALONE,
+    ) -> Any:
+        """What a trained child leaves behind, a tree like its parameters.
+
+        Args:
+          trained: The child.
+          task: For its loss.
+          data: Of the task.
+          key: PRNG key.
+          axis: Devices that share each batch.
+        """
+
+    def remember(
+        self,
+        memory: Memory,
+        opt_state: Any,
+        params: Any,
+        found: Any,
+        used: Any,
+        rows: Any,
         alpha: jax.Array,
     ) -> tuple[Memory, Any]:
-        """Remembers a trained child; all trees are cut down to it."""
+        """Remembers parameters as they have been trained.
+
+        All trees are of one child, or all are of the shared parameters.
+
+        Args:
+          memory: What is remembered so far.
+          opt_state: The optimizer's state, with the penalty.
+          params: Where the parameters are now.
+          found: What :meth:`estimate` found, or a mean over children.
+          used: 0/1 or bool, broadcast to them: what is to be remembered.
+          rows: Of any child; they tell what all children share.
+          alpha: Strength of the penalty.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +149,12 @@ class NoProtection:
         del epoch
         return memory, opt_state
 
-    def after_child(self, memory, opt_state, *args):
+    def estimate(self, trained, *args):
+        """Zeros."""
+        del args
+        return jax.tree.map(jnp.zeros_like, trained.params)
+
+    def remember(self, memory, opt_state, *args):
         """Nothing."""
         del args
         return memory, opt_state
@@ -217,64 +252,75 @@ class QuadraticProtection:
 
         return flushed(memory), penalty.map_states(forget, opt_state)
 
-    def after_child(self, memory, opt_state, trained, task, data, key, alpha):
-        """Mixes the child's Fisher in, and moves the anchor to it."""
-        found = self._estimate(trained, task, data, key)
-        memory = fisher.update_average(memory, found, eta=self.eta, form=self.average)
+    def remember(self, memory, opt_state, params, found, used, rows, alpha):
+        """Mixes the Fisher in, and moves the anchor to the parameters."""
+        memory = fisher.update_average(
+            memory, found, eta=self.eta, form=self.average, mask=used
+        )
         if self.max_norm is not None:
             memory = fisher.clip_norm(memory, self.max_norm)
         if self.compound:
             memory = jax.tree.map(lambda f: alpha * f, memory)
         protected = jax.tree.map(
             lambda there, index: there * (self.protect == "all" or not is_all(index)),
-            present(trained.params, trained.rows),
-            trained.rows,
+            used,
+            rows,
         )
         importance = jax.tree.map(jnp.multiply, memory, protected)
         if self.normalize != "none":
             importance = fisher.normalize(importance, protected, per=self.normalize)
         return memory, penalty.consolidate(
-            opt_state, trained.params, importance, rule=self.rule
+            opt_state, params, importance, rule=self.rule, mask=used
         )
 
-    def _estimate(self, trained, task, data, key):
+    def estimate(self, trained, task, data, key, axis=ALONE):
+        """The Fisher of the child on some batches."""
         if self.estimator == "uniform":
             return jax.tree.map(lambda p: widen(jnp.ones_like(p)), trained.params)
         estimate = self._of_batch if self.estimator == "batch" else self._of_examples
 
         def add(total, i):
             batch = trained.number * self.batches + i
-            found = estimate(trained, task, data, batch, jax.random.fold_in(key, i))
+            key_of_batch = jax.random.fold_in(key, i)
+            found = estimate(trained, task, data, batch, key_of_batch, axis)
             return jax.tree.map(jnp.add, total, found), None
 
         zero = self.init(trained.params)
         total, _ = jax.lax.scan(add, zero, jnp.arange(self.batches))
         return jax.tree.map(lambda f: f / self.batches, total)
 
-    def _of_batch(self, trained, task, data, batch, key):
+    def _of_batch(self, trained, task, data, batch, key, axis):
         del key
         gradient = jax.grad(task.fisher_loss)(
-            trained.params, trained.architecture, data, self.split, batch
+            trained.params, trained.architecture, data, self.split, batch, axis
         )
-        return fisher.square(gradient)
+        # The mean first: squares of the devices' gradients are another estimate.
+        return fisher.square(axis.mean(gradient))
 
-    def _of_examples(self, trained, task, data, batch, key):
-        def loss(child, example):
-            return task.example_loss(child, trained.architecture, example)
+    def _of_examples(self, trained, task, data, batch, key, axis):
+        def loss(child, item):
+            return task.example_loss(child, trained.architecture, item[1])
 
-        def resample(key, child, example):
-            return task.sample_labels(key, child, trained.architecture, example)
+        def resample(_, child, item):
+            number, example = item
+            # A draw for each place in the batch, on whichever device it is.
+            own = jax.random.fold_in(key, number)
+            return number, task.sample_labels(own, child, trained.architecture, example)
 
-        return fisher.per_example_fisher(
+        examples = task.fisher_examples(
+            trained.params, trained.architecture, data, self.split, batch, axis
+        )
+        here = len(jax.tree.leaves(examples)[0])
+        numbers = axis.share(jnp.arange(here * axis.size))
+        found = fisher.per_example_fisher(
             loss,
             trained.params,
-            task.fisher_examples(
-                trained.params, trained.architecture, data, self.split, batch
-            ),
+            (numbers, examples),
             chunk_size=self.chunk_size,
             resample=resample if self.labels == "model" else None,
             key=key,
         )
+        return axis.mean(found)
 
 
 # Settings under which the newest Fisher takes the place of the average, as it is.

@@ -85,11 +85,13 @@ def with_shared(
     search: Search, params: Any, data: Data, architectures: np.ndarray
 ) -> list[float]:
     """Errors on the validation data with the shared parameters of a search."""
-    evaluator = Evaluator(search.task)
-    return [
-        float(evaluator.evaluate(params, jnp.asarray(each), data, "valid").error)
-        for each in architectures
-    ]
+    evaluator, at_once = Evaluator(search.task, search.devices), search.devices.count
+    errors: list[float] = []
+    for first in range(0, len(architectures), at_once):
+        some = jnp.asarray(architectures[first : first + at_once])
+        found = evaluator.evaluate(params, some, data, "valid")
+        errors += np.asarray(found.error).tolist()
+    return errors
 
 
 def write(

@@ -26,6 +26,7 @@ class Resumable(contextlib.AbstractContextManager):
     Attributes:
       state: A tree of arrays; to be replaced in every call.
       note: What the progress line says.
+      took: How many of the calls the last one was; one, where it says nothing.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Resumable(contextlib.AbstractContextManager):
         stop: StopRequest,
         checkpoint_seconds: float,
         landmark: Callable[[int], bool] = lambda done: False,
+        place: Callable[[Any], Any] = lambda state: state,
     ):
         """Restores the newest state of the folder, or starts anew.
 
@@ -57,13 +59,14 @@ class Resumable(contextlib.AbstractContextManager):
           checkpoint_seconds: Time between checkpoints, at least.
           landmark: After which numbers of calls the state is saved in any case, to
             go back to.
+          place: Puts a state that was read where the calls want it.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        self.note = ""
+        self.note, self.took = "", 1
         self._total, self._unit, self._stop = total, unit, stop
         self._seconds, self._landmark = checkpoint_seconds, landmark
         self._record_of, self._went_back = record_of, False
-        self._like = like
+        self._like, self._place = like, place
         with contextlib.ExitStack() as stack:
 
             def closing(thing):
@@ -74,7 +77,7 @@ class Resumable(contextlib.AbstractContextManager):
             )
             resumed = self._checkpoints.restore(like)
             if resumed is not None:
-                self._done, self.state = resumed
+                self._done, self.state = resumed[0], place(resumed[1])
                 say = f"resuming after {self._done} of {total} {unit}."
                 print(f"{title}: {say}", flush=True)
             else:
@@ -95,12 +98,13 @@ class Resumable(contextlib.AbstractContextManager):
           SystemExit: Once all is saved, if it was asked to stop.
         """
         while self._done < self._total and self._stop.signum is None:
+            self.took = 1
             yield self._done
             if self._went_back:
                 self._went_back = False
                 continue
-            self._done += 1
-            self._progress.advance(self.note)
+            self._done += self.took
+            self._progress.advance(self.note, self.took)
             late = time.monotonic() - self._saved_at >= self._seconds
             if late or self._landmark(self._done):
                 self._save()
@@ -121,7 +125,7 @@ class Resumable(contextlib.AbstractContextManager):
         found = self._checkpoints.restore(self._like, landmark=True)
         if found is None:
             raise ValueError("There is no landmark to go back to.")
-        self._done, self.state = found
+        self._done, self.state = found[0], self._place(found[1])
         self._saved, self._went_back = self._done, True
         self._metrics.go_back(self._record_of(self._done))
         self._progress.go_back(self._done)

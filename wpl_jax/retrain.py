@@ -25,6 +25,7 @@ from wpl_jax.compiled import compiled
 from wpl_jax.config_fields import require_int, require_number, with_changes
 from wpl_jax.errors import UserError
 from wpl_jax.optimizers import Sgd, make_sgd
+from wpl_jax.parallel import ONE, Devices, make_devices
 from wpl_jax.resumable import Resumable
 from wpl_jax.run_directory import finite, to_json, write_atomically
 from wpl_jax.supernet import gather, num_parameters
@@ -60,12 +61,14 @@ class Retraining:
       optimizer: SGD.
       epochs: Passes over the training data.
       patience: Epochs without improvement before averaging begins, None for never.
+      devices: Among which each batch is divided.
     """
 
     task: Task
     optimizer: Sgd
     epochs: int
     patience: int | None
+    devices: Devices = ONE
 
     @compiled()
     def init(self, key: jax.Array, architecture: jax.Array) -> State:
@@ -95,6 +98,7 @@ class Retraining:
         transform = self.optimizer.transform(self.optimizer.rate(epoch))
         key = jax.random.fold_in(jax.random.fold_in(state.key, 1), epoch)
         passed = epoch * self.task.num_batches(data, "train")
+        axis = self.devices.every
 
         def step(i, state):
             trainee, (nats, sound) = train_step(
@@ -105,6 +109,7 @@ class Retraining:
                 data,
                 passed + i,
                 jax.random.fold_in(key, i),
+                axis,
             )
             averaged = jnp.where(state.averaging, state.averaged + 1, 0)
             share = 1 / jnp.maximum(averaged, 1)
@@ -119,8 +124,11 @@ class Retraining:
                 skipped=state.skipped + ~sound,
             )
 
-        state = state._replace(nats=jnp.where(first == 0, 0, state.nats))
-        return jax.lax.fori_loop(first, end, step, state)
+        state = state._replace(
+            nats=jnp.where(first == 0, 0, state.nats), stream=axis.share(state.stream)
+        )
+        state = jax.lax.fori_loop(first, end, step, state)
+        return state._replace(stream=axis.join(state.stream))
 
     @compiled(donate_argnames="state")
     def validate(self, state: State, data: Data, epoch) -> State:
@@ -131,7 +139,7 @@ class Retraining:
             state.average,
             state.params,
         )
-        found = self.task.evaluate(params, state.architecture, data, "valid")
+        found = self._evaluate(params, state, data, "valid")
         # NaN has no order.
         found = jax.tree.map(lambda x: jnp.where(jnp.isfinite(x), x, jnp.inf), found)
         errors = state.history.error
@@ -152,10 +160,16 @@ class Retraining:
     @compiled(static_argnames="split")
     def evaluate(self, state: State, data: Data, split: str) -> Evaluation:
         """What the best parameters are worth on the whole of a split."""
-        return self.task.evaluate(state.best, state.architecture, data, split)
+        return self._evaluate(state.best, state, data, split)
+
+    def _evaluate(self, params, state, data, split):
+        axis = self.devices.every
+        return self.task.evaluate(params, state.architecture, data, split, axis)
 
 
-def make_retraining(config: ConfigDict, task: Task) -> Retraining:
+def make_retraining(
+    config: ConfigDict, task: Task, devices: Devices = ONE
+) -> Retraining:
     """The training that ``config.retrain`` describes, on a task made for it.
 
     Raises:
@@ -164,7 +178,7 @@ def make_retraining(config: ConfigDict, task: Task) -> Retraining:
     check(config)
     settings = config.retrain
     optimizer = make_sgd(config, "retrain.optimizer")
-    return Retraining(task, optimizer, settings.epochs, settings.patience)
+    return Retraining(task, optimizer, settings.epochs, settings.patience, devices)
 
 
 def check(config: ConfigDict) -> None:
@@ -193,8 +207,9 @@ def load(config: ConfigDict) -> tuple[Retraining, Data]:
       UserError: If a setting or the data is wrong.
     """
     changed = config_for_task(config)
+    devices = make_devices(changed)
     task, data, _ = load_task(changed)
-    return make_retraining(changed, task), data
+    return make_retraining(changed, task, devices), devices.replicate(data)
 
 
 def run(
@@ -235,6 +250,7 @@ def run(
         unit="calls",
         stop=stop,
         checkpoint_seconds=config.retrain.checkpoint_seconds,
+        place=retraining.devices.replicate,
     ) as job:
         if np.any(job.state.architecture != architecture):
             raise UserError(

@@ -18,6 +18,7 @@ from a saved state takes the same path.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -28,11 +29,13 @@ from jax.typing import ArrayLike
 
 from wpl_jax.compiled import compiled
 from wpl_jax.forgetting import Forgetting, forgetting
+from wpl_jax.joint_training import Child, joint_step, mean_over_children
 from wpl_jax.optimizers import Sgd
+from wpl_jax.parallel import ALONE, ONE, Axis, Devices
 from wpl_jax.protection import Protection, Trained
 from wpl_jax.strategies import Strategy
 from wpl_jax.strategies.strategy import Learned
-from wpl_jax.supernet import ALL, gather, scatter
+from wpl_jax.supernet import ALL, gather, present, scatter
 from wpl_jax.tasks import Data, Evaluation, Task, ranking
 from wpl_jax.training import Trainee, train_step
 
@@ -102,34 +105,52 @@ class Evaluator:
     """Evaluates children with the shared parameters, whatever protects them."""
 
     task: Task
+    devices: Devices = ONE
 
     @compiled()
     def validate(
-        self, params: Any, architecture: jax.Array, data: Data, batches: jax.Array
+        self, params: Any, architectures: jax.Array, data: Data, batches: jax.Array
     ) -> Evaluation:
-        """On the first validation batches."""
-        return self.task.validate(
-            self._child(params, architecture), architecture, data, 0, batches
-        )
+        """Several, ``int32[n, decisions]``, on the first validation batches."""
+
+        def one(architecture, axis):
+            child = self._child(params, architecture)
+            return self.task.validate(child, architecture, data, 0, batches, axis)
+
+        return self._each(one, architectures)
 
     @compiled(static_argnames="split")
     def evaluate(
-        self, params: Any, architecture: jax.Array, data: Data, split: str
+        self, params: Any, architectures: jax.Array, data: Data, split: str
     ) -> Evaluation:
-        """On the whole of a split."""
-        return self.task.evaluate(
-            self._child(params, architecture), architecture, data, split
-        )
+        """Several, ``int32[n, decisions]``, on the whole of a split."""
 
-    def reward(
-        self, params: Any, architecture: jax.Array, data: Data, key: jax.Array
+        def one(architecture, axis):
+            child = self._child(params, architecture)
+            return self.task.evaluate(child, architecture, data, split, axis)
+
+        return self._each(one, architectures)
+
+    def rewards(
+        self, params: Any, architectures: jax.Array, data: Data, keys: jax.Array
     ) -> jax.Array:
-        """Of one validation batch, drawn by the key; traced, not compiled."""
-        batch = jax.random.randint(key, (), 0, self.task.num_batches(data, "valid"))
-        child = self._child(params, architecture)
-        found = self.task.validate(child, architecture, data, batch, 1)
-        # What has no loss is as bad as can be; the controller must not see a NaN.
-        return jnp.where(jnp.isfinite(found.nats), self.task.reward(found), 0.0)
+        """Of one validation batch each, drawn by the keys; traced, not compiled."""
+
+        def one(each, axis):
+            architecture, key = each
+            batch = jax.random.randint(key, (), 0, self.task.num_batches(data, "valid"))
+            child = self._child(params, architecture)
+            found = self.task.validate(child, architecture, data, batch, 1, axis)
+            # What has no loss is as bad as can be; a strategy must not see a NaN.
+            return jnp.where(jnp.isfinite(found.nats), self.task.reward(found), 0.0)
+
+        return self._each(one, (architectures, keys))
+
+    def _each(self, function: Callable[[Any, Axis], Any], items: Any) -> Any:
+        """Several are divided among the devices; of one, the batch is."""
+        if len(jax.tree.leaves(items)[0]) > 1:
+            return self.devices.every.map(lambda item: function(item, ALONE), items)
+        return ALONE.map(lambda item: function(item, self.devices.every), items)
 
     def _child(self, params, architecture):
         return gather(params, self.task.space.rows(architecture))
@@ -141,6 +162,7 @@ class Learner:
 
     task: Task
     strategy: Strategy
+    devices: Devices = ONE
 
     @compiled(donate_argnames="state", static_argnames="steps")
     def learn(
@@ -155,12 +177,13 @@ class Learner:
     ) -> tuple[Any, Learned]:
         """Some of the steps of an epoch, from ``first`` on."""
 
-        def reward(key, architecture, step):
+        def rewards(keys, architectures, step):
             del step
-            return Evaluator(self.task).reward(params, architecture, data, key)
+            evaluator = Evaluator(self.task, self.devices)
+            return evaluator.rewards(params, architectures, data, keys)
 
         key = _fold(key, "learn", epoch)
-        return self.strategy.learn(state, key, reward, first, steps)
+        return self.strategy.learn(state, key, rewards, first, steps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,6 +198,9 @@ class Search:
       children: How many an epoch trains.
       batches: Batches that each is trained on.
       eval_batches: Validation batches of err1 and err2, the same for all.
+      together: How many children are trained at once, by the mean of their gradients;
+        divides the children of an epoch.
+      devices: What it all runs on. They change results by no more than rounding.
     """
 
     task: Task
@@ -184,12 +210,25 @@ class Search:
     children: int
     batches: int
     eval_batches: int
+    together: int = 1
+    devices: Devices = ONE
 
     @property
     def num_judged(self) -> int:
         """How many candidates are judged on the whole validation set."""
         candidates = self.strategy.candidates
         return min(candidates.keep, candidates.proposed)
+
+    def at_once(self, phase: str) -> int:
+        """How many architectures a call of a phase is for."""
+        each_device = {
+            "evaluate": self.children,
+            "screen": self.strategy.candidates.proposed,
+            "judge": self.num_judged,
+        }
+        if phase in each_device:
+            return min(self.devices.count, each_device[phase])
+        return self.together if phase == "train" else 1
 
     @compiled()
     def init(self, key: jax.Array) -> State:
@@ -203,7 +242,7 @@ class Search:
                 params, self._transform(0).init(params), self.protection.init(params)
             ),
             strategy=self.strategy.init(_fold(key, "strategy")),
-            stream=self.task.init_stream(),
+            stream=self._init_streams(),
             rate_scale=jnp.float32(1),
             skipped=jnp.int32(0),
             skipped_in_row=jnp.int32(0),
@@ -239,17 +278,27 @@ class Search:
     def train_child(
         self, state: State, data: Data, epoch: ArrayLike, index: ArrayLike
     ) -> State:
-        """Proposes, trains, protects and evaluates one child of an epoch."""
+        """Proposes, trains, protects and evaluates one child of an epoch.
+
+        Or several, the first of them ``index``, which are trained together.
+        """
         state = self.train_and_protect(state, data, epoch, index)
         seen = state.epoch
-        err1 = self._validate(state, seen.architectures, seen.err1, index, data)
+        err1 = self._validate(
+            state, seen.architectures, seen.err1, index, self.together, data
+        )
         return state._replace(epoch=seen._replace(err1=err1))
 
     @compiled(donate_argnames="state")
     def train_and_protect(
         self, state: State, data: Data, epoch: jax.Array, index: jax.Array
     ) -> State:
-        """Proposes, trains and protects one child of an epoch."""
+        """Proposes, trains and protects the child, or those trained together."""
+        train = self._train_one if self.together == 1 else self._train_several
+        return train(state, data, epoch, index)
+
+    def _train_one(self, state, data, epoch, index):
+        """On the child's own parameters, at a child's cost."""
         architecture = self.strategy.propose(
             state.strategy, _fold(state.key, "propose", epoch, index)
         )
@@ -257,7 +306,15 @@ class Search:
         rows_of_all = self._rows_of_all(state.shared, rows)
         child = gather(state.shared, rows_of_all)
         state, child, nats = self._train(state, child, architecture, data, epoch, index)
-        child = self._protect(state, child, rows, architecture, data, epoch, index)
+        trained = Trained(child.params, architecture, epoch * self.children + index)
+        axis = self.devices.batch
+
+        def find():
+            key = _fold(state.key, "fisher", epoch, index)
+            found = self.protection.estimate(trained, self.task, data, key, axis)
+            return found, present(child.params, rows)
+
+        child = self._protect(child, rows, epoch, find)
         seen = state.epoch
         return state._replace(
             shared=scatter(state.shared, rows_of_all, child),
@@ -284,36 +341,105 @@ class Search:
                 data,
                 first + i,
                 jax.random.fold_in(key, i),
+                self.devices.batch,
             )
             in_row = jnp.where(sound, 0, in_row + 1)
             return (trainee, skipped + ~sound, in_row), nats
 
-        trainee = Trainee(child.params, child.opt_state, state.stream)
+        stream = self.devices.batch.share(state.stream)
+        trainee = Trainee(child.params, child.opt_state, stream)
         carry = (trainee, state.skipped, state.skipped_in_row)
         (trainee, skipped, in_row), nats = jax.lax.scan(
             step, carry, jnp.arange(self.batches)
         )
         child = child._replace(params=trainee.params, opt_state=trainee.opt_state)
         state = state._replace(
-            stream=trainee.stream, skipped=skipped, skipped_in_row=in_row
+            stream=self.devices.batch.join(trainee.stream),
+            skipped=skipped,
+            skipped_in_row=in_row,
         )
-        return state, child, jnp.nanmean(jnp.where(jnp.isfinite(nats), nats, jnp.nan))
+        return state, child, _mean_of_finite(nats)
 
-    def _protect(self, state, child, rows, architecture, data, epoch, index):
-        """Lets the protection remember a trained child, from its first epoch on."""
-        trained = Trained(
-            child.params, rows, architecture, epoch * self.children + index
+    def _train_several(self, state, data, epoch, index):
+        """On all shared parameters, each child on batches of its own.
+
+        The training batches are divided into as many stretches; each child goes on
+        where the one in its place before has stopped.
+        """
+        numbers = index + jnp.arange(self.together)
+        keys = jax.vmap(lambda i: _fold(state.key, "propose", epoch, i))(numbers)
+        propose = functools.partial(self.strategy.propose, state.strategy)
+        architectures = jax.vmap(propose)(keys)
+        keys = jax.vmap(lambda i: _fold(state.key, "train", epoch, i))(numbers)
+        stretch = self.task.num_batches(data, "train") // self.together
+        rounds = (epoch * self.children + index) // self.together
+        first = jnp.arange(self.together) * stretch + rounds * self.batches
+        transform = self._transform(epoch, state.rate_scale)
+
+        def step(carry, i):
+            shared, streams, skipped, in_row = carry
+            children = Child(
+                architecture=architectures,
+                stream=streams,
+                step=first + i,
+                key=jax.vmap(jax.random.fold_in, (0, None))(keys, i),
+            )
+            params, opt_state, streams, (nats, sound) = joint_step(
+                self.task,
+                transform,
+                shared.params,
+                shared.opt_state,
+                children,
+                data,
+                self.devices,
+            )
+            in_row = jnp.where(jnp.any(sound), 0, in_row + 1)
+            shared = shared._replace(params=params, opt_state=opt_state)
+            return (shared, streams, skipped + jnp.sum(~sound), in_row), nats
+
+        carry = (state.shared, state.stream, state.skipped, state.skipped_in_row)
+        (shared, streams, skipped, in_row), nats = jax.lax.scan(
+            step, carry, jnp.arange(self.batches)
         )
+
+        def estimate(params, child):
+            trained = Trained(
+                params, child.architecture, epoch * self.children + child.step
+            )
+            found = self.protection.estimate(
+                trained, self.task, data, child.key, self.devices.batch
+            )
+            return found, jnp.isfinite(optax.tree.norm(found)), ()
+
+        def find():
+            keys = jax.vmap(lambda i: _fold(state.key, "fisher", epoch, i))(numbers)
+            children = Child(architectures, (), numbers, keys)
+            found, used, _ = mean_over_children(
+                shared.params, self.task.space.rows, estimate, children, self.devices
+            )
+            return found, used
+
+        rows = self.task.space.rows(architectures[0])
+        seen = state.epoch
+        return state._replace(
+            shared=self._protect(shared, rows, epoch, find),
+            stream=streams,
+            skipped=skipped,
+            skipped_in_row=in_row,
+            epoch=seen._replace(
+                architectures=_put(seen.architectures, index, architectures),
+                train_nats=_put(seen.train_nats, index, _mean_of_finite(nats)),
+            ),
+        )
+
+    def _protect(self, shared, rows, epoch, find):
+        """Lets the protection remember what was trained, from its first epoch on."""
 
         def remember(memory, opt_state):
-            return self.protection.after_child(
-                memory,
-                opt_state,
-                trained,
-                self.task,
-                data,
-                _fold(state.key, "fisher", epoch, index),
-                self.protection.alpha(epoch),
+            found, used = find()
+            alpha = self.protection.alpha(epoch)
+            return self.protection.remember(
+                memory, opt_state, shared.params, found, used, rows, alpha
             )
 
         def remember_if_finite(*old):
@@ -326,22 +452,22 @@ class Search:
             self.protection.active(epoch),
             remember_if_finite,
             lambda *unchanged: unchanged,
-            child.memory,
-            child.opt_state,
+            shared.memory,
+            shared.opt_state,
         )
-        return child._replace(memory=memory, opt_state=opt_state)
+        return shared._replace(memory=memory, opt_state=opt_state)
 
     def evaluate_again(self, state: State, data: Data, index: ArrayLike) -> State:
-        """Takes err2 of one child of the epoch."""
-        seen = state.epoch
-        err2 = self._validate(state, seen.architectures, seen.err2, index, data)
+        """Takes err2 of children of the epoch, the first of them ``index``."""
+        seen, count = state.epoch, self.at_once("evaluate")
+        err2 = self._validate(state, seen.architectures, seen.err2, index, count, data)
         return state._replace(epoch=seen._replace(err2=err2))
 
     def learn(
         self, state: State, data: Data, epoch: ArrayLike, first: ArrayLike, steps: int
     ) -> State:
         """Lets the strategy learn for some of its steps in an epoch."""
-        strategy, learned = Learner(self.task, self.strategy).learn(
+        strategy, learned = Learner(self.task, self.strategy, self.devices).learn(
             state.strategy, state.shared.params, data, state.key, epoch, first, steps
         )
         share = np.float32(steps / self.strategy.steps)
@@ -386,13 +512,14 @@ class Search:
         )
 
     def screen(self, state: State, data: Data, index: ArrayLike) -> State:
-        """Judges one candidate on a few validation batches."""
+        """Judges candidates on a few validation batches, from ``index`` on."""
         selection = state.selection
         screened = self._validate(
             state,
             selection.architectures,
             selection.screened,
             index,
+            self.at_once("screen"),
             data,
             self.strategy.candidates.screen_batches,
         )
@@ -406,24 +533,33 @@ class Search:
         return state._replace(selection=selection._replace(kept=kept))
 
     def judge(self, state: State, data: Data, index: ArrayLike) -> State:
-        """Judges one of the kept candidates on all validation data."""
+        """Judges kept candidates on all validation data, from ``index`` on."""
         selection = state.selection
-        architecture = _at(selection.architectures, _at(selection.kept, index))
-        found = Evaluator(self.task).evaluate(
-            state.shared.params, architecture, data, "valid"
+        kept = _from(selection.kept, index, self.at_once("judge"))
+        found = Evaluator(self.task, self.devices).evaluate(
+            state.shared.params, _at(selection.architectures, kept), data, "valid"
         )
         judged = _put(selection.judged, index, found)
         return state._replace(selection=selection._replace(judged=judged))
 
-    def _validate(self, state, architectures, evaluations, index, data, batches=None):
-        """Evaluates one of the architectures, and puts it among the evaluations."""
-        found = Evaluator(self.task).validate(
+    def _validate(
+        self, state, architectures, evaluations, index, count, data, batches=None
+    ):
+        """Evaluates some of the architectures, and puts it among the evaluations."""
+        found = Evaluator(self.task, self.devices).validate(
             state.shared.params,
-            _at(architectures, index),
+            _from(architectures, index, count),
             data,
             np.int32(batches or self.eval_batches),
         )
         return _put(evaluations, index, found)
+
+    def _init_streams(self):
+        """One, or one for each of the children that are trained together."""
+        stream = self.task.init_stream()
+        if self.together == 1:
+            return stream
+        return jax.tree.map(lambda x: jnp.stack([x] * self.together), stream)
 
     def _if_learned(self, mean):
         return mean if self.strategy.steps else jnp.full_like(mean, jnp.nan)
@@ -455,14 +591,30 @@ def _no_evaluations(count: int) -> Evaluation:
     return Evaluation(jnp.zeros(count), jnp.zeros(count))
 
 
+def _mean_of_finite(nats: jax.Array) -> jax.Array:
+    """Over the leading axis."""
+    return jnp.nanmean(jnp.where(jnp.isfinite(nats), nats, jnp.nan), 0)
+
+
 @jax.jit
 def _at(array: jax.Array, index: ArrayLike) -> jax.Array:
     return array[index]
 
 
+@functools.partial(jax.jit, static_argnames="count")
+def _from(array: jax.Array, first: ArrayLike, count: int) -> jax.Array:
+    """So many from there on; if there are not enough, the last ones."""
+    return jax.lax.dynamic_slice_in_dim(array, first, count)
+
+
 @jax.jit
-def _put(evaluations: Evaluation, index: ArrayLike, new: Evaluation) -> Evaluation:
-    return jax.tree.map(lambda a, b: a.at[index].set(b), evaluations, new)
+def _put(tree: Any, first: ArrayLike, new: Any) -> Any:
+    """Puts back what :func:`_from` took, or what was made of it."""
+
+    def put(old, new):
+        return jax.lax.dynamic_update_slice_in_dim(old, new, first, 0)
+
+    return jax.tree.map(put, tree, new)
 
 
 _PURPOSES = ("params", "strategy", "propose", "train", "fisher", "learn", "derive")

@@ -15,6 +15,7 @@ from wpl_jax.config_fields import (
     with_changes,
 )
 from wpl_jax.optimizers import make_sgd
+from wpl_jax.parallel import make_devices
 from wpl_jax.protection import make_protection
 from wpl_jax.search import Search
 from wpl_jax.strategies import make_strategy
@@ -69,11 +70,25 @@ def make_search(config: ConfigDict) -> tuple[Search, Data, str]:
     Raises:
       UserError: If the configuration or the data is wrong.
     """
-    for name in ("epochs", "children", "batches", "eval_batches", "learn_per_call"):
+    for name in (
+        "epochs",
+        "children",
+        "together",
+        "batches",
+        "eval_batches",
+        "learn_per_call",
+        "max_bad_steps",
+    ):
         require_int(config, f"search.{name}", 1)
-    require_int(config, "search.max_bad_steps", 1)
+    require(
+        config.search.children % config.search.together == 0,
+        config,
+        "search.together",
+        f"a divisor of the {config.search.children} children of an epoch",
+    )
     require_number(config, "search.checkpoint_seconds", least=0)
     protection, optimizer = make_protection(config), make_sgd(config)
+    devices = make_devices(config, config.search.together)
     task, data, about = load_task(config)
     strategy = make_strategy(config, task.space.decisions)
     require(
@@ -102,5 +117,7 @@ def make_search(config: ConfigDict) -> tuple[Search, Data, str]:
         children=settings.children,
         batches=settings.batches,
         eval_batches=settings.eval_batches,
+        together=settings.together,
+        devices=devices,
     )
-    return search, data, about
+    return search, devices.replicate(data), about

@@ -31,7 +31,11 @@ ARCHITECTURE_FILE = "architecture.json"
 
 
 class Call(NamedTuple):
-    """One compiled call of a search."""
+    """A call of a search for one child, candidate or stretch of learning.
+
+    Several of a phase are one call where devices divide them among each other; what is
+    counted and saved does not depend on how many devices there are.
+    """
 
     epoch: int
     phase: str
@@ -98,9 +102,11 @@ def derive(config: ConfigDict, workdir: Path) -> None:
             folder, (search, data) = each.folder(workdir), searches[each.arm]
             state = _restore(search, each, folder)
             title = f"{each.arm}, seed {each.seed}"
-            for call in calls_of_search(each.config, search):
-                if call.epoch == each.config.search.epochs and stop.signum is None:
-                    state = _advance(each.config, search, data, state, call)
+            calls = calls_of_search(each.config, search)
+            number = [call.phase for call in calls].index("propose")
+            while number < len(calls) and stop.signum is None:
+                state = _advance(each.config, search, data, state, calls[number])
+                number += _taken(search, calls, number)
             if stop.signum is not None:
                 sys.exit(stop.exit_code())
             # Of an unfinished search, what says so: its results are still to come.
@@ -137,7 +143,7 @@ def _restore(search: Search, each: Run, folder: Path) -> State:
         found = checkpoints.restore(jax.eval_shape(search.init, each.key()))
     if found is None:
         raise UserError(f"There is no search in {folder}. Run it first.")
-    return found[1]
+    return search.devices.replicate(found[1])
 
 
 def retrain_file(config: ConfigDict, workdir: Path) -> None:
@@ -267,6 +273,13 @@ def calls_of_search(config: ConfigDict, search: Search) -> list[Call]:
     ]
 
 
+def _taken(search: Search, calls: list[Call], number: int) -> int:
+    """How many of the calls the one with this number makes."""
+    call, count = calls[number], search.at_once(calls[number].phase)
+    some = calls[number : number + count]
+    return sum(one[:2] == call[:2] for one in some)
+
+
 def _advance(
     config: ConfigDict, search: Search, data: Data, state: State, call: Call
 ) -> State:
@@ -322,16 +335,17 @@ def _search(
         unit="calls",
         stop=stop,
         checkpoint_seconds=config.search.checkpoint_seconds,
+        place=search.devices.replicate,
         landmark=starts.__contains__,
     ) as job:
         told = ""
         for number in job.calls():
-            call = calls[number]
+            call, job.took = calls[number], _taken(search, calls, number)
             job.state = _advance(config, search, data, job.state, call)
             if int(job.state.skipped_in_row) >= config.search.max_bad_steps:
                 _go_back(job, title, call)
                 continue
-            if call.last:
+            if calls[number + job.took - 1].last:
                 epoch = np.int32(call.epoch)
                 measured = jax.device_get(search.measure(job.state, epoch))
                 job.record(call.epoch, record(measured))

@@ -111,6 +111,17 @@ def scatter(params: Any, rows: Any, child: Any) -> Any:
     return jax.tree.map(put, params, rows, child)
 
 
+def add_rows(params: Any, rows: Any, child: Any) -> Any:
+    """Adds one child's parameters to where :func:`gather` would take them."""
+
+    def add(p, index, c):
+        if is_all(index):
+            return p + c
+        return p.at[index].add(c, mode="drop", unique_indices=True)
+
+    return jax.tree.map(add, params, rows, child)
+
+
 def mask(params: Any, rows: Any) -> Any:
     """A tree like ``params`` of 0/1 arrays that broadcast to them.
 

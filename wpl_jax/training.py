@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from wpl_jax.parallel import ALONE, Axis
 from wpl_jax.tasks.task import Data, Task
 
 
@@ -32,6 +33,7 @@ def train_step(
     data: Data,
     step: jax.Array,
     key: jax.Array,
+    axis: Axis = ALONE,
 ) -> tuple[Trainee, Step]:
     """A step on one batch; one that is not finite changes nothing.
 
@@ -43,21 +45,40 @@ def train_step(
       data: Of the task.
       step: Number of the training batch, ``int32[]``.
       key: PRNG key of the loss, for dropout and the like.
+      axis: Devices that share the batch; of the stream each has its part.
 
     Returns:
       The trainee after the step, and what is told of it.
     """
-    params, opt_state, stream = trainee
-    gradient, (nats, stream) = jax.grad(task.train_loss, has_aux=True)(
-        params, architecture, data, stream, step, key
+    gradient, stream, nats, sound = gradient_of_batch(
+        task, trainee.params, architecture, data, trainee.stream, step, key, axis
     )
-    updates, opt_state = transform.update(gradient, opt_state, params)
-    params = optax.apply_updates(params, updates)
-    norms = optax.tree.norm(gradient) + optax.tree.norm(updates)
-    sound = jnp.isfinite(nats) & jnp.isfinite(norms)
+    updates, opt_state = transform.update(gradient, trainee.opt_state, trainee.params)
+    params = optax.apply_updates(trainee.params, updates)
+    sound &= jnp.isfinite(optax.tree.norm(updates))
     trainee = jax.tree.map(
         lambda new, old: jnp.where(sound, new, old),
         Trainee(params, opt_state, stream),
         trainee,
     )
     return trainee, Step(nats, sound)
+
+
+def gradient_of_batch(
+    task: Task,
+    params: Any,
+    architecture: jax.Array,
+    data: Data,
+    stream: Any,
+    step: jax.Array,
+    key: jax.Array,
+    axis: Axis = ALONE,
+) -> tuple[Any, Any, jax.Array, jax.Array]:
+    """The gradient of one batch, the stream, the nats, and whether all is finite."""
+    gradient, (nats, stream) = jax.grad(task.train_loss, has_aux=True)(
+        params, architecture, data, stream, step, key, axis
+    )
+    # Before anything is made of them: a mean of what is clipped is something else.
+    gradient, nats = axis.mean((gradient, nats))
+    sound = jnp.isfinite(nats) & jnp.isfinite(optax.tree.norm(gradient))
+    return gradient, stream, nats, sound

@@ -101,8 +101,8 @@ STEADY = Enas(
 def learn_steadily(state, first, steps, noise):
     """Steps that are rewarded with their number, and something besides."""
 
-    def reward(key, architecture, step):
-        return step + noise * (jax.random.uniform(key) - architecture[1])
+    def reward(keys, architectures, step):
+        return step + noise * (jax.vmap(jax.random.uniform)(keys) - architectures[:, 1])
 
     return STEADY.learn(state, jax.random.key(7), reward, first, steps)
 
@@ -155,9 +155,9 @@ def test_enas_averages_rewards_over_samples_and_credits_later_entropies():
         STEADY, samples_per_step=200, entropy_weight=10.0, entropy_mode="regularizer"
     )
 
-    def reward(key, architecture, step):
-        del architecture, step
-        return jax.random.uniform(key)
+    def reward(keys, architectures, step):
+        del architectures, step
+        return jax.vmap(jax.random.uniform)(keys)
 
     @jax.jit
     def learn(state, first):
@@ -190,9 +190,9 @@ def test_a_cold_controller_is_as_sure_as_its_bound_lets_it():
 
 
 def test_enas_finds_the_architecture_that_is_rewarded():
-    def reward(key, architecture, step):
-        del key, step
-        return jnp.all(architecture == jnp.array(TARGET)).astype(jnp.float32)
+    def reward(keys, architectures, step):
+        del keys, step
+        return jnp.all(architectures == jnp.array(TARGET), 1).astype(jnp.float32)
 
     @jax.jit
     def learn(state):

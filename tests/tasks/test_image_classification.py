@@ -14,6 +14,7 @@ import scipy.stats
 from configs import enas_cnn_digits
 from wpl_jax.data import ImageDataset, Split
 from wpl_jax.errors import ConfigError, UserError
+from wpl_jax.parallel import ALONE
 from wpl_jax.spaces.micro_cell import MicroCell, Outputs
 from wpl_jax.tasks import Evaluation, image_classification, load_task
 from wpl_jax.tasks.image_classification import (
@@ -52,7 +53,9 @@ class Linear:
 
     auxiliary: bool = True
 
-    def apply(self, child, architecture, images, *, noise=None, moments=None):
+    def apply(
+        self, child, architecture, images, *, noise=None, moments=None, axis=ALONE
+    ):
         if moments is None:
             axes = (0, 1, 2)
             found = Moments(jnp.mean(images, axes), jnp.var(images, axes))
@@ -72,7 +75,9 @@ class Telling(Linear):
 
     told: list = dataclasses.field(default_factory=list)
 
-    def apply(self, child, architecture, images, *, noise=None, moments=None):
+    def apply(
+        self, child, architecture, images, *, noise=None, moments=None, axis=ALONE
+    ):
         self.told.append((images, noise))
         given = {"noise": noise, "moments": moments}
         return super().apply(child, architecture, images, **given)

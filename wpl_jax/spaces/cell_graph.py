@@ -12,11 +12,13 @@ remembered, and that of a differentiated choice of a state adds up a gradient fo
 each state that was not chosen.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from wpl_jax.parallel import ALONE, Axis
 from wpl_jax.spaces.depthwise import average_pool, depthwise, max_pool
 
 OPERATIONS = (
@@ -68,7 +70,7 @@ class _Saved(NamedTuple):
     deviation: jax.Array  # [2, channels]; 1 / standard deviation
 
 
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
 def run_cell(
     first: jax.Array,
     second: jax.Array,
@@ -76,6 +78,7 @@ def run_cell(
     wiring: Wiring,
     kept: jax.Array,
     moments: Moments | None = None,
+    axis: Axis = ALONE,
 ) -> tuple[jax.Array, Moments]:
     """Computes all states of a cell.
 
@@ -89,6 +92,7 @@ def run_cell(
         differentiated.
       moments: To normalize with, ``float[nodes, 2, 2, channels]``; None for those of
         the batch.
+      axis: Devices of which each has its share of a batch.
 
     Returns:
       The states ``float[nodes + 2, batch, height, width, channels]``, the inputs
@@ -96,19 +100,19 @@ def run_cell(
       branch is no convolution. The moments carry no gradient.
     """
     states, (_, found) = _forward(
-        first, second, weights, wiring, kept, moments, save=False
+        first, second, weights, wiring, kept, moments, axis, save=False
     )
     return states, found
 
 
-def _forward(first, second, weights, wiring, kept, moments, *, save):
+def _forward(first, second, weights, wiring, kept, moments, axis, *, save):
     nodes = len(wiring.inputs)
     states = jnp.zeros((nodes + 2, *first.shape), first.dtype)
     states = states.at[0].set(first).at[1].set(second)
 
     def add_branch(states, each):
         node, wiring, weights, kept, moments = each
-        y, *rest = _branch(states, wiring, weights, kept, moments, save)
+        y, *rest = _branch(states, wiring, weights, kept, moments, axis, save)
         return states.at[node].add(y), rest
 
     each = _branches((wiring, weights, kept, moments))
@@ -128,7 +132,7 @@ def _of_nodes(tree):
     return jax.tree.map(lambda x: x.reshape(-1, 2, *x.shape[1:]), tree)
 
 
-def _branch(states, wiring, weights, kept, moments, save):
+def _branch(states, wiring, weights, kept, moments, axis, save):
     """One branch's output, what its backward pass needs, and its moments."""
     channels = states.shape[-1]
     nothing = (
@@ -142,7 +146,7 @@ def _branch(states, wiring, weights, kept, moments, save):
 
     def convolve(kernels):
         def run(x):
-            y, (saved, found) = _separable(x, kernels, weights, moments)
+            y, (saved, found) = _separable(x, kernels, weights, moments, axis)
             return y, saved if save else None, found
 
         return run
@@ -171,13 +175,13 @@ def _branch(states, wiring, weights, kept, moments, save):
     return jax.lax.switch(wiring.operations, branches, states)
 
 
-def _separable(x, kernels, weights, moments):
+def _separable(x, kernels, weights, moments, axis):
     """A separable convolution, twice."""
 
     def half(x, each):
         kernel, pointwise, scale, offset, given = each
         mixed = depthwise(jax.nn.relu(x), kernel) @ pointwise
-        normalized, deviation, found = normalize(mixed, given)
+        normalized, deviation, found = normalize(mixed, given, axis)
         return normalized * scale + offset, (_Saved(normalized, deviation), found)
 
     each = (kernels, weights.pointwise, weights.scale, weights.offset, moments)
@@ -185,45 +189,47 @@ def _separable(x, kernels, weights, moments):
 
 
 def normalize(
-    x: jax.Array, given: Moments | None
+    x: jax.Array, given: Moments | None, axis: Axis = ALONE
 ) -> tuple[jax.Array, jax.Array, Moments]:
     """Batch normalization (Ioffe and Szegedy, 2015), before scale and offset.
 
     Args:
       x: ``float[batch, height, width, channels]``.
       given: Moments to normalize with; None for those of the batch.
+      axis: Devices of which each has its share of the batch.
 
     Returns:
       ``x`` normalized, 1 / standard deviation, and the moments.
     """
-    found = _moments_of(x) if given is None else given
+    found = _moments_of(x, axis) if given is None else given
     deviation = jax.lax.rsqrt(found.variance + EPSILON)
     x = (x - found.mean.astype(x.dtype)) * deviation.astype(x.dtype)
     return x, deviation, found
 
 
-def _moments_of(x):
+def _moments_of(x, axis):
     """Of images, over the batch and its pixels."""
-    mean = jnp.mean(x, (0, 1, 2), dtype=jnp.float32)
+    mean = axis.mean(jnp.mean(x, (0, 1, 2), dtype=jnp.float32))
     centered = x - mean.astype(x.dtype)
-    return Moments(mean, jnp.mean(centered**2, (0, 1, 2), dtype=jnp.float32))
+    variance = jnp.mean(centered**2, (0, 1, 2), dtype=jnp.float32)
+    return Moments(mean, axis.mean(variance))
 
 
-def _forward_rule(first, second, weights, wiring, kept, moments):
+def _forward_rule(first, second, weights, wiring, kept, moments, axis):
     states, (saved, found) = _forward(
-        first, second, weights, wiring, kept, moments, save=True
+        first, second, weights, wiring, kept, moments, axis, save=True
     )
     return (states, found), (states, weights, wiring, kept, moments is None, saved)
 
 
-def _backward_rule(remembered, gradients):
+def _backward_rule(axis, remembered, gradients):
     states, weights, wiring, kept, of_batch, saved = remembered
     gradients, _ = gradients
 
     def through_branch(gradients, each):
         node, wiring, weights, kept, saved = each
         of_input, of_weights = _branch_backward(
-            states, wiring, weights, kept, saved, gradients[node], of_batch
+            states, wiring, weights, kept, saved, gradients[node], of_batch, axis
         )
         return gradients.at[wiring.inputs].add(of_input), of_weights
 
@@ -235,14 +241,14 @@ def _backward_rule(remembered, gradients):
 run_cell.defvjp(_forward_rule, _backward_rule)
 
 
-def _branch_backward(states, wiring, weights, kept, saved, gradient, of_batch):
+def _branch_backward(states, wiring, weights, kept, saved, gradient, of_batch, axis):
     """The gradients of a branch's input and of its weights."""
     no_weights = jax.tree.map(jnp.zeros_like, weights)
 
     def convolve(name):
         def run(x, gradient):
             of_input, (of_kernels, *rest) = _separable_backward(
-                gradient, x, getattr(weights, name), weights, saved, of_batch
+                gradient, x, getattr(weights, name), weights, saved, of_batch, axis
             )
             found = dict(zip(("pointwise", "scale", "offset"), rest, strict=True))
             return of_input, no_weights._replace(**{name: of_kernels}, **found)
@@ -276,7 +282,7 @@ def _branch_backward(states, wiring, weights, kept, saved, gradient, of_batch):
     return jax.lax.switch(wiring.operations, branches, states, gradient)
 
 
-def _separable_backward(gradient, x, kernels, weights, saved, of_batch):
+def _separable_backward(gradient, x, kernels, weights, saved, of_batch, axis):
     """The gradients of the input, and of kernels, pointwise, scale and offset."""
     # The input of the second half is what the first has made of it.
     between = saved.normalized[0] * weights.scale[0] + weights.offset[0]
@@ -288,8 +294,9 @@ def _separable_backward(gradient, x, kernels, weights, saved, of_batch):
         of_offset = jnp.sum(gradient, (0, 1, 2), dtype=jnp.float32)
         if of_batch:  # The moments depend on the input as well.
             pixels = gradient.size // gradient.shape[-1]
-            gradient = gradient - (of_offset / pixels).astype(dtype)
-            gradient -= normalized * (of_scale / pixels).astype(dtype)
+            means = axis.mean((of_offset / pixels, of_scale / pixels))
+            gradient = gradient - means[0].astype(dtype)
+            gradient -= normalized * means[1].astype(dtype)
         of_mixed = gradient * (scale * deviation).astype(dtype)
         filtered, backward = jax.vjp(depthwise, jax.nn.relu(x), kernel)
         of_pointwise = jnp.tensordot(filtered, of_mixed, ((0, 1, 2),) * 2)

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from wpl_jax.parallel import ALONE, Axis
 from wpl_jax.spaces.cell_graph import (
     CONVOLUTIONS,
     OPERATIONS,
@@ -260,6 +261,7 @@ class MicroCell:
         *,
         noise: Noise | None = None,
         moments: Any = None,
+        axis: Axis = ALONE,
     ) -> Outputs:
         """One child on a batch of images.
 
@@ -272,6 +274,7 @@ class MicroCell:
             image, with a probability that grows linearly with the cell's depth.
           moments: To normalize with, as :class:`Outputs` has them; None for those of
             the batch.
+          axis: Devices of which each has its share of a batch.
 
         Returns:
           The scores of the classes.
@@ -279,25 +282,27 @@ class MicroCell:
         wirings, found = self.wirings(architecture), {}
         given = moments or {}
         x, found["stem"] = _normalized_product(
-            _patches(images), child["stem"], given.get("stem")
+            _patches(images), child["stem"], given.get("stem"), axis
         )
         auxiliary = None
         for stage in range(STAGES):
             name = f"stage_{stage}"
             x, behind_first, found[name] = self._run_stage(
-                stage, child[name], wirings, x, noise, given.get(name)
+                stage, child[name], wirings, x, noise, given.get(name), axis
             )
         if self.auxiliary:
             auxiliary, found["auxiliary"] = self._run_auxiliary(
-                child["auxiliary"], behind_first, given.get("auxiliary")
+                child["auxiliary"], behind_first, given.get("auxiliary"), axis
             )
         features = jnp.mean(jax.nn.relu(x), (1, 2))
         if noise is not None and noise.dropout:
-            kept = jax.random.bernoulli(noise.key, 1 - noise.dropout, features.shape)
+            shape = len(features) * axis.size, features.shape[1]
+            kept = jax.random.bernoulli(noise.key, 1 - noise.dropout, shape)
+            kept = axis.share(kept)
             features = jnp.where(kept, features / (1 - noise.dropout), 0)
         return Outputs(_linear(features, child["classifier"]), auxiliary, found)
 
-    def _run_stage(self, stage, child, wirings, x, noise, given):
+    def _run_stage(self, stage, child, wirings, x, noise, given, axis):
         """All cells of a stage: its output, that of its first cell, and moments."""
         given = given or {}
         found: dict[str, Any] = {}
@@ -306,17 +311,19 @@ class MicroCell:
             y = x if stage and name == "second" else jax.nn.relu(x)
             multiply = _halved_product if stage else jnp.matmul
             y = multiply(y, child[name]["kernel"])
-            y, found[name] = _normalize(y, child[name], given.get(name))
+            y, found[name] = _normalize(y, child[name], given.get(name), axis)
             inputs.append(y)
+        kept = self._kept(stage, noise, len(x) * axis.size)
         each = (
             self._wirings_of_stage(stage, wirings),
             self._by_cell(child["cells"], len(self._cells(stage))),
-            self._kept(stage, noise, len(x)),
+            axis.share(kept, axis=3),
             given.get("cells"),
         )
 
         def run(inputs, each):
-            y, found = self._run_cell(inputs, *each)
+            wiring, child, kept, given = each
+            y, found = self._run_cell(inputs, wiring, child, kept, given, axis)
             return (inputs[1], y), (y if self.auxiliary else None, found)
 
         (_, x), (outputs, found["cells"]) = jax.lax.scan(run, tuple(inputs), each)
@@ -350,7 +357,7 @@ class MicroCell:
         }
         return found
 
-    def _run_cell(self, inputs, wiring, child, kept, given):
+    def _run_cell(self, inputs, wiring, child, kept, given, axis):
         halves, dtype = child["pointwise"].shape[:-1], child["pointwise"].dtype
         weights = Weights(
             depthwise_3x3=child["depthwise_3x3"],
@@ -360,15 +367,15 @@ class MicroCell:
             offset=child.get("offset", jnp.zeros(halves, dtype)),
         )
         states, found = run_cell(
-            *inputs, weights, wiring, kept, given and given["branches"]
+            *inputs, weights, wiring, kept, given and given["branches"], axis
         )
         unused = (~_used(wiring))[:, None, None]
         kernel = jnp.where(unused, child["output"]["kernel"], 0)
         y = jnp.einsum("nbhwi,nio->bhwo", jax.nn.relu(states[2:]), kernel)
-        y, of_output = _normalize(y, child["output"], given and given["output"])
+        y, of_output = _normalize(y, child["output"], given and given["output"], axis)
         return y, {"branches": found, "output": of_output}
 
-    def _run_auxiliary(self, child, x, given):
+    def _run_auxiliary(self, child, x, given, axis):
         given = given or {}
         x, found = jax.nn.relu(x), {}
         rows, columns = self._auxiliary_windows()
@@ -381,11 +388,11 @@ class MicroCell:
             axis=1,
         )
         y, found["first"] = _normalized_product(
-            pooled[:, :, None], child["first"], given.get("first")
+            pooled[:, :, None], child["first"], given.get("first"), axis
         )
         y = jax.nn.relu(y).reshape(len(y), 1, 1, -1)
         y, found["second"] = _normalized_product(
-            y, child["second"], given.get("second")
+            y, child["second"], given.get("second"), axis
         )
         return _linear(jax.nn.relu(y[:, 0, 0]), child["classifier"]), found
 
@@ -448,13 +455,13 @@ def _initial(key: jax.Array, name: str, shape: tuple[int, ...]) -> jax.Array:
     return jax.random.normal(key, shape) * math.sqrt(2 / fan_in)
 
 
-def _normalized_product(x, child, given):
-    return _normalize(x @ child["kernel"], child, given)
+def _normalized_product(x, child, given, axis):
+    return _normalize(x @ child["kernel"], child, given, axis)
 
 
-def _normalize(x, child, given):
+def _normalize(x, child, given, axis):
     """Batch normalization with scale and offset, if there are, and its moments."""
-    x, _, found = normalize(x, given)
+    x, _, found = normalize(x, given, axis)
     if "scale" in child:
         x = x * child["scale"] + child["offset"]
     return x, jax.lax.stop_gradient(found)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from wpl_jax.checks import LARGEST, SMALLEST, check_range
+from wpl_jax.parallel import ALONE, Axis
 from wpl_jax.spaces.highway_scan import ACTIVATIONS, Carry, Wiring, highway_scan
 from wpl_jax.supernet import ALL, Decision, Graph
 
@@ -140,6 +141,7 @@ class RecurrentCell:
         state: jax.Array,
         dropout: Dropout | None = None,
         key: jax.Array | None = None,
+        axis: Axis = ALONE,
     ) -> Hidden:
         """One child over a batch of sequences.
 
@@ -150,6 +152,7 @@ class RecurrentCell:
           state: Recurrent state to start from, ``float[batch, hidden]``.
           dropout: Rates, for training; None for evaluation.
           key: PRNG key of the dropout masks.
+          axis: Devices of which each has its share of a batch.
 
         Returns:
           The hidden states; :meth:`logits` makes words of them.
@@ -163,7 +166,7 @@ class RecurrentCell:
         keys = jax.random.split(jax.random.key(0) if key is None else key, 4)
         table = _drop(keys[0], child["embedding"], rates.embedding, (-1, 1))
         x = jnp.take(table, tokens.T, axis=0)  # [time, batch, hidden]
-        x = _drop(keys[1], x, rates.input, (1, -1, -1))
+        x = _drop(keys[1], x, rates.input, (1, -1, -1), axis)
         outputs, state = highway_scan(
             x @ child["input"] + child["bias"],
             state,
@@ -173,7 +176,7 @@ class RecurrentCell:
             self.carry,
             self.max_norm,
         )
-        dropped = _drop(keys[3], outputs, rates.output, (1, -1, -1))
+        dropped = _drop(keys[3], outputs, rates.output, (1, -1, -1), axis)
         return Hidden(outputs.swapaxes(0, 1), dropped.swapaxes(0, 1), state)
 
     def logits(self, params: Params, hidden: jax.Array) -> jax.Array:
@@ -217,11 +220,19 @@ class RecurrentCell:
 
 
 def _drop(
-    key: jax.Array, x: jax.Array, rate: float, shape: tuple[int, ...]
+    key: jax.Array,
+    x: jax.Array,
+    rate: float,
+    shape: tuple[int, ...],
+    axis: Axis = ALONE,
 ) -> jax.Array:
-    """Inverted dropout with one mask along the axes where ``shape`` is 1."""
+    """Inverted dropout with one mask along the axes where ``shape`` is 1.
+
+    The second axis is the batch, of which each device of ``axis`` has a share.
+    """
     if rate == 0:
         return x
     sizes = [x.shape[i] if size == -1 else size for i, size in enumerate(shape)]
-    kept = jax.random.bernoulli(key, 1 - rate, sizes)
+    sizes[1:2] = [size * axis.size for size in sizes[1:2]]
+    kept = axis.share(jax.random.bernoulli(key, 1 - rate, sizes), 1)
     return jnp.where(kept, x / (1 - rate), 0)

@@ -16,7 +16,7 @@ from wpl_jax.config_fields import (
     require_number,
     require_only,
 )
-from wpl_jax.strategies.strategy import Candidates, Learned, RewardFn, make_candidates
+from wpl_jax.strategies.strategy import Candidates, Learned, RewardsFn, make_candidates
 from wpl_jax.supernet import Decision, num_choices
 
 
@@ -84,7 +84,7 @@ class Enas:
         self,
         state: State,
         key: jax.Array,
-        reward_fn: RewardFn,
+        rewards_fn: RewardsFn,
         first: jax.Array,
         steps: int,
     ) -> tuple[State, Learned]:
@@ -92,7 +92,7 @@ class Enas:
         *new, seen = controller.train(
             *state,
             key,
-            reward_fn,
+            rewards_fn,
             self._optimizer,
             self._counts,
             steps=steps,

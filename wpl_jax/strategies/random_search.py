@@ -10,7 +10,7 @@ import dataclasses
 import jax
 from ml_collections import ConfigDict
 
-from wpl_jax.strategies.strategy import Candidates, Learned, RewardFn, make_candidates
+from wpl_jax.strategies.strategy import Candidates, Learned, RewardsFn, make_candidates
 from wpl_jax.supernet import Decision, random_architecture
 
 
@@ -41,7 +41,7 @@ class RandomSearch:
         self,
         state: tuple[()],
         key: jax.Array,
-        reward_fn: RewardFn,
+        rewards_fn: RewardsFn,
         first: jax.Array,
         steps: int,
     ) -> tuple[tuple[()], Learned]:

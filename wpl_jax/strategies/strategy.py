@@ -9,8 +9,9 @@ from ml_collections import ConfigDict
 from wpl_jax.config_fields import get_field, require_int, require_only
 
 State = Any
-# Of a PRNG key, an architecture and the number of the step: float[].
-RewardFn = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+# Of PRNG keys [n], architectures int32[n, decisions] and the number of the step:
+# float[n].
+RewardsFn = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 class Learned(NamedTuple):
@@ -52,7 +53,7 @@ class Strategy(Protocol):
         self,
         state: State,
         key: jax.Array,
-        reward_fn: RewardFn,
+        rewards_fn: RewardsFn,
         first: jax.Array,
         steps: int,
     ) -> tuple[State, Learned]:
@@ -61,7 +62,8 @@ class Strategy(Protocol):
         Args:
           state: The strategy's state.
           key: PRNG key of the epoch; a step's draws depend on it and the step.
-          reward_fn: Reward of an architecture, traced.
+          rewards_fn: Rewards of architectures, traced. Several at once are divided
+            among the devices.
           first: Number of the first step, ``int32[]``.
           steps: How many, at least 1.
         """

@@ -26,6 +26,7 @@ from wpl_jax.config_fields import (
 )
 from wpl_jax.data import ImageDataset, Split, load_images
 from wpl_jax.errors import UserError
+from wpl_jax.parallel import ALONE, Axis
 from wpl_jax.spaces import make_space
 from wpl_jax.spaces.micro_cell import Noise
 from wpl_jax.supernet import Space
@@ -136,7 +137,7 @@ class ImageClassification:
         """Whole batches of a split."""
         return len(getattr(data, split).labels) // self.batch_size
 
-    def train_loss(self, child, architecture, data, stream, step, key):
+    def train_loss(self, child, architecture, data, stream, step, key, axis=ALONE):
         """Cross-entropy of one batch with all noise, and the auxiliary head's.
 
         Args:
@@ -146,75 +147,78 @@ class ImageClassification:
           stream: Nothing.
           step: Number of the batch, ``int32[]``, counted on over all passes.
           key: PRNG key of the noise.
+          axis: Devices that share the batch.
 
         Returns:
           The loss, and the pair of the cross-entropy in nats and nothing.
         """
         key, key_of_child = jax.random.split(key)
-        images, labels = self._training_batch(data, step, key)
+        images, labels = self._training_batch(data, step, key, axis)
         batches = self.num_batches(data, "train")
         grown = jnp.minimum(step / (self.drop_path.epochs * batches), 1)
         noise = Noise(key_of_child, self.dropout, self.drop_path.rate * grown)
         child, images = jax.tree.map(
             lambda x: x.astype(self.compute_dtype), (child, images)
         )
-        outputs = self.space.apply(child, architecture, images, noise=noise)
+        outputs = self.space.apply(child, architecture, images, noise=noise, axis=axis)
         nats = _nats(outputs.logits, labels)
         loss = nats
         if outputs.auxiliary is not None:
             loss += self.auxiliary_weight * _nats(outputs.auxiliary, labels)
         return loss, (jax.lax.stop_gradient(nats), stream)
 
-    def validate(self, child, architecture, data, first, batches):
+    def validate(self, child, architecture, data, first, batches, axis=ALONE):
         """Nats and per cent wrong over validation batches in a row."""
-        moments = self._moments(child, architecture, data)
+        moments = self._moments(child, architecture, data, axis)
 
         def add(i, total):
-            images, labels = self._batch(data, "valid", first + i)
-            logits = self._logits(child, architecture, images, moments)
+            images, labels = self._batch(data, "valid", first + i, axis)
+            logits = self._logits(child, architecture, images, moments, axis)
             found = jnp.stack(
                 [_nats(logits, labels), jnp.mean(_wrongs(logits, labels))]
             )
             return total + found
 
-        nats, wrong = jax.lax.fori_loop(0, batches, add, jnp.zeros(2)) / batches
+        total = jax.lax.fori_loop(0, batches, add, jnp.zeros(2))
+        nats, wrong = axis.mean(total) / batches
         return _evaluation(nats, wrong)
 
-    def evaluate(self, child, architecture, data, split: str):
+    def evaluate(self, child, architecture, data, split: str, axis=ALONE):
         """Nats and per cent wrong over the whole of a split.
 
         The last batch is filled up with the first images, which count once.
         """
-        moments = self._moments(child, architecture, data)
+        moments = self._moments(child, architecture, data, axis)
         count = len(getattr(data, split).labels)
 
         def one(index):
-            places = index * self.batch_size + jnp.arange(self.batch_size)
+            places = self._places(index, axis)
             images, labels = self._take(data, split, places % count)
-            logits = self._logits(child, architecture, images, moments)
+            logits = self._logits(child, architecture, images, moments, axis)
             each = jnp.stack([_nats_of_each(logits, labels), _wrongs(logits, labels)])
             return jnp.sum(each * (places < count), 1)
 
         batches = -(-count // self.batch_size)
-        nats, wrong = jnp.sum(jax.lax.map(one, jnp.arange(batches)), 0) / count
+        total = jnp.sum(jax.lax.map(one, jnp.arange(batches)), 0)
+        nats, wrong = axis.sum(total) / count
         return _evaluation(nats, wrong)
 
-    def fisher_loss(self, child, architecture, data, split: str, step):
+    def fisher_loss(self, child, architecture, data, split: str, step, axis=ALONE):
         """Nats on one batch of the split."""
-        images, labels = self._batch(data, split, step)
-        moments = self._moments(child, architecture, data)
-        return _nats(self._logits(child, architecture, images, moments), labels)
+        images, labels = self._batch(data, split, step, axis)
+        moments = self._moments(child, architecture, data, axis)
+        return _nats(self._logits(child, architecture, images, moments, axis), labels)
 
-    def fisher_examples(self, child, architecture, data, split: str, step):
+    def fisher_examples(self, child, architecture, data, split: str, step, axis=ALONE):
         """Its images, each with the moments of the batch.
 
         An image alone has moments of its own; the gradient of its loss is taken with
         those of the batch, held constant.
         """
-        images, labels = self._batch(data, split, step)
-        moments = self._moments(child, architecture, data)
+        images, labels = self._batch(data, split, step, axis)
+        moments = self._moments(child, architecture, data, axis)
         if moments is None:
-            moments = self.space.apply(child, architecture, images).moments
+            moments = self.space.apply(child, architecture, images, axis=axis).moments
         each = jax.tree.map(
             lambda m: jnp.broadcast_to(m, (len(labels), *m.shape)), moments
         )
@@ -235,51 +239,60 @@ class ImageClassification:
         """The share that is right."""
         return 1 - evaluation.error / 100
 
-    def _logits(self, child, architecture, images, moments):
+    def _logits(self, child, architecture, images, moments, axis=ALONE):
         """Without noise."""
-        return self.space.apply(child, architecture, images, moments=moments).logits
+        return self.space.apply(
+            child, architecture, images, moments=moments, axis=axis
+        ).logits
 
     def _logits_of_example(self, child, architecture, example):
         return self._logits(child, architecture, example.image[None], example.moments)
 
-    def _moments(self, child, architecture, data):
+    def _moments(self, child, architecture, data, axis=ALONE):
         """What to normalize with, None for each batch's own."""
         if self.normalization.moments == "batch":
             return None
         batches = self.normalization.batches
 
         def one(index):
-            images, _ = self._batch(data, "train", index)
-            return self.space.apply(child, architecture, images).moments
+            images, _ = self._batch(data, "train", index, axis)
+            return self.space.apply(child, architecture, images, axis=axis).moments
 
         found = jax.lax.map(one, jnp.arange(batches))
         return jax.tree.map(lambda m: jnp.mean(m, 0), found)
 
-    def _batch(self, data, split, index):
+    def _batch(self, data, split, index, axis):
         """One of the batches of a split, in their order."""
         index = index % self.num_batches(data, split)
-        return self._take(
-            data, split, index * self.batch_size + jnp.arange(self.batch_size)
-        )
+        return self._take(data, split, self._places(index, axis))
+
+    def _places(self, index, axis):
+        """Of a batch, those of this device."""
+        return index * self.batch_size + axis.share(jnp.arange(self.batch_size))
 
     def _take(self, data, split, places):
         images, labels = (x[places] for x in getattr(data, split))
         return _normalized(data, images), labels
 
-    def _training_batch(self, data, step, key):
+    def _training_batch(self, data, step, key, axis):
         """A batch of the pass that a step belongs to, augmented."""
         count = len(data.train.labels)
         batches = self.num_batches(data, "train")
         key_of_pass = jax.random.fold_in(jax.random.key(0), step // batches)
         order = jax.random.permutation(key_of_pass, count)
         first = step % batches * self.batch_size
-        places = jax.lax.dynamic_slice_in_dim(order, first, self.batch_size)
-        images = augment(key, data.train.images[places], self.augmentation, data)
+        places = axis.share(jax.lax.dynamic_slice_in_dim(order, first, self.batch_size))
+        images = data.train.images[places]
+        images = augment(key, images, self.augmentation, data, axis)
         return images, data.train.labels[places]
 
 
 def augment(
-    key: jax.Array, images: jax.Array, augmentation: Augmentation, data: Data
+    key: jax.Array,
+    images: jax.Array,
+    augmentation: Augmentation,
+    data: Data,
+    axis: Axis = ALONE,
 ) -> jax.Array:
     """Moves, mirrors and cuts into images, each in its own way, and normalizes them.
 
@@ -290,29 +303,33 @@ def augment(
       images: ``uint8[batch, height, width, channels]``.
       augmentation: What to do.
       data: For the mean and the deviation.
+      axis: Devices of which each has its share of a batch.
 
     Returns:
       ``float32[batch, height, width, channels]``.
     """
-    batch, height, width, _ = images.shape
+    here, height, width, _ = images.shape
+    batch = here * axis.size
     move, mirror, cut = jax.random.split(key, 3)
     crop, size = augmentation.crop, augmentation.cutout
-    offset = jax.random.randint(move, (2, batch, 1), -crop, crop + 1)
+    offset = axis.share(
+        jax.random.randint(move, (2, batch, 1), -crop, crop + 1), axis=1
+    )
     rows = jnp.arange(height) + offset[0]
     columns = jnp.arange(width) + offset[1]
     if augmentation.flip:
-        flipped = jax.random.bernoulli(mirror, shape=(batch, 1))
+        flipped = axis.share(jax.random.bernoulli(mirror, shape=(batch, 1)))
         columns = jnp.where(flipped, width - 1 - columns, columns)
     inside = _within(rows, 0, height)[:, :, None] & _within(columns, 0, width)[:, None]
     moved = images[
-        jnp.arange(batch)[:, None, None],
+        jnp.arange(here)[:, None, None],
         jnp.clip(rows, 0, height - 1)[:, :, None],
         jnp.clip(columns, 0, width - 1)[:, None],
     ]
     if size:
         # The center is in the image, the square may reach beyond it.
         bounds = jnp.array([[height], [width]])
-        center = jax.random.randint(cut, (2, batch), 0, bounds)
+        center = axis.share(jax.random.randint(cut, (2, batch), 0, bounds), axis=1)
         top, left = center[..., None] - size // 2
         inside &= ~(
             _within(jnp.arange(height), top, top + size)[:, :, None]

@@ -23,6 +23,7 @@ from wpl_jax.config_fields import (
     require_only,
 )
 from wpl_jax.data import TextDataset, batchify, load_text
+from wpl_jax.parallel import ALONE
 from wpl_jax.spaces import make_space
 from wpl_jax.spaces.recurrent_cell import Dropout, Hidden
 from wpl_jax.supernet import Space
@@ -93,7 +94,7 @@ class LanguageModel:
         """Batches of a split; what is left over at its end is not counted."""
         return (getattr(data, split).shape[1] - 1) // self.length
 
-    def train_loss(self, child, architecture, data, stream, step, key):
+    def train_loss(self, child, architecture, data, stream, step, key, axis=ALONE):
         """Cross-entropy of one batch with dropout, and the two penalties.
 
         Args:
@@ -104,6 +105,7 @@ class LanguageModel:
           step: Number of the batch, ``int32[]``; the streams start anew, from a zero
             state, at multiples of :meth:`num_batches`.
           key: PRNG key of the dropout.
+          axis: Devices that share the streams.
 
         Returns:
           The loss, and the pair of the cross-entropy in nats per word and the
@@ -111,19 +113,25 @@ class LanguageModel:
         """
         index = step % self.num_batches(data, "train")
         state = jnp.where(index == 0, jnp.zeros_like(stream), stream)
-        inputs, targets = self._window(data.train, index)
+        inputs, targets = axis.share(self._window(data.train, index))
         child, state = jax.tree.map(
             lambda x: x.astype(self.compute_dtype), (child, state)
         )
         hidden = self.space.apply(
-            child, architecture, inputs, state=state, dropout=self.dropout, key=key
+            child,
+            architecture,
+            inputs,
+            state=state,
+            dropout=self.dropout,
+            key=key,
+            axis=axis,
         )
         nats = self._nats(child, hidden.dropped, targets)
         loss = nats + self._regularization(hidden)
         state = hidden.state.astype(jnp.float32)
         return loss, jax.lax.stop_gradient((nats, state))
 
-    def validate(self, child, architecture, data, first, batches):
+    def validate(self, child, architecture, data, first, batches, axis=ALONE):
         """Nats per word and perplexity over validation batches in a row.
 
         The state is zero before the first and goes on from each to the next.
@@ -132,15 +140,15 @@ class LanguageModel:
         def add(i, carry):
             state, total = carry
             index = (first + i) % self.num_batches(data, "valid")
-            inputs, targets = self._window(data.valid, index)
+            inputs, targets = axis.share(self._window(data.valid, index))
             hidden = self.space.apply(child, architecture, inputs, state=state)
             return hidden.state, total + self._nats(child, hidden.raw, targets)
 
-        start = self.init_stream(), jnp.float32(0)
+        start = axis.share(self.init_stream()), jnp.float32(0)
         _, total = jax.lax.fori_loop(0, batches, add, start)
-        return self._evaluation(total / batches)
+        return self._evaluation(axis.mean(total) / batches)
 
-    def evaluate(self, child, architecture, data, split: str):
+    def evaluate(self, child, architecture, data, split: str, axis=ALONE):
         """Nats per word and perplexity over the whole of a split, from a zero state."""
         streams = getattr(data, split)
         predicted = streams.shape[1] - 1
@@ -148,29 +156,32 @@ class LanguageModel:
         padded = jnp.pad(streams, ((0, 0), (0, windows * self.length - predicted)))
 
         def one(state, index):
-            inputs, targets = self._window(padded, index)
+            inputs, targets = axis.share(self._window(padded, index))
             hidden = self.space.apply(child, architecture, inputs, state=state)
             nats = self._word_nats(child, hidden.raw, targets)
             there = index * self.length + jnp.arange(self.length) < predicted
             return hidden.state, jnp.sum(nats * there)
 
-        _, nats = jax.lax.scan(one, self.init_stream(), jnp.arange(windows))
-        return self._evaluation(jnp.sum(nats) / (streams.shape[0] * predicted))
+        start = axis.share(self.init_stream())
+        _, nats = jax.lax.scan(one, start, jnp.arange(windows))
+        total = axis.sum(jnp.sum(nats))
+        return self._evaluation(total / (streams.shape[0] * predicted))
 
-    def fisher_loss(self, child, architecture, data, split: str, step):
+    def fisher_loss(self, child, architecture, data, split: str, step, axis=ALONE):
         """Nats per word on one batch of the split, from a zero state."""
-        inputs, targets = self._fisher_batch(data, split, step)
-        hidden = self.space.apply(child, architecture, inputs, state=self.init_stream())
+        inputs, targets = self._fisher_batch(data, split, step, axis)
+        state = axis.share(self.init_stream())
+        hidden = self.space.apply(child, architecture, inputs, state=state)
         return self._nats(child, hidden.raw, targets)
 
-    def fisher_examples(self, child, architecture, data, split: str, step):
+    def fisher_examples(self, child, architecture, data, split: str, step, axis=ALONE):
         """Its sequences: inputs and targets, ``int32[batch, length]`` each."""
         del child, architecture
-        return self._fisher_batch(data, split, step)
+        return self._fisher_batch(data, split, step, axis)
 
-    def _fisher_batch(self, data, split, step):
+    def _fisher_batch(self, data, split, step, axis):
         index = step % self.num_batches(data, split)
-        return self._window(getattr(data, split), index)
+        return axis.share(self._window(getattr(data, split), index))
 
     def example_loss(self, child, architecture, example):
         """Nats per word of one sequence, from a zero state."""

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from wpl_jax.parallel import ALONE, Axis
 from wpl_jax.supernet import Space
 
 Data = Any  # a pytree of arrays on the device
@@ -33,6 +34,11 @@ class Task(Protocol):
 
     All methods are pure. Losses are means in nats over what is predicted. A batch
     is a function of the data and its number: the data state is one integer.
+
+    Methods with an ``axis`` may run on several devices at once, each on its share of
+    the batch's rows: losses are then those of the share, whose mean over the devices
+    is the loss of the batch, and evaluations those of the whole. Noise is that of the
+    batch, of which a device takes its part.
     """
 
     error_name: str  # of Evaluation.error
@@ -46,7 +52,7 @@ class Task(Protocol):
         """What is predicted in a training batch: words, or images."""
 
     def init_stream(self) -> Stream:
-        """What the first batch starts from."""
+        """What the first batch starts from; leading axes are the batch's rows."""
 
     def train_loss(
         self,
@@ -56,11 +62,13 @@ class Task(Protocol):
         stream: Stream,
         step: jax.Array,
         key: jax.Array,
+        axis: Axis = ALONE,
     ) -> tuple[jax.Array, tuple[jax.Array, Stream]]:
         """The loss that training minimises on training batch ``step``.
 
         Returns:
-          The loss, and beside it the nats that are part of it and the stream.
+          The loss, and beside it the nats that are part of it and the stream, both of
+          the device's share.
         """
 
     def validate(
@@ -70,6 +78,7 @@ class Task(Protocol):
         data: Data,
         first: jax.Array | int,
         batches: jax.Array | int,
+        axis: Axis = ALONE,
     ) -> Evaluation:
         """Evaluation mode on validation batches that follow each other.
 
@@ -79,10 +88,16 @@ class Task(Protocol):
           data: Of the task.
           first: Number of the first batch.
           batches: How many; may be traced.
+          axis: Devices that share each batch.
         """
 
     def evaluate(
-        self, child: Any, architecture: jax.Array, data: Data, split: str
+        self,
+        child: Any,
+        architecture: jax.Array,
+        data: Data,
+        split: str,
+        axis: Axis = ALONE,
     ) -> Evaluation:
         """Evaluation mode over the whole of a split."""
 
@@ -90,12 +105,24 @@ class Task(Protocol):
         """How many batches a split has; their numbers are taken modulo it."""
 
     def fisher_loss(
-        self, child: Any, architecture: jax.Array, data: Data, split: str, step: Any
+        self,
+        child: Any,
+        architecture: jax.Array,
+        data: Data,
+        split: str,
+        step: Any,
+        axis: Axis = ALONE,
     ) -> jax.Array:
         """Nats in evaluation mode on one batch of the split, differentiable."""
 
     def fisher_examples(
-        self, child: Any, architecture: jax.Array, data: Data, split: str, step: Any
+        self,
+        child: Any,
+        architecture: jax.Array,
+        data: Data,
+        split: str,
+        step: Any,
+        axis: Axis = ALONE,
     ) -> Any:
         """The same batch as a pytree with a leading axis of examples.
 

@@ -1,0 +1,438 @@
+"""Devices: any number of them does what one does."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_search
+import toy
+from ml_collections import ConfigDict
+from test_search import (
+    BATCHES,
+    CHILDREN,
+    DECAY,
+    EPOCHS,
+    RATE,
+    WEIGHT_DECAY,
+    Written,
+    make_search,
+    make_settings,
+)
+
+from configs import enas_cnn_digits
+from wpl_jax import parallel, search_config
+from wpl_jax.errors import ConfigError, UserError
+from wpl_jax.parallel import ALONE, Axis, Devices
+from wpl_jax.protection import make_protection
+from wpl_jax.search_run import _advance, _taken, calls_of_search
+from wpl_jax.supernet import gather, random_architecture
+from wpl_jax.training import gradient_of_batch
+
+COUNTS = (1, 2, 8)
+
+
+def on(count, function, *arguments):
+    """What a function gives that runs on so many devices."""
+    devices = Devices(count)
+    return jax.device_get(devices.compile(function)(*devices.replicate(arguments)))
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_shares_are_parts_of_the_whole(count):
+    rows = np.arange(48.0, dtype=np.float32).reshape(16, 3)
+    axis = Axis(count)
+
+    def work(rows):
+        share, columns = axis.share(rows), axis.share(rows.T, axis=1)
+        weight = 1.0 + jnp.arange(len(share))[:, None]
+        return (
+            share.shape[0] * jnp.ones(()),
+            axis.join(share * 2),
+            axis.sum(jnp.sum(share * weight)),
+            axis.mean(jnp.mean(columns)),
+        )
+
+    size, doubled, total, mean = on(count, work, rows)
+    each = 16 // count
+    assert size == each
+    np.testing.assert_array_equal(doubled, 2 * rows)
+    weights = np.tile(np.arange(1, each + 1), count)[:, None]
+    np.testing.assert_allclose(total, np.sum(rows * weights), rtol=1e-6)
+    np.testing.assert_allclose(mean, rows.mean(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("items", [1, 3, 8, 13])
+def test_items_are_mapped_once_each_and_in_order(count, items):
+    values = np.random.default_rng(0).normal(size=(items, 2)).astype(np.float32)
+    found = on(count, lambda x: Axis(count).map(lambda row: row**2, x), values)
+    np.testing.assert_array_equal(found, values**2)
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_sums_over_items_have_each_item_once(count):
+    values = np.arange(24.0, dtype=np.float32).reshape(8, 3)
+
+    def add(total, row):
+        return total + row, row.sum()
+
+    total, beside = on(
+        count, lambda x: Axis(count).accumulate(add, jnp.zeros(3), x), values
+    )
+    np.testing.assert_array_equal(total, values.sum(0))
+    np.testing.assert_array_equal(beside, values.sum(1))
+
+
+def test_the_gradient_of_a_mean_is_that_of_all_devices_losses():
+    rows = np.random.default_rng(1).normal(size=(8, 3)).astype(np.float32)
+
+    def loss(w, rows, axis):
+        y = axis.share(rows) @ w
+        return jnp.mean((y - axis.mean(jnp.mean(y))) ** 3)
+
+    def gradient_on(axis):
+        return lambda w, rows: axis.mean(jax.grad(loss)(w, rows, axis))
+
+    w = np.array([0.5, -1.0, 2.0], np.float32)
+    y = np.float64(rows) @ w
+    centered = y - y.mean()
+    expected = (3 * centered**2) @ (rows - rows.mean(0)) / 8
+    for count in COUNTS:
+        found = on(count, gradient_on(Axis(count)), w, rows)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_what_cannot_be_shared_equally_is_named():
+    with pytest.raises(ValueError, match=r"6 rows .* by 4 devices"):
+        on(4, lambda x: Axis(4).share(x), np.zeros(6))
+
+
+def test_arguments_may_be_static_donated_and_named():
+    def work(x, scale, power):
+        return scale * x**power
+
+    devices = Devices(2)
+    compiled = devices.compile(work, static_argnames="power", donate_argnames=("x",))
+    x, scale = devices.replicate((jnp.arange(4.0), jnp.float32(3)))
+    np.testing.assert_array_equal(compiled(x, power=2, scale=scale), [0, 3, 12, 27])
+    assert x.is_deleted()
+    assert not scale.is_deleted()
+
+
+def test_one_program_serves_a_state_that_comes_back():
+    traces = []
+
+    def work(state, number):
+        traces.append(1)
+        return jax.tree.map(lambda x: x + number, state)
+
+    devices = Devices(8)
+    compiled = devices.compile(work, donate_argnames="state")
+    state = devices.replicate({"a": jnp.zeros(3), "b": jnp.ones((2, 2))})
+    for _ in range(3):
+        state = compiled(state, np.int32(2))
+    np.testing.assert_array_equal(state["b"], np.full((2, 2), 7))
+    assert len(traces) == 1
+
+
+# Of searches: what devices leave is compared with what one leaves.
+
+FIRST, SECOND = jax.random.key(0), jax.random.key(1)
+
+
+def text_config():
+    config = tiny_search.get_config()
+    config.task.batch_size = 8
+    config.task.dropout = ConfigDict(
+        {"embedding": 0.1, "input": 0.2, "output": 0.2, "recurrent": 0.1}
+    )
+    config.search.epochs = 1
+    config.search.children = 4
+    config.strategy.enas.candidates = ConfigDict(
+        {"proposed": 5, "screen_batches": 1, "keep": 3}
+    )
+    return config
+
+
+def image_config():
+    config = enas_cnn_digits.get_config()
+    config.space.update({"filters": 4, "num_nodes": 2, "auxiliary": True})
+    config.task.batch_size = 16
+    config.task.drop_path.rate = 0.2
+    config.task.augmentation = ConfigDict({"crop": 1, "flip": True, "cutout": 2})
+    config.search.update({"epochs": 1, "children": 4, "batches": 2})
+    config.search.update({"eval_batches": 2, "learn_per_call": 2})
+    config.penalty.start_epoch = 0
+    config.optimizer.update({"learning_rate": 1e-3, "nesterov": False})
+    config.optimizer.momentum = 0.0
+    config.strategy.enas.steps = 4
+    config.strategy.enas.candidates = ConfigDict(
+        {"proposed": 4, "screen_batches": 1, "keep": 2}
+    )
+    return config
+
+
+def load(config, count):
+    """A search on so many devices, and its data."""
+    parallel.use(count)
+    try:
+        search, data, _ = search_config.make_search(config)
+    finally:
+        parallel.use(1)
+    return search, data
+
+
+def noise(data):
+    """Images whose pixels differ: of equal ones the largest may be either."""
+
+    def drawn(split):
+        rng = np.random.default_rng(1)
+        pixels = rng.integers(0, 256, split.images.shape, np.uint8)
+        return split._replace(images=jnp.asarray(pixels))
+
+    return data._replace(
+        train=drawn(data.train),
+        valid=drawn(data.valid),
+        mean=jnp.full_like(data.mean, 127),
+        deviation=jnp.full_like(data.deviation, 74),
+    )
+
+
+def outcome(config, count, change=lambda data: data):
+    """A whole search: the numbers of its last epoch, and its state."""
+    search, data = load(config, count)
+    data = search.devices.replicate(change(data))
+    state, number = search.init(FIRST), 0
+    calls = calls_of_search(config, search)
+    while number < len(calls):
+        state = _advance(config, search, data, state, calls[number])
+        number += _taken(search, calls, number)
+        if calls[number - 1].last:
+            measured = search.measure(state, np.int32(config.search.epochs - 1))
+    return jax.device_get((measured, state._replace(key=())))
+
+
+def assert_same_search(found, expected, atol=1e-5):
+    (measured, state), (measured_there, state_there) = found, expected
+    for name in ("err1", "err2", "train_nats", "reward", "child_reward", "entropy"):
+        np.testing.assert_allclose(
+            getattr(measured, name),
+            getattr(measured_there, name),
+            atol=atol,
+            err_msg=name,
+        )
+    for name in ("mean", "best_mean", "max", "std"):
+        each = getattr(measured.nats, name), getattr(measured_there.nats, name)
+        np.testing.assert_allclose(*each, atol=atol, err_msg=name)
+    shared, there = state.shared, state_there.shared
+    for tree in ("params", "memory"):
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, atol=10 * atol, rtol=1e-3),
+            getattr(shared, tree),
+            getattr(there, tree),
+        )
+    seen, seen_there = state.epoch.architectures, state_there.epoch.architectures
+    np.testing.assert_array_equal(seen, seen_there)
+    np.testing.assert_array_equal(
+        state.selection.architectures, state_there.selection.architectures
+    )
+    np.testing.assert_allclose(
+        state.selection.judged.nats, state_there.selection.judged.nats, atol=atol
+    )
+
+
+def per_example(config):
+    config.penalty.estimator = "per_example"
+    config.penalty.labels = "model"
+    return config
+
+
+@functools.cache
+def text_on_one(estimator, together=1):
+    config = text_config()
+    config.search.together = together
+    config = per_example(config) if estimator == "per_example" else config
+    return config, outcome(config, 1)
+
+
+@pytest.mark.parametrize(("count", "estimator"), [(2, "batch"), (8, "per_example")])
+def test_a_search_of_text_is_the_same_on_several_devices(count, estimator):
+    config, expected = text_on_one(estimator)
+    assert_same_search(outcome(config, count), expected)
+
+
+def test_children_that_are_trained_together_may_be_anywhere():
+    config, expected = text_on_one("batch", together=4)
+    assert_same_search(outcome(config, 4), expected)
+    alone = text_on_one("batch")[1]
+    assert np.max(np.abs(alone[0].err2 - expected[0].err2)) > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("together", [1, 4])
+def test_a_search_of_images_is_the_same_on_several_devices(together):
+    config = image_config()
+    config.search.together = together
+    expected = outcome(config, 1, noise)
+    for count in (2, 8) if together == 1 else (2, 4):
+        assert_same_search(outcome(config, count, noise), expected)
+
+
+def test_a_step_on_images_is_the_same_on_several_devices():
+    search, data = load(image_config(), 1)
+    task, data = search.task, noise(data)
+    architecture = random_architecture(SECOND, task.space.decisions)
+    child = gather(task.space.init(FIRST), task.space.rows(architecture))
+
+    def step_on(axis):
+        def step(child, architecture, data):
+            given = architecture, data
+            number = jnp.int32(70)
+            gradient, _, nats, _ = gradient_of_batch(
+                task, child, *given, (), number, FIRST, axis
+            )
+            fisher = jax.grad(task.fisher_loss)(child, *given, "valid", 3, axis)
+            return gradient, nats, axis.mean(fisher)
+
+        return step
+
+    expected = on(1, step_on(ALONE), child, architecture, data)
+    found = on(8, step_on(Axis(8)), child, architecture, data)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4 * (np.max(np.abs(b)) + 1e-2))
+
+
+class Together(Written):
+    """Several children at once, in numpy."""
+
+    def train_several(self, architectures, epoch, index):
+        rate, some = RATE * DECAY ** max(epoch - 1, 0), len(architectures)
+        stretch = len(self.data[0]) // some
+        for i in range(BATCHES):
+            numbers = [
+                place * stretch + (epoch * CHILDREN + index) // some * BATCHES + i
+                for place in range(some)
+            ]
+            batches = [self.data[0][number % len(self.data[0])] for number in numbers]
+            sums = {k: np.zeros_like(v) for k, v in self.params.items()}
+            count = {k: np.zeros((len(v), 1)) for k, v in self.params.items()}
+            count["shared"] = np.zeros(())
+            for architecture, batch in zip(architectures, batches, strict=True):
+                gradient = self.gradient(architecture, batch)
+                for k, part in self.parts(architecture).items():
+                    sums[k][part] += gradient[k]
+                    count[k][part if k != "shared" else ...] += 1
+            for k, theta in self.params.items():
+                step = sums[k] / np.maximum(count[k], 1) + WEIGHT_DECAY * theta
+                f = self.penalty.strength * self.fisher[k]
+                new = theta - rate * step
+                new = (new + rate * f * self.anchor[k]) / (1 + rate * f)
+                self.params[k] = np.where(count[k] > 0, new, theta)
+
+    def protect_several(self, architectures, epoch, index):
+        if epoch < self.penalty.start_epoch:
+            return
+        sums = {k: np.zeros_like(v) for k, v in self.params.items()}
+        count = {k: np.zeros_like(v) for k, v in self.params.items()}
+        for place, architecture in enumerate(architectures):
+            for i in range(self.penalty.batches):
+                number = (epoch * CHILDREN + index + place) * self.penalty.batches + i
+                batch = self.data[1][number % len(self.data[1])]
+                gradient = self.gradient(architecture, batch)
+                for k, part in self.parts(architecture).items():
+                    sums[k][part] += gradient[k] ** 2 / self.penalty.batches
+            for k, part in self.parts(architecture).items():
+                count[k][part] += 1
+        for k, used in count.items():
+            mixed = 0.1 * self.average[k] + sums[k] / np.maximum(used, 1)
+            self.average[k] = np.where(used > 0, mixed, self.average[k])
+        mean = np.concatenate([self.average[k][n > 0] for k, n in count.items()]).mean()
+        for k, used in count.items():
+            self.fisher[k] = np.where(used > 0, self.average[k] / mean, self.fisher[k])
+            self.anchor[k] = np.where(used > 0, self.params[k], self.anchor[k])
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_children_that_are_trained_together_share_their_gradients(count):
+    config = make_settings(form="proximal")
+    search = dataclasses.replace(
+        make_search(protection=make_protection(config)),
+        together=2,
+        devices=Devices(count, "children"),
+    )
+    data = search.devices.replicate(toy.make_data())
+    state = search.init(SECOND)
+    written = Together(
+        jax.device_get(state.shared.params), toy.make_data(), config.penalty
+    )
+    for epoch in range(EPOCHS):
+        state = search.begin_epoch(state, np.int32(epoch))
+        if epoch == 3:
+            written.flush()
+        for index in range(0, CHILDREN, 2):
+            numbers = np.int32(epoch), np.int32(index)
+            state = search.train_child(state, data, *numbers)
+            seen = jax.device_get(state.epoch)
+            pair = seen.architectures[index : index + 2]
+            written.train_several(pair, epoch, index)
+            expected = [written.evaluate(architecture) for architecture in pair]
+            found = seen.err1.nats[index : index + 2]
+            np.testing.assert_allclose(found, expected, rtol=2e-5)
+            written.protect_several(pair, epoch, index)
+        for name, value in state.shared.params.items():
+            np.testing.assert_allclose(value, written.params[name], rtol=2e-5)
+            average = state.shared.memory[name]
+            np.testing.assert_allclose(average, written.average[name], rtol=2e-4)
+
+
+def test_a_child_that_explodes_does_not_move_the_others():
+    class Broken(toy.ToyTask):
+        def train_loss(self, child, architecture, data, stream, step, key, axis):
+            nats, aux = super().train_loss(
+                child, architecture, data, stream, step, key, axis
+            )
+            nats += jnp.where(architecture[0] == 0, jnp.inf, 0.0)
+            return nats, (nats, aux[1])
+
+    data, params, states = toy.make_data(), None, []
+    for task in (toy.ToyTask(), Broken()):
+        search = dataclasses.replace(make_search(task), together=CHILDREN)
+        state = search.begin_epoch(search.init(SECOND), np.int32(0))
+        params = jax.device_get(state.shared.params)
+        states.append(search.train_child(state, data, np.int32(0), np.int32(0)))
+    sane, broken = jax.device_get(states)
+    bad = np.sum(broken.epoch.architectures[:, 0] == 0)
+    assert 0 < bad < CHILDREN
+    assert broken.skipped == bad * BATCHES
+    assert broken.skipped_in_row == sane.skipped == 0
+    np.testing.assert_array_equal(broken.shared.params["a"][0], params["a"][0])
+    assert np.all(sane.shared.params["a"][0] != params["a"][0])
+    assert np.all(np.isfinite(broken.shared.params["shared"]))
+    assert np.all(broken.shared.params["shared"] != params["shared"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"task": {"batch_size": 6}}, "task.batch_size is 6, .* multiple of 4"),
+        ({"search": {"together": 2}}, "search.together is 2, .* multiple of 4"),
+        ({"search": {"together": 3}}, "search.together is 3, .* divisor of the 4"),
+        ({"search": {"together": 0}}, "search.together is 0"),
+    ],
+)
+def test_what_devices_cannot_divide_is_said_before_anything_runs(changes, said):
+    config = text_config()
+    for part, fields in changes.items():
+        config[part].update(fields)
+    with pytest.raises(ConfigError, match=said):
+        load(config, 4)
+
+
+@pytest.mark.parametrize("count", [0, 9, -1])
+def test_devices_that_there_are_not_cannot_be_used(count):
+    with pytest.raises(UserError, match=f"--devices is {count}, expected 1 to 8"):
+        parallel.use(count)
+    assert parallel.in_use() == 1

@@ -1,0 +1,134 @@
+"""Steps of several children at once: shared weights move by the mean of them.
+
+Pham et al. (2018), equation 2, with more than one sampled model. Between the children
+a parameter is averaged over those that use it. It works on the whole of the shared
+parameters, where a step of one child costs what the child costs: worth it where each
+device trains a child of its own.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from wpl_jax.parallel import Devices
+from wpl_jax.supernet import add_rows, gather, mask
+from wpl_jax.tasks.task import Data, Task
+from wpl_jax.training import Step, gradient_of_batch
+
+
+class Child(NamedTuple):
+    """One of the children that are trained together; of several, arrays of all."""
+
+    architecture: jax.Array  # int32[num_decisions]
+    stream: Any  # of its own
+    step: jax.Array  # int32[]; number of its training batch
+    key: jax.Array
+
+
+def mean_over_children(
+    shared: Any,
+    rows_of: Callable[[jax.Array], Any],
+    each: Callable[[Any, Any], tuple[Any, jax.Array, Any]],
+    children: Any,
+    devices: Devices,
+) -> tuple[Any, Any, Any]:
+    """The mean of something that each child has for its own parameters.
+
+    Args:
+      shared: The shared parameters.
+      rows_of: Which rows an architecture uses.
+      each: Of a child's parameters and the child: a tree like the former, whether it
+        is sound, and anything beside it.
+      children: With their ``architecture``, along a leading axis of all arrays.
+      devices: Among which they are divided.
+
+    Returns:
+      A tree like ``shared`` with the mean over those sound children that use a
+      parameter, 0 where there is none; a tree of which are used, ``bool``, that
+      broadcasts to it; and what there was beside, stacked.
+    """
+
+    def add(total, child):
+        rows = rows_of(child.architecture)
+        found, sound, beside = each(gather(shared, rows), child)
+        found = jax.tree.map(lambda x: jnp.where(sound, x, 0), found)
+        used = jax.tree.map(lambda m: m * sound, mask(shared, rows))
+        total = add_rows(total[0], rows, found), jax.tree.map(jnp.add, total[1], used)
+        return total, beside
+
+    first = rows_of(jax.tree.leaves(children.architecture)[0][0])
+    nothing = jax.tree.map(jnp.zeros_like, (shared, mask(shared, first)))
+    (total, count), beside = devices.children.accumulate(add, nothing, children)
+    mean = jax.tree.map(lambda t, n: t / jnp.maximum(n, 1), total, count)
+    return mean, jax.tree.map(lambda n: n > 0, count), beside
+
+
+def joint_step(
+    task: Task,
+    transform: optax.GradientTransformationExtraArgs,
+    shared: Any,
+    opt_state: optax.OptState,
+    children: Child,
+    data: Data,
+    devices: Devices,
+) -> tuple[Any, optax.OptState, Any, Step]:
+    """A step of several children at once, each on a batch of its own.
+
+    What none of them uses stays as it is, with all that the optimizer remembers of
+    it. A child whose loss or gradient is not finite is left out.
+
+    Args:
+      task: Whose loss is minimised.
+      transform: The optimizer.
+      shared: The shared parameters.
+      opt_state: Of all of them.
+      children: Those that take the step.
+      data: Of the task.
+      devices: Among which the children, or their batches, are divided.
+
+    Returns:
+      The shared parameters, the optimizer's state and the children's streams after
+      the step, and what is told of each child's.
+    """
+
+    def gradient_of(params, child):
+        gradient, stream, nats, sound = gradient_of_batch(
+            task,
+            params,
+            child.architecture,
+            data,
+            devices.batch.share(child.stream),
+            child.step,
+            child.key,
+            devices.batch,
+        )
+        stream = jax.tree.map(
+            lambda new, old: jnp.where(sound, new, old),
+            devices.batch.join(stream),
+            child.stream,
+        )
+        return gradient, sound, (stream, Step(nats, sound))
+
+    gradient, used, (streams, told) = mean_over_children(
+        shared, task.space.rows, gradient_of, children, devices
+    )
+    updates, new_state = transform.update(gradient, opt_state, shared)
+    sound = jnp.isfinite(optax.tree.norm(updates))
+    used = jax.tree.map(lambda there: there & sound, used)
+    used_state = optax.tree.map_params(
+        transform,
+        lambda _, there: there,
+        opt_state,
+        used,
+        transform_non_params=lambda _: sound,
+    )
+    shared, opt_state = jax.tree.map(
+        jnp.where,
+        (used, used_state),
+        (optax.apply_updates(shared, updates), new_state),
+        (shared, opt_state),
+    )
+    return shared, opt_state, streams, told

@@ -1,0 +1,277 @@
+"""Devices: the only module that knows how many there are.
+
+A compiled function runs on all of them at once, each with the same arguments; which
+device it is decides what share of the work it does, and what the shares give is
+averaged, added up or put together over an :class:`Axis`. What comes out is the same on
+all devices, so that a state on eight of them is the state on one, and so are its
+checkpoints.
+
+There is ``jax.pmap`` in one place, :meth:`Devices.compile`; ``jax.shard_map`` would
+take its place there.
+"""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from wpl_jax.config_fields import require
+from wpl_jax.errors import UserError
+
+Mode = Literal["batch", "children"]
+
+_NAME = "devices"
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """Devices that share some work; its methods are for functions that run on them.
+
+    Attributes:
+      size: How many devices; of one alone nothing is shared.
+    """
+
+    size: int = 1
+
+    def share(self, tree: Any, axis: int = 0) -> Any:
+        """This device's part of arrays that every device has whole.
+
+        Args:
+          tree: Arrays whose ``axis`` the number of devices divides.
+          axis: Which.
+
+        Returns:
+          The arrays, each cut down to the part.
+
+        Raises:
+          ValueError: If an array cannot be divided equally.
+        """
+        if self.size == 1:
+            return tree
+
+        def part(x):
+            if x.shape[axis] % self.size:
+                raise ValueError(
+                    f"{x.shape[axis]} rows cannot be shared equally by {self.size} "
+                    "devices."
+                )
+            each = x.shape[axis] // self.size
+            first = self._index() * each
+            return jax.lax.dynamic_slice_in_dim(x, first, each, axis)
+
+        return jax.tree.map(part, tree)
+
+    def join(self, tree: Any) -> Any:
+        """The arrays that the devices have parts of, along the leading axis."""
+        if self.size == 1:
+            return tree
+        return jax.tree.map(lambda x: jax.lax.all_gather(x, _NAME, tiled=True), tree)
+
+    def mean(self, tree: Any) -> Any:
+        """The mean over the devices; its gradient is that of all devices' losses."""
+        return tree if self.size == 1 else jax.lax.pmean(tree, _NAME)
+
+    def sum(self, tree: Any) -> Any:
+        """The sum over the devices."""
+        return tree if self.size == 1 else jax.lax.psum(tree, _NAME)
+
+    def accumulate(
+        self, add: Callable[[Any, Any], tuple[Any, Any]], nothing: Any, items: Any
+    ) -> tuple[Any, Any]:
+        """Adds up over items, which the devices divide among each other.
+
+        Args:
+          add: Of a sum so far and an item: the sum with it, and anything beside it.
+          nothing: Zeros, what each device starts from.
+          items: A tree of arrays with a leading axis, which the number of devices
+            divides.
+
+        Returns:
+          The sum over all, and what there was beside of each, stacked.
+        """
+        total, beside = jax.lax.scan(add, nothing, self.share(items))
+        return self.sum(total), self.join(beside)
+
+    def map(self, function: Callable[[Any], Any], items: Any) -> Any:
+        """Maps a function over items, which the devices divide among each other.
+
+        One after the other on each device: mapped at once, a choice between
+        operations would become all of the operations.
+
+        Args:
+          function: Of one item.
+          items: A tree of arrays with a leading axis of the same length.
+
+        Returns:
+          What the function returns, stacked, for all items, on every device.
+        """
+        count = len(jax.tree.leaves(items)[0])
+        each = -(-count // self.size)
+        if self.size > 1:
+            # The last devices do again what would be beyond the end.
+            mine = self._index() * each + jnp.arange(each)
+            items = jax.tree.map(lambda x: x[jnp.minimum(mine, count - 1)], items)
+        if each == 1:  # A loop of one would be a loop to the compiler.
+            found = function(jax.tree.map(lambda x: x[0], items))
+            found = jax.tree.map(lambda x: x[None], found)
+        else:
+            found = jax.lax.map(function, items)
+        return jax.tree.map(lambda x: x[:count], self.join(found))
+
+    def _index(self) -> jax.Array:
+        return jax.lax.axis_index(_NAME)
+
+
+ALONE = Axis()
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """The devices of a search, and what they divide among each other.
+
+    Attributes:
+      count: How many; all of every process where there are several.
+      mode: What they divide in training: the ``"batch"`` of one child after the
+        other, or the ``"children"`` that are trained together.
+    """
+
+    count: int = 1
+    mode: Mode = "batch"
+
+    @property
+    def every(self) -> Axis:
+        """All devices."""
+        return Axis(self.count)
+
+    @property
+    def batch(self) -> Axis:
+        """Those that share a batch."""
+        return self.every if self.mode == "batch" else ALONE
+
+    @property
+    def children(self) -> Axis:
+        """Those that share the children that are trained together."""
+        return self.every if self.mode == "children" else ALONE
+
+    def compile(
+        self,
+        function: Callable[..., Any],
+        *,
+        static_argnames: str | Sequence[str] = (),
+        donate_argnames: str | Sequence[str] = (),
+    ) -> Callable[..., Any]:
+        """A function as one program on all devices, compiled when it is first called.
+
+        Args:
+          function: Of arguments that are the same on all devices; what it returns
+            must be so, too.
+          static_argnames: As in :func:`jax.jit`.
+          donate_argnames: As in :func:`jax.jit`.
+
+        Returns:
+          The function of arrays that :meth:`replicate` has placed.
+        """
+        if self.count == 1:
+            return jax.jit(
+                function,
+                static_argnames=static_argnames,
+                donate_argnames=donate_argnames,
+            )
+        signature = inspect.signature(function)
+        names = list(signature.parameters)
+
+        def places(chosen: str | Sequence[str]) -> tuple[int, ...]:
+            chosen = (chosen,) if isinstance(chosen, str) else chosen
+            return tuple(names.index(name) + 1 for name in chosen)
+
+        mapped = jax.pmap(
+            lambda index, *args: function(*args),
+            axis_name=_NAME,
+            in_axes=(0, *(None for _ in names)),
+            out_axes=None,  # pyright: ignore
+            devices=self._chosen(),
+            static_broadcasted_argnums=places(static_argnames),
+            donate_argnums=places(donate_argnames),
+        )
+        # pmap wants an argument that differs from device to device.
+        index = np.arange(self.count // jax.process_count())
+
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return mapped(index, *signature.bind(*args, **kwargs).args)
+
+        return call
+
+    def replicate(self, tree: Any) -> Any:
+        """Arrays, placed on all devices."""
+        return tree if self.count == 1 else _replicate(self)(tree)
+
+    def _chosen(self) -> list[jax.Device] | None:
+        """Of one process the first ones; of several all, which need not be named."""
+        return jax.devices()[: self.count] if jax.process_count() == 1 else None
+
+
+ONE = Devices()
+
+
+_in_use: int | None = None  # None: all that there are
+
+
+def use(count: int | None) -> None:
+    """Sets how many devices what is made from a configuration runs on.
+
+    Args:
+      count: The first so many; None for all.
+
+    Raises:
+      UserError: If there are not as many.
+    """
+    global _in_use
+    found = len(jax.devices())
+    if count is not None and not 1 <= count <= found:
+        raise UserError(
+            f"--devices is {count}, expected 1 to {found}, the number of "
+            f"{jax.devices()[0].platform} devices that JAX finds here."
+        )
+    _in_use = count
+
+
+def in_use() -> int:
+    """How many devices what is made from a configuration runs on."""
+    return len(jax.devices()) if _in_use is None else _in_use
+
+
+def make_devices(config: ConfigDict, together: int = 1) -> Devices:
+    """The devices in use, for a search that trains so many children together.
+
+    Raises:
+      ConfigError: If they cannot divide the batches, or the children, equally.
+    """
+    count = in_use()
+    require(
+        config.task.batch_size % count == 0,
+        config,
+        "task.batch_size",
+        f"a multiple of {count}, the devices that share a batch; --devices takes fewer",
+    )
+    if together == 1:
+        return Devices(count)
+    require(
+        together % count == 0,
+        config,
+        "search.together",
+        f"1 or a multiple of {count}, the devices that divide the children; --devices "
+        "takes fewer",
+    )
+    return Devices(count, "children")
+
+
+@functools.cache
+def _replicate(devices: Devices) -> Callable[[Any], Any]:
+    return devices.compile(lambda tree: tree)
