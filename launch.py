@@ -3,7 +3,11 @@
 python launch.py --config=configs/two_models_digits.py --workdir=runs/digits
 """
 
+import contextlib
+import os
 import sys
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,6 +29,14 @@ _WORKDIR = flags.DEFINE_string(
 _DEVICES = flags.DEFINE_integer(
     "devices", None, "How many of the devices to use; all where it is not given."
 )
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of the first of several processes."
+)
+_PROCESSES = flags.DEFINE_integer("processes", None, "How many processes there are.")
+_PROCESS = flags.DEFINE_integer("process", None, "Which of them this is, from 0.")
+_CLUSTER = flags.DEFINE_bool(
+    "cluster", False, "Whether the cluster says the three above (SLURM, GKE, TPU)."
+)
 _MODE = flags.DEFINE_string("mode", "run", "What to do: run, or report again.")
 
 
@@ -36,10 +48,44 @@ def main(argv: list[str]) -> None:
     try:
         if not _WORKDIR.value:
             raise UserError("--workdir is empty, expected a folder for the run.")
-        parallel.use(_DEVICES.value)
-        jobs.run(_CONFIG.value, Path(_WORKDIR.value), _MODE.value)
+        with _processes():
+            parallel.use(_DEVICES.value)
+            jobs.run(_CONFIG.value, Path(_WORKDIR.value), _MODE.value)
     except UserError as error:
         _fail(error)
+
+
+@contextlib.contextmanager
+def _processes() -> Iterator[None]:
+    """Joins the processes of a run, if there are several; the first one speaks."""
+    several = {
+        "coordinator": _COORDINATOR.value,
+        "processes": _PROCESSES.value,
+        "process": _PROCESS.value,
+    }
+    missing = [f"--{name}" for name, value in several.items() if value is None]
+    if _CLUSTER.value:
+        if len(missing) < len(several):
+            raise UserError("--cluster finds out what the other flags say: omit them.")
+        parallel.start_processes()
+    elif len(missing) < len(several):
+        if missing:
+            raise UserError(f"Several processes also need {' and '.join(missing)}.")
+        parallel.start_processes(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    else:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, contextlib.ExitStack() as stack:
+        if not parallel.leads():
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+        try:
+            with parallel.together():
+                yield
+        except (SystemExit, UserError):
+            raise
+        except BaseException:
+            traceback.print_exc()
+            _end(1)
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -67,7 +113,15 @@ def _innermost(error: object) -> object:
 
 def _fail(message: object) -> NoReturn:
     print(f"Error: {message}", file=sys.stderr)
-    sys.exit(2)
+    _end(2)
+
+
+def _end(code: int) -> NoReturn:
+    if parallel.several():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # Else JAX would wait for the other processes.
+    sys.exit(code)
 
 
 if __name__ == "__main__":

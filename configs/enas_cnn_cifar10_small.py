@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
     """The paper's settings but for the sizes."""
     config = enas_cnn_cifar10.get_config()
     config.num_seeds = 3
+    config.seed = 1  # 0 is that of the penalty's calibration
     config.space.filters = 8
     config.space.layers = 3
     config.task.shrink = 2
@@ -25,6 +26,8 @@ def get_config() -> ConfigDict:
     config.search.children = 12
     config.search.checkpoint_seconds = 60.0
     config.optimizer.learning_rate = 0.2
+    # Of .01, .03, .1, .3 and 1, by validation error and forgetting with seed 0.
+    config.penalty.strength = 0.3
     config.optimizer.cosine.period = 20
     config.strategy.enas.steps = 50
     config.strategy.enas.candidates = ConfigDict(
@@ -33,10 +36,10 @@ def get_config() -> ConfigDict:
     config.strategy.random.candidates = ConfigDict(
         {"proposed": 100, "screen_batches": 2, "keep": 5}
     )
-    config.retrain.epochs = 3
+    config.retrain.epochs = 2
     config.retrain.space = ConfigDict({"filters": 8, "layers": 3, "auxiliary": True})
     config.retrain.task.batch_size = 64
     config.retrain.task.augmentation = ConfigDict({"cutout": 4})
     config.retrain.task.drop_path = ConfigDict({"rate": 0.0, "epochs": 1})
-    config.retrain.optimizer.cosine.period = 3
+    config.retrain.optimizer.cosine.period = 2
     return config

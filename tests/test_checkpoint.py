@@ -77,7 +77,7 @@ def test_what_is_saved_comes_back_bit_by_bit(like, saved):
         step, state = checkpoints.restore(like(make_state()))
     assert step == 4
     assert_bitwise(state, make_state(4))
-    assert jax.tree.map(type, state) == jax.tree.map(type, make_state())
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(state))
 
 
 def test_restored_numpy_arrays_can_be_written_to(saved):
@@ -179,7 +179,6 @@ TREE = "state/_METADATA"
         (MANIFEST, truncate),
         (MANIFEST, delete),
         (TREE, garble),
-        (TREE, delete),
         ("state/ocdbt.process_0", clear),
         ("state", clear),
         ("state", delete),
@@ -379,6 +378,7 @@ def test_handlers_are_restored(failing, noted):
     assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == before
 
 
-def test_exit_code_without_a_signal_is_an_error():
-    with StopRequest() as stop, pytest.raises(ValueError, match="after a signal"):
-        stop.exit_code()
+def test_exit_code_of_a_signal_that_came_to_another_process_is_of_sigterm():
+    with StopRequest() as stop:
+        assert not stop.asked()
+        assert stop.exit_code() == 143

@@ -258,12 +258,20 @@ def text_on_one(estimator, together=1):
     return config, outcome(config, 1)
 
 
-@pytest.mark.parametrize(("count", "estimator"), [(2, "batch"), (8, "per_example")])
+@pytest.mark.parametrize(
+    ("count", "estimator"),
+    [
+        (8, "batch"),
+        pytest.param(2, "batch", marks=pytest.mark.slow),
+        pytest.param(2, "per_example", marks=pytest.mark.slow),
+    ],
+)
 def test_a_search_of_text_is_the_same_on_several_devices(count, estimator):
     config, expected = text_on_one(estimator)
     assert_same_search(outcome(config, count), expected)
 
 
+@pytest.mark.slow
 def test_children_that_are_trained_together_may_be_anywhere():
     config, expected = text_on_one("batch", together=4)
     assert_same_search(outcome(config, 4), expected)

@@ -45,6 +45,9 @@ class Events:
         if (len(self.made), place) == (self.crash_in, self.crash_when):
             raise Death
 
+    def asked(self):
+        return self.signum is not None
+
     def exit_code(self):
         return 128 + self.signum
 

@@ -16,6 +16,7 @@ from configs import enas_rnn_pydoc
 from wpl_jax import retrain
 from wpl_jax.errors import ConfigError
 from wpl_jax.optimizers import Exponential, Sgd
+from wpl_jax.parallel import ALONE
 from wpl_jax.retrain import Retraining
 from wpl_jax.supernet import ALL
 from wpl_jax.tasks import Evaluation
@@ -47,7 +48,7 @@ class ToyTask:
     def init_stream(self):
         return {"last": jnp.zeros(SIZE), "drawn": jnp.zeros(EPOCHS * BATCHES), "at": 0}
 
-    def train_loss(self, child, architecture, data, stream, step, key, axis):
+    def train_loss(self, child, architecture, data, stream, step, key, axis=ALONE):
         index = step % len(data["train"])
         target = data["train"][index]
         nats = distance(point(child, architecture) + STREAM * stream["last"], target)
@@ -57,7 +58,7 @@ class ToyTask:
         after = {"last": target, "drawn": drawn, "at": stream["at"] + 1}
         return nats + jnp.sum(child["shift"] ** 2), (nats, after)
 
-    def evaluate(self, child, architecture, data, split):
+    def evaluate(self, child, architecture, data, split, axis):
         predicted = point(child, architecture)
         nats = jnp.mean(jax.vmap(lambda x: distance(predicted, x))(data[split]))
         return Evaluation(nats, jnp.exp(nats))
@@ -333,6 +334,9 @@ class Stop:
     """A request to stop that a test makes by itself."""
 
     signum = None
+
+    def asked(self):
+        return self.signum is not None
 
     def exit_code(self):
         return 128 + self.signum

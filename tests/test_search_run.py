@@ -4,7 +4,6 @@ import contextlib
 import functools
 import json
 import shutil
-import signal
 
 import jax
 import jax.numpy as jnp
@@ -105,14 +104,9 @@ class Interrupted(StopRequest):
 
     left = 0
 
-    @property
-    def signum(self):
+    def asked(self):
         type(self).left -= 1
-        return signal.SIGTERM if type(self).left < 0 else None
-
-    @signum.setter
-    def signum(self, value):
-        pass
+        return type(self).left < 0
 
     def exit_code(self):
         return 143

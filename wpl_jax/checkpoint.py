@@ -15,6 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
+from wpl_jax import parallel
 from wpl_jax.errors import UserError
 
 _OVERHEAD = 1 << 16  # Bytes of a checkpoint besides its arrays: some 20,000 are seen.
@@ -41,12 +42,20 @@ class Checkpoints:
           landmark: Of which steps the newest is kept as well, to go back to.
         """
         self._directory, self._keep, self._landmark = directory, keep, landmark
+        # All state is on every process: the first one saves, and waits for nobody.
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=0, active_processes={0}, barrier_sync_key_prefix="wpl_jax"
+        )
+        several = {"multiprocessing_options": alone, "create": False}
+        if jax.process_count() > 1:
+            directory.mkdir(parents=True, exist_ok=True)
         self._manager = ocp.CheckpointManager(
             directory.absolute(),
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=None,  # See `_delete_old`.
                 cleanup_tmp_directories=True,
                 enable_async_checkpointing=False,
+                **(several if jax.process_count() > 1 else {}),
             ),
         )
 
@@ -59,12 +68,13 @@ class Checkpoints:
           landmark: Whether only landmarks count.
 
         Returns:
-          Its step and state, or None where there is no checkpoint.
+          Its step and state, of numpy arrays and keys, or None where there is no
+          checkpoint.
 
         Raises:
           UserError: If there are checkpoints and none can be read.
         """
-        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), like)
         every = sorted(self._manager.all_steps(), reverse=True)
         steps = [s for s in every if self._landmark(s)] if landmark else every
         reason = ""
@@ -102,11 +112,12 @@ class Checkpoints:
                 raise ValueError(
                     f"another structure: '{name}' is {there} there, expected {wanted}"
                 )
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-        state = self._manager.restore(step, args=args)["state"]
-        if _crc32(state) != check["crc32"]:
+        stored = jax.tree.map(_room_for, target)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(stored))
+        stored = self._manager.restore(step, args=args)["state"]
+        if _crc32(stored) != check["crc32"]:
             raise ValueError("its arrays do not have the checksum they were saved with")
-        return state
+        return jax.tree.map(_as, stored, target)
 
     def save(self, step: int, state: Any) -> None:
         """Writes the state, whole when this returns.
@@ -129,14 +140,14 @@ class Checkpoints:
         # What fails is raised, and said below; Orbax's threads would log it as well.
         logging.set_verbosity(logging.FATAL)
         try:
-            self._find_room(state)
+            # Numpy's arrays, which Orbax takes from one process of several.
+            stored = jax.tree.map(np.asarray, _without_keys(state))
+            check = {"crc32": _crc32(stored), "form": _form(state)}
+            self._find_room(stored)
             saved = self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state),
-                    check=ocp.args.JsonSave(
-                        {"crc32": _crc32(state), "form": _form(state)}
-                    ),
+                    state=ocp.args.StandardSave(stored), check=ocp.args.JsonSave(check)
                 ),
             )
         except Exception as error:
@@ -176,13 +187,31 @@ class Checkpoints:
         self._manager.close()
 
 
-def _crc32(state: Any) -> int:
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _without_keys(state: Any) -> Any:
+    """Keys as the numbers that they are made of."""
+    return jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, state)
+
+
+def _room_for(leaf: Any) -> np.ndarray:
+    if _is_key(leaf):
+        leaf = jax.eval_shape(jax.random.key_data, leaf)
+    return np.zeros(leaf.shape, leaf.dtype)
+
+
+def _as(stored: Any, target: Any) -> Any:
+    """A key again where one was."""
+    return jax.random.wrap_key_data(stored) if _is_key(target) else stored
+
+
+def _crc32(stored: Any) -> int:
     """A checksum of all arrays; what is stored is not protected against bit rot."""
     total = 0
-    for leaf in jax.tree.leaves(state):
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-        total = zlib.crc32(np.asarray(leaf).tobytes(), total)
+    for leaf in jax.tree.leaves(stored):
+        total = zlib.crc32(leaf.tobytes(), total)
     return total
 
 
@@ -221,8 +250,10 @@ class StopRequest:
         self.signum = signum
         signal.signal(signum, self._earlier[signum])
 
+    def asked(self) -> bool:
+        """Whether a signal has come, here or to another process of the run."""
+        return parallel.any_process(self.signum is not None)
+
     def exit_code(self) -> int:
-        """The code a shell reports for the signal: 143 for SIGTERM."""
-        if self.signum is None:
-            raise ValueError("exit_code is defined after a signal has come.")
-        return 128 + self.signum
+        """The code a shell reports for the signal; another process's is SIGTERM."""
+        return 128 + (signal.SIGTERM if self.signum is None else self.signum)

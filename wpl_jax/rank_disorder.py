@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from wpl_jax import retrain
+from wpl_jax import parallel, retrain
 from wpl_jax.checkpoint import StopRequest
 from wpl_jax.config_fields import require_int, with_changes
 from wpl_jax.forgetting import kendall_tau
@@ -55,7 +55,7 @@ def from_scratch(
       stop: Asks for an end between two calls.
 
     Returns:
-      Their errors on the validation data.
+      Their errors on the validation data, to the first process.
     """
     epochs = {"retrain": {"epochs": config.ranking.epochs}}
     changed = with_changes(config, epochs, "config.retrain lacks epochs")
@@ -64,7 +64,7 @@ def from_scratch(
     for number, architecture in enumerate(architectures, 1):
         folder = workdir / "ranking" / f"architecture_{number}"
         path = folder / retrain.RETRAINED_FILE
-        if not path.exists():
+        if not parallel.agree(path.exists()):
             title = f"Architecture {number} of {len(architectures)}"
             retrain.run(
                 changed,
@@ -76,8 +76,9 @@ def from_scratch(
                 title,
                 stop,
             )
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # It is done.
-        errors.append(json.loads(path.read_text(encoding="utf-8"))["valid_error"])
+        if parallel.leads():
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # It is done.
+            errors.append(json.loads(path.read_text(encoding="utf-8"))["valid_error"])
     return errors
 
 

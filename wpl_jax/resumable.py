@@ -9,6 +9,7 @@ from typing import Any
 
 from absl import logging
 
+from wpl_jax import parallel
 from wpl_jax.checkpoint import Checkpoints, StopRequest
 from wpl_jax.monitor import Metrics, Progress
 
@@ -61,7 +62,6 @@ class Resumable(contextlib.AbstractContextManager):
             go back to.
           place: Puts a state that was read where the calls want it.
         """
-        folder.mkdir(parents=True, exist_ok=True)
         self.note, self.took = "", 1
         self._total, self._unit, self._stop = total, unit, stop
         self._seconds, self._landmark = checkpoint_seconds, landmark
@@ -69,23 +69,24 @@ class Resumable(contextlib.AbstractContextManager):
         self._like, self._place = like, place
         with contextlib.ExitStack() as stack:
 
-            def closing(thing):
+            def closing(make, *args, **options):
+                thing = make(*args, **options) if parallel.leads() else _Silent()
                 return stack.enter_context(contextlib.closing(thing))
 
             self._checkpoints = closing(
-                Checkpoints(folder / "checkpoints", landmark=landmark)
+                Checkpoints, folder / "checkpoints", landmark=landmark
             )
-            resumed = self._checkpoints.restore(like)
+            resumed = self._restore()
             if resumed is not None:
-                self._done, self.state = resumed[0], place(resumed[1])
+                self._done, self.state = resumed
                 say = f"resuming after {self._done} of {total} {unit}."
                 print(f"{title}: {say}", flush=True)
             else:
                 self._done, self.state = 0, start()
                 self._checkpoints.save(0, self.state)
             self._saved, self._saved_at = self._done, time.monotonic()
-            self._metrics = closing(Metrics(folder, resume_at=record_of(self._done)))
-            self._progress = closing(Progress(total, self._done, title))
+            self._metrics = closing(Metrics, folder, resume_at=record_of(self._done))
+            self._progress = closing(Progress, total, self._done, title)
             self._closing = stack.pop_all()
 
     def __exit__(self, *exc: object) -> None:
@@ -97,7 +98,7 @@ class Resumable(contextlib.AbstractContextManager):
         Raises:
           SystemExit: Once all is saved, if it was asked to stop.
         """
-        while self._done < self._total and self._stop.signum is None:
+        while self._done < self._total and not self._stop.asked():
             self.took = 1
             yield self._done
             if self._went_back:
@@ -122,14 +123,29 @@ class Resumable(contextlib.AbstractContextManager):
 
     def go_back(self) -> None:
         """Within a call: takes the state of the newest landmark, and goes on there."""
-        found = self._checkpoints.restore(self._like, landmark=True)
+        found = self._restore(landmark=True)
         if found is None:
             raise ValueError("There is no landmark to go back to.")
-        self._done, self.state = found[0], self._place(found[1])
+        self._done, self.state = found
         self._saved, self._went_back = self._done, True
         self._metrics.go_back(self._record_of(self._done))
         self._progress.go_back(self._done)
 
+    def _restore(self, landmark: bool = False) -> tuple[int, Any] | None:
+        found = self._checkpoints.restore(self._like, landmark=landmark)
+        done = parallel.agree(-1 if found is None else found[0])
+        if done < 0:
+            return None
+        state = parallel.from_leader(None if found is None else found[1], self._like)
+        return done, self._place(state)
+
     def _save(self) -> None:
         self._checkpoints.save(self._done, self.state)
         self._saved, self._saved_at = self._done, time.monotonic()
+
+
+class _Silent:
+    """What a process does that is not the first: neither files nor progress."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *args, **options: None

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from wpl_jax import parallel
 from wpl_jax.errors import UserError
 
 CONFIG_FILE = "config.json"
@@ -31,9 +32,13 @@ def finite(value: Any) -> Any:
 def write_atomically(path: Path, text: str) -> None:
     """Writes a file so that a crash leaves the old one or the new one.
 
+    The first of several processes does, the others write nothing.
+
     Raises:
       UserError: If it cannot be written, for a full disk say; the old one is left.
     """
+    if not parallel.leads():
+        return
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:
@@ -56,7 +61,8 @@ def open_run(
     """Claims a folder for a configuration, for as long as the context lasts.
 
     The first run writes its configuration there; later ones must bring the same,
-    or results of two experiments would mix.
+    or results of two experiments would mix. Of several processes the first one
+    claims it for all.
 
     Args:
       workdir: The folder; made if it does not exist.
@@ -71,6 +77,9 @@ def open_run(
         a process that is still running, or cannot be written; or holds none, where
         there must be one.
     """
+    if not parallel.leads():
+        yield workdir
+        return
     if existing and not (workdir / CONFIG_FILE).exists():
         raise UserError(
             f"There is no run in {workdir}. Run without --mode first, or give the "

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from wpl_jax import rank_disorder, retrain, search_report
+from wpl_jax import parallel, rank_disorder, retrain, search_report
 from wpl_jax.checkpoint import Checkpoints, StopRequest
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.forgetting import Forgetting
@@ -24,7 +24,7 @@ from wpl_jax.run_directory import finite, open_run, to_json, write_atomically
 from wpl_jax.search import Measured, Search, State
 from wpl_jax.search_config import Run, arm_names, expand, make_search
 from wpl_jax.search_report import REPORT_FILE, RESULTS_FILE
-from wpl_jax.supernet import architecture_from_json, architecture_to_json
+from wpl_jax.supernet import Space, architecture_from_json, architecture_to_json
 from wpl_jax.tasks import Data, ranking
 
 ARCHITECTURE_FILE = "architecture.json"
@@ -60,7 +60,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     """
     runs = expand(config)
     page = workdir / REPORT_FILE
-    if page.exists() and all(_is_finished(each, workdir) for each in runs):
+    finished = page.exists() and all(_is_finished(each, workdir) for each in runs)
+    if parallel.agree(finished):
         with open_run(workdir, config.to_dict()):
             print(f"This run is finished: {page}")
             return
@@ -81,6 +82,8 @@ def report(config: ConfigDict, workdir: Path) -> None:
 
 
 def _report(config: ConfigDict, workdir: Path) -> None:
+    if not parallel.leads():
+        return
     runs = expand(config)
     order = arm_names(config)
     searched = [
@@ -104,10 +107,10 @@ def derive(config: ConfigDict, workdir: Path) -> None:
             title = f"{each.arm}, seed {each.seed}"
             calls = calls_of_search(each.config, search)
             number = [call.phase for call in calls].index("propose")
-            while number < len(calls) and stop.signum is None:
+            while number < len(calls) and not stop.asked():
                 state = _advance(each.config, search, data, state, calls[number])
                 number += _taken(search, calls, number)
-            if stop.signum is not None:
+            if number < len(calls):
                 sys.exit(stop.exit_code())
             # Of an unfinished search, what says so: its results are still to come.
             done = (folder / RESULTS_FILE).exists()
@@ -119,8 +122,9 @@ def rank(config: ConfigDict, workdir: Path) -> None:
     rank_disorder.check(config)
     runs = expand(config)
     with open_run(workdir, config.to_dict(), existing=True), StopRequest() as stop:
-        for each in runs:
-            search_report.read(each.folder(workdir), each.arm, each.seed)
+        if parallel.leads():  # For what it says of those that are not there.
+            for each in runs:
+                search_report.read(each.folder(workdir), each.arm, each.seed)
         searches = _search_of_each_arm(runs)
         decisions = searches[runs[0].arm][0].task.space.decisions
         architectures = rank_disorder.draw(config.ranking.architectures, decisions)
@@ -139,25 +143,27 @@ def rank(config: ConfigDict, workdir: Path) -> None:
 
 def _restore(search: Search, each: Run, folder: Path) -> State:
     """The newest state of a search."""
-    with contextlib.closing(Checkpoints(folder / "checkpoints")) as checkpoints:
-        found = checkpoints.restore(jax.eval_shape(search.init, each.key()))
-    if found is None:
-        raise UserError(f"There is no search in {folder}. Run it first.")
-    return search.devices.replicate(found[1])
+    like, state = jax.eval_shape(search.init, each.key()), None
+    if parallel.leads():
+        with contextlib.closing(Checkpoints(folder / "checkpoints")) as checkpoints:
+            found = checkpoints.restore(like)
+        if found is None:
+            raise UserError(f"There is no search in {folder}. Run it first.")
+        state = found[1]
+    return search.devices.replicate(parallel.from_leader(state, like))
 
 
 def retrain_file(config: ConfigDict, workdir: Path) -> None:
     """Trains the architecture of ``config.retrain.architecture`` from scratch."""
     path = Path(config.retrain.architecture)
-    if not path.is_file():
+    if parallel.leads() and not path.is_file():
         raise ConfigError(
             f"config.retrain.architecture is {str(path)!r}, expected the file of an "
             "architecture, as a search writes it. Pass "
             "--config.retrain.architecture=FOLDER/architecture.json."
         )
     retraining, data = retrain.load(config)
-    text = path.read_text(encoding="utf-8")
-    architecture = architecture_from_json(retraining.task.space, text)
+    architecture = _read_architecture(path, retraining.task.space)
     with open_run(workdir, config.to_dict()), StopRequest() as stop:
         folder = workdir / "retrain"
         retrain.run(
@@ -175,12 +181,21 @@ def retrain_file(config: ConfigDict, workdir: Path) -> None:
 def evaluate_file(config: ConfigDict, workdir: Path) -> None:
     """Evaluates what ``retrain`` has left on validation and test data."""
     path = workdir / "retrain" / retrain.RETRAINED_FILE
-    if not path.exists():
+    if parallel.leads() and not path.exists():
         raise UserError(
             f"There is no {path}: nothing has been trained to its end there. Run with "
             "--mode=retrain first."
         )
     retrain_file(config, workdir)
+
+
+def _read_architecture(path: Path, space: Space) -> np.ndarray:
+    """What the first process reads, on all of them."""
+    architecture = np.zeros(len(space.decisions), np.int32)
+    if parallel.leads():
+        text = path.read_text(encoding="utf-8")
+        architecture = architecture_from_json(space, text)
+    return parallel.from_leader(architecture, architecture)
 
 
 MODES = {
@@ -229,15 +244,15 @@ class _Arm:
     def run(self, each: Run, workdir: Path, title: str, stop: StopRequest) -> None:
         """Searches and retrains, as far as it has not been done."""
         folder = each.folder(workdir)
-        if not (folder / RESULTS_FILE).exists():
+        if not parallel.agree((folder / RESULTS_FILE).exists()):
             _search(self._config, self._search, self._data, each, folder, title, stop)
-        if self._config.retrain.epochs and not _is_finished(each, workdir):
-            text = (folder / ARCHITECTURE_FILE).read_text(encoding="utf-8")
+        if not parallel.agree(_is_finished(each, workdir)):
+            space = self._retraining.task.space
             retrain.run(
                 self._config,
                 self._retraining,
                 self._retrain_data,
-                architecture_from_json(self._retraining.task.space, text),
+                _read_architecture(folder / ARCHITECTURE_FILE, space),
                 each.seed,
                 folder / "retrain",
                 f"{title}, retraining",

@@ -1,0 +1,235 @@
+"""Several processes: they do what one does, and know when one of them is lost."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import call, environment
+from tiny_search import RUNS
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = f"--config={ROOT / 'tests' / 'tiny_search.py'}"
+
+AGREEING = """
+import sys
+import jax, numpy as np
+from wpl_jax import parallel
+coordinator, index = sys.argv[1], int(sys.argv[2])
+parallel.start_processes(coordinator, 2, index)
+devices = parallel.Devices(parallel.in_use())
+axis = devices.every
+mean = devices.compile(lambda x: axis.mean(axis.share(x) ** 2))
+state = {"a": np.arange(4.0) + index, "k": jax.random.split(jax.random.key(index))}
+state = parallel.from_leader(state, jax.eval_shape(lambda: state))
+print(
+    index,
+    parallel.leads(),
+    parallel.agree(7 + index),
+    parallel.any_process(index == 1),
+    parallel.any_process(False),
+    state["a"].tolist(),
+    np.asarray(jax.random.key_data(state["k"])).sum(),
+    jax.device_get(mean(devices.replicate(np.arange(8.0)))).tolist(),
+    sep="|",
+)
+"""
+
+
+def free_port():
+    with contextlib.closing(socket.socket()) as found:
+        found.bind(("localhost", 0))
+        return found.getsockname()[1]
+
+
+@contextlib.contextmanager
+def processes(commands, env):
+    """Starts them; what is left of them is killed in the end."""
+    started = [
+        subprocess.Popen(
+            command,
+            env=env,
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for command in commands
+    ]
+    try:
+        yield started
+    finally:
+        for one in started:
+            one.kill()
+            one.communicate()
+
+
+def devices_of_each(count):
+    flags = f"--xla_force_host_platform_device_count={count}"
+    return f"--xla_backend_optimization_level=0 {flags}"
+
+
+def test_two_processes_agree():
+    coordinator = f"localhost:{free_port()}"
+    commands = [
+        [sys.executable, "-c", AGREEING, coordinator, str(index)] for index in range(2)
+    ]
+    with processes(commands, environment(XLA_FLAGS=devices_of_each(2))) as started:
+        said = [one.communicate(timeout=120) for one in started]
+    for index, (out, err) in enumerate(said):
+        assert out, err
+        found = out.splitlines()[-1].split("|")
+        assert found[:5] == [str(index), str(index == 0), "7", "True", "False"]
+        assert json.loads(found[5]) == [0, 1, 2, 3]
+        # Of four devices each has two of the rows.
+        assert json.loads(found[7]) == [14.0, 21.0]
+    assert said[0][0].split("|")[6] == said[1][0].split("|")[6]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--coordinator=localhost:1"], "also need --processes and --process"),
+        (["--process=0", "--processes=2"], "also need --coordinator"),
+        (["--cluster", "--process=0"], "--cluster finds out"),
+    ],
+)
+def test_flags_that_are_not_enough_are_named(flags, said, tmp_path):
+    command = [sys.executable, "launch.py", CONFIG, f"--workdir={tmp_path}/run"]
+    done = call([*command, *flags], environment(), timeout=60)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+# Searches by two processes, each with a device or two.
+
+
+def search(workdir, *flags):
+    coordinator = f"--coordinator=localhost:{free_port()}"
+    return [
+        [
+            *(sys.executable, str(ROOT / "launch.py"), CONFIG, f"--workdir={workdir}"),
+            *(coordinator, "--processes=2", f"--process={index}", *flags),
+        ]
+        for index in range(2)
+    ]
+
+
+def read(workdir):
+    """What a run left, as numbers."""
+    found = {}
+    for run in RUNS:
+        folder = workdir / "searches" / run
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        found[run] = [json.loads(line) for line in lines]
+    return found
+
+
+def assert_close(found, expected):
+    for run, records in expected.items():
+        assert len(found[run]) == len(records)
+        for have, want in zip(found[run], records, strict=True):
+            assert have.keys() == want.keys()
+            for name in ("err1", "err2", "train_nats", "reward", "nats_mean", "best"):
+                np.testing.assert_allclose(
+                    np.array(have[name], float),
+                    np.array(want[name], float),
+                    atol=2e-5,
+                    err_msg=f"{run} {name}",
+                )
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """What one process with one device leaves; compiled programs for the others."""
+    folder = tmp_path_factory.mktemp("alone")
+    env = environment(folder / "cache", XLA_FLAGS=devices_of_each(1))
+    command = [sys.executable, "launch.py", CONFIG, f"--workdir={folder / 'run'}"]
+    done = call(command, env, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return read(folder / "run"), folder / "cache"
+
+
+@pytest.mark.slow
+def test_two_processes_of_two_devices_search_as_one(alone, tmp_path):
+    expected, cache = alone
+    env = environment(cache, XLA_FLAGS=devices_of_each(2))
+    with processes(search(tmp_path / "run"), env) as (first, second):
+        out, err = first.communicate(timeout=300)
+        silent, _ = second.communicate(timeout=60)
+    assert (first.returncode, second.returncode) == (0, 0), err
+    assert out.endswith(f"Report: {tmp_path / 'run' / 'report.html'}\n")
+    assert all(line.startswith("[Gloo]") for line in silent.splitlines())
+    assert_close(read(tmp_path / "run"), expected)
+
+
+def wait_for_epochs(workdir, count):
+    """Until a search has told of so many epochs."""
+    for _ in range(600):
+        lines = workdir.glob("searches/*/metrics.jsonl")
+        if sum(len(path.read_text().splitlines()) for path in lines) >= count:
+            return
+        time.sleep(0.1)
+    raise TimeoutError("No epoch has ended in a minute.")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_lost_process_ends_the_others_and_fewer_go_on(lost, alone, tmp_path):
+    expected, cache = alone
+    workdir = tmp_path / "run"
+    env = environment(cache, XLA_FLAGS=devices_of_each(1))
+    with processes(search(workdir), env) as started:
+        wait_for_epochs(workdir, 1)
+        started[lost].kill()
+        _, err = started[1 - lost].communicate(timeout=60)
+    assert started[1 - lost].returncode not in (0, None)
+    said = f"Process {1 - lost} of 2 has lost another one" in err
+    assert said or "another task died" in err  # JAX's own watch may be faster.
+    assert "goes on from the last checkpoint" in err
+    command = [sys.executable, "launch.py", CONFIG, f"--workdir={workdir}"]
+    done = call(command, env, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "resuming after" in done.stdout
+    assert_close(read(workdir), expected)
+
+
+@pytest.mark.slow
+def test_a_signal_to_any_process_stops_and_saves_all(alone, tmp_path):
+    expected, cache = alone
+    workdir = tmp_path / "run"
+    env = environment(cache, XLA_FLAGS=devices_of_each(1))
+    with processes(search(workdir), env) as started:
+        wait_for_epochs(workdir, 1)
+        os.kill(started[1].pid, signal.SIGTERM)
+        for one in started:
+            one.communicate(timeout=60)
+    assert [one.returncode for one in started] == [143, 143]
+    with processes(search(workdir), env) as started:
+        out, err = started[0].communicate(timeout=300)
+        started[1].communicate(timeout=60)
+    assert [one.returncode for one in started] == [0, 0], err
+    assert "resuming after" in out
+    assert_close(read(workdir), expected)
+
+
+@pytest.mark.slow
+def test_what_one_process_cannot_do_ends_all(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    env = environment(XLA_FLAGS=devices_of_each(1))
+    with processes(search(tmp_path / "file" / "run"), env) as started:
+        _, first = started[0].communicate(timeout=60)
+        _, second = started[1].communicate(timeout=60)
+    assert "cannot be written" in first
+    assert started[0].returncode == 2
+    assert started[1].returncode not in (0, None)
+    assert "has lost another one" in second or "another task died" in second
