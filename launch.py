@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
+import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from wpl_jax import jobs, parallel
+from wpl_jax import jobs, parallel, profiling
 from wpl_jax.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -37,6 +38,12 @@ _PROCESS = flags.DEFINE_integer("process", None, "Which of them this is, from 0.
 _CLUSTER = flags.DEFINE_bool(
     "cluster", False, "Whether the cluster says the three above (SLURM, GKE, TPU)."
 )
+_PROFILE = flags.DEFINE_integer(
+    "profile", None, "Writes a trace of so many calls, once programs are compiled."
+)
+_CACHE = flags.DEFINE_string(
+    "cache", None, "Folder of compiled programs, kept from one run to the next."
+)
 _MODE = flags.DEFINE_string("mode", "run", "What to do: run, or report again.")
 
 
@@ -48,6 +55,10 @@ def main(argv: list[str]) -> None:
     try:
         if not _WORKDIR.value:
             raise UserError("--workdir is empty, expected a folder for the run.")
+        if _CACHE.value:
+            jax.config.update("jax_compilation_cache_dir", _CACHE.value)
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        profiling.ask(_PROFILE.value)
         with _processes():
             parallel.use(_DEVICES.value)
             jobs.run(_CONFIG.value, Path(_WORKDIR.value), _MODE.value)

@@ -12,6 +12,7 @@ from absl import logging
 from wpl_jax import parallel
 from wpl_jax.checkpoint import Checkpoints, StopRequest
 from wpl_jax.monitor import Metrics, Progress
+from wpl_jax.profiling import Tracer
 
 
 class Resumable(contextlib.AbstractContextManager):
@@ -87,6 +88,7 @@ class Resumable(contextlib.AbstractContextManager):
             self._saved, self._saved_at = self._done, time.monotonic()
             self._metrics = closing(Metrics, folder, resume_at=record_of(self._done))
             self._progress = closing(Progress, total, self._done, title)
+            self._tracer = closing(Tracer, folder)
             self._closing = stack.pop_all()
 
     def __exit__(self, *exc: object) -> None:
@@ -100,7 +102,9 @@ class Resumable(contextlib.AbstractContextManager):
         """
         while self._done < self._total and not self._stop.asked():
             self.took = 1
+            self._tracer.begin()
             yield self._done
+            self._tracer.end(self._landmark(self._done + self.took))
             if self._went_back:
                 self._went_back = False
                 continue

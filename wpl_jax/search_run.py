@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from wpl_jax import parallel, rank_disorder, retrain, search_report
+from wpl_jax import memory, parallel, rank_disorder, retrain, search_report
 from wpl_jax.checkpoint import Checkpoints, StopRequest
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.forgetting import Forgetting
@@ -67,7 +67,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
             return
     # The data first: a folder is claimed by nothing that cannot run.
     arms = {name: _Arm(first) for name, first in _first_of_each_arm(runs).items()}
-    print("\n".join(dict.fromkeys(arm.about for arm in arms.values())), flush=True)
+    print("\n".join(dict.fromkeys(arm.about for arm in arms.values())))
+    needed = max((arm.memory for arm in arms.values()), key=lambda found: found.total)
+    print(memory.check(needed, memory.available()), flush=True)
     with open_run(workdir, config.to_dict()), StopRequest() as stop:
         for number, each in enumerate(runs, 1):
             title = f"[{number}/{len(runs)}] {each.arm}, seed {each.seed}"
@@ -232,6 +234,7 @@ class _Arm:
     def __init__(self, config: ConfigDict):
         self._config = config
         self._search, self._data, self.about = make_search(config)
+        self.memory = memory.estimate(self._search, self._data)
         if config.retrain.epochs:
             self._retraining, self._retrain_data = retrain.load(config)
             space = self._retraining.task.space

@@ -1,0 +1,49 @@
+"""Traces: asked for once, begun when programs are compiled, whole."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from wpl_jax import profiling
+from wpl_jax.profiling import Tracer
+
+
+@pytest.fixture(autouse=True)
+def nothing_asked():
+    yield
+    profiling.ask(None)
+
+
+def run(folder, calls, landmarks=()):
+    """Which calls are traced."""
+    tracer, traced = Tracer(folder), []
+    for number in range(calls):
+        tracer.begin()
+        if tracer._left is not None:
+            traced.append(number)
+        jax.block_until_ready(jnp.arange(3) + number)
+        tracer.end(number + 1 in landmarks)
+    tracer.close()
+    return traced
+
+
+@pytest.mark.parametrize(
+    ("asked", "landmarks", "traced"),
+    [
+        (None, {2}, []),
+        (3, {2, 4}, [2, 3, 4]),
+        (2, (), [20, 21]),
+        (9, {22}, [20, 21, 22, 23]),
+    ],
+)
+def test_calls_are_traced_once_programs_are_compiled(
+    asked, landmarks, traced, tmp_path, capsys
+):
+    profiling.ask(asked)
+    assert run(tmp_path / "first", 24, landmarks) == traced
+    assert run(tmp_path / "second", 24, landmarks) == []
+    written = list((tmp_path / "first").rglob("*.xplane.pb"))
+    assert len(written) == bool(traced)
+    assert not (tmp_path / "second").exists()
+    said = capsys.readouterr().out
+    assert (f"A trace is in {tmp_path / 'first' / 'profile'}" in said) == bool(traced)
