@@ -11,10 +11,12 @@ from pathlib import Path
 import jax
 from absl import app, flags
 
-from benchmarks import fisher, micro_cell, penalty, search
+from benchmarks import devices, fisher, growth, micro_cell, penalty, search
 
 BENCHMARKS = {
+    "devices": devices.rows,
     "fisher": fisher.rows,
+    "growth": growth.rows,
     "micro_cell": micro_cell.rows,
     "penalty": penalty.rows,
     "search": search.rows,

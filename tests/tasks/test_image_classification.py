@@ -269,9 +269,9 @@ def test_the_childs_noise_does_not_depend_on_that_of_the_images(monkeypatch):
     def keys(key):
         found, space = [key], Telling()
 
-        def spy(key, images, augmentation, data):
+        def spy(key, images, augmentation, data, axis):
             found.append(key)
-            return augment(key, images, augmentation, data)
+            return augment(key, images, augmentation, data, axis)
 
         monkeypatch.setattr(image_classification, "augment", spy)
         task = dataclasses.replace(PLAIN, space=space)
