@@ -1,7 +1,9 @@
 """Devices: any number of them does what one does."""
 
+import contextlib
 import dataclasses
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +25,8 @@ from test_search import (
 )
 
 from configs import enas_cnn_digits
-from wpl_jax import parallel, search_config
+from wpl_jax import jobs, parallel, search_config, search_run, tasks
+from wpl_jax.checkpoint import StopRequest
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.parallel import ALONE, Axis, Devices
 from wpl_jax.protection import make_protection
@@ -444,3 +447,58 @@ def test_devices_that_there_are_not_cannot_be_used(count):
     with pytest.raises(UserError, match=f"--devices is {count}, expected 1 to 8"):
         parallel.use(count)
     assert parallel.in_use() == 1
+
+
+class Interrupted(StopRequest):
+    """Is told to stop after some calls."""
+
+    left = 0
+
+    def asked(self):
+        type(self).left -= 1
+        return type(self).left < 0
+
+
+@pytest.mark.parametrize("counts", [(1, 1), (4, 1), (1, 4)])
+def test_a_search_goes_on_with_another_number_of_devices(
+    counts, tmp_path, monkeypatch, undisturbed
+):
+    config = one_search()
+    monkeypatch.setattr(search_run, "StopRequest", Interrupted)
+    monkeypatch.setattr(search_run, "_report", lambda config, workdir: None)
+    monkeypatch.setitem(tasks.TASKS, "toy", toy.load)
+    for count, calls in zip(counts, (11, 1000), strict=True):
+        parallel.use(count)
+        Interrupted.left = calls
+        with contextlib.suppress(SystemExit):
+            jobs.run(config, tmp_path / "run", "run")
+    parallel.use(1)
+    lines, expected = read_lines(tmp_path / "run"), read_lines(undisturbed)
+    assert len(lines) == len(expected) == config.search.epochs
+    for line, wanted in zip(lines, expected, strict=True):
+        for name in ("err1", "err2", "best", "reward", "nats_max"):
+            np.testing.assert_allclose(line[name], wanted[name], atol=1e-5)
+    if counts == (1, 1):
+        assert lines == expected
+
+
+def one_search():
+    config = toy.get_config()
+    config.arms = ConfigDict({"wpl": config.arms.wpl})
+    config.retrain.epochs = 0
+    return config
+
+
+def read_lines(workdir):
+    path = workdir / "searches" / "wpl-seed0" / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(tasks.TASKS, "toy", toy.load)
+        patch.setattr(search_run, "_report", lambda config, workdir: None)
+        jobs.run(one_search(), folder / "run", "run")
+    return folder / "run"
