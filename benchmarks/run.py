@@ -11,9 +11,10 @@ from pathlib import Path
 import jax
 from absl import app, flags
 
-from benchmarks import devices, fisher, growth, micro_cell, penalty, search
+from benchmarks import choice, devices, fisher, growth, micro_cell, penalty, search
 
 BENCHMARKS = {
+    "choice": choice.rows,
     "devices": devices.rows,
     "fisher": fisher.rows,
     "growth": growth.rows,
