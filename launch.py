@@ -44,7 +44,9 @@ _PROFILE = flags.DEFINE_integer(
 _CACHE = flags.DEFINE_string(
     "cache", None, "Folder of compiled programs, kept from one run to the next."
 )
-_MODE = flags.DEFINE_string("mode", "run", "What to do: run, or report again.")
+_MODE = flags.DEFINE_string(
+    "mode", "run", "What to do: run, report, or another mode of the job."
+)
 
 
 def main(argv: list[str]) -> None:

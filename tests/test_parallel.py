@@ -8,6 +8,7 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import tiny_search
 import toy
@@ -28,10 +29,12 @@ from configs import enas_cnn_digits
 from wpl_jax import jobs, parallel, search_config, search_run, tasks
 from wpl_jax.checkpoint import StopRequest
 from wpl_jax.errors import ConfigError, UserError
+from wpl_jax.joint_training import Child, joint_step
 from wpl_jax.parallel import ALONE, Axis, Devices
+from wpl_jax.penalty import consolidate, weight_plasticity
 from wpl_jax.protection import make_protection
 from wpl_jax.search_run import _advance, _taken, calls_of_search
-from wpl_jax.supernet import gather, random_architecture
+from wpl_jax.supernet import gather, mask, random_architecture
 from wpl_jax.training import gradient_of_batch
 
 COUNTS = (1, 2, 8)
@@ -425,6 +428,120 @@ def test_a_child_that_explodes_does_not_move_the_others():
     assert np.all(broken.shared.params["shared"] != params["shared"])
 
 
+def take_joint_step(transform, opt_state, params, architectures):
+    """A joint step of toy children."""
+    count = len(architectures)
+    children = Child(
+        architecture=jnp.array(architectures),
+        stream=jnp.zeros((count, 4)),
+        step=jnp.arange(count),
+        key=jax.random.split(FIRST, count),
+    )
+    task, data = toy.ToyTask(), toy.make_data()
+    return joint_step(task, transform, params, opt_state, children, data, Devices())
+
+
+def under_penalty(fisher_of_a, anchor_of_a):
+    """SGD that clips, under an explicit penalty on the rows of ``a``."""
+    params = jax.tree.map(jnp.ones_like, toy.ToySpace().init(FIRST))
+    transform = optax.chain(
+        weight_plasticity(1.0), optax.clip_by_global_norm(0.25), optax.sgd(0.5)
+    )
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    fisher = zeros | {"a": jnp.asarray(fisher_of_a)[:, None] * jnp.ones(2)}
+    anchor = params | {"a": jnp.full((3, 2), anchor_of_a)}
+    return transform, consolidate(transform.init(params), anchor, fisher), params
+
+
+def test_what_no_child_uses_does_not_count_for_the_norm_of_the_gradient():
+    moved = []
+    for fisher in ([0.0, 0.0, 0.0], [0.0, 0.0, 100.0]):
+        step = under_penalty(fisher, 3.0)
+        params, *_ = take_joint_step(*step, [[0, 1], [1, 1]])
+        moved.append(params)
+    np.testing.assert_array_equal(moved[0]["a"], moved[1]["a"])
+    np.testing.assert_array_equal(moved[0]["shared"], moved[1]["shared"])
+    # Not clipped away: the step of a clipped gradient is as long as the clip.
+    change = jax.tree.map(lambda p: np.sum((p - 1) ** 2), moved[1])
+    assert np.sqrt(sum(jax.tree.leaves(change))) == pytest.approx(0.125, rel=1e-5)
+
+
+def test_a_joint_update_that_is_not_finite_is_left_out_and_told():
+    transform, opt_state, before = under_penalty([3e38, 0.0, 0.0], -1e30)
+    params, after, streams, told = take_joint_step(
+        transform, opt_state, before, [[0, 1], [1, 1]]
+    )
+    assert not np.any(told.sound)
+    assert np.all(np.isfinite(told.nats))
+    np.testing.assert_array_equal(streams, np.zeros((2, 4)))
+    for new, old in ((params, before), (after, opt_state)):
+        jax.tree.map(np.testing.assert_array_equal, new, old)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"max_norm": 1.0}, {"compound": True, "normalize": "none"}]
+)
+def test_what_no_child_uses_keeps_what_is_remembered_of_it(changes):
+    config = make_settings(**changes)
+    protection = make_protection(config)
+    params = toy.ToySpace().init(FIRST)
+    optimizer = protection.wrap(optax.sgd(0.1), 0.1, 10.0)
+    state, memory = (
+        optimizer.init(params),
+        jax.tree.map(lambda p: jnp.full_like(p, 3.0), params),
+    )
+    rows = toy.ToySpace().rows(jnp.array([1, 2]))
+    found = jax.tree.map(jnp.ones_like, params)
+    used = jax.tree.map(lambda m: m > 0, mask(params, rows))
+    after, _ = protection.remember(memory, state, params, found, used, rows, 10.0)
+    for name, row in (("a", 1), ("b", 2)):
+        others = [i for i in range(3) if i != row]
+        np.testing.assert_array_equal(after[name][jnp.array(others)], 3.0)
+        assert np.all(after[name][row] != 3.0)
+    if "max_norm" in changes:  # What is not used counts for no norm, either.
+        np.testing.assert_allclose(np.linalg.norm(after["a"][1]), 1.0, rtol=1e-5)
+
+
+def test_batches_of_images_are_taken_in_turns_and_those_of_text_in_stretches():
+    search = dataclasses.replace(make_search(), together=2)
+    data = toy.make_data()  # 5 batches, 4 children of 2 batches an epoch
+    numbers = [
+        search._batches_of_several(data, epoch, index)(np.arange(2)[:, None])
+        for epoch, index in ((0, 0), (0, 2), (1, 0))
+    ]
+    assert np.stack(numbers).tolist() == [
+        [[0, 2], [1, 3]],
+        [[2, 4], [3, 5]],
+        [[4, 6], [5, 7]],
+    ]
+
+    class Separate(toy.ToyTask):
+        def init_stream(self):
+            return ()
+
+    search = dataclasses.replace(search, task=Separate())
+    numbers = [
+        search._batches_of_several(data, epoch, index)(np.arange(2)[:, None])
+        for epoch, index in ((0, 0), (0, 2), (1, 0))
+    ]
+    assert np.ravel(numbers).tolist() == list(range(12))
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_the_first_devices_values_go_to_all(count):
+    def drifted(x):
+        axis = Axis(count)
+        mine = axis.share(jnp.arange(8.0))[0]  # Other numbers on other devices.
+        tree = {"x": x + mine, "n": jnp.int32(mine), "b": mine == 0}
+        return axis.join(jax.tree.map(lambda y: y[None], axis.first(tree)))
+
+    found = on(count, drifted, np.float32(0.3))
+    np.testing.assert_array_equal(found["x"], np.full(count, np.float32(0.3)))
+    np.testing.assert_array_equal(found["n"], np.zeros(count))
+    assert found["b"].dtype == bool
+    assert np.all(found["b"])
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -432,12 +549,18 @@ def test_a_child_that_explodes_does_not_move_the_others():
         ({"search": {"together": 2}}, "search.together is 2, .* multiple of 4"),
         ({"search": {"together": 3}}, "search.together is 3, .* divisor of the 4"),
         ({"search": {"together": 0}}, "search.together is 0"),
+        ({"task": {"batch_size": "8"}}, "task.batch_size is '8'"),
+        (
+            {"search": {"together": 4000, "children": 4000}},
+            "search.together is 4000, .* at most .* batches of the training data",
+        ),
     ],
 )
 def test_what_devices_cannot_divide_is_said_before_anything_runs(changes, said):
     config = text_config()
     for part, fields in changes.items():
-        config[part].update(fields)
+        with config.ignore_type():
+            config[part].update(fields)
     with pytest.raises(ConfigError, match=said):
         load(config, 4)
 

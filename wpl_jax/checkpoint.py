@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
 from wpl_jax import parallel
 from wpl_jax.errors import UserError
+from wpl_jax.trees import is_key, without_keys
 
 _OVERHEAD = 1 << 16  # Bytes of a checkpoint besides its arrays: some 20,000 are seen.
 
@@ -141,7 +141,7 @@ class Checkpoints:
         logging.set_verbosity(logging.FATAL)
         try:
             # Numpy's arrays, which Orbax takes from one process of several.
-            stored = jax.tree.map(np.asarray, _without_keys(state))
+            stored = jax.tree.map(np.asarray, without_keys(state))
             check = {"crc32": _crc32(stored), "form": _form(state)}
             self._find_room(stored)
             saved = self._manager.save(
@@ -187,24 +187,15 @@ class Checkpoints:
         self._manager.close()
 
 
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _without_keys(state: Any) -> Any:
-    """Keys as the numbers that they are made of."""
-    return jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, state)
-
-
 def _room_for(leaf: Any) -> np.ndarray:
-    if _is_key(leaf):
+    if is_key(leaf):
         leaf = jax.eval_shape(jax.random.key_data, leaf)
     return np.zeros(leaf.shape, leaf.dtype)
 
 
 def _as(stored: Any, target: Any) -> Any:
     """A key again where one was."""
-    return jax.random.wrap_key_data(stored) if _is_key(target) else stored
+    return jax.random.wrap_key_data(stored) if is_key(target) else stored
 
 
 def _crc32(stored: Any) -> int:

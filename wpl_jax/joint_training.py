@@ -87,7 +87,7 @@ def joint_step(
       opt_state: Of all of them.
       children: Those that take the step.
       data: Of the task.
-      devices: Among which the children, or their batches, are divided.
+      devices: Among which the children are divided.
 
     Returns:
       The shared parameters, the optimizer's state and the children's streams after
@@ -100,22 +100,19 @@ def joint_step(
             params,
             child.architecture,
             data,
-            devices.batch.share(child.stream),
+            child.stream,
             child.step,
             child.key,
-            devices.batch,
-        )
-        stream = jax.tree.map(
-            lambda new, old: jnp.where(sound, new, old),
-            devices.batch.join(stream),
-            child.stream,
         )
         return gradient, sound, (stream, Step(nats, sound))
 
     gradient, used, (streams, told) = mean_over_children(
         shared, task.space.rows, gradient_of, children, devices
     )
-    updates, new_state = transform.update(gradient, opt_state, shared)
+    # Masked: the penalty's pull on what is not used would count as a gradient's norm.
+    updates, new_state = optax.with_extra_args_support(transform).update(
+        gradient, opt_state, shared, mask=used
+    )
     sound = jnp.isfinite(optax.tree.norm(updates))
     used = jax.tree.map(lambda there: there & sound, used)
     used_state = optax.tree.map_params(
@@ -131,4 +128,10 @@ def joint_step(
         (optax.apply_updates(shared, updates), new_state),
         (shared, opt_state),
     )
+    told = told._replace(sound=told.sound & sound)
+
+    def where_sound(new, old):
+        return jnp.where(told.sound.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+
+    streams = jax.tree.map(where_sound, streams, children.stream)
     return shared, opt_state, streams, told

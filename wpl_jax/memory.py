@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wpl_jax import parallel
 from wpl_jax.errors import UserError
 from wpl_jax.search import Search
 from wpl_jax.supernet import gather
@@ -44,12 +45,12 @@ def estimate(search: Search, data: Data) -> Estimate:
         lambda params, a: gather(params, rows(a)), state.shared.params, architecture
     )
     kept = _kept(search.task, child, architecture, data, key)
-    whole, own = _size(state.shared.params), _size(child)
-    copies = _size(state.shared) / whole
+    whole, own = size(state.shared.params), size(child)
+    copies = size(state.shared) / whole
     devices = search.devices
     return Estimate(
-        data=_size(data),
-        state=_size(state),
+        data=size(data),
+        state=size(state),
         # Of several that are trained together, a sum of gradients of all parameters.
         child=int(own * (copies + 2)) + (search.together > 1) * 2 * whole,
         activations=kept // devices.batch.size,
@@ -67,22 +68,23 @@ def _kept(task: Task, child: Any, architecture: Any, data: Data, key: Any) -> in
         _, pull, _ = jax.vjp(loss, child, has_aux=True)
         return pull
 
-    return _size(jax.eval_shape(backward, child, architecture, data, key))
+    return size(jax.eval_shape(backward, child, architecture, data, key))
 
 
-def _size(tree: Any) -> int:
+def size(tree: Any) -> int:
+    """Bytes of the arrays."""
     return sum(
         int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)
     )
 
 
 def available() -> int | None:
-    """Bytes of a device; of a CPU those of the machine; None if nobody says."""
+    """Bytes of a device, on a CPU its part of the machine's; None if nobody says."""
     device = jax.local_devices()[0]
     limit = (device.memory_stats() or {}).get("bytes_limit")
     if limit is None and device.platform == "cpu" and hasattr(os, "sysconf"):
         limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        limit //= len(jax.local_devices())
+        limit //= max(parallel.in_use() // jax.process_count(), 1)
     return limit
 
 

@@ -25,12 +25,15 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from wpl_jax.config_fields import require
+from wpl_jax.config_fields import require, require_int
 from wpl_jax.errors import UserError
+from wpl_jax.trees import is_key, without_keys
 
 Mode = Literal["batch", "children"]
 
 _NAME = "devices"
+# Of the runtime, which have nothing to do with other processes.
+_OWN_ERRORS = ("INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "UNIMPLEMENTED")
 _PATIENCE = 60  # seconds for processes to find each other
 
 
@@ -77,6 +80,17 @@ class Axis:
         if self.size == 1:
             return tree
         return jax.tree.map(lambda x: jax.lax.all_gather(x, _NAME, tiled=True), tree)
+
+    def first(self, tree: Any) -> Any:
+        """What the first device has, on all."""
+        if self.size == 1:
+            return tree
+
+        def of_first(x):
+            mine = jnp.where(self._index() == 0, x, jnp.zeros_like(x))
+            return jax.lax.psum(mine, _NAME).astype(x.dtype)
+
+        return jax.tree.map(of_first, tree)
 
     def mean(self, tree: Any) -> Any:
         """The mean over the devices; its gradient is that of all devices' losses."""
@@ -261,23 +275,18 @@ def from_leader(tree: Any, like: Any) -> Any:
         return tree
     if not leads():
         tree = jax.tree.map(_zeros, like)
-    data = jax.tree.map(lambda x: jax.random.key_data(x) if _is_key(x) else x, tree)
-    data = multihost_utils.broadcast_one_to_all(data)
+    data = multihost_utils.broadcast_one_to_all(without_keys(tree))
 
     def restore(x, one):
-        if _is_key(one):
+        if is_key(one):
             return jax.random.wrap_key_data(x)
         return x
 
     return jax.tree.map(restore, data, tree)
 
 
-def _is_key(x: Any) -> bool:
-    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-
-
 def _zeros(x: Any) -> Any:
-    if _is_key(x):
+    if is_key(x):
         return jax.random.split(jax.random.key(0), x.shape)
     return np.zeros(x.shape, x.dtype)
 
@@ -339,7 +348,8 @@ def together() -> Iterator[None]:
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         # Errors of the runtime begin with their status: "UNKNOWN: Gloo ...".
-        if jax.process_count() == 1 or not re.match("[A-Z_]+: ", reason):
+        status = re.match("([A-Z_]+): ", reason)
+        if jax.process_count() == 1 or not status or status[1] in _OWN_ERRORS:
             raise
         raise UserError(
             f"Process {jax.process_index()} of {jax.process_count()} has lost another "
@@ -389,6 +399,7 @@ def make_devices(config: ConfigDict, together: int = 1) -> Devices:
       ConfigError: If they cannot divide the batches, or the children, equally.
     """
     count = in_use()
+    require_int(config, "task.batch_size", 1)
     require(
         config.task.batch_size % count == 0,
         config,

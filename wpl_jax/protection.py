@@ -254,9 +254,10 @@ class QuadraticProtection:
 
     def remember(self, memory, opt_state, params, found, used, rows, alpha):
         """Mixes the Fisher in, and moves the anchor to the parameters."""
-        memory = fisher.update_average(
-            memory, found, eta=self.eta, form=self.average, mask=used
-        )
+        old = memory
+        memory = fisher.update_average(memory, found, eta=self.eta, form=self.average)
+        # What is not used counts for nothing below, and stays as it was.
+        memory = jax.tree.map(lambda f, u: jnp.where(u, f, 0), memory, used)
         if self.max_norm is not None:
             memory = fisher.clip_norm(memory, self.max_norm)
         if self.compound:
@@ -269,6 +270,7 @@ class QuadraticProtection:
         importance = jax.tree.map(jnp.multiply, memory, protected)
         if self.normalize != "none":
             importance = fisher.normalize(importance, protected, per=self.normalize)
+        memory = jax.tree.map(lambda f, u, o: jnp.where(u, f, o), memory, used, old)
         return memory, penalty.consolidate(
             opt_state, params, importance, rule=self.rule, mask=used
         )

@@ -183,7 +183,9 @@ class Learner:
             return evaluator.rewards(params, architectures, data, keys)
 
         key = _fold(key, "learn", epoch)
-        return self.strategy.learn(state, key, rewards, first, steps)
+        learned = self.strategy.learn(state, key, rewards, first, steps)
+        # What is drawn from a strategy must be the same on all devices.
+        return self.devices.every.first(learned)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -268,8 +270,12 @@ class Search:
         memory, opt_state = self.protection.begin_epoch(
             state.shared.memory, state.shared.opt_state, epoch
         )
+        # Should rounding ever differ between devices, then not for long.
+        params, opt_state, memory = self.devices.every.first(
+            (state.shared.params, opt_state, memory)
+        )
         return state._replace(
-            shared=state.shared._replace(memory=memory, opt_state=opt_state),
+            shared=Shared(params, opt_state, memory),
             strategy=self.strategy.begin_epoch(state.strategy),
             skipped=jnp.zeros_like(state.skipped),
             epoch=jax.tree.map(jnp.zeros_like, state.epoch),
@@ -361,19 +367,13 @@ class Search:
         return state, child, _mean_of_finite(nats)
 
     def _train_several(self, state, data, epoch, index):
-        """On all shared parameters, each child on batches of its own.
-
-        The training batches are divided into as many stretches; each child goes on
-        where the one in its place before has stopped.
-        """
+        """On all shared parameters, each child on batches of its own."""
         numbers = index + jnp.arange(self.together)
         keys = jax.vmap(lambda i: _fold(state.key, "propose", epoch, i))(numbers)
         propose = functools.partial(self.strategy.propose, state.strategy)
         architectures = jax.vmap(propose)(keys)
         keys = jax.vmap(lambda i: _fold(state.key, "train", epoch, i))(numbers)
-        stretch = self.task.num_batches(data, "train") // self.together
-        rounds = (epoch * self.children + index) // self.together
-        first = jnp.arange(self.together) * stretch + rounds * self.batches
+        numbers_of_batches = self._batches_of_several(data, epoch, index)
         transform = self._transform(epoch, state.rate_scale)
 
         def step(carry, i):
@@ -381,7 +381,7 @@ class Search:
             children = Child(
                 architecture=architectures,
                 stream=streams,
-                step=first + i,
+                step=numbers_of_batches(i),
                 key=jax.vmap(jax.random.fold_in, (0, None))(keys, i),
             )
             params, opt_state, streams, (nats, sound) = joint_step(
@@ -406,9 +406,7 @@ class Search:
             trained = Trained(
                 params, child.architecture, epoch * self.children + child.step
             )
-            found = self.protection.estimate(
-                trained, self.task, data, child.key, self.devices.batch
-            )
+            found = self.protection.estimate(trained, self.task, data, child.key)
             return found, jnp.isfinite(optax.tree.norm(found)), ()
 
         def find():
@@ -431,6 +429,19 @@ class Search:
                 train_nats=_put(seen.train_nats, index, _mean_of_finite(nats)),
             ),
         )
+
+    def _batches_of_several(self, data, epoch, index):
+        """Numbers of the batches of a step, one for each child.
+
+        Where batches follow each other, as those of a text do, each child goes on where
+        the one in its place before has stopped, in its own stretch of them.
+        """
+        places = jnp.arange(self.together)
+        done = (epoch * self.children + index) // self.together * self.batches
+        if not jax.tree.leaves(self.task.init_stream()):
+            return lambda i: (done + i) * self.together + places
+        stretch = self.task.num_batches(data, "train") // self.together
+        return lambda i: places * stretch + done + i
 
     def _protect(self, shared, rows, epoch, find):
         """Lets the protection remember what was trained, from its first epoch on."""

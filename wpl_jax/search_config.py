@@ -97,6 +97,13 @@ def make_search(config: ConfigDict) -> tuple[Search, Data, str]:
         "search.learn_per_call",
         f"a divisor of the strategy's {strategy.steps} steps",
     )
+    batches = task.num_batches(data, "train")
+    require(
+        config.search.together <= batches,
+        config,
+        "search.together",
+        f"at most {batches}, the batches of the training data",
+    )
     available = task.num_batches(data, "valid")
     for field in (
         "search.eval_batches",

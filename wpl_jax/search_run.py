@@ -25,7 +25,7 @@ from wpl_jax.search import Measured, Search, State
 from wpl_jax.search_config import Run, arm_names, expand, make_search
 from wpl_jax.search_report import REPORT_FILE, RESULTS_FILE
 from wpl_jax.supernet import Space, architecture_from_json, architecture_to_json
-from wpl_jax.tasks import Data, ranking
+from wpl_jax.tasks import Data, load_task, ranking
 
 ARCHITECTURE_FILE = "architecture.json"
 
@@ -69,6 +69,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     arms = {name: _Arm(first) for name, first in _first_of_each_arm(runs).items()}
     print("\n".join(dict.fromkeys(arm.about for arm in arms.values())))
     needed = max((arm.memory for arm in arms.values()), key=lambda found: found.total)
+    # Every arm has its data on the device.
+    needed = needed._replace(data=sum(arm.memory.data for arm in arms.values()))
     print(memory.check(needed, memory.available()), flush=True)
     with open_run(workdir, config.to_dict()), StopRequest() as stop:
         for number, each in enumerate(runs, 1):
@@ -92,9 +94,8 @@ def _report(config: ConfigDict, workdir: Path) -> None:
         search_report.read(each.folder(workdir), each.arm, each.seed) for each in runs
     ]
     searched.sort(key=lambda one: order.index(one.arm))
-    search, _, about = make_search(runs[0].config)
-    space = search.task.space
-    search_report.write(workdir, config.to_dict(), searched, space, about)
+    task, _, about = load_task(runs[0].config)
+    search_report.write(workdir, config.to_dict(), searched, task.space, about)
     print(f"Report: {workdir / REPORT_FILE}")
 
 
@@ -243,6 +244,8 @@ class _Arm:
                     "config.retrain.space has other decisions than config.space, "
                     "expected the same. Change sizes there that leave them as they are."
                 )
+            again = memory.size(self._retrain_data)
+            self.memory = self.memory._replace(data=self.memory.data + again)
 
     def run(self, each: Run, workdir: Path, title: str, stop: StopRequest) -> None:
         """Searches and retrains, as far as it has not been done."""

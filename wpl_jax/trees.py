@@ -67,3 +67,13 @@ def _broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
     return len(shape) <= len(target) and all(
         s in (1, t) for s, t in zip(shape[::-1], target[::-1], strict=False)
     )
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether an array is of typed PRNG keys."""
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def without_keys(tree: Any) -> Any:
+    """The tree with the numbers that keys are made of in their places."""
+    return jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, tree)

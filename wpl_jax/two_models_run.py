@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from wpl_jax import two_models, two_models_report
+from wpl_jax import parallel, two_models, two_models_report
 from wpl_jax.checkpoint import StopRequest
 from wpl_jax.data import ImageDataset, load_images
-from wpl_jax.errors import ConfigError
+from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.resumable import Resumable
 from wpl_jax.run_directory import finite, open_run, to_json, write_atomically
 from wpl_jax.two_models import (
@@ -44,6 +44,11 @@ def run(config: ConfigDict, workdir: Path) -> None:
         folder, before anything is compiled.
       SystemExit: With 143 or 130 after SIGTERM or SIGINT, once all is saved.
     """
+    if parallel.several():
+        raise UserError(
+            "The two-model experiment runs in one process. Leave out --coordinator, "
+            "--processes, --process and --cluster."
+        )
     arms = check(config)
     results = workdir / two_models_report.RESULTS_FILE
     page = workdir / two_models_report.REPORT_FILE
