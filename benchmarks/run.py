@@ -11,9 +11,19 @@ from pathlib import Path
 import jax
 from absl import app, flags
 
-from benchmarks import choice, devices, fisher, growth, micro_cell, penalty, search
+from benchmarks import (
+    calls,
+    choice,
+    devices,
+    fisher,
+    growth,
+    micro_cell,
+    penalty,
+    search,
+)
 
 BENCHMARKS = {
+    "calls": calls.rows,
     "choice": choice.rows,
     "devices": devices.rows,
     "fisher": fisher.rows,

@@ -49,9 +49,9 @@ def rows(sizes: tuple[int, ...] = (200, 1000)) -> list[dict]:
 
 
 def _rows_of(hidden: int) -> list[dict]:
-    data = _data()
+    data = make_data()
     searches = {
-        (name, steps): _Running(hidden, name, steps, data)
+        (name, steps): Running(hidden, name, steps, data)
         for name in ("wpl", "none")
         for steps in (1, 1 + STEPS)
     }
@@ -101,7 +101,8 @@ def _rows_of(hidden: int) -> list[dict]:
     return found
 
 
-def _data() -> Data:
+def make_data() -> Data:
+    """Random words, as many as the Penn Treebank has."""
     rng = np.random.default_rng(0)
     return Data(
         *(
@@ -111,7 +112,7 @@ def _data() -> Data:
     )
 
 
-class _Running:
+class Running:
     """A search whose next call can be made again and again."""
 
     def __init__(self, hidden: int, penalty: str, steps: int, data: Data):
@@ -119,7 +120,7 @@ class _Running:
         config.penalty.name = penalty
         config.penalty.start_epoch = 1  # No Fisher in the epoch that is measured.
         task = _task(hidden)
-        self._search = Search(
+        self.search = Search(
             task,
             make_strategy(config, task.space.decisions),
             make_protection(config),
@@ -128,22 +129,25 @@ class _Running:
             batches=steps,
             eval_batches=1,
         )
-        self._data, self._state = data, self._search.init(jax.random.key(0))
+        self._data, self.state = data, self.search.init(jax.random.key(0))
 
     def train(self) -> Any:
+        """One child."""
         zero = np.int32(0)
-        self._state = self._search.train_child(self._state, self._data, zero, zero)
-        return self._state
+        self.state = self.search.train_child(self.state, self._data, zero, zero)
+        return self.state
 
     def learn(self) -> Any:
+        """Some steps of the controller."""
         zero = np.int32(0)
-        self._state = self._search.learn(self._state, self._data, zero, zero, LEARNED)
-        return self._state
+        self.state = self.search.learn(self.state, self._data, zero, zero, LEARNED)
+        return self.state
 
     def fisher(self) -> Any:
-        task = self._search.task
-        architecture = self._state.epoch.architectures[0]
-        return _fisher(task)(self._state.shared.params, architecture, self._data)
+        """Of the last child."""
+        task = self.search.task
+        architecture = self.state.epoch.architectures[0]
+        return _fisher(task)(self.state.shared.params, architecture, self._data)
 
 
 @functools.cache
@@ -177,6 +181,11 @@ CHILD = _Child(
 
 
 def _static(hidden: int, steps: int, data: Data):
+    train, params = static_program(hidden, steps, data)
+    return lambda: train(params)
+
+
+def static_program(hidden: int, steps: int, data: Data):
     """The child as one would write it alone, trained by the same optimizer."""
     task = _task(hidden)
     sizes = {"input": hidden, "recurrent": hidden}
@@ -214,7 +223,7 @@ def _static(hidden: int, steps: int, data: Data):
         nats = optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:])
         return params, jnp.mean(nats)
 
-    return lambda: train(params)
+    return train, params
 
 
 def _static_forward(params, tokens, state, key, task):
