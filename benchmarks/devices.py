@@ -1,8 +1,9 @@
 """What sharing work among devices costs, on forced CPU devices.
 
-They all run on the same cores: a ratio of 1 would be no overhead, and less than 1 is
-not to be had. What it says of accelerators is how much of a step is collectives and
-what every device does again: noise for the whole batch, the optimizer, the penalty.
+They all run on the same cores: a ratio of 1 is no overhead, and below 1 is what one
+device leaves idle of them, which small operations do. What it says of accelerators is
+how much of a step is collectives and what every device does again: noise for the whole
+batch, the optimizer, the penalty.
 
 Expected before measuring: in ``batch`` mode the recurrent cell's backward pass is the
 same arithmetic cut into parts, with smaller products, and one average of a child's

@@ -19,8 +19,8 @@ from configs import enas_rnn_pydoc
 from wpl_jax import per_example_fisher
 from wpl_jax.search_config import make_search
 
-NODES = (4, 8, 16, 32, 64)
-HIDDEN = (64, 128, 256, 512, 1024)
+NODES = (4, 6, 8, 12, 16)
+HIDDEN = (32, 64, 128, 256, 512)
 EXAMPLES = (250, 500, 1000, 2000, 4000)
 EVALUATED = (1, 2, 4, 8, 16)
 
