@@ -19,9 +19,10 @@ from ml_collections import ConfigDict
 from wpl_jax import parallel, retrain
 from wpl_jax.checkpoint import StopRequest
 from wpl_jax.config_fields import require_int, with_changes
+from wpl_jax.evaluator import Evaluator
 from wpl_jax.forgetting import kendall_tau
 from wpl_jax.run_directory import finite, to_json, write_atomically
-from wpl_jax.search import Evaluator, Search
+from wpl_jax.search import Search
 from wpl_jax.supernet import Decision, random_architecture
 from wpl_jax.tasks import Data
 

@@ -18,7 +18,6 @@ from a saved state takes the same path.
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -28,10 +27,11 @@ import optax
 from jax.typing import ArrayLike
 
 from wpl_jax.compiled import compiled
+from wpl_jax.evaluator import Evaluator
 from wpl_jax.forgetting import Forgetting, forgetting
 from wpl_jax.joint_training import Child, joint_step, mean_over_children
 from wpl_jax.optimizers import Sgd
-from wpl_jax.parallel import ALONE, ONE, Axis, Devices
+from wpl_jax.parallel import ONE, Devices
 from wpl_jax.protection import Protection, Trained
 from wpl_jax.strategies import Strategy
 from wpl_jax.strategies.strategy import Learned
@@ -98,62 +98,6 @@ class Measured(NamedTuple):
     alpha: jax.Array  # float32[]; 0 before children leave a Fisher
     rate: jax.Array  # float32[]
     skipped: jax.Array  # int32[]
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluator:
-    """Evaluates children with the shared parameters, whatever protects them."""
-
-    task: Task
-    devices: Devices = ONE
-
-    @compiled()
-    def validate(
-        self, params: Any, architectures: jax.Array, data: Data, batches: jax.Array
-    ) -> Evaluation:
-        """Several, ``int32[n, decisions]``, on the first validation batches."""
-
-        def one(architecture, axis):
-            child = self._child(params, architecture)
-            return self.task.validate(child, architecture, data, 0, batches, axis)
-
-        return self._each(one, architectures)
-
-    @compiled(static_argnames="split")
-    def evaluate(
-        self, params: Any, architectures: jax.Array, data: Data, split: str
-    ) -> Evaluation:
-        """Several, ``int32[n, decisions]``, on the whole of a split."""
-
-        def one(architecture, axis):
-            child = self._child(params, architecture)
-            return self.task.evaluate(child, architecture, data, split, axis)
-
-        return self._each(one, architectures)
-
-    def rewards(
-        self, params: Any, architectures: jax.Array, data: Data, keys: jax.Array
-    ) -> jax.Array:
-        """Of one validation batch each, drawn by the keys; traced, not compiled."""
-
-        def one(each, axis):
-            architecture, key = each
-            batch = jax.random.randint(key, (), 0, self.task.num_batches(data, "valid"))
-            child = self._child(params, architecture)
-            found = self.task.validate(child, architecture, data, batch, 1, axis)
-            # What has no loss is as bad as can be; a strategy must not see a NaN.
-            return jnp.where(jnp.isfinite(found.nats), self.task.reward(found), 0.0)
-
-        return self._each(one, (architectures, keys))
-
-    def _each(self, function: Callable[[Any, Axis], Any], items: Any) -> Any:
-        """Several are divided among the devices; of one, the batch is."""
-        if len(jax.tree.leaves(items)[0]) > 1:
-            return self.devices.every.map(lambda item: function(item, ALONE), items)
-        return ALONE.map(lambda item: function(item, self.devices.every), items)
-
-    def _child(self, params, architecture):
-        return gather(params, self.task.space.rows(architecture))
 
 
 @dataclasses.dataclass(frozen=True)
