@@ -9,6 +9,7 @@ import numpy as np
 
 from wpl_jax import parallel
 from wpl_jax.errors import UserError
+from wpl_jax.parallel import ALONE
 from wpl_jax.search import Search
 from wpl_jax.supernet import gather
 from wpl_jax.tasks import Data, Task
@@ -62,7 +63,7 @@ def _kept(task: Task, child: Any, architecture: Any, data: Data, key: Any) -> in
 
     def backward(child, architecture, data, key):
         def loss(child):
-            return task.train_loss(child, architecture, data, stream, step, key)
+            return task.train_loss(child, architecture, data, stream, step, key, ALONE)
 
         stream, step = task.init_stream(), jnp.int32(0)
         _, pull, _ = jax.vjp(loss, child, has_aux=True)
