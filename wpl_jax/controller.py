@@ -39,6 +39,8 @@ from wpl_jax.checks import LARGEST, SMALLEST, check_range
 
 NumChoices = Sequence[int] | np.ndarray | jax.Array
 EntropyMode = Literal["reward", "regularizer"]
+# Of PRNG keys [n], architectures int32[n, decisions] and the number of the step:
+# float[n].
 RewardsFn = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 

@@ -113,8 +113,8 @@ def check(found: Estimate, limit: int | None) -> str:
     )
 
 
-def _told(size: int) -> str:
+def _told(count: int) -> str:
     for unit, power in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
-        if size >= 2**power:
-            return f"{size / 2**power:.1f} {unit}"
-    return f"{size} bytes"
+        if count >= 2**power:
+            return f"{count / 2**power:.1f} {unit}"
+    return f"{count} bytes"

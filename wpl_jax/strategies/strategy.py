@@ -1,17 +1,14 @@
 """What a search strategy is."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
 from ml_collections import ConfigDict
 
 from wpl_jax.config_fields import get_field, require_int, require_only
+from wpl_jax.controller import RewardsFn
 
 State = Any
-# Of PRNG keys [n], architectures int32[n, decisions] and the number of the step:
-# float[n].
-RewardsFn = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 class Learned(NamedTuple):
