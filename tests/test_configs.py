@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from wpl_jax import retrain, search_run
@@ -20,16 +21,20 @@ SIZES = {"train": 929_589, "valid": 73_760, "test": 82_430}
 
 
 @pytest.fixture(autouse=True)
-def black(monkeypatch):
-    """Images of the shape of CIFAR-10's, a tenth as many, all black."""
+def noise(monkeypatch):
+    """Images of the shape of CIFAR-10's, a tenth as many, of noise."""
 
     def load_images(format, **options):
         shape = (8, 8, 1) if format == "digits" else (32, 32, 3)
+        rng = np.random.default_rng(0)
         splits = [
-            Split(np.zeros((n, *shape), np.uint8), np.arange(n, dtype=np.int32) % 10)
+            Split(
+                rng.integers(0, 256, (n, *shape), np.uint8),
+                np.arange(n, dtype=np.int32) % 10,
+            )
             for n in (4500, 800, 1000)
         ]
-        return ImageDataset(*splits, tuple("0123456789"), "zeros")
+        return ImageDataset(*splits, tuple("0123456789"), "noise")
 
     monkeypatch.setattr(image_classification, "load_images", load_images)
 
@@ -84,15 +89,31 @@ def test_the_papers_setting_has_the_papers_size():
     assert sum(p.size for p in jax.tree.leaves(params)) == 146_014_000 - 2 * 1000
 
 
-def test_the_papers_setting_takes_a_step_at_a_tiny_size():
-    config = get_config("enas_rnn_ptb")
-    config.space.hidden, config.space.num_nodes = 4, 3
-    config.task.batch_size, config.task.length = 2, 3
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        (
+            "enas_rnn_ptb",
+            {"space": {"hidden": 4, "num_nodes": 3}, "task": {"length": 3}},
+        ),
+        pytest.param(
+            "enas_cnn_cifar10",
+            {"space": {"filters": 2, "num_nodes": 2, "layers": 3}},
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_the_papers_setting_takes_a_step_at_a_tiny_size(name, sizes):
+    config = get_config(name)
+    config.update(sizes)
+    config.task.batch_size = 2
     config.search.children = config.search.batches = config.search.eval_batches = 1
     search, data, _ = make_search(config)
     state = search.init(jax.random.key(0))
-    before = np.asarray(state.shared.params["embedding"])
-    state = search.train_child(state, data, np.int32(5), np.int32(0))
+    before = jax.tree.map(np.asarray, state.shared.params)
+    epoch = config.penalty.start_epoch
+    state = search.train_child(state, data, np.int32(epoch), np.int32(0))
     assert np.all(np.isfinite(state.epoch.err1.nats))
-    assert np.any(before != state.shared.params["embedding"])
-    assert np.any(state.shared.memory["recurrent"] != 0)
+    moved = jax.tree.map(lambda a, b: np.any(a != b), before, state.shared.params)
+    assert any(jax.tree.leaves(moved))
+    assert optax.tree.norm(state.shared.memory) > 0

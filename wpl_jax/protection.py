@@ -10,6 +10,7 @@ keep their Fisher and anchor. Theirs need no new anchor: they have not moved.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol
@@ -180,7 +181,8 @@ class QuadraticProtection:
       eta: Share of the newest Fisher in the running average.
       average: ``"printed"`` or ``"coded"``, see
         :func:`wpl_jax.fisher.update_average`.
-      max_norm: Limit of each tensor's norm in the average, None for none.
+      max_norm: Limit of each tensor's norm in the average, None for none; a row of
+        stacked parameters is a tensor of its own.
       normalize: Scale of the Fisher: over the ``"tree"`` of what a child uses, per
         ``"tensor"``, or ``"none"``.
       protect: ``"all"`` weights, or only those of the ``"choices"``, which not all
@@ -259,7 +261,8 @@ class QuadraticProtection:
         # What is not used counts for nothing below, and stays as it was.
         memory = jax.tree.map(lambda f, u: jnp.where(u, f, 0), memory, used)
         if self.max_norm is not None:
-            memory = fisher.clip_norm(memory, self.max_norm)
+            clip = functools.partial(fisher.clip_norm, max_norm=self.max_norm)
+            memory = _of_each_tensor(clip, rows, memory)
         if self.compound:
             memory = jax.tree.map(lambda f: alpha * f, memory)
         protected = jax.tree.map(
@@ -268,8 +271,10 @@ class QuadraticProtection:
             rows,
         )
         importance = jax.tree.map(jnp.multiply, memory, protected)
-        if self.normalize != "none":
-            importance = fisher.normalize(importance, protected, per=self.normalize)
+        if self.normalize == "tree":
+            importance = fisher.normalize(importance, protected)
+        elif self.normalize == "tensor":
+            importance = _of_each_tensor(fisher.normalize, rows, importance, protected)
         memory = jax.tree.map(lambda f, u, o: jnp.where(u, f, o), memory, used, old)
         return memory, penalty.consolidate(
             opt_state, params, importance, rule=self.rule, mask=used
@@ -323,6 +328,15 @@ class QuadraticProtection:
             key=key,
         )
         return axis.mean(found)
+
+
+def _of_each_tensor(function, rows, *trees):
+    """Maps over tensors; where parameters are a stack of them, over its rows."""
+
+    def of_leaf(_, index, *leaves):
+        return (function if is_all(index) else jax.vmap(function))(*leaves)
+
+    return jax.tree.map(of_leaf, trees[0], rows, *trees)
 
 
 # Settings under which the newest Fisher takes the place of the average, as it is.

@@ -54,11 +54,11 @@ def numpy_cell(space, params, architecture, tokens, state):
                 if j == 0:
                     before = h
                     word = p["embedding"][tokens[b, t]]
-                    pre = word @ p["input"] + p["bias"] + h @ p["recurrent"]
+                    pre = p["input"] @ word + p["bias"] + p["recurrent"] @ h
                 else:
                     i = parents[j - 1]
                     before = nodes[i]
-                    pre = before @ p["edges"][j * (j - 1) // 2 + i]
+                    pre = p["edges"][j * (j - 1) // 2 + i] @ before
                 gate = functions["sigmoid"](pre[:HIDDEN])
                 value = functions[activations[j]](pre[HIDDEN:])
                 nodes.append(gate * value + (1 - gate) * before)
@@ -103,8 +103,8 @@ def test_the_backward_pass_is_autodiffs_of_the_forward_pass(carry):
     arguments = (
         jax.random.normal(keys[0], (TIME, BATCH, 2 * HIDDEN)),
         jax.random.normal(keys[1], (BATCH, HIDDEN)),
-        jax.random.normal(keys[2], (HIDDEN, 2 * HIDDEN)),
-        jax.random.normal(keys[3], (NODES - 1, HIDDEN, 2 * HIDDEN)),
+        jax.random.normal(keys[2], (2 * HIDDEN, HIDDEN)),
+        jax.random.normal(keys[3], (NODES - 1, 2 * HIDDEN, HIDDEN)),
     )
 
     def plain(*arguments):

@@ -30,9 +30,9 @@ CHILD = {
     name: RNG.normal(size=shape).astype(np.float32)
     for name, shape in {
         "embedding": (VOCABULARY, HIDDEN),
-        "input": (HIDDEN, 2 * HIDDEN),
-        "recurrent": (HIDDEN, 2 * HIDDEN),
-        "edges": (NODES - 1, HIDDEN, 2 * HIDDEN),
+        "input": (2 * HIDDEN, HIDDEN),
+        "recurrent": (2 * HIDDEN, HIDDEN),
+        "edges": (NODES - 1, 2 * HIDDEN, HIDDEN),
         "bias": (2 * HIDDEN,),
         "output_bias": (VOCABULARY,),
     }.items()
@@ -54,11 +54,12 @@ def read(words, state):
     """Outputs of the architecture's cell, ``[batch, words, hidden]``."""
     outputs = []
     for word in words.T:
-        pre = P["embedding"][word] @ P["input"] + P["bias"] + state @ P["recurrent"]
+        pre = P["embedding"][word] @ P["input"].T + P["bias"]
+        pre += state @ P["recurrent"].T
         first = node(pre, state, lambda x: np.maximum(x, 0))
         leaves = [
-            node(first @ P["edges"][0], first, sigmoid),
-            node(first @ P["edges"][1], first, np.tanh),
+            node(first @ P["edges"][0].T, first, sigmoid),
+            node(first @ P["edges"][1].T, first, np.tanh),
         ]
         state = np.mean(leaves, axis=0)
         outputs.append(state)

@@ -16,7 +16,13 @@ import numpy as np
 
 from wpl_jax.checks import LARGEST, SMALLEST, check_range
 from wpl_jax.parallel import ALONE, Axis
-from wpl_jax.spaces.highway_scan import ACTIVATIONS, Carry, Wiring, highway_scan
+from wpl_jax.spaces.highway_scan import (
+    ACTIVATIONS,
+    Carry,
+    Wiring,
+    flat,
+    highway_scan,
+)
 from wpl_jax.supernet import ALL, Decision, Graph
 
 Params = dict[str, jax.Array]
@@ -107,10 +113,10 @@ class RecurrentCell:
 
         Returns:
           ``embedding[vocabulary, hidden]``, tied to the softmax, with
-          ``output_bias[vocabulary]``; ``input[hidden, 2 hidden]``, ``bias[2 hidden]``
-          and ``recurrent[hidden, 2 hidden]`` of the first node; ``edges[nodes *
-          (nodes - 1) / 2, hidden, 2 hidden]``, the kernel of node ``j`` with parent
-          ``i`` at ``j (j - 1) / 2 + i``. The first half of the columns is the gate's.
+          ``output_bias[vocabulary]``; ``input[2 hidden, hidden]``, ``bias[2 hidden]``
+          and ``recurrent[2 hidden, hidden]`` of the first node; ``edges[nodes *
+          (nodes - 1) / 2, 2 hidden, hidden]``, the kernel of node ``j`` with parent
+          ``i`` at ``j (j - 1) / 2 + i``. The first half of the rows is the gate's.
         """
         shapes, scale = self._shapes(), self.init_scale
         keys = jax.random.split(key, len(shapes))
@@ -125,9 +131,9 @@ class RecurrentCell:
         h = self.hidden
         return {
             "embedding": (self.vocabulary_size, h),
-            "input": (h, 2 * h),
-            "recurrent": (h, 2 * h),
-            "edges": (self.num_nodes * (self.num_nodes - 1) // 2, h, 2 * h),
+            "input": (2 * h, h),
+            "recurrent": (2 * h, h),
+            "edges": (self.num_nodes * (self.num_nodes - 1) // 2, 2 * h, h),
             "bias": (2 * h,),
             "output_bias": (self.vocabulary_size,),
         }
@@ -146,7 +152,7 @@ class RecurrentCell:
         """One child over a batch of sequences.
 
         Args:
-          child: Its parameters, ``edges[nodes - 1, hidden, 2 hidden]`` among them.
+          child: Its parameters, ``edges[nodes - 1, 2 hidden, hidden]`` among them.
           architecture: ``int32[2 * nodes - 1]``.
           tokens: ``int32[batch, time]``.
           state: Recurrent state to start from, ``float[batch, hidden]``.
@@ -168,7 +174,7 @@ class RecurrentCell:
         x = jnp.take(table, tokens.T, axis=0)  # [time, batch, hidden]
         x = _drop(keys[1], x, rates.input, (1, -1, -1), axis)
         outputs, state = highway_scan(
-            x @ child["input"] + child["bias"],
+            _linear(x, child["input"], child["bias"]),
             state,
             _drop(keys[2], child["recurrent"], rates.recurrent, (-1, -1)),
             child["edges"],
@@ -181,7 +187,7 @@ class RecurrentCell:
 
     def logits(self, params: Params, hidden: jax.Array) -> jax.Array:
         """Scores of the words, ``float[..., vocabulary]``."""
-        return hidden @ params["embedding"].T + params["output_bias"]
+        return _linear(hidden, params["embedding"], params["output_bias"])
 
     def initial_state(self, batch: int) -> jax.Array:
         """Zeros, ``float[batch, hidden]``."""
@@ -217,6 +223,11 @@ class RecurrentCell:
         if self.output == "leaves":
             weights = weights.at[parents].set(0)
         return Wiring(parents, activations, weights / weights.sum())
+
+
+def _linear(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    """``kernel x + bias`` of the last axis of ``x``."""
+    return (flat(x) @ kernel.T + bias).reshape(*x.shape[:-1], -1)
 
 
 def _drop(
