@@ -219,7 +219,7 @@ def test_ewc_adds_up_a_quadratic_for_each_child():
     ewc = protection(**options)
     memory, state, opt_state = train_children(ewc, numbers=(0, 1, 2))
     fishers = [fisher_of(child, i, {}) for i, child in enumerate(CHILDREN)]
-    assert_close(memory, fishers[-1])
+    assert memory == ()
     total = {name: sum(f[name] for f in fishers) for name in SHAPES}
     mean = {
         name: sum(f[name] * c[name] for f, c in zip(fishers, CHILDREN, strict=True))

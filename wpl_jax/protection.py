@@ -180,7 +180,8 @@ class QuadraticProtection:
       chunk_size: Of ``"per_example"``, see :mod:`wpl_jax.fisher`.
       eta: Share of the newest Fisher in the running average.
       average: ``"printed"`` or ``"coded"``, see
-        :func:`wpl_jax.fisher.update_average`.
+        :func:`wpl_jax.fisher.update_average`; None for none, where the newest Fisher
+        counts as it is and nothing is remembered beside the penalty.
       max_norm: Limit of each tensor's norm in the average, None for none; a row of
         stacked parameters is a tensor of its own.
       normalize: Scale of the Fisher: over the ``"tree"`` of what a child uses, per
@@ -204,7 +205,7 @@ class QuadraticProtection:
     batches: int
     chunk_size: int
     eta: float
-    average: Literal["printed", "coded"]
+    average: Literal["printed", "coded"] | None
     max_norm: float | None
     normalize: Literal["none", "tree", "tensor"]
     protect: Literal["all", "choices"]
@@ -233,11 +234,11 @@ class QuadraticProtection:
 
     def init(self, params):
         """The running average, zero."""
-        return jax.tree.map(lambda p: widen(jnp.zeros_like(p)), params)
+        return () if self.average is None else _zeros(params)
 
     def memory_rows(self, rows):
         """The same."""
-        return rows
+        return () if self.average is None else rows
 
     def begin_epoch(self, memory, opt_state, epoch):
         """Flushes the average and the penalty's Fisher every ``flush_every`` epochs."""
@@ -256,26 +257,30 @@ class QuadraticProtection:
 
     def remember(self, memory, opt_state, params, found, used, rows, alpha):
         """Mixes the Fisher in, and moves the anchor to the parameters."""
-        old = memory
-        memory = fisher.update_average(memory, found, eta=self.eta, form=self.average)
+        new = found
+        if self.average is not None:
+            new = fisher.update_average(memory, found, eta=self.eta, form=self.average)
         # What is not used counts for nothing below, and stays as it was.
-        memory = jax.tree.map(lambda f, u: jnp.where(u, f, 0), memory, used)
+        new = jax.tree.map(lambda f, u: jnp.where(u, f, 0), new, used)
         if self.max_norm is not None:
             clip = functools.partial(fisher.clip_norm, max_norm=self.max_norm)
-            memory = _of_each_tensor(clip, rows, memory)
+            new = _of_each_tensor(clip, rows, new)
         if self.compound:
-            memory = jax.tree.map(lambda f: alpha * f, memory)
+            new = jax.tree.map(lambda f: alpha * f, new)
         protected = jax.tree.map(
             lambda there, index: there * (self.protect == "all" or not is_all(index)),
             used,
             rows,
         )
-        importance = jax.tree.map(jnp.multiply, memory, protected)
+        importance = jax.tree.map(jnp.multiply, new, protected)
         if self.normalize == "tree":
             importance = fisher.normalize(importance, protected)
         elif self.normalize == "tensor":
             importance = _of_each_tensor(fisher.normalize, rows, importance, protected)
-        memory = jax.tree.map(lambda f, u, o: jnp.where(u, f, o), memory, used, old)
+        if self.average is not None:
+            memory = jax.tree.map(
+                lambda f, u, old: jnp.where(u, f, old), new, used, memory
+            )
         return memory, penalty.consolidate(
             opt_state, params, importance, rule=self.rule, mask=used
         )
@@ -292,8 +297,7 @@ class QuadraticProtection:
             found = estimate(trained, task, data, batch, key_of_batch, axis)
             return jax.tree.map(jnp.add, total, found), None
 
-        zero = self.init(trained.params)
-        total, _ = jax.lax.scan(add, zero, jnp.arange(self.batches))
+        total, _ = jax.lax.scan(add, _zeros(trained.params), jnp.arange(self.batches))
         return jax.tree.map(lambda f: f / self.batches, total)
 
     def _of_batch(self, trained, task, data, batch, key, axis):
@@ -339,8 +343,12 @@ def _of_each_tensor(function, rows, *trees):
     return jax.tree.map(of_leaf, trees[0], rows, *trees)
 
 
-# Settings under which the newest Fisher takes the place of the average, as it is.
-_AS_IT_COMES = {"eta": 1.0, "average": "coded", "max_norm": None, "compound": False}
+def _zeros(params):
+    return jax.tree.map(lambda p: widen(jnp.zeros_like(p)), params)
+
+
+# Without a running average its settings, eta among them, mean nothing.
+_AS_IT_COMES = {"average": None, "max_norm": None, "compound": False}
 
 
 def make_wpl(config: ConfigDict) -> Protection:
