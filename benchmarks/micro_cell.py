@@ -24,6 +24,7 @@ import optax
 from benchmarks import measure
 from configs import enas_cnn_cifar10
 from wpl_jax.optimizers import make_sgd
+from wpl_jax.parallel import ALONE
 from wpl_jax.protection import make_protection
 from wpl_jax.search import Search
 from wpl_jax.spaces.cell_graph import EPSILON
@@ -191,7 +192,7 @@ def _static(space, architecture, steps, data):
 
     def loss(params, i):
         key = jax.random.fold_in(jax.random.key(1), i)
-        images, labels = task._training_batch(data, i, key)
+        images, labels = task._training_batch(data, i, key, ALONE)
         logits = network.apply(params, images)
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
 

@@ -151,6 +151,7 @@ def test_settings_are_read_from_where_they_are():
         ("exponential.decay_from", 1.5),
         ("schedule", "linear"),
         ("nesterov", "yes"),
+        ("nesterov", 1),
         ("weight_decay", -1e-7),
         ("clip_norm", 0.0),
         ("clip_norm", "0.25"),

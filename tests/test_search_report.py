@@ -30,6 +30,7 @@ COLUMNS = {
         "error_best_mean": [900, 900, -4.0, None],
         "error_max": [900, None, 10.0, 20.0],
         "nats_mean": [900, 900, 0.01, 0.03],
+        "nats_best_mean": [900, 900, 0.02, 0.04],
         "nats_max": [900, 900, 0.1, 0.2],
         "nats_kendall": [None, -1, 0.5, 0.7],
         "child_reward": [900, 900, 900, 0.125],
@@ -39,6 +40,7 @@ COLUMNS = {
         "error_best_mean": [900, 900, -2.0, 0.0],
         "error_max": [900, 900, 30.0, 50.0],
         "nats_mean": [900, 900, 0.05, 0.07],
+        "nats_best_mean": [900, 900, 0.06, 0.08],
         "nats_max": [900, 900, 0.5, 0.6],
         "nats_kendall": [-1, -1, 0.9, 0.9],
         "child_reward": [900, 900, None, 0.375],
@@ -48,6 +50,7 @@ COLUMNS = {
         "error_best_mean": [900, 900, 7.0, 8.0],
         "error_max": [900, 900, 100.0, 100.0],
         "nats_mean": [900, 900, 0.3, 0.5],
+        "nats_best_mean": [900, 900, 0.2, 0.4],
         "nats_max": [900, 900, 1.0, 2.0],
         "nats_kendall": [-1, -1, None, -0.2],
         "child_reward": [900, 900, 900, -0.5],
@@ -57,6 +60,7 @@ COLUMNS = {
         "error_best_mean": [900, 900, 8.5, 8.5],
         "error_max": [900, 900, 300.0, 300.0],
         "nats_mean": [900, 900, 0.1, 0.1],
+        "nats_best_mean": [900, 900, 0.5, 0.5],
         "nats_max": [900, 900, 0.5, 0.5],
         "nats_kendall": [-1, -1, 0.1, 0.3],
         "child_reward": [900, 900, 900, 0.5],
@@ -77,7 +81,8 @@ ARCHITECTURES = {
 TABLE = [
     [
         *("penalty", "mean difference", "best 5", "largest"),
-        *("mean difference, nats", "largest, nats", "rank correlation"),
+        *("mean difference, nats", "best 5, nats", "largest, nats"),
+        "rank correlation",
         *("mean reward, last epoch", "ppl of the best"),
     ],
     # Of two seeds, the standard error is half their distance.
@@ -87,6 +92,7 @@ TABLE = [
         "-2.50 ± 1.50",  # of -4, the null left out, and -1
         "27.5 ± 12.5",  # of 15 and 40
         "0.0400 ± 0.0200",  # of 0.02 and 0.06
+        "0.0500 ± 0.0200",  # of 0.03 and 0.07
         "0.350 ± 0.200",  # of 0.15 and 0.55
         "0.750 ± 0.150",  # of 0.6 and 0.9
         "0.250 ± 0.125",
@@ -98,6 +104,7 @@ TABLE = [
         "8.00 ± 0.50",  # of 7.5 and 8.5
         "200.0 ± 100.0",
         "0.2500 ± 0.1500",  # of 0.4 and 0.1
+        "0.4000 ± 0.1000",  # of 0.3 and 0.5
         "1.000 ± 0.500",  # of 1.5 and 0.5
         "0.000 ± 0.200",  # of -0.2, the null left out, and 0.2
         "0.000 ± 0.500",

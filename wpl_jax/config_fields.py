@@ -96,7 +96,7 @@ def _or_none(optional: bool) -> str:
 def require_choice(config: ConfigDict, field: str, known: Collection[Any]) -> None:
     """Requires one of the known values."""
     value = get_field(config, field)
-    valid = not isinstance(value, list | tuple | ConfigDict) and value in known
+    valid = any(type(value) is type(one) and value == one for one in known)
     require(valid, config, field, f"one of {sorted(known)}")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from wpl_jax.drawing import animate, draw, height, to_dot
 from wpl_jax.errors import UserError
@@ -36,6 +37,7 @@ COLUMNS = {
     "best 5": ("error_best_mean", 2),
     "largest": ("error_max", 1),
     "mean difference, nats": ("nats_mean", 4),
+    "best 5, nats": ("nats_best_mean", 4),
     "largest, nats": ("nats_max", 3),
     "rank correlation": ("nats_kendall", 3),
 }
@@ -221,6 +223,10 @@ def _ranks(page: Page, arms: dict[str, list[Searched]]) -> None:
             ax.plot(ends, ends, color="0.6", lw=0.8)
         # A child whose states explode would leave no room for the others.
         ax.set(title=arm, xlabel="err1, nats", xscale="log", yscale="log")
+        for axis in (ax.xaxis, ax.yaxis):  # Its range is a part of a decade, or many.
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter(NullFormatter())
     grid[0][0].set_ylabel("err2, nats")
     page.figure(
         figure,
