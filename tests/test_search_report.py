@@ -212,8 +212,14 @@ def test_one_seed_has_no_error_and_a_penalty_that_never_shows_the_last_epoch(
     search_report.write(tmp_path, config, some, SPACE, ABOUT)
     page = Parsed(tmp_path / "report.html")
     assert page.rows[1:] == [
-        ["none", "20.00", "8.50", "300.0", "0.1000", "0.500", "0.300", "0.500", "50.0"],
-        ["wpl", "6.00", "0.00", "50.0", "0.0700", "0.600", "0.900", "nan", "20.0"],
+        [
+            *("none", "20.00", "8.50", "300.0"),
+            *("0.1000", "0.5000", "0.500", "0.300", "0.500", "50.0"),
+        ],
+        [
+            *("wpl", "6.00", "0.00", "50.0"),
+            *("0.0700", "0.0800", "0.600", "0.900", "nan", "20.0"),
+        ],
     ]
     assert "1 seed(s)" in page.text
 
