@@ -9,7 +9,9 @@ other, in the forward as in the backward pass; both passes are a loop over the n
 so that one compiled body serves them all. The backward pass is written out, because
 that of a differentiated conditional keeps room for what every operation would want
 remembered, and that of a differentiated choice of a state adds up a gradient for
-each state that was not chosen.
+each state that was not chosen. It remembers the states and the moments of what was
+normalized; what is between them in a convolution is computed again, which costs less
+than to write it, and room for it where there is none, for every branch.
 """
 
 import functools
@@ -60,16 +62,6 @@ class Moments(NamedTuple):
     variance: jax.Array  # float[..., channels]
 
 
-class _Saved(NamedTuple):
-    """What the backward pass needs of a separable convolution's two halves.
-
-    What the depthwise kernels made of them is computed again, as fast as read.
-    """
-
-    normalized: jax.Array  # [2, batch, height, width, channels]
-    deviation: jax.Array  # [2, channels]; 1 / standard deviation
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
 def run_cell(
     first: jax.Array,
@@ -99,25 +91,22 @@ def run_cell(
       first, and the moments of the batch, or those that were given; zeros where a
       branch is no convolution. The moments carry no gradient.
     """
-    states, (_, found) = _forward(
-        first, second, weights, wiring, kept, moments, axis, save=False
-    )
-    return states, found
+    return _forward(first, second, weights, wiring, kept, moments, axis)
 
 
-def _forward(first, second, weights, wiring, kept, moments, axis, *, save):
+def _forward(first, second, weights, wiring, kept, moments, axis):
     nodes = len(wiring.inputs)
     states = jnp.zeros((nodes + 2, *first.shape), first.dtype)
     states = states.at[0].set(first).at[1].set(second)
 
     def add_branch(states, each):
         node, wiring, weights, kept, moments = each
-        y, *rest = _branch(states, wiring, weights, kept, moments, axis, save)
-        return states.at[node].add(y), rest
+        y, found = _branch(states, wiring, weights, kept, moments, axis)
+        return states.at[node].add(y), found
 
     each = _branches((wiring, weights, kept, moments))
-    states, (saved, found) = jax.lax.scan(add_branch, states, each)
-    return states, (saved, _of_nodes(found))
+    states, found = jax.lax.scan(add_branch, states, each)
+    return states, _of_nodes(found)
 
 
 def _branches(trees):
@@ -132,27 +121,16 @@ def _of_nodes(tree):
     return jax.tree.map(lambda x: x.reshape(-1, 2, *x.shape[1:]), tree)
 
 
-def _branch(states, wiring, weights, kept, moments, axis, save):
-    """One branch's output, what its backward pass needs, and its moments."""
+def _branch(states, wiring, weights, kept, moments, axis):
+    """One branch's output, and its moments."""
     channels = states.shape[-1]
-    nothing = (
-        _Saved(
-            jnp.zeros((2, *states.shape[1:]), states.dtype), jnp.zeros((2, channels))
-        )
-        if save
-        else None,
-        Moments(jnp.zeros((2, channels)), jnp.zeros((2, channels))),
-    )
+    nothing = Moments(jnp.zeros((2, channels)), jnp.zeros((2, channels)))
 
     def convolve(kernels):
-        def run(x):
-            y, (saved, found) = _separable(x, kernels, weights, moments, axis)
-            return y, saved if save else None, found
-
-        return run
+        return lambda x: _separable(x, kernels, weights, moments, axis)
 
     def pool(reduce):
-        return lambda x: (reduce(x), *nothing)
+        return lambda x: (reduce(x), nothing)
 
     runs = [
         convolve(weights.depthwise_3x3),
@@ -163,13 +141,13 @@ def _branch(states, wiring, weights, kept, moments, axis, save):
 
     def dropping(run):
         def dropped(states):
-            y, *rest = run(states[wiring.inputs])
-            return y * _factor(kept, y), *rest
+            y, found = run(states[wiring.inputs])
+            return y * _factor(kept, y), found
 
         return dropped
 
     def identity(states):
-        return states[wiring.inputs], *nothing
+        return states[wiring.inputs], nothing
 
     branches = [*map(dropping, runs), identity]
     return jax.lax.switch(wiring.operations, branches, states)
@@ -179,13 +157,16 @@ def _separable(x, kernels, weights, moments, axis):
     """A separable convolution, twice."""
 
     def half(x, each):
-        kernel, pointwise, scale, offset, given = each
-        mixed = depthwise(jax.nn.relu(x), kernel) @ pointwise
-        normalized, deviation, found = normalize(mixed, given, axis)
-        return normalized * scale + offset, (_Saved(normalized, deviation), found)
+        return _separable_half(x, *each, axis)
 
     each = (kernels, weights.pointwise, weights.scale, weights.offset, moments)
     return jax.lax.scan(half, x, each)
+
+
+def _separable_half(x, kernel, pointwise, scale, offset, given, axis):
+    mixed = depthwise(jax.nn.relu(x), kernel) @ pointwise
+    normalized, _, found = normalize(mixed, given, axis)
+    return normalized * scale + offset, found
 
 
 def normalize(
@@ -216,24 +197,23 @@ def _moments_of(x, axis):
 
 
 def _forward_rule(first, second, weights, wiring, kept, moments, axis):
-    states, (saved, found) = _forward(
-        first, second, weights, wiring, kept, moments, axis, save=True
-    )
-    return (states, found), (states, weights, wiring, kept, moments is None, saved)
+    states, found = _forward(first, second, weights, wiring, kept, moments, axis)
+    remembered = states, weights, wiring, kept, moments is None, found
+    return (states, found), remembered
 
 
 def _backward_rule(axis, remembered, gradients):
-    states, weights, wiring, kept, of_batch, saved = remembered
+    states, weights, wiring, kept, of_batch, moments = remembered
     gradients, _ = gradients
 
     def through_branch(gradients, each):
-        node, wiring, weights, kept, saved = each
+        node, wiring, weights, kept, moments = each
         of_input, of_weights = _branch_backward(
-            states, wiring, weights, kept, saved, gradients[node], of_batch, axis
+            states, wiring, weights, kept, moments, gradients[node], of_batch, axis
         )
         return gradients.at[wiring.inputs].add(of_input), of_weights
 
-    each = *_branches((wiring, weights, kept)), saved
+    each = _branches((wiring, weights, kept, moments))
     gradients, of_weights = jax.lax.scan(through_branch, gradients, each, reverse=True)
     return gradients[0], gradients[1], _of_nodes(of_weights), None, None, None
 
@@ -241,14 +221,14 @@ def _backward_rule(axis, remembered, gradients):
 run_cell.defvjp(_forward_rule, _backward_rule)
 
 
-def _branch_backward(states, wiring, weights, kept, saved, gradient, of_batch, axis):
+def _branch_backward(states, wiring, weights, kept, moments, gradient, of_batch, axis):
     """The gradients of a branch's input and of its weights."""
     no_weights = jax.tree.map(jnp.zeros_like, weights)
 
     def convolve(name):
         def run(x, gradient):
             of_input, (of_kernels, *rest) = _separable_backward(
-                gradient, x, getattr(weights, name), weights, saved, of_batch, axis
+                gradient, x, getattr(weights, name), weights, moments, of_batch, axis
             )
             found = dict(zip(("pointwise", "scale", "offset"), rest, strict=True))
             return of_input, no_weights._replace(**{name: of_kernels}, **found)
@@ -282,14 +262,17 @@ def _branch_backward(states, wiring, weights, kept, saved, gradient, of_batch, a
     return jax.lax.switch(wiring.operations, branches, states, gradient)
 
 
-def _separable_backward(gradient, x, kernels, weights, saved, of_batch, axis):
+def _separable_backward(gradient, x, kernels, weights, moments, of_batch, axis):
     """The gradients of the input, and of kernels, pointwise, scale and offset."""
+    halves = (kernels, weights.pointwise, weights.scale, weights.offset, moments)
     # The input of the second half is what the first has made of it.
-    between = saved.normalized[0] * weights.scale[0] + weights.offset[0]
+    between, _ = _separable_half(x, *jax.tree.map(lambda h: h[0], halves), axis)
 
     def half(gradient, each):
-        x, kernel, pointwise, scale, (normalized, deviation) = each
+        x, (kernel, pointwise, scale, _, given) = each
         dtype = gradient.dtype
+        filtered, backward = jax.vjp(depthwise, jax.nn.relu(x), kernel)
+        normalized, deviation, _ = normalize(filtered @ pointwise, given, axis)
         of_scale = jnp.sum(gradient * normalized, (0, 1, 2), dtype=jnp.float32)
         of_offset = jnp.sum(gradient, (0, 1, 2), dtype=jnp.float32)
         if of_batch:  # The moments depend on the input as well.
@@ -298,7 +281,6 @@ def _separable_backward(gradient, x, kernels, weights, saved, of_batch, axis):
             gradient = gradient - means[0].astype(dtype)
             gradient -= normalized * means[1].astype(dtype)
         of_mixed = gradient * (scale * deviation).astype(dtype)
-        filtered, backward = jax.vjp(depthwise, jax.nn.relu(x), kernel)
         of_pointwise = jnp.tensordot(filtered, of_mixed, ((0, 1, 2),) * 2)
         of_relu, of_kernel = backward(of_mixed @ pointwise.T)
         found = (
@@ -309,8 +291,7 @@ def _separable_backward(gradient, x, kernels, weights, saved, of_batch, axis):
         )
         return jnp.where(x > 0, of_relu, 0), found
 
-    inputs = jnp.stack([x, between])
-    each = (inputs, kernels, weights.pointwise, weights.scale, saved)
+    each = jnp.stack([x, between]), halves
     return jax.lax.scan(half, gradient, each, reverse=True)
 
 
