@@ -99,26 +99,21 @@ def _forward(first, second, weights, wiring, kept, moments, axis):
     states = jnp.zeros((nodes + 2, *first.shape), first.dtype)
     states = states.at[0].set(first).at[1].set(second)
 
-    def add_branch(states, each):
-        node, wiring, weights, kept, moments = each
-        y, found = _branch(states, wiring, weights, kept, moments, axis)
-        return states.at[node].add(y), found
+    def add_node(states, each):
+        node, of_node = each
+        (y, found), (other, found_there) = (
+            _branch(states, *each, axis) for each in _branches(of_node)
+        )
+        found = jax.tree.map(lambda *both: jnp.stack(both), found, found_there)
+        return states.at[node].set(y + other), found
 
-    each = _branches((wiring, weights, kept, moments))
-    states, found = jax.lax.scan(add_branch, states, each)
-    return states, _of_nodes(found)
-
-
-def _branches(trees):
-    """One after the other, each with the state that it adds to."""
-    nodes = len(trees[0].inputs)
-    states = jnp.repeat(jnp.arange(2, nodes + 2), 2)
-    return states, *jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), trees)
+    each = jnp.arange(2, nodes + 2), (wiring, weights, kept, moments)
+    return jax.lax.scan(add_node, states, each)
 
 
-def _of_nodes(tree):
-    """Two branches for each node again."""
-    return jax.tree.map(lambda x: x.reshape(-1, 2, *x.shape[1:]), tree)
+def _branches(of_node):
+    """The two of a node. Nothing joins them, so that they may run side by side."""
+    return [jax.tree.map(lambda x, i=i: x[i], of_node) for i in range(2)]
 
 
 def _branch(states, wiring, weights, kept, moments, axis):
@@ -206,16 +201,22 @@ def _backward_rule(axis, remembered, gradients):
     states, weights, wiring, kept, of_batch, moments = remembered
     gradients, _ = gradients
 
-    def through_branch(gradients, each):
-        node, wiring, weights, kept, moments = each
-        of_input, of_weights = _branch_backward(
-            states, wiring, weights, kept, moments, gradients[node], of_batch, axis
+    def through_node(gradients, each):
+        node, of_node = each
+        of_inputs, of_weights = zip(
+            *(
+                _branch_backward(states, *each, gradients[node], of_batch, axis)
+                for each in _branches(of_node)
+            ),
+            strict=True,
         )
-        return gradients.at[wiring.inputs].add(of_input), of_weights
+        for place, of_input in zip(of_node[0].inputs, of_inputs, strict=True):
+            gradients = gradients.at[place].add(of_input)
+        return gradients, jax.tree.map(lambda *both: jnp.stack(both), *of_weights)
 
-    each = _branches((wiring, weights, kept, moments))
-    gradients, of_weights = jax.lax.scan(through_branch, gradients, each, reverse=True)
-    return gradients[0], gradients[1], _of_nodes(of_weights), None, None, None
+    each = jnp.arange(2, len(states)), (wiring, weights, kept, moments)
+    gradients, of_weights = jax.lax.scan(through_node, gradients, each, reverse=True)
+    return gradients[0], gradients[1], of_weights, None, None, None
 
 
 run_cell.defvjp(_forward_rule, _backward_rule)
