@@ -152,13 +152,14 @@ def _separable(x, kernels, weights, moments, axis):
     """A separable convolution, twice."""
 
     def half(x, each):
-        return _separable_half(x, *each, axis)
+        return _separable_half(x, each, axis)
 
     each = (kernels, weights.pointwise, weights.scale, weights.offset, moments)
     return jax.lax.scan(half, x, each)
 
 
-def _separable_half(x, kernel, pointwise, scale, offset, given, axis):
+def _separable_half(x, each, axis):
+    kernel, pointwise, scale, offset, given = each
     mixed = depthwise(jax.nn.relu(x), kernel) @ pointwise
     normalized, _, found = normalize(mixed, given, axis)
     return normalized * scale + offset, found
@@ -267,7 +268,7 @@ def _separable_backward(gradient, x, kernels, weights, moments, of_batch, axis):
     """The gradients of the input, and of kernels, pointwise, scale and offset."""
     halves = (kernels, weights.pointwise, weights.scale, weights.offset, moments)
     # The input of the second half is what the first has made of it.
-    between, _ = _separable_half(x, *jax.tree.map(lambda h: h[0], halves), axis)
+    between, _ = _separable_half(x, jax.tree.map(lambda h: h[0], halves), axis)
 
     def half(gradient, each):
         x, (kernel, pointwise, scale, _, given) = each
