@@ -62,6 +62,15 @@ class Moments(NamedTuple):
     variance: jax.Array  # float[..., channels]
 
 
+class _Parts(NamedTuple):
+    """What belongs to the branches of all nodes, of one node, or to one branch."""
+
+    wiring: Wiring
+    weights: Weights
+    kept: jax.Array
+    moments: Moments | None
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
 def run_cell(
     first: jax.Array,
@@ -100,24 +109,25 @@ def _forward(first, second, weights, wiring, kept, moments, axis):
     states = states.at[0].set(first).at[1].set(second)
 
     def add_node(states, each):
-        node, of_node = each
+        node, parts = each
         (y, found), (other, found_there) = (
-            _branch(states, *each, axis) for each in _branches(of_node)
+            _branch(states, branch, axis) for branch in _branches(parts)
         )
         found = jax.tree.map(lambda *both: jnp.stack(both), found, found_there)
         return states.at[node].set(y + other), found
 
-    each = jnp.arange(2, nodes + 2), (wiring, weights, kept, moments)
+    each = jnp.arange(2, nodes + 2), _Parts(wiring, weights, kept, moments)
     return jax.lax.scan(add_node, states, each)
 
 
-def _branches(of_node):
+def _branches(parts: _Parts) -> list[_Parts]:
     """The two of a node. Nothing joins them, so that they may run side by side."""
-    return [jax.tree.map(lambda x, i=i: x[i], of_node) for i in range(2)]
+    return [jax.tree.map(lambda x, i=i: x[i], parts) for i in range(2)]
 
 
-def _branch(states, wiring, weights, kept, moments, axis):
+def _branch(states, parts, axis):
     """One branch's output, and its moments."""
+    wiring, weights, kept, moments = parts
     channels = states.shape[-1]
     nothing = Moments(jnp.zeros((2, channels)), jnp.zeros((2, channels)))
 
@@ -203,19 +213,19 @@ def _backward_rule(axis, remembered, gradients):
     gradients, _ = gradients
 
     def through_node(gradients, each):
-        node, of_node = each
+        node, parts = each
         of_inputs, of_weights = zip(
             *(
-                _branch_backward(states, *each, gradients[node], of_batch, axis)
-                for each in _branches(of_node)
+                _branch_backward(states, branch, gradients[node], of_batch, axis)
+                for branch in _branches(parts)
             ),
             strict=True,
         )
-        for place, of_input in zip(of_node[0].inputs, of_inputs, strict=True):
+        for place, of_input in zip(parts.wiring.inputs, of_inputs, strict=True):
             gradients = gradients.at[place].add(of_input)
         return gradients, jax.tree.map(lambda *both: jnp.stack(both), *of_weights)
 
-    each = jnp.arange(2, len(states)), (wiring, weights, kept, moments)
+    each = jnp.arange(2, len(states)), _Parts(wiring, weights, kept, moments)
     gradients, of_weights = jax.lax.scan(through_node, gradients, each, reverse=True)
     return gradients[0], gradients[1], of_weights, None, None, None
 
@@ -223,8 +233,9 @@ def _backward_rule(axis, remembered, gradients):
 run_cell.defvjp(_forward_rule, _backward_rule)
 
 
-def _branch_backward(states, wiring, weights, kept, moments, gradient, of_batch, axis):
+def _branch_backward(states, parts, gradient, of_batch, axis):
     """The gradients of a branch's input and of its weights."""
+    wiring, weights, kept, moments = parts
     no_weights = jax.tree.map(jnp.zeros_like, weights)
 
     def convolve(name):
