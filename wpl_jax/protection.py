@@ -337,10 +337,10 @@ class QuadraticProtection:
 def _of_each_tensor(function, rows, *trees):
     """Maps over tensors; where parameters are a stack of them, over its rows."""
 
-    def of_leaf(_, index, *leaves):
+    def of_leaf(index, *leaves):
         return (function if is_all(index) else jax.vmap(function))(*leaves)
 
-    return jax.tree.map(of_leaf, trees[0], rows, *trees)
+    return jax.tree.map(of_leaf, rows, *trees)
 
 
 def _zeros(params):

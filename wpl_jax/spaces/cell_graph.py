@@ -113,8 +113,7 @@ def _forward(first, second, weights, wiring, kept, moments, axis):
         (y, found), (other, found_there) = (
             _branch(states, branch, axis) for branch in _branches(parts)
         )
-        found = jax.tree.map(lambda *both: jnp.stack(both), found, found_there)
-        return states.at[node].set(y + other), found
+        return states.at[node].set(y + other), _of_node(found, found_there)
 
     each = jnp.arange(2, nodes + 2), _Parts(wiring, weights, kept, moments)
     return jax.lax.scan(add_node, states, each)
@@ -123,6 +122,11 @@ def _forward(first, second, weights, wiring, kept, moments, axis):
 def _branches(parts: _Parts) -> list[_Parts]:
     """The two of a node. Nothing joins them, so that they may run side by side."""
     return [jax.tree.map(lambda x, i=i: x[i], parts) for i in range(2)]
+
+
+def _of_node(*branches):
+    """What was found of its two branches, as one tree."""
+    return jax.tree.map(lambda *both: jnp.stack(both), *branches)
 
 
 def _branch(states, parts, axis):
@@ -223,7 +227,7 @@ def _backward_rule(axis, remembered, gradients):
         )
         for place, of_input in zip(parts.wiring.inputs, of_inputs, strict=True):
             gradients = gradients.at[place].add(of_input)
-        return gradients, jax.tree.map(lambda *both: jnp.stack(both), *of_weights)
+        return gradients, _of_node(*of_weights)
 
     each = jnp.arange(2, len(states)), _Parts(wiring, weights, kept, moments)
     gradients, of_weights = jax.lax.scan(through_node, gradients, each, reverse=True)
