@@ -15,7 +15,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from wpl_jax import jobs, parallel, profiling
+from wpl_jax import jobs, parallel, processes, profiling
 from wpl_jax.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -80,19 +80,19 @@ def _processes() -> Iterator[None]:
     if _CLUSTER.value:
         if len(missing) < len(several):
             raise UserError("--cluster finds out what the other flags say: omit them.")
-        parallel.start_processes()
+        processes.start()
     elif len(missing) < len(several):
         if missing:
             raise UserError(f"Several processes also need {' and '.join(missing)}.")
-        parallel.start_processes(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+        processes.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     else:
         yield
         return
     with open(os.devnull, "w") as nowhere, contextlib.ExitStack() as stack:
-        if not parallel.leads():
+        if not processes.leads():
             stack.enter_context(contextlib.redirect_stdout(nowhere))
         try:
-            with parallel.together():
+            with processes.together():
                 yield
         except (SystemExit, UserError):
             raise
@@ -130,7 +130,7 @@ def _fail(message: object) -> NoReturn:
 
 
 def _end(code: int) -> NoReturn:
-    if parallel.several():
+    if processes.several():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)  # Else JAX would wait for the other processes.

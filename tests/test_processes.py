@@ -21,20 +21,20 @@ CONFIG = f"--config={ROOT / 'tests' / 'tiny_search.py'}"
 AGREEING = """
 import sys
 import jax, numpy as np
-from wpl_jax import parallel
+from wpl_jax import parallel, processes
 coordinator, index = sys.argv[1], int(sys.argv[2])
-parallel.start_processes(coordinator, 2, index)
+processes.start(coordinator, 2, index)
 devices = parallel.Devices(parallel.in_use())
 axis = devices.every
 mean = devices.compile(lambda x: axis.mean(axis.share(x) ** 2))
 state = {"a": np.arange(4.0) + index, "k": jax.random.split(jax.random.key(index))}
-state = parallel.from_leader(state, jax.eval_shape(lambda: state))
+state = processes.from_leader(state, jax.eval_shape(lambda: state))
 print(
     index,
-    parallel.leads(),
-    parallel.agree(7 + index),
-    parallel.any_process(index == 1),
-    parallel.any_process(False),
+    processes.leads(),
+    processes.agree(7 + index),
+    processes.any_process(index == 1),
+    processes.any_process(False),
     state["a"].tolist(),
     np.asarray(jax.random.key_data(state["k"])).sum(),
     jax.device_get(mean(devices.replicate(np.arange(8.0)))).tolist(),

@@ -14,7 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
-from wpl_jax import parallel
+from wpl_jax import processes
 from wpl_jax.errors import UserError
 from wpl_jax.trees import is_key, without_keys
 
@@ -243,7 +243,7 @@ class StopRequest:
 
     def asked(self) -> bool:
         """Whether a signal has come, here or to another process of the run."""
-        return parallel.any_process(self.signum is not None)
+        return processes.any_process(self.signum is not None)
 
     def exit_code(self) -> int:
         """The code a shell reports for the signal; another process's is SIGTERM."""

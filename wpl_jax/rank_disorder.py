@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from wpl_jax import parallel, retrain
+from wpl_jax import processes, retrain
 from wpl_jax.checkpoint import StopRequest
 from wpl_jax.config_fields import require_int, with_changes
 from wpl_jax.evaluator import Evaluator
@@ -65,7 +65,7 @@ def from_scratch(
     for number, architecture in enumerate(architectures, 1):
         folder = workdir / "ranking" / f"architecture_{number}"
         path = folder / retrain.RETRAINED_FILE
-        if not parallel.agree(path.exists()):
+        if not processes.agree(path.exists()):
             title = f"Architecture {number} of {len(architectures)}"
             retrain.run(
                 changed,
@@ -77,7 +77,7 @@ def from_scratch(
                 title,
                 stop,
             )
-        if parallel.leads():
+        if processes.leads():
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # It is done.
             errors.append(json.loads(path.read_text(encoding="utf-8"))["valid_error"])
     return errors

@@ -9,7 +9,7 @@ from typing import Any
 
 from absl import logging
 
-from wpl_jax import parallel
+from wpl_jax import processes
 from wpl_jax.checkpoint import Checkpoints, StopRequest
 from wpl_jax.monitor import Metrics, Progress
 from wpl_jax.profiling import Tracer
@@ -71,7 +71,7 @@ class Resumable(contextlib.AbstractContextManager):
         with contextlib.ExitStack() as stack:
 
             def closing(make, *args, **options):
-                thing = make(*args, **options) if parallel.leads() else _Silent()
+                thing = _of_leader(make, *args, **options)
                 return stack.enter_context(contextlib.closing(thing))
 
             self._checkpoints = closing(
@@ -137,15 +137,39 @@ class Resumable(contextlib.AbstractContextManager):
 
     def _restore(self, landmark: bool = False) -> tuple[int, Any] | None:
         found = self._checkpoints.restore(self._like, landmark=landmark)
-        done = parallel.agree(-1 if found is None else found[0])
-        if done < 0:
-            return None
-        state = parallel.from_leader(None if found is None else found[1], self._like)
-        return done, self._place(state)
+        found = _on_all(found, self._like)
+        return found and (found[0], self._place(found[1]))
 
     def _save(self) -> None:
         self._checkpoints.save(self._done, self.state)
         self._saved, self._saved_at = self._done, time.monotonic()
+
+
+def newest(folder: Path, like: Any) -> tuple[int, Any] | None:
+    """What a job has saved last: how many calls it had made, and its state.
+
+    Args:
+      folder: Of the job.
+      like: The state's form, arrays or ``jax.ShapeDtypeStruct``.
+
+    Returns:
+      Both as the first process reads them, on every process; None if there is nothing.
+    """
+    with contextlib.closing(_of_leader(Checkpoints, folder / "checkpoints")) as found:
+        return _on_all(found.restore(like), like)
+
+
+def _on_all(found: tuple[int, Any] | None, like: Any) -> tuple[int, Any] | None:
+    """What the first process has found."""
+    done = processes.agree(-1 if found is None else found[0])
+    if done < 0:
+        return None
+    return done, processes.from_leader(None if found is None else found[1], like)
+
+
+def _of_leader(make: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """What only the first process makes."""
+    return make(*args, **options) if processes.leads() else _Silent()
 
 
 class _Silent:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from wpl_jax import parallel
+from wpl_jax import processes
 from wpl_jax.errors import UserError
 
 CONFIG_FILE = "config.json"
@@ -37,7 +37,7 @@ def write_atomically(path: Path, text: str) -> None:
     Raises:
       UserError: If it cannot be written, for a full disk say; the old one is left.
     """
-    if not parallel.leads():
+    if not processes.leads():
         return
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -77,7 +77,7 @@ def open_run(
         a process that is still running, or cannot be written; or holds none, where
         there must be one.
     """
-    if not parallel.leads():
+    if not processes.leads():
         yield workdir
         return
     if existing and not (workdir / CONFIG_FILE).exists():

@@ -6,7 +6,6 @@ A search is a fixed sequence of compiled calls, seconds each, and a checkpoint
 between two of them is all that it takes to go on.
 """
 
-import contextlib
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,11 +14,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from wpl_jax import memory, parallel, rank_disorder, retrain, search_report
-from wpl_jax.checkpoint import Checkpoints, StopRequest
+from wpl_jax import memory, processes, rank_disorder, retrain, search_report
+from wpl_jax.checkpoint import StopRequest
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.forgetting import Forgetting
-from wpl_jax.resumable import Resumable
+from wpl_jax.resumable import Resumable, newest
 from wpl_jax.run_directory import finite, open_run, to_json, write_atomically
 from wpl_jax.search import Measured, Search, State
 from wpl_jax.search_config import Run, arm_names, expand, make_search
@@ -61,7 +60,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     runs = expand(config)
     page = workdir / REPORT_FILE
     finished = page.exists() and all(_is_finished(each, workdir) for each in runs)
-    if parallel.agree(finished):
+    if processes.agree(finished):
         with open_run(workdir, config.to_dict()):
             print(f"This run is finished: {page}")
             return
@@ -86,7 +85,7 @@ def report(config: ConfigDict, workdir: Path) -> None:
 
 
 def _report(config: ConfigDict, workdir: Path) -> None:
-    if not parallel.leads():
+    if not processes.leads():
         return
     runs = expand(config)
     order = arm_names(config)
@@ -125,7 +124,7 @@ def rank(config: ConfigDict, workdir: Path) -> None:
     rank_disorder.check(config)
     runs = expand(config)
     with open_run(workdir, config.to_dict(), existing=True), StopRequest() as stop:
-        if parallel.leads():  # For what it says of those that are not there.
+        if processes.leads():  # For what it says of those that are not there.
             for each in runs:
                 search_report.read(each.folder(workdir), each.arm, each.seed)
         searches = _search_of_each_arm(runs)
@@ -146,20 +145,16 @@ def rank(config: ConfigDict, workdir: Path) -> None:
 
 def _restore(search: Search, each: Run, folder: Path) -> State:
     """The newest state of a search."""
-    like, state = jax.eval_shape(search.init, each.key()), None
-    if parallel.leads():
-        with contextlib.closing(Checkpoints(folder / "checkpoints")) as checkpoints:
-            found = checkpoints.restore(like)
-        if found is None:
-            raise UserError(f"There is no search in {folder}. Run it first.")
-        state = found[1]
-    return search.devices.replicate(parallel.from_leader(state, like))
+    found = newest(folder, jax.eval_shape(search.init, each.key()))
+    if found is None:
+        raise UserError(f"There is no search in {folder}. Run it first.")
+    return search.devices.replicate(found[1])
 
 
 def retrain_file(config: ConfigDict, workdir: Path) -> None:
     """Trains the architecture of ``config.retrain.architecture`` from scratch."""
     path = Path(config.retrain.architecture)
-    if parallel.leads() and not path.is_file():
+    if processes.leads() and not path.is_file():
         raise ConfigError(
             f"config.retrain.architecture is {str(path)!r}, expected the file of an "
             "architecture, as a search writes it. Pass "
@@ -184,7 +179,7 @@ def retrain_file(config: ConfigDict, workdir: Path) -> None:
 def evaluate_file(config: ConfigDict, workdir: Path) -> None:
     """Evaluates what ``retrain`` has left on validation and test data."""
     path = workdir / "retrain" / retrain.RETRAINED_FILE
-    if parallel.leads() and not path.exists():
+    if processes.leads() and not path.exists():
         raise UserError(
             f"There is no {path}: nothing has been trained to its end there. Run with "
             "--mode=retrain first."
@@ -195,10 +190,10 @@ def evaluate_file(config: ConfigDict, workdir: Path) -> None:
 def _read_architecture(path: Path, space: Space) -> np.ndarray:
     """What the first process reads, on all of them."""
     architecture = np.zeros(len(space.decisions), np.int32)
-    if parallel.leads():
+    if processes.leads():
         text = path.read_text(encoding="utf-8")
         architecture = architecture_from_json(space, text)
-    return parallel.from_leader(architecture, architecture)
+    return processes.from_leader(architecture, architecture)
 
 
 MODES = {
@@ -250,9 +245,9 @@ class _Arm:
     def run(self, each: Run, workdir: Path, title: str, stop: StopRequest) -> None:
         """Searches and retrains, as far as it has not been done."""
         folder = each.folder(workdir)
-        if not parallel.agree((folder / RESULTS_FILE).exists()):
+        if not processes.agree((folder / RESULTS_FILE).exists()):
             _search(self._config, self._search, self._data, each, folder, title, stop)
-        if not parallel.agree(_is_finished(each, workdir)):
+        if not processes.agree(_is_finished(each, workdir)):
             space = self._retraining.task.space
             retrain.run(
                 self._config,

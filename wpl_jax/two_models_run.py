@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from wpl_jax import parallel, two_models, two_models_report
+from wpl_jax import processes, two_models, two_models_report
 from wpl_jax.checkpoint import StopRequest
 from wpl_jax.data import ImageDataset, load_images
 from wpl_jax.errors import ConfigError, UserError
@@ -44,7 +44,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         folder, before anything is compiled.
       SystemExit: With 143 or 130 after SIGTERM or SIGINT, once all is saved.
     """
-    if parallel.several():
+    if processes.several():
         raise UserError(
             "The two-model experiment runs in one process. Leave out --coordinator, "
             "--processes, --process and --cluster."
