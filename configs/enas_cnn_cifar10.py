@@ -35,6 +35,9 @@ def get_config() -> ConfigDict:
     config.task.data.path = config_dict.placeholder(str)
     config.task.data.valid = 5000  # where there is no folder of them
     config.task.shrink = 1
+    config.task.divide_images = (
+        True  # among devices, which exchange them batch by batch
+    )
     config.task.batch_size = 160
     config.task.augmentation = ConfigDict({"crop": 4, "flip": True, "cutout": 0})
     config.task.dropout = 0.1

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tiny_search
 
-from wpl_jax import jobs, memory, parallel, search_config
+from wpl_jax import jobs, parallel, search_config
 from wpl_jax.errors import UserError
 from wpl_jax.memory import Estimate, check, estimate
 from wpl_jax.supernet import gather
@@ -90,11 +90,11 @@ def test_too_much_is_said_with_its_largest_part_and_what_to_do(part, advice):
 def test_a_search_that_does_not_fit_is_refused_before_its_folder_is_made(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(memory, "available", lambda: 1000)
+    monkeypatch.setattr(parallel, "memory_of_each", lambda: 1000)
     with pytest.raises(UserError, match=r"but it has 1000 bytes"):
         jobs.run(tiny_search.get_config(), tmp_path / "run", "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_there_is_memory_here():
-    assert memory.available() > 2**20
+    assert parallel.memory_of_each() > 2**20

@@ -28,13 +28,16 @@ from test_search import (
 from configs import enas_cnn_digits
 from wpl_jax import jobs, parallel, search_config, search_run, tasks
 from wpl_jax.checkpoint import StopRequest
+from wpl_jax.data import open_images
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.joint_training import Child, joint_step
-from wpl_jax.parallel import ALONE, Axis, Devices
+from wpl_jax.parallel import ALONE, Axis, Devices, Divided
 from wpl_jax.penalty import consolidate, weight_plasticity
 from wpl_jax.protection import make_protection
 from wpl_jax.search_run import _advance, _taken, calls_of_search
 from wpl_jax.supernet import gather, mask, random_architecture
+from wpl_jax.tasks import image_classification
+from wpl_jax.tasks.image_classification import SPLITS
 from wpl_jax.training import gradient_of_batch
 
 COUNTS = (1, 2, 8)
@@ -144,6 +147,40 @@ def test_one_program_serves_a_state_that_comes_back():
     assert len(traces) == 1
 
 
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("rows", [3, 16, 21])
+def test_every_device_gets_the_rows_it_asks_for_wherever_they_are(count, rows):
+    rng = np.random.default_rng(0)
+    array = rng.integers(1, 256, (rows, 2, 3), np.uint8)
+    asked = rng.integers(0, rows, (count, 5, 2))
+    asked[0, 0] = 0, rows - 1
+    devices = Devices(count)
+    here = devices.rows_here(rows)
+    np.testing.assert_array_equal(here, np.arange(rows))  # One process has all devices.
+    axis, data = devices.every, {"images": devices.divide(array, rows), "other": asked}
+
+    def work(data, asked):
+        found = data["images"][axis.share(asked)[0]]  # Another one's are others.
+        return axis.join(found[None]), data["images"][asked[0]], data["other"]
+
+    found, same, other = on(count, work, data, asked)
+    np.testing.assert_array_equal(found, array[asked])
+    np.testing.assert_array_equal(same, array[asked[0]])
+    assert found.dtype == same.dtype == np.uint8
+    np.testing.assert_array_equal(other, asked)
+
+
+def test_what_is_divided_takes_a_devices_part_of_the_memory():
+    devices = Devices(4)
+    data = devices.divide(np.zeros((10, 6), np.int16), 10), np.zeros(5, np.float32)
+    assert parallel.bytes_of_each(data) == 3 * 6 * 2 + 5 * 4
+    whole, other = parallel.undivided(data)
+    assert (whole.shape, whole.dtype) == ((10, 6), np.int16)
+    assert other is data[1]
+    shards = data[0].part.addressable_shards
+    assert [shard.data.size for shard in shards] == [18] * 4
+
+
 # Of searches: what devices leave is compared with what one leaves.
 
 FIRST, SECOND = jax.random.key(0), jax.random.key(1)
@@ -191,26 +228,26 @@ def load(config, count):
     return search, data
 
 
-def noise(data):
+@pytest.fixture
+def noise(monkeypatch):
     """Images whose pixels differ: of equal ones the largest may be either."""
 
     def drawn(split):
         rng = np.random.default_rng(1)
         pixels = rng.integers(0, 256, split.images.shape, np.uint8)
-        return split._replace(images=jnp.asarray(pixels))
+        return split._replace(images=pixels)
 
-    return data._replace(
-        train=drawn(data.train),
-        valid=drawn(data.valid),
-        mean=jnp.full_like(data.mean, 127),
-        deviation=jnp.full_like(data.deviation, 74),
-    )
+    def open_noise(*args, **options):
+        dataset = open_images(*args, **options)
+        splits = {name: drawn(getattr(dataset, name)) for name in SPLITS}
+        return dataclasses.replace(dataset, **splits)
+
+    monkeypatch.setattr(image_classification, "open_images", open_noise)
 
 
-def outcome(config, count, change=lambda data: data):
+def outcome(config, count):
     """A whole search: the numbers of its last epoch, and its state."""
     search, data = load(config, count)
-    data = search.devices.replicate(change(data))
     state, number = search.init(FIRST), 0
     calls = calls_of_search(config, search)
     while number < len(calls):
@@ -287,17 +324,18 @@ def test_children_that_are_trained_together_may_be_anywhere():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("together", [1, 4])
-def test_a_search_of_images_is_the_same_on_several_devices(together):
+def test_a_search_of_images_is_the_same_on_several_devices(together, noise):
     config = image_config()
     config.search.together = together
-    expected = outcome(config, 1, noise)
+    expected = outcome(config, 1)
     for count in (2, 8) if together == 1 else (2, 4):
-        assert_same_search(outcome(config, count, noise), expected)
+        assert_same_search(outcome(config, count), expected)
 
 
+@pytest.mark.usefixtures("noise")
 def test_a_step_on_images_is_the_same_on_several_devices():
     search, data = load(image_config(), 1)
-    task, data = search.task, noise(data)
+    task = search.task
     architecture = random_architecture(SECOND, task.space.decisions)
     child = gather(task.space.init(FIRST), task.space.rows(architecture))
 
@@ -313,7 +351,9 @@ def test_a_step_on_images_is_the_same_on_several_devices():
         return step
 
     expected = on(1, step_on(ALONE), child, architecture, data)
-    found = on(8, step_on(Axis(8)), child, architecture, data)
+    _, divided = load(image_config(), 8)
+    assert isinstance(divided.train.images, Divided)
+    found = on(8, step_on(Axis(8)), child, architecture, divided)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4 * (np.max(np.abs(b)) + 1e-2))
 
@@ -587,7 +627,7 @@ def test_a_search_goes_on_with_another_number_of_devices(
 ):
     config = one_search()
     monkeypatch.setattr(search_run, "StopRequest", Interrupted)
-    monkeypatch.setattr(search_run, "_report", lambda config, workdir: None)
+    monkeypatch.setattr(search_run, "_report", lambda *args: None)
     monkeypatch.setitem(tasks.TASKS, "toy", toy.load)
     for count, calls in zip(counts, (11, 1000), strict=True):
         parallel.use(count)
@@ -621,6 +661,6 @@ def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(tasks.TASKS, "toy", toy.load)
-        patch.setattr(search_run, "_report", lambda config, workdir: None)
+        patch.setattr(search_run, "_report", lambda *args: None)
         jobs.run(one_search(), folder / "run", "run")
     return folder / "run"

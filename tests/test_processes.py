@@ -22,11 +22,35 @@ AGREEING = """
 import sys
 import jax, numpy as np
 from wpl_jax import parallel, processes
+from wpl_jax.data import ImageDataset, Split
+from wpl_jax.tasks.image_classification import prepare
 coordinator, index = sys.argv[1], int(sys.argv[2])
 processes.start(coordinator, 2, index)
 devices = parallel.Devices(parallel.in_use())
 axis = devices.every
 mean = devices.compile(lambda x: axis.mean(axis.share(x) ** 2))
+order = np.random.default_rng(0).permutation(9)  # As images are shuffled.
+numbers = np.arange(9, dtype=np.uint8).reshape(9, 1, 1, 1)
+
+
+class Files:  # Images that tell which of them are read.
+    def __init__(self, numbers=numbers):
+        self.numbers, self.shape = numbers, numbers.shape
+
+    def __getitem__(self, places):
+        return Files(self.numbers[places])
+
+    def __array__(self, dtype=None, copy=None):
+        read.append(self.numbers.reshape(-1).tolist())
+        return self.numbers
+
+
+read = []
+split = Split(Files(), np.arange(9, dtype=np.int32))
+dataset = ImageDataset(split, split, split, ("a",), "numbers")
+images = devices.replicate(prepare(dataset, devices=devices))
+take = devices.compile(lambda data, places: (data.train.images[places], data.mean))
+taken, mean_of_images = take(images, np.array([8, 0, 3, 3, 6]))
 state = {"a": np.arange(4.0) + index, "k": jax.random.split(jax.random.key(index))}
 state = processes.from_leader(state, jax.eval_shape(lambda: state))
 print(
@@ -38,6 +62,9 @@ print(
     state["a"].tolist(),
     np.asarray(jax.random.key_data(state["k"])).sum(),
     jax.device_get(mean(devices.replicate(np.arange(8.0)))).tolist(),
+    read[0],
+    np.asarray(taken).reshape(-1).tolist(),
+    mean_of_images.tolist(),
     sep="|",
 )
 """
@@ -90,6 +117,11 @@ def test_two_processes_agree():
         assert json.loads(found[5]) == [0, 1, 2, 3]
         # Of four devices each has two of the rows.
         assert json.loads(found[7]) == [14.0, 21.0]
+        # Of nine images three are of each device, and none of the last one.
+        order = np.random.default_rng(0).permutation(9)
+        assert json.loads(found[8]) == (order[6:] if index else order[:6]).tolist()
+        assert json.loads(found[9]) == order[[8, 0, 3, 3, 6]].tolist()
+        assert json.loads(found[10]) == [4.0]
     assert said[0][0].split("|")[6] == said[1][0].split("|")[6]
 
 

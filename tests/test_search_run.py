@@ -151,7 +151,7 @@ def test_too_many_bad_steps_go_back_with_half_the_rate(
             bad = jnp.where((stream[0] > 8) & (moved > 0) & fast, jnp.nan, 0.0)
             return nats + bad, (seen + bad, stream)
 
-    def load(config):
+    def load(config, devices):
         return Steep(), toy.make_data(), "toy"
 
     monkeypatch.setitem(tasks.TASKS, "toy", load)
@@ -231,7 +231,7 @@ def test_deriving_of_an_unfinished_search_leaves_it_unfinished(
 
 @pytest.mark.parametrize("what", ["loss", "fisher"])
 def test_a_search_that_cannot_go_on_says_so(what, tmp_path, monkeypatch, quick_report):
-    def load(config):
+    def load(config, devices):
         data = toy.make_data()
         split = "train" if what == "loss" else "valid"
         bad = getattr(data, split).at[:].set(jnp.nan)

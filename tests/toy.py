@@ -121,8 +121,9 @@ def _evaluation(nats):
     return Evaluation(nats, jnp.sqrt(2 * nats))
 
 
-def load(config):
+def load(config, devices):
     """As a task registers itself."""
+    del devices
     return ToyTask(), make_data(config.task.seed), "toy examples"
 
 

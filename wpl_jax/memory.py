@@ -1,15 +1,12 @@
 """What a search will need of a device's memory, before anything is compiled."""
 
-import os
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from wpl_jax import parallel
 from wpl_jax.errors import UserError
-from wpl_jax.parallel import ALONE
+from wpl_jax.parallel import ALONE, bytes_of_each, undivided
 from wpl_jax.search import Search
 from wpl_jax.supernet import gather
 from wpl_jax.tasks import Data, Task
@@ -46,12 +43,12 @@ def estimate(search: Search, data: Data) -> Estimate:
         lambda params, a: gather(params, rows(a)), state.shared.params, architecture
     )
     kept = _kept(search.task, child, architecture, data, key)
-    whole, own = size(state.shared.params), size(child)
-    copies = size(state.shared) / whole
+    whole, own = bytes_of_each(state.shared.params), bytes_of_each(child)
+    copies = bytes_of_each(state.shared) / whole
     devices = search.devices
     return Estimate(
-        data=size(data),
-        state=size(state),
+        data=bytes_of_each(data),
+        state=bytes_of_each(state),
         # Of several that are trained together, a sum of gradients of all parameters.
         child=int(own * (copies + 2)) + (search.together > 1) * 2 * whole,
         activations=kept // devices.batch.size,
@@ -60,6 +57,7 @@ def estimate(search: Search, data: Data) -> Estimate:
 
 def _kept(task: Task, child: Any, architecture: Any, data: Data, key: Any) -> int:
     """What differentiation keeps: the arrays that the backward pass closes over."""
+    data = undivided(data)
 
     def backward(child, architecture, data, key):
         def loss(child):
@@ -69,24 +67,7 @@ def _kept(task: Task, child: Any, architecture: Any, data: Data, key: Any) -> in
         _, pull, _ = jax.vjp(loss, child, has_aux=True)
         return pull
 
-    return size(jax.eval_shape(backward, child, architecture, data, key))
-
-
-def size(tree: Any) -> int:
-    """Bytes of the arrays."""
-    return sum(
-        int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)
-    )
-
-
-def available() -> int | None:
-    """Bytes of a device, on a CPU its part of the machine's; None if nobody says."""
-    device = jax.local_devices()[0]
-    limit = (device.memory_stats() or {}).get("bytes_limit")
-    if limit is None and device.platform == "cpu" and hasattr(os, "sysconf"):
-        limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        limit //= max(parallel.in_use() // jax.process_count(), 1)
-    return limit
+    return bytes_of_each(jax.eval_shape(backward, child, architecture, data, key))
 
 
 def check(found: Estimate, limit: int | None) -> str:

@@ -13,6 +13,7 @@ take its place there.
 import dataclasses
 import functools
 import inspect
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -142,6 +143,88 @@ class Axis:
 ALONE = Axis()
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Divided:
+    """An array of which each device holds some of the rows.
+
+    :meth:`Devices.divide` makes it; functions that run on the devices index it as if
+    it were the whole array.
+
+    Attributes:
+      part: Of every device its rows, ``[devices, rows_of_each, ...]``; in a function,
+        those of its device, ``[rows_of_each, ...]``.
+      first: Of every device the number of its first row, ``int32[devices]``; in a
+        function, of its device, ``int32[]``.
+      shape: Of the whole array.
+    """
+
+    part: jax.Array
+    first: jax.Array
+    shape: tuple[int, ...] = dataclasses.field(metadata={"static": True})
+
+    def __getitem__(self, places: jax.Array) -> jax.Array:
+        """Rows by their numbers, from whoever holds them.
+
+        Every device may ask for others, but all must ask at once, and for as many. What
+        is sent are as many rows as all ask for together, to each those it asked for.
+        """
+        asked = jax.lax.all_gather(places, _NAME) - self.first
+        held = (asked >= 0) & (asked < len(self.part))
+        rows = self.part[jnp.where(held, asked, 0)]
+        held = held.reshape(held.shape + (1,) * (rows.ndim - held.ndim))
+        return jax.lax.psum_scatter(jnp.where(held, rows, 0), _NAME)
+
+
+def undivided(tree: Any) -> Any:
+    """The tree with the forms of whole arrays in the place of divided ones."""
+
+    def form(x):
+        if isinstance(x, Divided):
+            return jax.ShapeDtypeStruct(x.shape, x.part.dtype)
+        return x
+
+    return jax.tree.map(form, tree, is_leaf=_is_divided)
+
+
+def bytes_of_each(tree: Any) -> int:
+    """Bytes that the arrays take on a device."""
+
+    def of(x):
+        if isinstance(x, Divided):
+            return of(x.part) // len(x.part)
+        return int(np.prod(x.shape)) * x.dtype.itemsize
+
+    return sum(map(of, jax.tree.leaves(tree, is_leaf=_is_divided)))
+
+
+def _is_divided(x: Any) -> bool:
+    return isinstance(x, Divided)
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class _Gap:
+    """Where a divided array was."""
+
+
+def _take_out(tree: Any) -> tuple[Any, tuple[Divided, ...]]:
+    """The tree without its divided arrays, and those."""
+    leaves, form = jax.tree.flatten(tree, is_leaf=_is_divided)
+    others = [_Gap() if _is_divided(x) else x for x in leaves]
+    return jax.tree.unflatten(form, others), tuple(filter(_is_divided, leaves))
+
+
+def _put_in(tree: Any, divided: Sequence[Divided]) -> Any:
+    """What :func:`_take_out` was given."""
+    rest = iter(divided)
+    return jax.tree.map(
+        lambda x: next(rest, x) if isinstance(x, _Gap) else x,
+        tree,
+        is_leaf=lambda x: isinstance(x, _Gap),
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Devices:
     """The devices of a search, and what they divide among each other.
@@ -180,13 +263,13 @@ class Devices:
         """A function as one program on all devices, compiled when it is first called.
 
         Args:
-          function: Of arguments that are the same on all devices; what it returns
-            must be so, too.
+          function: Of arguments that are the same on all devices, but for those that
+            are :class:`Divided`; what it returns must be the same.
           static_argnames: As in :func:`jax.jit`.
           donate_argnames: As in :func:`jax.jit`.
 
         Returns:
-          The function of arrays that :meth:`replicate` has placed.
+          The function of arrays that :meth:`replicate` or :meth:`divide` has placed.
         """
         if self.count == 1:
             return jax.jit(
@@ -201,10 +284,14 @@ class Devices:
             chosen = (chosen,) if isinstance(chosen, str) else chosen
             return tuple(names.index(name) + 1 for name in chosen)
 
+        def run(own, *args):
+            return function(*_put_in(args, own[1]))
+
         mapped = jax.pmap(
-            lambda index, *args: function(*args),
+            run,
             axis_name=_NAME,
-            in_axes=(0, *(None for _ in names)),
+            # Not 0 alone: for as many leaves as arguments pmap takes one for the other.
+            in_axes=((0, 0), *(None for _ in names)),
             out_axes=None,  # pyright: ignore
             devices=self._chosen(),
             static_broadcasted_argnums=places(static_argnames),
@@ -215,13 +302,53 @@ class Devices:
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
-            return mapped(index, *signature.bind(*args, **kwargs).args)
+            args, divided = _take_out(signature.bind(*args, **kwargs).args)
+            return mapped((index, divided), *args)
 
         return call
 
     def replicate(self, tree: Any) -> Any:
-        """Arrays, placed on all devices."""
-        return tree if self.count == 1 else _replicate(self)(tree)
+        """Arrays, placed on all devices; those that are divided stay so."""
+        if self.count == 1:
+            return tree
+        tree, divided = _take_out(tree)
+        return _put_in(_replicate(self)(tree), divided)
+
+    def rows_here(self, count: int) -> np.ndarray:
+        """Which rows of an array to divide this process has to give.
+
+        Args:
+          count: How many rows there are.
+
+        Returns:
+          Their numbers, without a gap; of several processes the last ones may have
+          fewer to give, or none.
+        """
+        each = -(-count // self.count) * (self.count // jax.process_count())
+        first = jax.process_index() * each if self.count > 1 else 0
+        return np.arange(min(first, count), min(first + each, count))
+
+    def divide(self, rows: np.ndarray, count: int) -> jax.Array | Divided:
+        """Places an array so that each device holds some of its rows.
+
+        Args:
+          rows: Those that :meth:`rows_here` names.
+          count: How many there are in all.
+
+        Returns:
+          The array; on one device as it is.
+        """
+        if self.count == 1:
+            return jnp.asarray(rows)
+        each, here = -(-count // self.count), self.count // jax.process_count()
+        part = np.zeros((here * each, *rows.shape[1:]), rows.dtype)
+        part[: len(rows)] = rows
+        part = part.reshape(here, each, *rows.shape[1:])
+        first = (jax.process_index() * here + np.arange(here)) * each
+        place = jax.pmap(lambda x: x, devices=self._chosen())
+        return Divided(
+            place(part), place(first.astype(np.int32)), (count, *rows.shape[1:])
+        )
 
     def _chosen(self) -> list[jax.Device] | None:
         """Of one process the first ones; of several all, which need not be named."""
@@ -262,6 +389,16 @@ def use(count: int | None) -> None:
 def in_use() -> int:
     """How many devices what is made from a configuration runs on."""
     return len(jax.devices()) if _in_use is None else _in_use
+
+
+def memory_of_each() -> int | None:
+    """Bytes of a device, on a CPU its part of the machine's; None if nobody says."""
+    device = jax.local_devices()[0]
+    limit = (device.memory_stats() or {}).get("bytes_limit")
+    if limit is None and device.platform == "cpu" and hasattr(os, "sysconf"):
+        limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        limit //= max(in_use() // jax.process_count(), 1)
+    return limit
 
 
 def make_devices(config: ConfigDict, together: int = 1) -> Devices:

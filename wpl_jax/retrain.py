@@ -208,7 +208,7 @@ def load(config: ConfigDict) -> tuple[Retraining, Data]:
     """
     changed = config_for_task(config)
     devices = make_devices(changed)
-    task, data, _ = load_task(changed)
+    task, data, _ = load_task(changed, devices)
     return make_retraining(changed, task, devices), devices.replicate(data)
 
 

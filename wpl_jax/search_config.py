@@ -89,7 +89,7 @@ def make_search(config: ConfigDict) -> tuple[Search, Data, str]:
     require_number(config, "search.checkpoint_seconds", least=0)
     protection, optimizer = make_protection(config), make_sgd(config)
     devices = make_devices(config, config.search.together)
-    task, data, about = load_task(config)
+    task, data, about = load_task(config, devices)
     strategy = make_strategy(config, task.space.decisions)
     require(
         strategy.steps % config.search.learn_per_call == 0,

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from wpl_jax import memory, processes, rank_disorder, retrain, search_report
+from wpl_jax import memory, parallel, processes, rank_disorder, retrain, search_report
 from wpl_jax.checkpoint import StopRequest
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.forgetting import Forgetting
@@ -70,21 +70,24 @@ def run(config: ConfigDict, workdir: Path) -> None:
     needed = max((arm.memory for arm in arms.values()), key=lambda found: found.total)
     # Every arm has its data on the device.
     needed = needed._replace(data=sum(arm.memory.data for arm in arms.values()))
-    print(memory.check(needed, memory.available()), flush=True)
+    print(memory.check(needed, parallel.memory_of_each()), flush=True)
     with open_run(workdir, config.to_dict()), StopRequest() as stop:
         for number, each in enumerate(runs, 1):
             title = f"[{number}/{len(runs)}] {each.arm}, seed {each.seed}"
             arms[each.arm].run(each, workdir, title, stop)
-        _report(config, workdir)
+        main = arms[runs[0].arm]
+        _report(config, workdir, main.space, main.about)
 
 
 def report(config: ConfigDict, workdir: Path) -> None:
     """Draws the figures and writes the report of finished searches anew."""
     with open_run(workdir, config.to_dict(), existing=True):
-        _report(config, workdir)
+        if processes.leads():
+            task, _, about = load_task(expand(config)[0].config)
+            _report(config, workdir, task.space, about)
 
 
-def _report(config: ConfigDict, workdir: Path) -> None:
+def _report(config: ConfigDict, workdir: Path, space: Space, about: str) -> None:
     if not processes.leads():
         return
     runs = expand(config)
@@ -93,8 +96,7 @@ def _report(config: ConfigDict, workdir: Path) -> None:
         search_report.read(each.folder(workdir), each.arm, each.seed) for each in runs
     ]
     searched.sort(key=lambda one: order.index(one.arm))
-    task, _, about = load_task(runs[0].config)
-    search_report.write(workdir, config.to_dict(), searched, task.space, about)
+    search_report.write(workdir, config.to_dict(), searched, space, about)
     print(f"Report: {workdir / REPORT_FILE}")
 
 
@@ -104,7 +106,7 @@ def derive(config: ConfigDict, workdir: Path) -> None:
     with open_run(workdir, config.to_dict(), existing=True), StopRequest() as stop:
         searches = _search_of_each_arm(runs)
         for each in runs:
-            folder, (search, data) = each.folder(workdir), searches[each.arm]
+            folder, (search, data, _) = each.folder(workdir), searches[each.arm]
             state = _restore(search, each, folder)
             title = f"{each.arm}, seed {each.seed}"
             calls = calls_of_search(each.config, search)
@@ -128,19 +130,22 @@ def rank(config: ConfigDict, workdir: Path) -> None:
             for each in runs:
                 search_report.read(each.folder(workdir), each.arm, each.seed)
         searches = _search_of_each_arm(runs)
-        decisions = searches[runs[0].arm][0].task.space.decisions
-        architectures = rank_disorder.draw(config.ranking.architectures, decisions)
+        main, _, about = searches[runs[0].arm]
+        space = main.task.space
+        architectures = rank_disorder.draw(
+            config.ranking.architectures, space.decisions
+        )
         scratch = rank_disorder.from_scratch(config, architectures, workdir, stop)
         shared = {}
         for each in runs:
-            folder, (search, data) = each.folder(workdir), searches[each.arm]
+            folder, (search, data, _) = each.folder(workdir), searches[each.arm]
             params = _restore(search, each, folder).shared.params
             shared[folder.name] = rank_disorder.with_shared(
                 search, params, data, architectures
             )
             print(f"{each.arm}, seed {each.seed}: ranked.", flush=True)
         rank_disorder.write(workdir, architectures, scratch, shared)
-        _report(config, workdir)
+        _report(config, workdir, space, about)
 
 
 def _restore(search: Search, each: Run, folder: Path) -> State:
@@ -210,10 +215,10 @@ def _first_of_each_arm(runs: list[Run]) -> dict[str, ConfigDict]:
     return {each.arm: each.config for each in reversed(runs)}
 
 
-def _search_of_each_arm(runs: list[Run]) -> dict[str, tuple[Search, Data]]:
-    """Seeds of an arm share its search and its data."""
+def _search_of_each_arm(runs: list[Run]) -> dict[str, tuple[Search, Data, str]]:
+    """Seeds of an arm share its search, its data and the line about the data."""
     return {
-        arm: make_search(config)[:2] for arm, config in _first_of_each_arm(runs).items()
+        arm: make_search(config) for arm, config in _first_of_each_arm(runs).items()
     }
 
 
@@ -230,16 +235,16 @@ class _Arm:
     def __init__(self, config: ConfigDict):
         self._config = config
         self._search, self._data, self.about = make_search(config)
+        self.space = self._search.task.space
         self.memory = memory.estimate(self._search, self._data)
         if config.retrain.epochs:
             self._retraining, self._retrain_data = retrain.load(config)
-            space = self._retraining.task.space
-            if space.decisions != self._search.task.space.decisions:
+            if self._retraining.task.space.decisions != self.space.decisions:
                 raise ConfigError(
                     "config.retrain.space has other decisions than config.space, "
                     "expected the same. Change sizes there that leave them as they are."
                 )
-            again = memory.size(self._retrain_data)
+            again = parallel.bytes_of_each(self._retrain_data)
             self.memory = self.memory._replace(data=self.memory.data + again)
 
     def run(self, each: Run, workdir: Path, title: str, stop: StopRequest) -> None:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wpl_jax.data import load_images
+from wpl_jax.data import load_images, open_images
 
 
 def _png(pixels):
@@ -223,7 +223,36 @@ def test_truncated_jpeg(folder, data_error):
     Image.fromarray(noise).save(file)
     file.write_bytes(file.read_bytes()[:-500])
     with data_error(file, "truncated", "save it anew"):
-        load_images("folder", folder)
+        load_images("folder", folder, size=(4, 5))
+
+
+def test_opened_images_are_read_when_they_are_needed(folder):
+    data = open_images("folder", folder, valid=2)
+    whole = load_images("folder", folder, valid=2)
+    assert data.image_shape == whole.image_shape
+    for name in ("train", "valid", "test"):
+        split, expected = getattr(data, name), getattr(whole, name)
+        assert isinstance(expected.images, np.ndarray)
+        assert split.images.shape == expected.images.shape
+        assert split.labels.tolist() == expected.labels.tolist()
+        some = np.array([1, 0, 1])
+        np.testing.assert_array_equal(split.images[some], expected.images[some])
+    # What is not needed is not looked at again.
+    for file in (folder / "train").rglob("*.png"):
+        file.unlink()
+    assert np.asarray(data.test.images).tolist() == whole.test.images.tolist()
+
+
+def test_a_damaged_image_is_told_of_by_who_reads_it(folder, data_error):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+    file = folder / "test" / "dog" / "0.jpg"
+    Image.fromarray(noise).save(file)
+    file.write_bytes(file.read_bytes()[:-500])
+    images = open_images("folder", folder, size=(4, 5)).test.images
+    place = images.files.tolist().index(file)
+    assert np.asarray(images[np.arange(len(images)) != place]).shape == (4, 4, 5, 1)
+    with data_error(file, "truncated", "save it anew"):
+        np.asarray(images[np.array([place])])
 
 
 def test_sixteen_bits(folder, data_error):

@@ -14,7 +14,7 @@ import scipy.stats
 from configs import enas_cnn_digits
 from wpl_jax.data import ImageDataset, Split
 from wpl_jax.errors import ConfigError, UserError
-from wpl_jax.parallel import ALONE
+from wpl_jax.parallel import ALONE, Devices
 from wpl_jax.spaces.micro_cell import MicroCell, Outputs
 from wpl_jax.tasks import Evaluation, image_classification, load_task
 from wpl_jax.tasks.image_classification import (
@@ -683,6 +683,7 @@ def make_config(**fields):
         ("task.batch_size", 32.0),
         ("task.shrink", 0),
         ("task.shrink", 1.5),
+        ("task.divide_images", 1),
         ("task.augmentation", 4),
         ("task.augmentation.crop", -1),
         ("task.augmentation.crop", 0.5),
@@ -723,6 +724,7 @@ def test_a_setting_that_there_is_not_is_named(group):
     [
         "batch_size",
         "shrink",
+        "divide_images",
         "augmentation",
         "augmentation.crop",
         "augmentation.flip",
@@ -820,6 +822,8 @@ def test_an_unknown_option_of_the_images_is_named():
 class Device:
     """One that tells how much memory it has, or does not."""
 
+    platform = "tiny"
+
     def __init__(self, stats):
         self.stats = stats
 
@@ -848,10 +852,11 @@ def test_images_that_do_not_fit_on_the_device_are_told_with_what_they_need(monke
     monkeypatch.setattr(jax, "local_devices", lambda: devices)
     check_memory(make_large(train=2, valid=1, test=1))
     large = make_large(train=2, valid=1, test=1.5)
-    said = "of zeros need 4.5 GiB on the device, tiny:0 has 4.0 GiB"
+    said = "of zeros need 4.5 GiB on each device, which has 4.0 GiB"
     with pytest.raises(UserError, match=said):
         check_memory(large)
     check_memory(large, shrink=2)  # A quarter of it.
+    check_memory(large, devices=Devices(2))  # Half of it on each.
     # Where a device does not tell, nothing is known.
     for stats in (None, {}, {"bytes_in_use": 1}):
         devices[0] = Device(stats)

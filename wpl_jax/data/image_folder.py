@@ -1,6 +1,10 @@
 """A folder of images: one folder a split, in it one folder a class."""
 
+import concurrent.futures
+import dataclasses
+import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +16,7 @@ from wpl_jax.data.files import (
     require_folder,
     require_path,
 )
-from wpl_jax.data.pixels import read_pixels
+from wpl_jax.data.pixels import read_form, read_pixels
 from wpl_jax.data.source import Source, Split
 
 _LAYOUT = "train/CLASS/IMAGE, test/CLASS/IMAGE and, optional, valid/CLASS/IMAGE"
@@ -21,7 +25,45 @@ _ENDINGS = (
     *(".tif", ".tiff", ".pgm", ".ppm", ".pnm"),
 )
 
-_Example = tuple[Path, np.ndarray]  # uint8[height, width] or uint8[height, width, 3]
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageFiles:
+    """Images in files of their own, which ``np.asarray`` reads.
+
+    Attributes:
+      files: Their paths, ``object[n]``.
+      form: Height, width and channels of each.
+      size: To which they are resized, None to leave them as they are.
+    """
+
+    files: np.ndarray
+    form: tuple[int, int, int]
+    size: tuple[int, int] | None
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Of the array that they become."""
+        return len(self.files), *self.form
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, places: Any) -> "ImageFiles":
+        """Some of them, as numpy indexes an array with an array."""
+        return dataclasses.replace(self, files=self.files[places])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """Reads them, several at a time: uint8[n, height, width, channels]."""
+        images = np.empty(self.shape, np.uint8)
+
+        def read(place: int) -> None:
+            pixels = read_pixels(self.files[place], self.size, self.form[2])
+            images[place] = pixels.reshape(self.form)
+
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            for _ in pool.map(read, range(len(images))):
+                pass  # What one of them raises is raised here.
+        return images.astype(dtype or np.uint8, copy=False)
 
 
 def read_image_folder(
@@ -46,28 +88,27 @@ def read_image_folder(
         RGB if any is not.
 
     Returns:
-      The splits of the folder.
+      The splits of the folder, their images still in the files.
 
     Raises:
-      DataError: The layout is another, an image cannot be read, or the images are
-        of several sizes and ``size`` is None.
+      DataError: The layout is another, a file is no image, or the images are of
+        several sizes and ``size`` is None. One that is broken further on is told
+        of when it is read.
     """
     _check_options(size, channels)
     expected = f"a folder with {_LAYOUT}"
     root = require_folder(require_path(path, expected), expected)
     classes = {name: _class_files(folder) for name, folder in _splits(root).items()}
     _check_same_classes(root, classes)
-    examples = {
-        split: [
-            (file, read_pixels(file, size, channels))
-            for files in of_class.values()
-            for file in files
-        ]
+    files = {
+        split: list(itertools.chain.from_iterable(of_class.values()))
         for split, of_class in classes.items()
     }
-    shape = _common_shape(examples)
+    form = _common_form(files, size, channels)
     splits = {
-        split: Split(_stack(examples[split], shape), _labels(of_class))
+        split: Split(
+            ImageFiles(np.array(files[split], object), form, size), _labels(of_class)
+        )
         for split, of_class in classes.items()
     }
     names = tuple(classes["train"])
@@ -148,28 +189,22 @@ def _check_same_classes(root: Path, splits: dict[str, dict[str, list[Path]]]) ->
             )
 
 
-def _common_shape(splits: dict[str, list[_Example]]) -> tuple[int, int, int]:
+def _common_form(
+    splits: dict[str, list[Path]], size: tuple[int, int] | None, channels: int | None
+) -> tuple[int, int, int]:
     """Height and width that all images have, and the channels that hold them all."""
-    examples = [example for split in splits.values() for example in split]
-    first_file, first = examples[0]
-    for file, pixels in examples:
-        if pixels.shape[:2] != first.shape[:2]:
+    files = [file for split in splits.values() for file in split]
+    forms = [read_form(file, channels) for file in files]
+    height, width = size or forms[0][:2]
+    for file, form in zip(files, forms, strict=True):
+        if size is None and form[:2] != (height, width):
             raise DataError(
                 file,
-                f"{pixels.shape[0]} x {pixels.shape[1]} pixels (height x width)",
-                f"{first.shape[0]} x {first.shape[1]} as in {first_file}",
+                f"{form[0]} x {form[1]} pixels (height x width)",
+                f"{height} x {width} as in {files[0]}",
                 "give size=(height, width), to which every image is then resized",
             )
-    channels = 3 if any(pixels.ndim == 3 for _, pixels in examples) else 1
-    return first.shape[0], first.shape[1], channels
-
-
-def _stack(examples: list[_Example], shape: tuple[int, int, int]) -> np.ndarray:
-    """The images as uint8[n, *shape]; among RGB ones, a grey one has R = G = B."""
-    images = np.empty((len(examples), *shape), np.uint8)
-    for image, (_, pixels) in zip(images, examples, strict=True):
-        image[...] = pixels if pixels.ndim == 3 else pixels[..., np.newaxis]
-    return images
+    return height, width, max(form[2] for form in forms)
 
 
 def _labels(classes: dict[str, list[Path]]) -> np.ndarray:

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+import numpy as np
+
 from wpl_jax.data.arguments import check_options, choose, require_int
 from wpl_jax.data.checks import check_source
 from wpl_jax.data.files import PathLike
@@ -68,7 +70,7 @@ def load_images(
         :func:`wpl_jax.data.image_folder.read_image_folder`.
 
     Returns:
-      The data set.
+      The data set, of arrays.
 
     Raises:
       DataError: The source cannot be read or does not hold together, or an
@@ -80,6 +82,46 @@ def load_images(
       ((8, 8, 1), 10)
       >>> len(data.train.labels), len(data.valid.labels), len(data.test.labels)
       (1238, 200, 359)
+    """
+    dataset = open_images(format, path, valid=valid, test=test, seed=seed, **options)
+
+    def read(split: Split) -> Split:
+        return split._replace(images=np.asarray(split.images))
+
+    return dataclasses.replace(
+        dataset,
+        train=read(dataset.train),
+        valid=read(dataset.valid),
+        test=read(dataset.test),
+    )
+
+
+def open_images(
+    format: str,
+    path: PathLike | None = None,
+    *,
+    valid: int | float = 0.1,
+    test: int | float = 0.2,
+    seed: int = 0,
+    **options: Any,
+) -> ImageDataset:
+    """Loads a data set of images, but leaves in their files those that are single ones.
+
+    For who needs only some of them: ``np.asarray(split.images[numbers])`` reads those.
+
+    Args:
+      format: As of :func:`load_images`.
+      path: The same.
+      valid: The same.
+      test: The same.
+      seed: The same.
+      **options: The same.
+
+    Returns:
+      The data set. A file that is no whole image may be found when it is read.
+
+    Raises:
+      DataError: As of :func:`load_images`.
     """
     valid, test = check_share(valid, "valid"), check_share(test, "test")
     seed = require_int(seed, "seed", 0)

@@ -1,15 +1,19 @@
 """What a reader of one format hands over."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+
+# uint8[n, height, width, channels]: an array, or what ``np.asarray`` makes one of, when
+# its pixels are needed. It has a shape, and is indexed along its first axis.
+Pixels = Any
 
 
 class Split(NamedTuple):
     """Images with their classes."""
 
-    images: np.ndarray  # shape=(n, height, width, channels), dtype=np.uint8
+    images: Pixels
     labels: np.ndarray  # shape=(n,), dtype=np.int32; in [0, num_classes)
 
 

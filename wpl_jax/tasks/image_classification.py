@@ -1,7 +1,8 @@
 """Telling what an image shows: the task of the micro space.
 
-All images are on the device, as bytes; a batch is taken out of them there, moved,
-mirrored and cut into, and normalized, as a function of its number and a key. Passes
+All images are on the devices, as bytes, each of which has some of them, or all; a batch
+is taken out of them there, moved, mirrored and cut into, and normalized, as a function
+of its number and a key. Passes
 over the training images are in a random order each. Everything that is measured is
 measured without noise, and, while a search shares weights, normalized with the moments
 of each batch, as the ENAS code does; moments of training batches are an option.
@@ -16,6 +17,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from wpl_jax import parallel, processes
 from wpl_jax.config_fields import (
     get_field,
     require,
@@ -24,9 +26,9 @@ from wpl_jax.config_fields import (
     require_number,
     require_only,
 )
-from wpl_jax.data import ImageDataset, Split, load_images
+from wpl_jax.data import ImageDataset, Split, open_images
 from wpl_jax.errors import UserError
-from wpl_jax.parallel import ALONE, Axis
+from wpl_jax.parallel import ALONE, ONE, Axis, Devices, Divided
 from wpl_jax.spaces import make_space
 from wpl_jax.spaces.micro_cell import Noise
 from wpl_jax.supernet import Space
@@ -44,9 +46,9 @@ class ImageSpace(Space, Protocol):
 
 
 class Images(NamedTuple):
-    """A split on the device."""
+    """A split on the devices."""
 
-    images: jax.Array  # uint8[n, height, width, channels]
+    images: jax.Array | Divided  # uint8[n, height, width, channels]
     labels: jax.Array  # int32[n]
 
 
@@ -368,9 +370,10 @@ def _evaluation(nats, wrong):
 def check(config: ConfigDict) -> None:
     """Checks ``config.task``; a ConfigError names what is wrong."""
     own = {field.name for field in dataclasses.fields(ImageClassification)} - {"space"}
-    require_only(config, "task", own | {"name", "data", "shrink"})
+    require_only(config, "task", own | {"name", "data", "shrink", "divide_images"})
     require_int(config, "task.batch_size", 2)
     require_int(config, "task.shrink", 1)
+    require_choice(config, "task.divide_images", (False, True))
     for name, fields in (
         ("augmentation", Augmentation._fields),
         ("drop_path", DropPath._fields),
@@ -389,8 +392,15 @@ def check(config: ConfigDict) -> None:
     require_choice(config, "task.compute_dtype", ("bfloat16", "float32"))
 
 
-def load(config: ConfigDict) -> tuple[ImageClassification, Data, str]:
+def load(
+    config: ConfigDict, devices: Devices = ONE
+) -> tuple[ImageClassification, Data, str]:
     """Loads the images that ``config.task.data`` names.
+
+    Args:
+      config: The configuration.
+      devices: Those that divide the images among each other, where
+        ``config.task.divide_images`` says so.
 
     Returns:
       The task, its data, and a line about the images.
@@ -401,7 +411,7 @@ def load(config: ConfigDict) -> tuple[ImageClassification, Data, str]:
     check(config)
     settings = config.task
     get_field(config, "task.data.format")
-    dataset = load_images(**settings.data.to_dict())
+    dataset = open_images(**settings.data.to_dict())
     splits = {name: getattr(dataset, name) for name in SPLITS}
     smallest = min(SPLITS, key=lambda name: len(splits[name].labels))
     require(
@@ -417,8 +427,9 @@ def load(config: ConfigDict) -> tuple[ImageClassification, Data, str]:
         "task.shrink",
         f"at most {side // 4}: of images of {side} pixels at least 4 must be left",
     )
-    check_memory(dataset, settings.shrink)
-    data = prepare(dataset, settings.shrink)
+    holders = devices if settings.divide_images else ONE
+    check_memory(dataset, settings.shrink, holders)
+    data = prepare(dataset, settings.shrink, holders)
     space = make_space(
         config,
         image_shape=data.train.images.shape[1:],
@@ -437,35 +448,48 @@ def load(config: ConfigDict) -> tuple[ImageClassification, Data, str]:
     return task, data, describe(dataset, data)
 
 
-def prepare(dataset: ImageDataset, shrink: int = 1) -> Data:
-    """Puts images on the device.
+def prepare(dataset: ImageDataset, shrink: int = 1, devices: Devices = ONE) -> Data:
+    """Puts images on devices; of several processes each reads those of its devices.
 
     Args:
       dataset: The images.
       shrink: Squares of so many pixels become one, their mean; what is left over at
         the right and the bottom is cut off.
+      devices: Those that divide the images among each other.
 
     Returns:
       The images, each split in a random order of its own: in files classes often come
       one after the other, and a batch of one class has moments of its own.
     """
 
-    def moved(split: Split) -> Images:
-        order = np.random.default_rng(0).permutation(len(split.labels))
-        images = _shrunk(split.images, shrink)[order]
-        return Images(jnp.asarray(images), jnp.asarray(split.labels[order]))
+    def moved(split: Split) -> tuple[Images, np.ndarray]:
+        count = len(split.labels)
+        order = np.random.default_rng(0).permutation(count)
+        here = order[devices.rows_here(count)]
+        images = _shrunk(np.asarray(split.images[here]), shrink)
+        whole = Images(devices.divide(images, count), jnp.asarray(split.labels[order]))
+        return whole, images
 
-    train = moved(dataset.train)
-    pixels = np.asarray(train.images)
-    mean = pixels.mean((0, 1, 2), dtype=np.float64)
-    deviation = np.maximum(pixels.std((0, 1, 2), dtype=np.float64), 1)
-    return Data(
-        train,
-        moved(dataset.valid),
-        moved(dataset.test),
-        jnp.float32(mean),
-        jnp.float32(deviation),
-    )
+    train, pixels = moved(dataset.train)
+    mean, deviation = _mean_and_deviation(pixels)
+    (valid, _), (test, _) = moved(dataset.valid), moved(dataset.test)
+    return Data(train, valid, test, mean, deviation)
+
+
+def _mean_and_deviation(images: np.ndarray) -> tuple[jax.Array, jax.Array]:
+    """Of each channel, over the images of all processes, by sums that are exact."""
+    sums = np.zeros((3, images.shape[-1]), np.int64)
+    for image in images.astype(np.int64):
+        pixels = image.reshape(-1, image.shape[-1])
+        sums += [
+            np.ones_like(pixels[0]) * len(pixels),
+            pixels.sum(0),
+            (pixels**2).sum(0),
+        ]
+    count, total, squares = processes.total(sums).astype(np.float64)
+    mean = total / count
+    deviation = np.sqrt(squares / count - mean**2)
+    return jnp.float32(mean), jnp.float32(np.maximum(deviation, 1))
 
 
 def _shrunk(images: np.ndarray, by: int) -> np.ndarray:
@@ -477,22 +501,29 @@ def _shrunk(images: np.ndarray, by: int) -> np.ndarray:
     return np.rint(squares.mean((2, 4))).astype(np.uint8)
 
 
-def check_memory(dataset: ImageDataset, shrink: int = 1) -> None:
-    """Checks that the images fit on the device, where it tells how much that is.
+def check_memory(
+    dataset: ImageDataset, shrink: int = 1, devices: Devices = ONE
+) -> None:
+    """Checks that the images fit on a device, where it tells how much that is.
+
+    Args:
+      dataset: The images.
+      shrink: As of :func:`prepare`.
+      devices: The same.
 
     Raises:
       UserError: If they do not, with what they need.
     """
     height, width, channels = dataset.image_shape
     size = (height // shrink) * (width // shrink) * channels
-    needed = size * sum(len(getattr(dataset, name).labels) for name in SPLITS)
-    device = jax.local_devices()[0]
-    available = (device.memory_stats() or {}).get("bytes_limit")
+    count = sum(len(getattr(dataset, name).labels) for name in SPLITS)
+    needed, available = size * count / devices.count, parallel.memory_of_each()
     if available is not None and needed > available:
         raise UserError(
-            f"The images of {dataset.source} need {needed / 2**30:.1f} GiB on the "
-            f"device, {device} has {available / 2**30:.1f} GiB. Take fewer or smaller "
-            "ones: config.task.shrink halves their sides with 2."
+            f"The images of {dataset.source} need {needed / 2**30:.1f} GiB on each "
+            f"device, which has {available / 2**30:.1f} GiB. Take fewer or smaller "
+            "ones: config.task.shrink halves their sides with 2; or more devices, with "
+            "config.task.divide_images."
         )
 
 

@@ -23,7 +23,7 @@ from wpl_jax.config_fields import (
     require_only,
 )
 from wpl_jax.data import TextDataset, batchify, load_text
-from wpl_jax.parallel import ALONE
+from wpl_jax.parallel import ALONE, ONE, Devices
 from wpl_jax.spaces import make_space
 from wpl_jax.spaces.recurrent_cell import Dropout, Hidden
 from wpl_jax.supernet import Space
@@ -252,8 +252,12 @@ def check(config: ConfigDict) -> None:
     require_choice(config, "task.compute_dtype", ("bfloat16", "float32"))
 
 
-def load(config: ConfigDict) -> tuple[LanguageModel, Data, str]:
+def load(config: ConfigDict, devices: Devices = ONE) -> tuple[LanguageModel, Data, str]:
     """Loads the text that ``config.task.data`` names.
+
+    Args:
+      config: The configuration.
+      devices: They divide nothing: the vocabulary is of the whole text, which is small.
 
     Returns:
       The task, its data, and a line about the text.
@@ -261,6 +265,7 @@ def load(config: ConfigDict) -> tuple[LanguageModel, Data, str]:
     Raises:
       UserError: If the configuration or the text is wrong.
     """
+    del devices
     check(config)
     settings = config.task
     get_field(config, "task.data.format")
