@@ -26,8 +26,6 @@ def get_config() -> ConfigDict:
     config.search.children = 12
     config.search.checkpoint_seconds = 60.0
     config.optimizer.learning_rate = 0.2
-    # Of .01, .03, .1, .3 and 1, by validation error and forgetting with seed 0.
-    config.penalty.strength = 0.3
     config.optimizer.cosine.period = 20
     config.strategy.enas.steps = 50
     config.strategy.enas.candidates = ConfigDict(

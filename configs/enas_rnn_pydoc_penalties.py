@@ -3,7 +3,7 @@
     python launch.py --config=configs/enas_rnn_pydoc_penalties.py \
         --workdir=runs/penalties
 
-About 15 minutes on two CPU cores for 5 arms and 3 seeds. A penalty that moves its
+About 10 minutes on two CPU cores for 5 arms and 3 seeds. A penalty that moves its
 anchor after each child slows learning down; so does a lower learning rate, and the
 comparison tells which forgets less for the same progress.
 """
@@ -16,7 +16,6 @@ from configs import enas_rnn_pydoc
 def get_config() -> ConfigDict:
     """The built-in search under each penalty, without retraining."""
     config = enas_rnn_pydoc.get_config()
-    config.num_seeds = 3
     config.retrain.epochs = 0
     none = {"penalty": {"name": "none"}}
     # "slower" has no penalty and half the learning rate. EWC's strength is lower, since
