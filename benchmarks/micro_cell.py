@@ -1,4 +1,4 @@
-"""What a step of the search on images costs, and what its operations cost.
+"""What a step of the search on images takes, of time and memory, and its operations.
 
 A step is measured as it runs, as a share of the compiled training of a child; beside it
 the same child written out by hand: its architecture in Python, its weights in arrays of
@@ -8,7 +8,8 @@ Expected before measuring, for 32 images of 32x32 with 20 filters: a separable 3
 convolution, applied twice, is 2 * 32 * 1024 * 20 * (9 + 20) * 2 = 76 MFLOP forward and
 three times that with its gradients, some 40 ms at the 5 GFLOP/s that sums of shifted
 images reach; a child has some 30 convolutions. The choice itself costs two copies of
-what a branch makes, 2.6 MB each, some per cent.
+what a branch makes, 2.6 MB each, some per cent. Memory: plain autodiff remembers the
+inside of every convolution, some ten arrays of 2.6 MB; the space remembers a node.
 """
 
 import dataclasses
@@ -100,21 +101,22 @@ def _child(number: int) -> list[dict]:
     space = MicroCell((SIZE, SIZE, 3), CLASSES, filters=FILTERS, layers=LAYERS)
     architecture = random_architecture(jax.random.key(number), space.decisions)
     data = _data()
-    calls = {
-        f"{penalty} {steps}": _searching(space, architecture, penalty, steps, data)
-        for penalty in ("wpl", "none")
-        for steps in (1, 1 + STEPS)
-    }
-    calls |= {
-        f"static {steps}": _static(space, architecture, steps, data)
-        for steps in (1, 1 + STEPS)
-    }
+    calls, memory = {}, {}
+    for name in ("wpl", "none", "static"):
+        for steps in (1, 1 + STEPS):
+            if name == "static":
+                call, program = _static(space, architecture, steps, data)
+            else:
+                call, program = _searching(space, architecture, name, steps, data)
+            calls[f"{name} {steps}"] = call
+            memory[name] = program.memory_analysis().temp_size_in_bytes
     seconds = measure.interleaved_seconds(calls, rounds=5)
 
     def step(name: str) -> list[float]:
         pairs = zip(seconds[f"{name} {1 + STEPS}"], seconds[f"{name} 1"], strict=True)
         return [(many - one) / STEPS for many, one in pairs]
 
+    arms = (("wpl", "with WPL"), ("none", "without a penalty"))
     return [
         {
             "benchmark": f"search step on images, child {number + 1}",
@@ -122,7 +124,14 @@ def _child(number: int) -> list[dict]:
             **measure.ratio(step(name), step("static")),
             "seconds": statistics.median(step(name)),
         }
-        for name, label in (("wpl", "with WPL"), ("none", "without a penalty"))
+        for name, label in arms
+    ] + [
+        {
+            "benchmark": f"its memory beside weights and data, child {number + 1}",
+            "figure": f"{label} / the same child written statically",
+            "ratio": memory[name] / memory["static"],
+        }
+        for name, label in arms
     ]
 
 
@@ -154,13 +163,14 @@ def _searching(space, architecture, penalty, steps, data):
         eval_batches=1,
     )
     state = [search.init(jax.random.key(0))._replace(strategy=architecture)]
+    zero = np.int32(0)
+    program = search.train_and_protect.lower(state[0], data, zero, zero).compile()
 
     def train():
-        zero = np.int32(0)
-        state[0] = search.train_and_protect(state[0], data, zero, zero)
+        state[0] = program(state[0], data, zero, zero)
         return state[0]
 
-    return train
+    return train, program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,7 +218,8 @@ def _static(space, architecture, steps, data):
         carry = params, optimizer.init(params)
         return jax.lax.scan(step, carry, jnp.arange(steps))[0]
 
-    return lambda: train(params)
+    program = train.lower(params).compile()
+    return lambda: program(params), program
 
 
 class _Network:

@@ -67,8 +67,8 @@ def get_config() -> ConfigDict:
     config.strategy.random.candidates = ConfigDict(
         {"proposed": 1000, "screen_batches": 5, "keep": 10}
     )
-    # Calibrated where a CPU can, with enas_cnn_cifar10_small.py and a seed of its own, of
-    # .01, .03, .1, .3 and 1, by validation error and forgetting.
+    # Calibrated where a CPU can, with enas_cnn_cifar10_small.py and a seed of its own,
+    # of .01, .03, .1, .3 and 1, by validation error and forgetting.
     config.penalty.strength = 0.3
     config.penalty.start_epoch = 3
 

@@ -98,8 +98,8 @@ def get_config() -> ConfigDict:
     config.penalty = ConfigDict()
     config.penalty.name = "wpl"
     # Of a Fisher of mean 1. Calibrated where a CPU can, with enas_rnn_ptb_small.py and
-    # enas_rnn_pydoc.py, on validation data: of .01, .03 and .1 the strongest under which
-    # children still learn as fast, or nearly so.
+    # enas_rnn_pydoc.py, on validation data: of .01, .03 and .1 the strongest under
+    # which children still learn as fast, or nearly so.
     config.penalty.strength = 0.03  # the code: 60, of a Fisher that is not normalized
     config.penalty.normalize = "tree"  # the code: "none"
     config.penalty.compound = False  # the code: True

@@ -101,11 +101,11 @@ def test_the_mode_ranks_by_shared_weights_and_from_scratch(
     shutil.copytree(finished, workdir)
     run = retrain.run
 
-    def stops_once(*args):
+    def stops_once(*args, **options):
         trained.append(args[3].tolist())
         if len(trained) == 3:
             raise SystemExit(143)
-        return run(*args)
+        return run(*args, **options)
 
     monkeypatch.setattr(retrain, "run", stops_once)
     with pytest.raises(SystemExit):
@@ -122,6 +122,7 @@ def test_the_mode_ranks_by_shared_weights_and_from_scratch(
         retrained = json.loads((folder / "retrained.json").read_text())
         assert retrained["architecture"] == architecture
         assert retrained["valid_error"] == error
+        assert "test_error" not in retrained
         assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
         assert not (folder / "checkpoints").exists()
     runs = search_run.expand(make_config())

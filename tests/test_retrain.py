@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from configs import enas_rnn_pydoc
 from wpl_jax import retrain
-from wpl_jax.errors import ConfigError
+from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.optimizers import Exponential, Sgd
 from wpl_jax.parallel import ALONE
 from wpl_jax.retrain import Retraining
@@ -422,7 +422,7 @@ def test_run_returns_what_it_writes_and_says_it(retraining, tmp_path, capsys):
     assert found == json.loads((tmp_path / "retrained.json").read_text())
     said = capsys.readouterr().out.splitlines()[-1]
     assert said == (
-        f"Toy: distortion {found['valid_error']:.2f} on validation and "
+        f"Toy: distortion {found['valid_error']:.2f} on validation data and "
         f"{found['test_error']:.2f} on test data, 9 parameters."
     )
 
@@ -458,6 +458,15 @@ def test_finished_run_is_evaluated_again(retraining, undisturbed, tmp_path):
     for name in ("retrained.json", "metrics.jsonl"):
         found, expected = (path / name for path in (folder, undisturbed))
         assert found.read_bytes() == expected.read_bytes()
+
+
+def test_a_training_without_a_finite_step_ends_at_once(retraining, tmp_path):
+    data = DATA | {"train": np.full_like(DATA["train"], np.nan)}
+    with pytest.raises(UserError, match=r"no step that was finite\. Lower .*rate"):
+        run(retraining, tmp_path, data=data)
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line)["skipped"] == BATCHES
+    assert not (tmp_path / "retrained.json").exists()
 
 
 # Configurations.

@@ -76,6 +76,7 @@ def from_scratch(
                 folder,
                 title,
                 stop,
+                splits=("valid",),  # Nobody is to choose among many by the test.
             )
         if processes.leads():
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # It is done.

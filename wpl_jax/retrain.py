@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -221,13 +221,26 @@ def run(
     folder: Path,
     title: str,
     stop: StopRequest,
+    splits: Sequence[str] = ("valid", "test"),
 ) -> dict[str, Any]:
     """Trains from wherever an earlier process stopped, and writes the result.
+
+    Args:
+      config: With ``config.retrain``.
+      retraining: What it describes.
+      data: Of its task.
+      architecture: ``int32[num_decisions]``.
+      seed: Of all randomness.
+      folder: Of this training.
+      title: What it is called in what is printed.
+      stop: Asks for an end between two calls.
+      splits: On which the best parameters are evaluated in the end.
 
     Returns:
       What ``retrained.json`` holds.
 
     Raises:
+      UserError: If the folder is of another training, or this one diverges.
       SystemExit: After a signal, once all is saved.
     """
     architecture = jnp.asarray(architecture, jnp.int32)
@@ -265,6 +278,8 @@ def run(
                 job.state = retraining.validate(job.state, data, np.int32(epoch))
                 record = _record(jax.device_get(job.state), epoch, batches)
                 job.record(epoch, record)
+                if record["skipped"] == (epoch + 1) * batches:
+                    raise _diverged(folder, "no step that was finite")
                 error = job.state.history.error[epoch]
                 told = f", {task.error_name} {error:.2f}"
             else:
@@ -274,7 +289,7 @@ def run(
                     job.state = retraining.train(job.state, data, *numbers)
                     jax.block_until_ready(job.state)
             job.note = f"epoch {epoch + 1}{told}{speed}"
-        return _finish(retraining, job.state, data, folder, title)
+        return _finish(retraining, job.state, data, folder, title, splits)
 
 
 class _Speed:
@@ -309,7 +324,18 @@ def _record(state: State, epoch: int, batches: int) -> dict[str, Any]:
     }
 
 
-def _finish(retraining, state, data, folder, title) -> dict[str, Any]:
+_TOLD = {"valid": "validation"}
+
+
+def _diverged(folder: Path, how: str) -> UserError:
+    return UserError(
+        f"{folder}: training from scratch diverged, {how}. Lower "
+        "config.retrain.optimizer.learning_rate or clip_norm, and give another "
+        "--workdir."
+    )
+
+
+def _finish(retraining, state, data, folder, title, splits) -> dict[str, Any]:
     task = retraining.task
     rows = task.space.rows(state.architecture)
     found: dict[str, Any] = {
@@ -318,21 +344,19 @@ def _finish(retraining, state, data, folder, title) -> dict[str, Any]:
         "parameters": int(num_parameters(state.params, rows)),
         "averaged_steps": int(state.averaged),
     }
-    for split in ("valid", "test"):
+    told = []
+    for split in splits:
         evaluation = retraining.evaluate(state, data, split)
         nats, error = (float(each) for each in evaluation)
         if not np.isfinite(nats) or not np.any(np.isfinite(state.history.nats)):
-            raise UserError(
-                f"{folder}: training from scratch diverged, {nats} nats on {split} "
-                "data. Lower config.retrain.optimizer.learning_rate or clip_norm, and "
-                "give another --workdir."
-            )
+            raise _diverged(folder, f"{nats} nats on {split} data")
         found[f"{split}_nats"] = nats
         found[f"{split}_error"] = error
+        told.append(f"{error:.2f} on {_TOLD.get(split, split)} data")
     write_atomically(folder / RETRAINED_FILE, to_json(found))
     print(
-        f"{title}: {task.error_name} {found['valid_error']:.2f} on validation and "
-        f"{found['test_error']:.2f} on test data, {found['parameters']:,} parameters.",
+        f"{title}: {task.error_name} {' and '.join(told)}, "
+        f"{found['parameters']:,} parameters.",
         flush=True,
     )
     return found
