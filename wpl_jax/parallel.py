@@ -4,10 +4,11 @@ A compiled function runs on all of them at once, each with the same arguments; w
 device it is decides what share of the work it does, and what the shares give is
 averaged, added up or put together over an :class:`Axis`. What comes out is the same on
 all devices, so that a state on eight of them is the state on one, and so are its
-checkpoints.
+checkpoints. Data may be an exception: of a :class:`Divided` array each device has a
+part, and all of it by asking the others.
 
-There is ``jax.pmap`` in one place, :meth:`Devices.compile`; ``jax.shard_map`` would
-take its place there.
+There is ``jax.pmap`` in :class:`Devices` alone; ``jax.shard_map`` would take its place
+there.
 """
 
 import dataclasses
