@@ -86,7 +86,7 @@ def test_a_run_leaves_what_a_search_found(finished):
         assert retrained["test_error"] > 0
     wpl, none = (records(finished / "searches" / run) for run in RUNS)
     # The penalty begins in the second epoch.
-    assert [line["alpha"] for line in wpl] == pytest.approx([0, 0.01, 0.01])
+    assert [line["alpha"] for line in wpl] == pytest.approx([0, 0.03, 0.03])
     assert [line["alpha"] for line in none] == [0, 0, 0]
 
 
@@ -120,9 +120,9 @@ def test_interruptions_change_nothing(
     compiled = {}
     fresh = search_run._Arm
 
-    def arm(config):  # The processes of this test share what they compile.
+    def arm(config, shelf):  # The processes of this test share what they compile.
         name = config.penalty.name
-        return compiled.setdefault(name, compiled.get(name) or fresh(config))
+        return compiled.setdefault(name, compiled.get(name) or fresh(config, shelf))
 
     monkeypatch.setattr(search_run, "_Arm", arm)
     config = toy.get_config()
@@ -151,7 +151,7 @@ def test_too_many_bad_steps_go_back_with_half_the_rate(
             bad = jnp.where((stream[0] > 8) & (moved > 0) & fast, jnp.nan, 0.0)
             return nats + bad, (seen + bad, stream)
 
-    def load(config, devices):
+    def load(config, devices, shelf):
         return Steep(), toy.make_data(), "toy"
 
     monkeypatch.setitem(tasks.TASKS, "toy", load)
@@ -231,7 +231,7 @@ def test_deriving_of_an_unfinished_search_leaves_it_unfinished(
 
 @pytest.mark.parametrize("what", ["loss", "fisher"])
 def test_a_search_that_cannot_go_on_says_so(what, tmp_path, monkeypatch, quick_report):
-    def load(config, devices):
+    def load(config, devices, shelf):
         data = toy.make_data()
         split = "train" if what == "loss" else "valid"
         bad = getattr(data, split).at[:].set(jnp.nan)

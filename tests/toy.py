@@ -121,9 +121,9 @@ def _evaluation(nats):
     return Evaluation(nats, jnp.sqrt(2 * nats))
 
 
-def load(config, devices):
+def load(config, devices, shelf):
     """As a task registers itself."""
-    del devices
+    del devices, shelf
     return ToyTask(), make_data(config.task.seed), "toy examples"
 
 

@@ -189,14 +189,15 @@ def undivided(tree: Any) -> Any:
 
 
 def bytes_of_each(tree: Any) -> int:
-    """Bytes that the arrays take on a device."""
+    """Bytes that the arrays take on a device; what is there twice counts once."""
 
     def of(x):
         if isinstance(x, Divided):
             return of(x.part) // len(x.part)
         return int(np.prod(x.shape)) * x.dtype.itemsize
 
-    return sum(map(of, jax.tree.leaves(tree, is_leaf=_is_divided)))
+    leaves = {id(x): x for x in jax.tree.leaves(tree, is_leaf=_is_divided)}
+    return sum(map(of, leaves.values()))
 
 
 def _is_divided(x: Any) -> bool:

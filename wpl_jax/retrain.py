@@ -29,7 +29,7 @@ from wpl_jax.parallel import ONE, Devices, make_devices
 from wpl_jax.resumable import Resumable
 from wpl_jax.run_directory import finite, to_json, write_atomically
 from wpl_jax.supernet import gather, num_parameters
-from wpl_jax.tasks import Data, Evaluation, Task, load_task
+from wpl_jax.tasks import Data, Evaluation, Shelf, Task, load_task
 from wpl_jax.training import Trainee, train_step
 
 RETRAINED_FILE = "retrained.json"
@@ -200,16 +200,20 @@ def config_for_task(config: ConfigDict) -> ConfigDict:
     )
 
 
-def load(config: ConfigDict) -> tuple[Retraining, Data]:
+def load(config: ConfigDict, shelf: Shelf | None = None) -> tuple[Retraining, Data]:
     """The training that ``config.retrain`` describes, and its data.
+
+    Args:
+      config: With ``config.retrain``.
+      shelf: What has been loaded before; None for nothing.
 
     Raises:
       UserError: If a setting or the data is wrong.
     """
     changed = config_for_task(config)
     devices = make_devices(changed)
-    task, data, _ = load_task(changed, devices)
-    return make_retraining(changed, task, devices), devices.replicate(data)
+    task, data, _ = load_task(changed, devices, shelf)
+    return make_retraining(changed, task, devices), data
 
 
 def run(

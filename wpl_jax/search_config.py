@@ -19,7 +19,7 @@ from wpl_jax.parallel import make_devices
 from wpl_jax.protection import make_protection
 from wpl_jax.search import Search
 from wpl_jax.strategies import make_strategy
-from wpl_jax.tasks import Data, load_task
+from wpl_jax.tasks import Data, Shelf, load_task
 
 
 class Run(NamedTuple):
@@ -61,8 +61,14 @@ def arm_names(config: ConfigDict) -> list[str]:
     return sorted(config.arms, key=lambda arm: (arm != config.main_arm, arm))
 
 
-def make_search(config: ConfigDict) -> tuple[Search, Data, str]:
+def make_search(
+    config: ConfigDict, shelf: Shelf | None = None
+) -> tuple[Search, Data, str]:
     """Builds one search from its configuration, and loads its data.
+
+    Args:
+      config: Of one arm.
+      shelf: What has been loaded before; None for nothing.
 
     Returns:
       The search, its data, and a line about the data.
@@ -89,7 +95,7 @@ def make_search(config: ConfigDict) -> tuple[Search, Data, str]:
     require_number(config, "search.checkpoint_seconds", least=0)
     protection, optimizer = make_protection(config), make_sgd(config)
     devices = make_devices(config, config.search.together)
-    task, data, about = load_task(config, devices)
+    task, data, about = load_task(config, devices, shelf)
     strategy = make_strategy(config, task.space.decisions)
     require(
         strategy.steps % config.search.learn_per_call == 0,
@@ -127,4 +133,4 @@ def make_search(config: ConfigDict) -> tuple[Search, Data, str]:
         together=settings.together,
         devices=devices,
     )
-    return search, devices.replicate(data), about
+    return search, data, about

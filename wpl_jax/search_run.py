@@ -24,7 +24,7 @@ from wpl_jax.search import Measured, Search, State
 from wpl_jax.search_config import Run, arm_names, expand, make_search
 from wpl_jax.search_report import REPORT_FILE, RESULTS_FILE
 from wpl_jax.supernet import Space, architecture_from_json, architecture_to_json
-from wpl_jax.tasks import Data, load_task, ranking
+from wpl_jax.tasks import Data, Shelf, load_task, ranking
 
 ARCHITECTURE_FILE = "architecture.json"
 
@@ -65,11 +65,12 @@ def run(config: ConfigDict, workdir: Path) -> None:
             print(f"This run is finished: {page}")
             return
     # The data first: a folder is claimed by nothing that cannot run.
-    arms = {name: _Arm(first) for name, first in _first_of_each_arm(runs).items()}
+    arms = _make_arms(runs)
     print("\n".join(dict.fromkeys(arm.about for arm in arms.values())))
     needed = max((arm.memory for arm in arms.values()), key=lambda found: found.total)
-    # Every arm has its data on the device.
-    needed = needed._replace(data=sum(arm.memory.data for arm in arms.values()))
+    needed = needed._replace(
+        data=parallel.bytes_of_each([arm.data for arm in arms.values()])
+    )
     print(memory.check(needed, parallel.memory_of_each()), flush=True)
     with open_run(workdir, config.to_dict()), StopRequest() as stop:
         for number, each in enumerate(runs, 1):
@@ -217,9 +218,8 @@ def _first_of_each_arm(runs: list[Run]) -> dict[str, ConfigDict]:
 
 def _search_of_each_arm(runs: list[Run]) -> dict[str, tuple[Search, Data, str]]:
     """Seeds of an arm share its search, its data and the line about the data."""
-    return {
-        arm: make_search(config) for arm, config in _first_of_each_arm(runs).items()
-    }
+    shelf, first = Shelf(), _first_of_each_arm(runs)
+    return {arm: make_search(config, shelf) for arm, config in first.items()}
 
 
 def _is_finished(each: Run, workdir: Path) -> bool:
@@ -229,23 +229,29 @@ def _is_finished(each: Run, workdir: Path) -> bool:
     )
 
 
+def _make_arms(runs: list[Run]) -> dict[str, "_Arm"]:
+    """By name; they share what they have in common of the data."""
+    shelf, first = Shelf(), _first_of_each_arm(runs)
+    return {arm: _Arm(config, shelf) for arm, config in first.items()}
+
+
 class _Arm:
     """What the seeds of an arm share: data and compiled functions."""
 
-    def __init__(self, config: ConfigDict):
+    def __init__(self, config: ConfigDict, shelf: Shelf):
         self._config = config
-        self._search, self._data, self.about = make_search(config)
+        self._search, self._data, self.about = make_search(config, shelf)
         self.space = self._search.task.space
         self.memory = memory.estimate(self._search, self._data)
+        self.data = [self._data]
         if config.retrain.epochs:
-            self._retraining, self._retrain_data = retrain.load(config)
+            self._retraining, self._retrain_data = retrain.load(config, shelf)
+            self.data.append(self._retrain_data)
             if self._retraining.task.space.decisions != self.space.decisions:
                 raise ConfigError(
                     "config.retrain.space has other decisions than config.space, "
                     "expected the same. Change sizes there that leave them as they are."
                 )
-            again = parallel.bytes_of_each(self._retrain_data)
-            self.memory = self.memory._replace(data=self.memory.data + again)
 
     def run(self, each: Run, workdir: Path, title: str, stop: StopRequest) -> None:
         """Searches and retrains, as far as it has not been done."""

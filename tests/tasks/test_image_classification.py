@@ -12,11 +12,11 @@ import pytest
 import scipy.stats
 
 from configs import enas_cnn_digits
-from wpl_jax.data import ImageDataset, Split
+from wpl_jax.data import ImageDataset, Split, open_images
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.parallel import ALONE, Devices
 from wpl_jax.spaces.micro_cell import MicroCell, Outputs
-from wpl_jax.tasks import Evaluation, image_classification, load_task
+from wpl_jax.tasks import Evaluation, Shelf, image_classification, load_task
 from wpl_jax.tasks.image_classification import (
     Augmentation,
     Data,
@@ -796,6 +796,25 @@ def test_the_digits_are_loaded_with_what_the_configuration_says():
         "scikit-learn digits: images 1,118 train, 320 valid, 359 test, 4x4x1; "
         "10 classes"
     )
+
+
+def test_images_are_loaded_once_for_tasks_that_differ_in_other_things(monkeypatch):
+    opened, shelf = [], Shelf()
+
+    def spy(**options):
+        opened.append(options)
+        return open_images(**options)
+
+    monkeypatch.setattr(image_classification, "open_images", spy)
+    first, data, _ = load_task(make_config(), shelf=shelf)
+    other, again, _ = load_task(make_config(**{"task.dropout": 0.5}), shelf=shelf)
+    assert first != other
+    assert again is data
+    _, small, _ = load_task(make_config(**{"task.shrink": 2}), shelf=shelf)
+    assert small.train.images.shape[1:] == (4, 4, 1)
+    assert len(opened) == 1
+    load_task(make_config(**{"task.data.valid": 100}), shelf=shelf)
+    assert len(opened) == 2
 
 
 @pytest.mark.parametrize(

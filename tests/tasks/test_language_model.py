@@ -10,7 +10,7 @@ import pytest
 from configs import enas_rnn_pydoc
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.spaces.recurrent_cell import Dropout, RecurrentCell
-from wpl_jax.tasks import Evaluation, load_task
+from wpl_jax.tasks import Evaluation, Shelf, load_task
 from wpl_jax.tasks.language_model import Data, LanguageModel
 
 VOCABULARY, HIDDEN, NODES, BATCH, LENGTH = 7, 3, 3, 2, 4
@@ -393,3 +393,20 @@ def test_computing_in_half_precision_is_near_and_leaves_float32_gradients():
         np.testing.assert_allclose(gradient, expected[1][name], atol=0.05 * scale)
     _, (_, stream) = half.train_loss(CHILD, *arguments)
     assert stream.dtype == jnp.float32
+
+
+def test_data_is_loaded_once_for_tasks_that_differ_in_other_things(tmp_path):
+    write_text(tmp_path)
+    shelf = Shelf()
+    make = make_config(tmp_path, **{"task.dropout.input": 0.5})
+    first, data, line = load_task(make_config(tmp_path), shelf=shelf)
+    other, again, same_line = load_task(make, shelf=shelf)
+    assert first != other
+    assert (again, line) == (data, same_line)
+    assert all(a is b for a, b in zip(again, data, strict=True))
+    _, longer, _ = load_task(
+        make_config(tmp_path, **{"task.length": LENGTH - 1}), shelf=shelf
+    )
+    assert longer.train is not data.train
+    _, unshared, _ = load_task(make_config(tmp_path))
+    assert unshared.train is not data.train

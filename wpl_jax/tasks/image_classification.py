@@ -32,6 +32,7 @@ from wpl_jax.parallel import ALONE, ONE, Axis, Devices, Divided
 from wpl_jax.spaces import make_space
 from wpl_jax.spaces.micro_cell import Noise
 from wpl_jax.supernet import Space
+from wpl_jax.tasks.shelf import Shelf
 from wpl_jax.tasks.task import Evaluation
 
 SPLITS = ("train", "valid", "test")
@@ -393,14 +394,15 @@ def check(config: ConfigDict) -> None:
 
 
 def load(
-    config: ConfigDict, devices: Devices = ONE
+    config: ConfigDict, devices: Devices, shelf: Shelf
 ) -> tuple[ImageClassification, Data, str]:
     """Loads the images that ``config.task.data`` names.
 
     Args:
       config: The configuration.
-      devices: Those that divide the images among each other, where
-        ``config.task.divide_images`` says so.
+      devices: They divide the images among each other where
+        ``config.task.divide_images`` says so; else each gets all of them.
+      shelf: Where they may be.
 
     Returns:
       The task, its data, and a line about the images.
@@ -411,7 +413,8 @@ def load(
     check(config)
     settings = config.task
     get_field(config, "task.data.format")
-    dataset = open_images(**settings.data.to_dict())
+    options = settings.data.to_dict()
+    dataset = shelf.get({"image files": options}, lambda: open_images(**options))
     splits = {name: getattr(dataset, name) for name in SPLITS}
     smallest = min(SPLITS, key=lambda name: len(splits[name].labels))
     require(
@@ -427,9 +430,17 @@ def load(
         "task.shrink",
         f"at most {side // 4}: of images of {side} pixels at least 4 must be left",
     )
-    holders = devices if settings.divide_images else ONE
-    check_memory(dataset, settings.shrink, holders)
-    data = prepare(dataset, settings.shrink, holders)
+    shrink, divide = settings.shrink, settings.divide_images
+    holders = devices if divide else ONE
+
+    def put() -> Data:
+        check_memory(dataset, shrink, holders)
+        return devices.replicate(prepare(dataset, shrink, holders))
+
+    data = shelf.get(
+        {"images": options, "shrink": shrink, "divide": divide, "on": devices.count},
+        put,
+    )
     space = make_space(
         config,
         image_shape=data.train.images.shape[1:],

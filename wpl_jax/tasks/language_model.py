@@ -23,10 +23,11 @@ from wpl_jax.config_fields import (
     require_only,
 )
 from wpl_jax.data import TextDataset, batchify, load_text
-from wpl_jax.parallel import ALONE, ONE, Devices
+from wpl_jax.parallel import ALONE, Devices
 from wpl_jax.spaces import make_space
 from wpl_jax.spaces.recurrent_cell import Dropout, Hidden
 from wpl_jax.supernet import Space
+from wpl_jax.tasks.shelf import Shelf
 from wpl_jax.tasks.task import Evaluation
 
 
@@ -252,12 +253,15 @@ def check(config: ConfigDict) -> None:
     require_choice(config, "task.compute_dtype", ("bfloat16", "float32"))
 
 
-def load(config: ConfigDict, devices: Devices = ONE) -> tuple[LanguageModel, Data, str]:
+def load(
+    config: ConfigDict, devices: Devices, shelf: Shelf
+) -> tuple[LanguageModel, Data, str]:
     """Loads the text that ``config.task.data`` names.
 
     Args:
       config: The configuration.
-      devices: They divide nothing: the vocabulary is of the whole text, which is small.
+      devices: Each gets all of it: the vocabulary is of the whole text, which is small.
+      shelf: Where it may be.
 
     Returns:
       The task, its data, and a line about the text.
@@ -265,23 +269,15 @@ def load(config: ConfigDict, devices: Devices = ONE) -> tuple[LanguageModel, Dat
     Raises:
       UserError: If the configuration or the text is wrong.
     """
-    del devices
     check(config)
     settings = config.task
     get_field(config, "task.data.format")
-    text = load_text(**settings.data.to_dict())
-    data = Data(
-        *(
-            jnp.asarray(
-                batchify(
-                    getattr(text, split),
-                    settings.batch_size,
-                    settings.length,
-                    name=f"{split} of {text.source}",
-                )
-            )
-            for split in Data._fields
-        )
+    options = settings.data.to_dict()
+    text = shelf.get({"text": options}, lambda: load_text(**options))
+    streams = {"number": settings.batch_size, "length": settings.length}
+    data = shelf.get(
+        {"streams of": options, "on": devices.count, **streams},
+        lambda: devices.replicate(_streams(text, **streams)),
     )
     size = text.vocabulary_size
     task = LanguageModel(
@@ -295,6 +291,16 @@ def load(config: ConfigDict, devices: Devices = ONE) -> tuple[LanguageModel, Dat
         compute_dtype=settings.compute_dtype,
     )
     return task, data, describe(text)
+
+
+def _streams(text: TextDataset, number: int, length: int) -> Data:
+    """Each split as so many streams, of at least a batch of this length."""
+
+    def streams(split: str) -> jax.Array:
+        name = f"{split} of {text.source}"
+        return jnp.asarray(batchify(getattr(text, split), number, length, name=name))
+
+    return Data(*map(streams, Data._fields))
 
 
 def describe(text: TextDataset) -> str:
