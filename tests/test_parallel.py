@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import tiny_images
 import tiny_search
 import toy
 from ml_collections import ConfigDict
@@ -25,7 +26,6 @@ from test_search import (
     make_settings,
 )
 
-from configs import enas_cnn_digits
 from wpl_jax import jobs, parallel, search_config, search_run, tasks
 from wpl_jax.checkpoint import StopRequest
 from wpl_jax.data import open_images
@@ -170,6 +170,16 @@ def test_every_device_gets_the_rows_it_asks_for_wherever_they_are(count, rows):
     np.testing.assert_array_equal(other, asked)
 
 
+def test_processes_with_different_numbers_of_devices_are_told(monkeypatch):
+    class Device:
+        def __init__(self, process_index):
+            self.process_index = process_index
+
+    monkeypatch.setattr(jax, "devices", lambda: [Device(0), Device(1), Device(1)])
+    with pytest.raises(UserError, match="have 1, 2 devices, expected as many each"):
+        parallel.make_devices(text_config())
+
+
 def test_what_is_divided_takes_a_devices_part_of_the_memory():
     devices = Devices(4)
     data = devices.divide(np.zeros((10, 6), np.int16), 10), np.zeros(5, np.float32)
@@ -177,6 +187,11 @@ def test_what_is_divided_takes_a_devices_part_of_the_memory():
     whole, other = parallel.undivided(data)
     assert (whole.shape, whole.dtype) == ((10, 6), np.int16)
     assert other is data[1]
+    assert parallel.bytes_of_each([data, data]) == parallel.bytes_of_each(data)
+    assert parallel.bytes_of_exchange(data, 7) == 4 * 7 * 6 * 2
+    assert parallel.bytes_of_exchange(whole, 7) == 0
+    with pytest.raises(TypeError, match="no rows in order"):
+        list(data[0])
     shards = data[0].part.addressable_shards
     assert [shard.data.size for shard in shards] == [18] * 4
 
@@ -196,24 +211,6 @@ def text_config():
     config.search.children = 4
     config.strategy.enas.candidates = ConfigDict(
         {"proposed": 5, "screen_batches": 1, "keep": 3}
-    )
-    return config
-
-
-def image_config():
-    config = enas_cnn_digits.get_config()
-    config.space.update({"filters": 4, "num_nodes": 2, "auxiliary": True})
-    config.task.batch_size = 16
-    config.task.drop_path.rate = 0.2
-    config.task.augmentation = ConfigDict({"crop": 1, "flip": True, "cutout": 2})
-    config.search.update({"epochs": 1, "children": 4, "batches": 2})
-    config.search.update({"eval_batches": 2, "learn_per_call": 2})
-    config.penalty.start_epoch = 0
-    config.optimizer.update({"learning_rate": 1e-3, "nesterov": False})
-    config.optimizer.momentum = 0.0
-    config.strategy.enas.steps = 4
-    config.strategy.enas.candidates = ConfigDict(
-        {"proposed": 4, "screen_batches": 1, "keep": 2}
     )
     return config
 
@@ -325,7 +322,7 @@ def test_children_that_are_trained_together_may_be_anywhere():
 @pytest.mark.slow
 @pytest.mark.parametrize("together", [1, 4])
 def test_a_search_of_images_is_the_same_on_several_devices(together, noise):
-    config = image_config()
+    config = tiny_images.get_config()
     config.search.together = together
     expected = outcome(config, 1)
     for count in (2, 8) if together == 1 else (2, 4):
@@ -334,7 +331,7 @@ def test_a_search_of_images_is_the_same_on_several_devices(together, noise):
 
 @pytest.mark.usefixtures("noise")
 def test_a_step_on_images_is_the_same_on_several_devices():
-    search, data = load(image_config(), 1)
+    search, data = load(tiny_images.get_config(), 1)
     task = search.task
     architecture = random_architecture(SECOND, task.space.decisions)
     child = gather(task.space.init(FIRST), task.space.rows(architecture))
@@ -351,7 +348,7 @@ def test_a_step_on_images_is_the_same_on_several_devices():
         return step
 
     expected = on(1, step_on(ALONE), child, architecture, data)
-    _, divided = load(image_config(), 8)
+    _, divided = load(tiny_images.get_config(), 8)
     assert isinstance(divided.train.images, Divided)
     found = on(8, step_on(Axis(8)), child, architecture, divided)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
@@ -628,7 +625,7 @@ def test_a_search_goes_on_with_another_number_of_devices(
     config = one_search()
     monkeypatch.setattr(search_run, "StopRequest", Interrupted)
     monkeypatch.setattr(search_run, "_report", lambda *args: None)
-    monkeypatch.setitem(tasks.TASKS, "toy", toy.load)
+    monkeypatch.setitem(tasks.TASKS, "toy", toy.open_task)
     for count, calls in zip(counts, (11, 1000), strict=True):
         parallel.use(count)
         Interrupted.left = calls
@@ -660,7 +657,7 @@ def read_lines(workdir):
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(tasks.TASKS, "toy", toy.load)
+        patch.setitem(tasks.TASKS, "toy", toy.open_task)
         patch.setattr(search_run, "_report", lambda *args: None)
         jobs.run(one_search(), folder / "run", "run")
     return folder / "run"

@@ -10,10 +10,16 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from PIL import Image
 from tiny import call, environment
 from tiny_search import RUNS
+
+from wpl_jax.data import DataError
+from wpl_jax.errors import UserError
+from wpl_jax.processes import together
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = f"--config={ROOT / 'tests' / 'tiny_search.py'}"
@@ -49,6 +55,7 @@ read = []
 split = Split(Files(), np.arange(9, dtype=np.int32))
 dataset = ImageDataset(split, split, split, ("a",), "numbers")
 images = devices.replicate(prepare(dataset, devices=devices))
+whole = devices.replicate(prepare(dataset))  # All of them on each.
 take = devices.compile(lambda data, places: (data.train.images[places], data.mean))
 taken, mean_of_images = take(images, np.array([8, 0, 3, 3, 6]))
 state = {"a": np.arange(4.0) + index, "k": jax.random.split(jax.random.key(index))}
@@ -65,6 +72,9 @@ print(
     read[0],
     np.asarray(taken).reshape(-1).tolist(),
     mean_of_images.tolist(),
+    [np.asarray(whole.train.images).reshape(-1).tolist(), whole.train.labels.tolist()],
+    whole.mean.tolist(),
+    processes.total(np.array([[2**60 + index], [-1]])).tolist(),
     sep="|",
 )
 """
@@ -121,8 +131,18 @@ def test_two_processes_agree():
         order = np.random.default_rng(0).permutation(9)
         assert json.loads(found[8]) == (order[6:] if index else order[:6]).tolist()
         assert json.loads(found[9]) == order[[8, 0, 3, 3, 6]].tolist()
-        assert json.loads(found[10]) == [4.0]
+        assert json.loads(found[10]) == json.loads(found[12]) == [4.0]
+        assert json.loads(found[11]) == [order.tolist()] * 2
+        assert json.loads(found[13]) == [[2**61 + 1], [-2]]
     assert said[0][0].split("|")[6] == said[1][0].split("|")[6]
+
+
+def test_an_error_of_its_own_is_not_taken_for_a_lost_process(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(UserError, match=r"^IMAGES: found an empty folder"), together():
+        raise DataError("IMAGES", "an empty folder", "images", "add some")
+    with pytest.raises(UserError, match="has lost another one"), together():
+        raise ValueError("UNKNOWN: Gloo has failed.")
 
 
 @pytest.mark.parametrize(
@@ -145,21 +165,21 @@ def test_flags_that_are_not_enough_are_named(flags, said, tmp_path):
 # Searches by two processes, each with a device or two.
 
 
-def search(workdir, *flags):
+def search(workdir, *flags, config=CONFIG):
     coordinator = f"--coordinator=localhost:{free_port()}"
     return [
         [
-            *(sys.executable, str(ROOT / "launch.py"), CONFIG, f"--workdir={workdir}"),
+            *(sys.executable, str(ROOT / "launch.py"), config, f"--workdir={workdir}"),
             *(coordinator, "--processes=2", f"--process={index}", *flags),
         ]
         for index in range(2)
     ]
 
 
-def read(workdir):
+def read(workdir, runs=RUNS):
     """What a run left, as numbers."""
     found = {}
-    for run in RUNS:
+    for run in runs:
         folder = workdir / "searches" / run
         lines = (folder / "metrics.jsonl").read_text().splitlines()
         found[run] = [json.loads(line) for line in lines]
@@ -202,6 +222,50 @@ def test_two_processes_of_two_devices_search_as_one(alone, tmp_path):
     assert out.endswith(f"Report: {tmp_path / 'run' / 'report.html'}\n")
     assert all(line.startswith("[Gloo]") for line in silent.splitlines())
     assert_close(read(tmp_path / "run"), expected)
+
+
+@pytest.fixture
+def noise(tmp_path):
+    """A folder of images, too few for every device to have one of all splits."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 60), ("valid", 17), ("test", 16)):
+        for label in ("a", "b"):
+            folder = tmp_path / "images" / split / label
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 256, (8, 8), np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    return tmp_path / "images"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("divide", [True, False])
+def test_two_processes_search_on_images_as_one(divide, noise, tmp_path):
+    config = f"--config={ROOT / 'tests' / 'tiny_images.py'}"
+    flags = [
+        "--config.task.data.format=folder",
+        f"--config.task.data.path={noise}",
+        f"--config.task.divide_images={divide}",
+        f"--cache={tmp_path / 'cache'}",
+    ]
+    runs = ("wpl-seed0",)
+    command = [sys.executable, "launch.py", config, f"--workdir={tmp_path / 'one'}"]
+    env = environment(XLA_FLAGS=devices_of_each(1))
+    done = call([*command, *flags], env, timeout=600)
+    assert done.returncode == 0, done.stderr
+    env = environment(XLA_FLAGS=devices_of_each(2))
+    report = tmp_path / "two" / "report.html"
+    for mode in ("run", "report"):
+        if mode == "report":
+            report.unlink()
+        commands = search(tmp_path / "two", *flags, f"--mode={mode}", config=config)
+        with processes(commands, env) as (first, second):
+            out, err = first.communicate(timeout=600)
+            second.communicate(timeout=60)
+        assert (first.returncode, second.returncode) == (0, 0), err
+        assert out.endswith(f"Report: {report}\n")
+        assert report.exists()
+    assert_close(read(tmp_path / "two", runs), read(tmp_path / "one", runs))
 
 
 def wait_for_epochs(workdir, count):

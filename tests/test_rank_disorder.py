@@ -67,7 +67,7 @@ def finished(tmp_path_factory):
     """A finished run of the toy; tests may not write to it."""
     workdir = tmp_path_factory.mktemp("toy") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(tasks.TASKS, "toy", toy.load)
+        patch.setitem(tasks.TASKS, "toy", toy.open_task)
         patch.setattr(search_run.search_report, "write", lambda *args: None)
         jobs.run(make_config(), workdir, "run")
     return workdir
@@ -75,7 +75,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def toy_task(monkeypatch):
-    monkeypatch.setitem(tasks.TASKS, "toy", toy.load)
+    monkeypatch.setitem(tasks.TASKS, "toy", toy.open_task)
 
 
 def make_config():

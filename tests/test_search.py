@@ -429,7 +429,7 @@ def test_learning_in_parts_is_learning_at_once():
 
 
 def test_a_search_is_made_from_its_configuration(monkeypatch):
-    monkeypatch.setitem(tasks.TASKS, "toy", toy.load)
+    monkeypatch.setitem(tasks.TASKS, "toy", toy.open_task)
     search, data, about = search_config.make_search(toy.get_config())
     assert about == "toy examples"
     assert search.children == 4

@@ -24,7 +24,7 @@ from wpl_jax.supernet import architecture_from_json
 @pytest.fixture(autouse=True)
 def toy_task(monkeypatch):
     """The toy is a task by one line in the registry."""
-    monkeypatch.setitem(tasks.TASKS, "toy", toy.load)
+    monkeypatch.setitem(tasks.TASKS, "toy", toy.open_task)
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def finished(tmp_path_factory):
     """An undisturbed run; tests may not write to it."""
     workdir = tmp_path_factory.mktemp("toy") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(tasks.TASKS, "toy", toy.load)
+        patch.setitem(tasks.TASKS, "toy", toy.open_task)
         jobs.run(toy.get_config(), workdir, "run")
     return workdir
 
@@ -151,10 +151,10 @@ def test_too_many_bad_steps_go_back_with_half_the_rate(
             bad = jnp.where((stream[0] > 8) & (moved > 0) & fast, jnp.nan, 0.0)
             return nats + bad, (seen + bad, stream)
 
-    def load(config, devices, shelf):
-        return Steep(), toy.make_data(), "toy"
+    def open_task(config, devices, shelf):
+        return Steep(), toy.make_data, "toy"
 
-    monkeypatch.setitem(tasks.TASKS, "toy", load)
+    monkeypatch.setitem(tasks.TASKS, "toy", open_task)
     config = one_random_search()
     config.search.max_bad_steps = 3
 
@@ -231,13 +231,13 @@ def test_deriving_of_an_unfinished_search_leaves_it_unfinished(
 
 @pytest.mark.parametrize("what", ["loss", "fisher"])
 def test_a_search_that_cannot_go_on_says_so(what, tmp_path, monkeypatch, quick_report):
-    def load(config, devices, shelf):
+    def open_task(config, devices, shelf):
         data = toy.make_data()
         split = "train" if what == "loss" else "valid"
         bad = getattr(data, split).at[:].set(jnp.nan)
-        return toy.ToyTask(), data._replace(**{split: bad}), "toy"
+        return toy.ToyTask(), lambda: data._replace(**{split: bad}), "toy"
 
-    monkeypatch.setitem(tasks.TASKS, "toy", load)
+    monkeypatch.setitem(tasks.TASKS, "toy", open_task)
     said = "thousandth of the learning rate" if what == "loss" else "finite error"
     with pytest.raises(UserError, match=said):
         jobs.run(one_random_search(), tmp_path / "run", "run")

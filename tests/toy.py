@@ -121,10 +121,10 @@ def _evaluation(nats):
     return Evaluation(nats, jnp.sqrt(2 * nats))
 
 
-def load(config, devices, shelf):
+def open_task(config, devices, shelf):
     """As a task registers itself."""
     del devices, shelf
-    return ToyTask(), make_data(config.task.seed), "toy examples"
+    return ToyTask(), lambda: make_data(config.task.seed), "toy examples"
 
 
 def get_config():

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from wpl_jax.errors import UserError
-from wpl_jax.parallel import ALONE, bytes_of_each, undivided
+from wpl_jax.parallel import ALONE, bytes_of_each, bytes_of_exchange, undivided
 from wpl_jax.search import Search
 from wpl_jax.supernet import gather
 from wpl_jax.tasks import Data, Task
@@ -18,7 +18,8 @@ class Estimate(NamedTuple):
     data: int
     state: int  # parameters, what the optimizer and the penalty keep of them
     child: int  # a child's share of that, its gradient and its new parameters
-    activations: int  # what a training step keeps for its backward pass
+    activations: int  # what a training step keeps for its backward pass, and a batch
+    # of every device while they exchange them
 
     @property
     def total(self) -> int:
@@ -51,7 +52,8 @@ def estimate(search: Search, data: Data) -> Estimate:
         state=bytes_of_each(state),
         # Of several that are trained together, a sum of gradients of all parameters.
         child=int(own * (copies + 2)) + (search.together > 1) * 2 * whole,
-        activations=kept // devices.batch.size,
+        activations=kept // devices.batch.size
+        + bytes_of_exchange(data, search.task.predictions_per_batch),
     )
 
 
@@ -82,7 +84,8 @@ def check(found: Estimate, limit: int | None) -> str:
         return line
     largest = max(found._asdict(), key=lambda name: getattr(found, name))
     advice = {
-        "data": "Take less data, or smaller images (config.task.shrink).",
+        "data": "Take less data, or smaller images (config.task.shrink), or more "
+        "devices that divide them (config.task.divide_images).",
         "state": "Take a smaller space (config.space).",
         "child": "Take a smaller space (config.space).",
         "activations": "Take a smaller config.task.batch_size, or more devices, which "

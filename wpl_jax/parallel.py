@@ -11,11 +11,12 @@ There is ``jax.pmap`` in :class:`Devices` alone; ``jax.shard_map`` would take it
 there.
 """
 
+import collections
 import dataclasses
 import functools
 import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import jax
@@ -149,8 +150,8 @@ ALONE = Axis()
 class Divided:
     """An array of which each device holds some of the rows.
 
-    :meth:`Devices.divide` makes it; functions that run on the devices index it as if
-    it were the whole array.
+    :meth:`Devices.divide` makes it; functions that run on the devices take rows of it
+    by their numbers as of the whole array.
 
     Attributes:
       part: Of every device its rows, ``[devices, rows_of_each, ...]``; in a function,
@@ -165,16 +166,27 @@ class Divided:
     shape: tuple[int, ...] = dataclasses.field(metadata={"static": True})
 
     def __getitem__(self, places: jax.Array) -> jax.Array:
-        """Rows by their numbers, from whoever holds them.
+        """Rows from whoever holds them.
 
-        Every device may ask for others, but all must ask at once, and for as many. What
-        is sent are as many rows as all ask for together, to each those it asked for.
+        Every device may ask for others, but all must ask at once, and for as many. Each
+        needs memory for as many rows as all ask for together.
+
+        Args:
+          places: Their numbers, ``int32[...]``, from 0 to the last row's; elsewhere are
+            zeros.
+
+        Returns:
+          ``[..., *shape[1:]]``.
         """
         asked = jax.lax.all_gather(places, _NAME) - self.first
         held = (asked >= 0) & (asked < len(self.part))
         rows = self.part[jnp.where(held, asked, 0)]
         held = held.reshape(held.shape + (1,) * (rows.ndim - held.ndim))
         return jax.lax.psum_scatter(jnp.where(held, rows, 0), _NAME)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Not possible."""
+        raise TypeError("An array that devices divide has no rows in order.")
 
 
 def undivided(tree: Any) -> Any:
@@ -198,6 +210,20 @@ def bytes_of_each(tree: Any) -> int:
 
     leaves = {id(x): x for x in jax.tree.leaves(tree, is_leaf=_is_divided)}
     return sum(map(of, leaves.values()))
+
+
+def bytes_of_exchange(tree: Any, rows: int) -> int:
+    """Bytes that a device needs while each takes so many rows of a divided array."""
+    sizes = (
+        len(x.first)
+        * jax.process_count()
+        * rows
+        * np.prod(x.shape[1:], dtype=int)
+        * x.part.dtype.itemsize
+        for x in jax.tree.leaves(tree, is_leaf=_is_divided)
+        if isinstance(x, Divided)
+    )
+    return max(sizes, default=0)
 
 
 def _is_divided(x: Any) -> bool:
@@ -326,8 +352,10 @@ class Devices:
           Their numbers, without a gap; of several processes the last ones may have
           fewer to give, or none.
         """
+        if self.count == 1:
+            return np.arange(count)
         each = -(-count // self.count) * (self.count // jax.process_count())
-        first = jax.process_index() * each if self.count > 1 else 0
+        first = jax.process_index() * each
         return np.arange(min(first, count), min(first + each, count))
 
     def divide(self, rows: np.ndarray, count: int) -> jax.Array | Divided:
@@ -407,9 +435,16 @@ def make_devices(config: ConfigDict, together: int = 1) -> Devices:
     """The devices in use, for a search that trains so many children together.
 
     Raises:
+      UserError: If processes have different numbers of them.
       ConfigError: If they cannot divide the batches, or the children, equally.
     """
     count = in_use()
+    of_each = collections.Counter(device.process_index for device in jax.devices())
+    if len(set(of_each.values())) > 1:
+        raise UserError(
+            f"The processes have {', '.join(map(str, of_each.values()))} devices, "
+            "expected as many each. Show them as many, as CUDA_VISIBLE_DEVICES does."
+        )
     require_int(config, "task.batch_size", 1)
     require(
         config.task.batch_size % count == 0,

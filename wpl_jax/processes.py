@@ -137,6 +137,8 @@ def together() -> Iterator[None]:
     """
     try:
         yield
+    except UserError:
+        raise
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         # Errors of the runtime begin with their status: "UNKNOWN: Gloo ...".

@@ -24,7 +24,7 @@ from wpl_jax.search import Measured, Search, State
 from wpl_jax.search_config import Run, arm_names, expand, make_search
 from wpl_jax.search_report import REPORT_FILE, RESULTS_FILE
 from wpl_jax.supernet import Space, architecture_from_json, architecture_to_json
-from wpl_jax.tasks import Data, Shelf, load_task, ranking
+from wpl_jax.tasks import Data, Shelf, open_task, ranking
 
 ARCHITECTURE_FILE = "architecture.json"
 
@@ -67,7 +67,11 @@ def run(config: ConfigDict, workdir: Path) -> None:
     # The data first: a folder is claimed by nothing that cannot run.
     arms = _make_arms(runs)
     print("\n".join(dict.fromkeys(arm.about for arm in arms.values())))
-    needed = max((arm.memory for arm in arms.values()), key=lambda found: found.total)
+    # Of all arms the data, of one at a time the rest.
+    needed = max(
+        (arm.memory for arm in arms.values()),
+        key=lambda found: found.total - found.data,
+    )
     needed = needed._replace(
         data=parallel.bytes_of_each([arm.data for arm in arms.values()])
     )
@@ -84,7 +88,7 @@ def report(config: ConfigDict, workdir: Path) -> None:
     """Draws the figures and writes the report of finished searches anew."""
     with open_run(workdir, config.to_dict(), existing=True):
         if processes.leads():
-            task, _, about = load_task(expand(config)[0].config)
+            task, _, about = open_task(expand(config)[0].config)
             _report(config, workdir, task.space, about)
 
 

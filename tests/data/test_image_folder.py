@@ -243,6 +243,21 @@ def test_opened_images_are_read_when_they_are_needed(folder):
     assert np.asarray(data.test.images).tolist() == whole.test.images.tolist()
 
 
+def test_with_size_and_channels_no_file_is_opened_too_early(folder):
+    for file in folder.rglob("*.png"):
+        file.write_bytes(b"text, not pixels")
+    data = open_images("folder", folder, size=(3, 2), channels=3)
+    assert data.image_shape == (3, 2, 3)
+
+
+def test_a_file_that_has_changed_since_it_was_opened_is_named(folder, data_error):
+    images = open_images("folder", folder).test.images
+    file = folder / "test" / "dog" / "0.png"
+    _write(file, np.zeros((5, 4), np.uint8))  # As many pixels.
+    with data_error(file, "5 x 4 pixels", "give size"):
+        np.asarray(images)
+
+
 def test_a_damaged_image_is_told_of_by_who_reads_it(folder, data_error):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
     file = folder / "test" / "dog" / "0.jpg"

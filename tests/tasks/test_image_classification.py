@@ -14,9 +14,15 @@ import scipy.stats
 from configs import enas_cnn_digits
 from wpl_jax.data import ImageDataset, Split, open_images
 from wpl_jax.errors import ConfigError, UserError
-from wpl_jax.parallel import ALONE, Devices
+from wpl_jax.parallel import ALONE, Devices, Divided
 from wpl_jax.spaces.micro_cell import MicroCell, Outputs
-from wpl_jax.tasks import Evaluation, Shelf, image_classification, load_task
+from wpl_jax.tasks import (
+    Evaluation,
+    Shelf,
+    image_classification,
+    load_task,
+    open_task,
+)
 from wpl_jax.tasks.image_classification import (
     Augmentation,
     Data,
@@ -655,6 +661,10 @@ def test_squares_of_pixels_become_their_mean(height, width):
             exact = np.mean(corners, 0)[found.labels]
             # A byte is the nearest one, of two that are as near either.
             assert np.all(np.abs(found.images[:, row, column] - exact) <= 0.5)
+    none = dataclasses.replace(
+        dataset, test=Split(dataset.test.images[:0], np.array([]))
+    )
+    assert prepare(none, shrink=2).test.images.shape == (0, height // 2, width // 2, 2)
     shrunk = np.float64(data.train.images)
     np.testing.assert_allclose(data.mean, shrunk.mean((0, 1, 2)), rtol=1e-6)
     np.testing.assert_allclose(data.deviation, shrunk.std((0, 1, 2)), rtol=1e-6)
@@ -888,6 +898,28 @@ def test_too_little_must_not_be_left_of_an_image(shrink):
     config.task.shrink = shrink
     with pytest.raises(ConfigError, match=r"config\.task\.shrink .* at most 2"):
         load_task(config)
+
+
+def test_a_task_is_opened_without_its_pixels(monkeypatch):
+    monkeypatch.setattr(image_classification, "prepare", None)
+    expected, _, about = open_task(make_config())
+    monkeypatch.undo()
+    task, data, same = load_task(make_config())
+    assert (task, about) == (expected, same)
+    assert data.train.images.shape[1:] == task.space.image_shape
+
+
+def test_images_may_be_whole_on_every_device():
+    devices = Devices(2)
+    _, data, _ = load_task(make_config(**{"task.divide_images": False}), devices)
+    _, divided, _ = load_task(make_config(), devices)
+    _, expected, _ = load_task(make_config())
+    for found, images in zip(data[:3], expected[:3], strict=True):
+        np.testing.assert_array_equal(found.images, images.images)
+        assert len(found.images.devices()) == 2
+    np.testing.assert_array_equal(data.mean, divided.mean)
+    np.testing.assert_array_equal(data.mean, expected.mean)
+    assert isinstance(divided.train.images, Divided)
 
 
 def test_an_unknown_field_of_the_task_is_named():

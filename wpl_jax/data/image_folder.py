@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ _ENDINGS = (
     *(".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"),
     *(".tif", ".tiff", ".pgm", ".ppm", ".pnm"),
 )
+_AT_ONCE = 1000  # images that are waiting to be read
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,12 +59,15 @@ class ImageFiles:
         images = np.empty(self.shape, np.uint8)
 
         def read(place: int) -> None:
-            pixels = read_pixels(self.files[place], self.size, self.form[2])
+            file = self.files[place]
+            pixels = read_pixels(file, self.size, self.form[2])
+            if pixels.shape[:2] != self.form[:2]:
+                raise _other_size(
+                    file, pixels.shape, self.form, "said at its beginning"
+                )
             images[place] = pixels.reshape(self.form)
 
-        with concurrent.futures.ThreadPoolExecutor() as pool:
-            for _ in pool.map(read, range(len(images))):
-                pass  # What one of them raises is raised here.
+        _in_threads(read, range(len(images)))
         return images.astype(dtype or np.uint8, copy=False)
 
 
@@ -85,7 +90,7 @@ def read_image_folder(
       size: (height, width) in pixels, to which every image is resized, bilinear
         and without regard to its proportions; None if all have the same size.
       channels: 1 for grey or 3 for RGB; None for grey if all images are grey and
-        RGB if any is not.
+        RGB if any is not. With it and ``size`` no file is opened before it is needed.
 
     Returns:
       The splits of the folder, their images still in the files.
@@ -193,18 +198,35 @@ def _common_form(
     splits: dict[str, list[Path]], size: tuple[int, int] | None, channels: int | None
 ) -> tuple[int, int, int]:
     """Height and width that all images have, and the channels that hold them all."""
+    if size and channels:
+        return *size, channels
     files = [file for split in splits.values() for file in split]
-    forms = [read_form(file, channels) for file in files]
+    forms = _in_threads(lambda file: read_form(file, channels), files)
     height, width = size or forms[0][:2]
     for file, form in zip(files, forms, strict=True):
         if size is None and form[:2] != (height, width):
-            raise DataError(
-                file,
-                f"{form[0]} x {form[1]} pixels (height x width)",
-                f"{height} x {width} as in {files[0]}",
-                "give size=(height, width), to which every image is then resized",
-            )
+            raise _other_size(file, form, (height, width), f"as in {files[0]}")
     return height, width, max(form[2] for form in forms)
+
+
+def _other_size(
+    file: Path, found: tuple[int, ...], expected: tuple[int, ...], why: str
+) -> DataError:
+    return DataError(
+        file,
+        f"{found[0]} x {found[1]} pixels (height x width)",
+        f"{expected[0]} x {expected[1]} {why}",
+        "give size=(height, width), to which every image is then resized",
+    )
+
+
+def _in_threads(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    """Of all items, several at a time; what one raises is raised here."""
+    found: list[Any] = []
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        for first in range(0, len(items), _AT_ONCE):
+            found += pool.map(function, items[first : first + _AT_ONCE])
+    return found
 
 
 def _labels(classes: dict[str, list[Path]]) -> np.ndarray:

@@ -10,15 +10,34 @@ from wpl_jax.tasks import image_classification, language_model
 from wpl_jax.tasks.shelf import Shelf
 from wpl_jax.tasks.task import Data, Evaluation, Task, ranking
 
-__all__ = ["TASKS", "Data", "Evaluation", "Shelf", "Task", "load_task", "ranking"]
+__all__ = [
+    "TASKS",
+    "Data",
+    "Evaluation",
+    "Shelf",
+    "Task",
+    "load_task",
+    "open_task",
+    "ranking",
+]
+
+# The task, a function that puts its data on the devices, and a line about the data.
+Opened = tuple[Task, Callable[[], Data], str]
 
 # By name: functions of the configuration, of the devices to put the data on, and of a
-# shelf where the data may be already. They check ``config.task`` and return the task,
-# its data, and a line about the data for people.
-TASKS: dict[str, Callable[[ConfigDict, Devices, Shelf], tuple[Task, Data, str]]] = {
-    "image_classification": image_classification.load,
-    "language_model": language_model.load,
+# shelf where the data may be already. They check ``config.task``.
+TASKS: dict[str, Callable[[ConfigDict, Devices, Shelf], Opened]] = {
+    "image_classification": image_classification.open_task,
+    "language_model": language_model.open_task,
 }
+
+
+def open_task(
+    config: ConfigDict, devices: Devices = ONE, shelf: Shelf | None = None
+) -> Opened:
+    """As :func:`load_task`, with a function that loads the data in its place."""
+    require_choice(config, "task.name", TASKS)
+    return TASKS[config.task.name](config, devices, shelf or Shelf())
 
 
 def load_task(
@@ -34,5 +53,5 @@ def load_task(
     Raises:
       UserError: If there is none, or its settings or data are wrong.
     """
-    require_choice(config, "task.name", TASKS)
-    return TASKS[config.task.name](config, devices, shelf or Shelf())
+    task, load, about = open_task(config, devices, shelf)
+    return task, load(), about

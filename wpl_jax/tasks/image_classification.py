@@ -1,14 +1,15 @@
 """Telling what an image shows: the task of the micro space.
 
-All images are on the devices, as bytes, each of which has some of them, or all; a batch
-is taken out of them there, moved, mirrored and cut into, and normalized, as a function
-of its number and a key. Passes
+All images are on the devices, as bytes; each has some of them, or all. A batch is taken
+out of them there, moved, mirrored and cut into, and normalized, as a function of its
+number and a key. Passes
 over the training images are in a random order each. Everything that is measured is
 measured without noise, and, while a search shares weights, normalized with the moments
 of each batch, as the ENAS code does; moments of training batches are an option.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol, cast
 
 import jax
@@ -393,10 +394,10 @@ def check(config: ConfigDict) -> None:
     require_choice(config, "task.compute_dtype", ("bfloat16", "float32"))
 
 
-def load(
+def open_task(
     config: ConfigDict, devices: Devices, shelf: Shelf
-) -> tuple[ImageClassification, Data, str]:
-    """Loads the images that ``config.task.data`` names.
+) -> tuple[ImageClassification, Callable[[], Data], str]:
+    """Opens the images that ``config.task.data`` names.
 
     Args:
       config: The configuration.
@@ -405,10 +406,11 @@ def load(
       shelf: Where they may be.
 
     Returns:
-      The task, its data, and a line about the images.
+      The task, a function that puts its data on the devices, and a line about the
+      images. The function raises a UserError if they do not fit.
 
     Raises:
-      UserError: If the configuration or the images are wrong, or do not fit.
+      UserError: If the configuration or the images are wrong.
     """
     check(config)
     settings = config.task
@@ -437,13 +439,15 @@ def load(
         check_memory(dataset, shrink, holders)
         return devices.replicate(prepare(dataset, shrink, holders))
 
-    data = shelf.get(
-        {"images": options, "shrink": shrink, "divide": divide, "on": devices.count},
-        put,
-    )
+    def load() -> Data:
+        on = {"shrink": shrink, "divide": divide, "on": devices.count}
+        return shelf.get({"images": options, **on}, put)
+
+    height, width, channels = dataset.image_shape
+    shape = height // shrink, width // shrink, channels
     space = make_space(
         config,
-        image_shape=data.train.images.shape[1:],
+        image_shape=shape,
         num_classes=dataset.num_classes,
     )
     task = ImageClassification(
@@ -456,7 +460,7 @@ def load(
         normalization=Normalization(**settings.normalization.to_dict()),
         compute_dtype=settings.compute_dtype,
     )
-    return task, data, describe(dataset, data)
+    return task, load, describe(dataset, shape)
 
 
 def prepare(dataset: ImageDataset, shrink: int = 1, devices: Devices = ONE) -> Data:
@@ -490,8 +494,8 @@ def prepare(dataset: ImageDataset, shrink: int = 1, devices: Devices = ONE) -> D
 def _mean_and_deviation(images: np.ndarray) -> tuple[jax.Array, jax.Array]:
     """Of each channel, over the images of all processes, by sums that are exact."""
     sums = np.zeros((3, images.shape[-1]), np.int64)
-    for image in images.astype(np.int64):
-        pixels = image.reshape(-1, image.shape[-1])
+    for image in images:
+        pixels = image.reshape(-1, image.shape[-1]).astype(np.int64)
         sums += [
             np.ones_like(pixels[0]) * len(pixels),
             pixels.sum(0),
@@ -508,7 +512,7 @@ def _shrunk(images: np.ndarray, by: int) -> np.ndarray:
         return images
     rows, columns = (size // by for size in images.shape[1:3])
     images = images[:, : rows * by, : columns * by]
-    squares = images.reshape(len(images), rows, by, columns, by, -1)
+    squares = images.reshape(len(images), rows, by, columns, by, images.shape[-1])
     return np.rint(squares.mean((2, 4))).astype(np.uint8)
 
 
@@ -538,8 +542,8 @@ def check_memory(
         )
 
 
-def describe(dataset: ImageDataset, data: Data) -> str:
-    """Sizes of the images and how many there are."""
-    sizes = ", ".join(f"{len(getattr(data, n).labels):,} {n}" for n in SPLITS)
-    shape = "x".join(map(str, data.train.images.shape[1:]))
-    return f"{dataset.source}: images {sizes}, {shape}; {dataset.num_classes} classes"
+def describe(dataset: ImageDataset, shape: tuple[int, int, int]) -> str:
+    """How many images there are, and the size at which they are used."""
+    counts = ", ".join(f"{len(getattr(dataset, n).labels):,} {n}" for n in SPLITS)
+    size, classes = "x".join(map(str, shape)), dataset.num_classes
+    return f"{dataset.source}: images {counts}, {size}; {classes} classes"

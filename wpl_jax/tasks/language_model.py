@@ -8,6 +8,7 @@ through time, as in Zaremba et al., "Recurrent Neural Network Regularization",
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol, cast
 
 import jax
@@ -253,10 +254,10 @@ def check(config: ConfigDict) -> None:
     require_choice(config, "task.compute_dtype", ("bfloat16", "float32"))
 
 
-def load(
+def open_task(
     config: ConfigDict, devices: Devices, shelf: Shelf
-) -> tuple[LanguageModel, Data, str]:
-    """Loads the text that ``config.task.data`` names.
+) -> tuple[LanguageModel, Callable[[], Data], str]:
+    """Opens the text that ``config.task.data`` names.
 
     Args:
       config: The configuration.
@@ -264,7 +265,7 @@ def load(
       shelf: Where it may be.
 
     Returns:
-      The task, its data, and a line about the text.
+      The task, a function that puts its data on the devices, and a line about the text.
 
     Raises:
       UserError: If the configuration or the text is wrong.
@@ -275,10 +276,13 @@ def load(
     options = settings.data.to_dict()
     text = shelf.get({"text": options}, lambda: load_text(**options))
     streams = {"number": settings.batch_size, "length": settings.length}
-    data = shelf.get(
-        {"streams of": options, "on": devices.count, **streams},
-        lambda: devices.replicate(_streams(text, **streams)),
-    )
+
+    def load() -> Data:
+        return shelf.get(
+            {"streams of": options, "on": devices.count, **streams},
+            lambda: devices.replicate(_streams(text, **streams)),
+        )
+
     size = text.vocabulary_size
     task = LanguageModel(
         space=cast(RecurrentSpace, make_space(config, vocabulary_size=size)),
@@ -290,7 +294,7 @@ def load(
         reward_scale=settings.reward_scale,
         compute_dtype=settings.compute_dtype,
     )
-    return task, data, describe(text)
+    return task, load, describe(text)
 
 
 def _streams(text: TextDataset, number: int, length: int) -> Data:
