@@ -1,0 +1,38 @@
+"""Benchmarks give their figures: at sizes that say nothing, in the time of a test."""
+
+import math
+
+import pytest
+
+from benchmarks import micro_cell, search
+
+
+def assert_figures(rows):
+    for row in rows:
+        assert row["benchmark"]
+        assert math.isfinite(row["ratio"]), row
+        assert row.get("low", row["ratio"]) <= row["ratio"] <= row.get("high", math.inf)
+
+
+@pytest.mark.slow
+def test_a_step_on_images(monkeypatch):
+    for name, value in (("SIZE", 8), ("FILTERS", 4), ("LAYERS", 3)):
+        monkeypatch.setattr(micro_cell, name, value)
+    monkeypatch.setattr(micro_cell, "CHILDREN", ((0, 4),))
+    rows = micro_cell.rows()
+    assert_figures(rows)
+    said = [row["figure"] for row in rows if "child 1, batch 4" in row["benchmark"]]
+    assert len(said) == len(set(said)) == 4
+    assert sum("memory" in row["benchmark"] for row in rows) == 2
+
+
+@pytest.mark.slow
+def test_a_step_on_text(monkeypatch):
+    for name, value in (("WORDS", 50), ("BATCH", 4), ("LENGTH", 3)):
+        monkeypatch.setattr(search, name, value)
+    monkeypatch.setattr(search, "PYTORCH", {8: search.PYTORCH[200]})
+    rows = search.rows((8,))
+    assert_figures(rows)
+    steps = [row for row in rows if row["benchmark"] == "search step, hidden 8"]
+    assert ["WPL" in row["figure"] for row in steps] == [True, False]
+    assert sum("of the authors' code" in row["figure"] for row in rows) == 3
