@@ -503,8 +503,8 @@ def _mean_and_deviation(images: np.ndarray) -> tuple[jax.Array, jax.Array]:
         ]
     count, total, squares = processes.total(sums).astype(np.float64)
     mean = total / count
-    deviation = np.sqrt(squares / count - mean**2)
-    return jnp.float32(mean), jnp.float32(np.maximum(deviation, 1))
+    variance = np.maximum(squares / count - mean**2, 1)
+    return jnp.float32(mean), jnp.float32(np.sqrt(variance))
 
 
 def _shrunk(images: np.ndarray, by: int) -> np.ndarray:
