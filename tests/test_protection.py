@@ -363,7 +363,7 @@ def test_fishers_are_forgotten_every_few_epochs_after_the_first(flush_every, flu
 def test_settings_of_the_configuration_arrive():
     found = make_protection(enas_rnn_ptb.get_config())
     assert found == QuadraticProtection(
-        strength=0.01,
+        strength=0.03,
         decay_from=0,
         decay_epochs=None,
         form="proximal",
