@@ -58,7 +58,13 @@ def get_config(name):
     return importlib.import_module(f"configs.{name}").get_config()
 
 
-@pytest.mark.parametrize("name", NAMES)
+# Sizes of another configuration: the same calls, and time.
+SMALL = pytest.param("enas_cnn_cifar10_small", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    "name", [SMALL if name in SMALL.values else name for name in NAMES]
+)
 def test_every_call_of_every_arm_keeps_the_form_of_the_state(name):
     config = get_config(name)
     for each in expand(config)[: len(config.arms)]:
