@@ -35,7 +35,6 @@ processes.start(coordinator, 2, index)
 devices = parallel.Devices(parallel.in_use())
 axis = devices.every
 mean = devices.compile(lambda x: axis.mean(axis.share(x) ** 2))
-order = np.random.default_rng(0).permutation(9)  # As images are shuffled.
 numbers = np.arange(9, dtype=np.uint8).reshape(9, 1, 1, 1)
 
 

@@ -24,7 +24,7 @@ from wpl_jax.forgetting import kendall_tau
 from wpl_jax.run_directory import finite, to_json, write_atomically
 from wpl_jax.search import Search
 from wpl_jax.supernet import Decision, random_architecture
-from wpl_jax.tasks import Data
+from wpl_jax.tasks import Data, Shelf
 
 RANKS_FILE = "rank_disorder.json"
 
@@ -44,7 +44,11 @@ def draw(count: int, decisions: tuple[Decision, ...]) -> np.ndarray:
 
 
 def from_scratch(
-    config: ConfigDict, architectures: np.ndarray, workdir: Path, stop: StopRequest
+    config: ConfigDict,
+    architectures: np.ndarray,
+    workdir: Path,
+    stop: StopRequest,
+    shelf: Shelf,
 ) -> list[float]:
     """Trains each architecture from scratch, as far as it has not been done.
 
@@ -54,13 +58,14 @@ def from_scratch(
       architectures: ``int32[n, decisions]``.
       workdir: Of the run.
       stop: Asks for an end between two calls.
+      shelf: What the searches have loaded.
 
     Returns:
       Their errors on the validation data, to the first process.
     """
     epochs = {"retrain": {"epochs": config.ranking.epochs}}
     changed = with_changes(config, epochs, "config.retrain lacks epochs")
-    retraining, data = retrain.load(changed)
+    retraining, data = retrain.load(changed, shelf)
     errors = []
     for number, architecture in enumerate(architectures, 1):
         folder = workdir / "ranking" / f"architecture_{number}"

@@ -109,7 +109,7 @@ def derive(config: ConfigDict, workdir: Path) -> None:
     """Selects the best architecture of each search again, also of unfinished ones."""
     runs = expand(config)
     with open_run(workdir, config.to_dict(), existing=True), StopRequest() as stop:
-        searches = _search_of_each_arm(runs)
+        searches = _search_of_each_arm(runs, Shelf())
         for each in runs:
             folder, (search, data, _) = each.folder(workdir), searches[each.arm]
             state = _restore(search, each, folder)
@@ -134,13 +134,16 @@ def rank(config: ConfigDict, workdir: Path) -> None:
         if processes.leads():  # For what it says of those that are not there.
             for each in runs:
                 search_report.read(each.folder(workdir), each.arm, each.seed)
-        searches = _search_of_each_arm(runs)
+        shelf = Shelf()
+        searches = _search_of_each_arm(runs, shelf)
         main, _, about = searches[runs[0].arm]
         space = main.task.space
         architectures = rank_disorder.draw(
             config.ranking.architectures, space.decisions
         )
-        scratch = rank_disorder.from_scratch(config, architectures, workdir, stop)
+        scratch = rank_disorder.from_scratch(
+            config, architectures, workdir, stop, shelf
+        )
         shared = {}
         for each in runs:
             folder, (search, data, _) = each.folder(workdir), searches[each.arm]
@@ -220,9 +223,11 @@ def _first_of_each_arm(runs: list[Run]) -> dict[str, ConfigDict]:
     return {each.arm: each.config for each in reversed(runs)}
 
 
-def _search_of_each_arm(runs: list[Run]) -> dict[str, tuple[Search, Data, str]]:
+def _search_of_each_arm(
+    runs: list[Run], shelf: Shelf
+) -> dict[str, tuple[Search, Data, str]]:
     """Seeds of an arm share its search, its data and the line about the data."""
-    shelf, first = Shelf(), _first_of_each_arm(runs)
+    first = _first_of_each_arm(runs)
     return {arm: make_search(config, shelf) for arm, config in first.items()}
 
 

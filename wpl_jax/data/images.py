@@ -42,6 +42,15 @@ class ImageDataset:
         height, width, channels = self.train.images.shape[1:]
         return height, width, channels
 
+    def read(self) -> "ImageDataset":
+        """The data set, with all images in memory."""
+
+        def in_memory(split: Split) -> Split:
+            return split._replace(images=np.asarray(split.images))
+
+        train, valid, test = map(in_memory, (self.train, self.valid, self.test))
+        return dataclasses.replace(self, train=train, valid=valid, test=test)
+
 
 def load_images(
     format: str,
@@ -50,6 +59,7 @@ def load_images(
     valid: int | float = 0.1,
     test: int | float = 0.2,
     seed: int = 0,
+    read: bool = True,
     **options: Any,
 ) -> ImageDataset:
     """Loads a data set of images into memory.
@@ -66,11 +76,13 @@ def load_images(
         of them. Not used where the source has a validation split.
       test: The same for testing. Not used where the source has a test split.
       seed: Seed of the random hold-outs, a non-negative int.
+      read: Whether images that are files of their own are read at once. Else
+        ``np.asarray(split.images[numbers])`` reads some, and may find broken ones.
       **options: The format's own, see its reader, e.g.
         :func:`wpl_jax.data.image_folder.read_image_folder`.
 
     Returns:
-      The data set, of arrays.
+      The data set.
 
     Raises:
       DataError: The source cannot be read or does not hold together, or an
@@ -83,51 +95,12 @@ def load_images(
       >>> len(data.train.labels), len(data.valid.labels), len(data.test.labels)
       (1238, 200, 359)
     """
-    dataset = open_images(format, path, valid=valid, test=test, seed=seed, **options)
-
-    def read(split: Split) -> Split:
-        return split._replace(images=np.asarray(split.images))
-
-    return dataclasses.replace(
-        dataset,
-        train=read(dataset.train),
-        valid=read(dataset.valid),
-        test=read(dataset.test),
-    )
-
-
-def open_images(
-    format: str,
-    path: PathLike | None = None,
-    *,
-    valid: int | float = 0.1,
-    test: int | float = 0.2,
-    seed: int = 0,
-    **options: Any,
-) -> ImageDataset:
-    """Loads a data set of images, but leaves in their files those that are single ones.
-
-    For who needs only some of them: ``np.asarray(split.images[numbers])`` reads those.
-
-    Args:
-      format: As of :func:`load_images`.
-      path: The same.
-      valid: The same.
-      test: The same.
-      seed: The same.
-      **options: The same.
-
-    Returns:
-      The data set. A file that is no whole image may be found when it is read.
-
-    Raises:
-      DataError: As of :func:`load_images`.
-    """
     valid, test = check_share(valid, "valid"), check_share(test, "test")
     seed = require_int(seed, "seed", 0)
     reader = choose(FORMATS, format, "format", about=str(path) if path else "")
     check_options(format, reader, options)
-    return _complete(reader(path, **options), valid, test, seed)
+    dataset = _complete(reader(path, **options), valid, test, seed)
+    return dataset.read() if read else dataset
 
 
 def _complete(
