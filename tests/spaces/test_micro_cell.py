@@ -20,7 +20,14 @@ from test_cell_graph import (
     windows,
 )
 
-from wpl_jax.spaces.cell_graph import EPSILON, OPERATIONS, Moments, Weights, Wiring
+from wpl_jax.spaces.cell_graph import (
+    EPSILON,
+    OPERATIONS,
+    CellMoments,
+    Moments,
+    Separable,
+    Wiring,
+)
 from wpl_jax.spaces.micro_cell import MicroCell, Noise
 from wpl_jax.supernet import (
     NOTHING,
@@ -114,7 +121,7 @@ def used_rows(space, wirings, stage):
     Stacks are ordered by cell, side, node and input; of separable convolutions, by
     which of the two they are as well.
     """
-    number, found = 0, {name: {} for name in (*Weights._fields, "output")}
+    number, found = 0, {name: {} for name in (*Separable._fields, "output")}
     for cell, kind in enumerate(cells_of_stage(space, stage)):
         for side in range(2):
             for node in range(space.num_nodes):
@@ -170,8 +177,8 @@ def numpy_network(space, params, architecture, images, given=None):
             nodes = unused_nodes(wirings[kind])
             y = sum(relu(y[n + 2]) @ kernel[rows["output"][cell, n]] for n in nodes)
             affine = {k: child["cells"]["output"][k][cell] for k in affine_names(space)}
-            y, of_output = normalized(y, affine, of_cell and of_cell["output"])
-            outs.append((y, {"branches": found_here, "output": of_output}))
+            y, of_output = normalized(y, affine, of_cell and of_cell.output)
+            outs.append((y, CellMoments(found_here, of_output)))
             ins.append(y)
         x = ins[-1]
         moments["cells"] = jax.tree.map(lambda *m: np.stack(m), *(m for _, m in outs))
@@ -220,7 +227,7 @@ def halved(x, child):
 def run_cell(space, inputs, stacks, rows, cell, wiring, given):
     """The states of one cell of a stage, with the weights that its branches use."""
     weights = {}
-    for name in Weights._fields:
+    for name in Separable._fields:
         if name in stacks:
             shape = (space.num_nodes, 2, *stacks[name].shape[1:])
             weights[name] = np.zeros(shape, stacks[name].dtype)
@@ -232,8 +239,8 @@ def run_cell(space, inputs, stacks, rows, cell, wiring, given):
             if of_cell == cell:
                 weights[name][node, side] = stacks[name][row]
     kept = np.ones((space.num_nodes, 2, len(inputs[0])))
-    of_branches = given and given["branches"]
-    return numpy_cell(*inputs, Weights(**weights), wiring, kept, of_branches)
+    of_branches = given and given.branches
+    return numpy_cell(*inputs, Separable(**weights), wiring, kept, of_branches)
 
 
 # Everything of training that the tests look at, compiled once.
@@ -487,7 +494,7 @@ def output_means(moments):
     return [
         mean
         for stage in range(3)
-        for mean in moments[f"stage_{stage}"]["cells"]["output"].mean
+        for mean in moments[f"stage_{stage}"]["cells"].output.mean
     ]
 
 
@@ -542,7 +549,7 @@ def test_drop_path_drops_each_image_by_itself():
         of_output, affine = (
             jax.tree.map(lambda x: np.float64(x[-1]), tree)
             for tree in (
-                moments["stage_2"]["cells"]["output"],
+                moments["stage_2"]["cells"].output,
                 {
                     k: params["stage_2"]["cells"]["output"][k]
                     for k in ("scale", "offset")

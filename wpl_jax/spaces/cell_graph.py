@@ -1,17 +1,21 @@
-"""A cell whose graph is data: nodes that apply chosen operations to chosen states.
+"""Cells whose graph is data: nodes that apply chosen operations to chosen states.
 
 Pham et al., "Efficient Neural Architecture Search" (2018), section 2.4. The states of
 a cell are its two inputs and then its nodes; each node adds up two branches, and each
-branch applies one of :data:`OPERATIONS` to one earlier state.
+branch applies one of :data:`OPERATIONS` to one earlier state. What comes out are the
+nodes that nobody uses, mixed by a pointwise convolution; it is an input of the next
+two cells.
 
-Which one is a number on the device. A conditional runs the chosen operation and no
-other, in the forward as in the backward pass; both passes are a loop over the nodes,
-so that one compiled body serves them all. The backward pass is written out, because
-that of a differentiated conditional keeps room for what every operation would want
-remembered, and that of a differentiated choice of a state adds up a gradient for
-each state that was not chosen. It remembers the states and the moments of what was
-normalized; what is between them in a convolution is computed again, which costs less
-than to write it, and room for it where there is none, for every branch.
+Which operation is a number on the device. A conditional runs the chosen one and no
+other, in the forward as in the backward pass; both passes are loops over cells and
+nodes, so that one compiled body serves them all. The backward pass is written out,
+because that of a differentiated conditional keeps room for what every operation would
+want remembered, that of a differentiated choice of a state adds up a gradient for
+each state that was not chosen, and that of a differentiated loop copies all states of
+a cell into an array of those of all cells. Here the loops write into one array of all
+states, and into one of gradients. Remembered are the states and the moments of what
+was normalized; what is between them in a convolution is computed again, which costs
+less than to write it, and room for it where there is none, for every branch.
 """
 
 import functools
@@ -19,6 +23,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from wpl_jax.parallel import ALONE, Axis
 from wpl_jax.spaces.depthwise import average_pool, depthwise, max_pool
@@ -36,23 +41,38 @@ EPSILON = 1e-5  # added to a variance
 
 
 class Wiring(NamedTuple):
-    """The graph of a cell; the second axis are the two branches of a node."""
+    """The graphs of cells; the last axis are the two branches of a node."""
 
-    inputs: jax.Array  # int32[nodes, 2]; a state, at most node + 1
-    operations: jax.Array  # int32[nodes, 2]; index into OPERATIONS
+    inputs: jax.Array  # int32[cells, nodes, 2]; a state, at most node + 1
+    operations: jax.Array  # int32[cells, nodes, 2]; index into OPERATIONS
 
 
-class Weights(NamedTuple):
-    """Of separable convolutions, which go twice through depthwise and pointwise.
+class Separable(NamedTuple):
+    """Weights of convolutions, which go twice through depthwise and pointwise.
 
     Both sizes of the depthwise kernel are there, of which a branch uses one or none.
     """
 
-    depthwise_3x3: jax.Array  # float[nodes, 2, 2, 3, 3, channels]
-    depthwise_5x5: jax.Array  # float[nodes, 2, 2, 5, 5, channels]
-    pointwise: jax.Array  # float[nodes, 2, 2, channels, channels]
-    scale: jax.Array  # float[nodes, 2, 2, channels]; of the normalization
-    offset: jax.Array  # float[nodes, 2, 2, channels]
+    depthwise_3x3: jax.Array  # float[cells, nodes, 2, 2, 3, 3, channels]
+    depthwise_5x5: jax.Array  # float[cells, nodes, 2, 2, 5, 5, channels]
+    pointwise: jax.Array  # float[cells, nodes, 2, 2, channels, channels]
+    scale: jax.Array  # float[cells, nodes, 2, 2, channels]; of the normalization
+    offset: jax.Array  # float[cells, nodes, 2, 2, channels]
+
+
+class Mix(NamedTuple):
+    """Weights that make a cell's output of its nodes."""
+
+    kernel: jax.Array  # float[cells, nodes, channels, channels]
+    scale: jax.Array  # float[cells, channels]; of the normalization
+    offset: jax.Array  # float[cells, channels]
+
+
+class Weights(NamedTuple):
+    """Of cells."""
+
+    branches: Separable
+    output: Mix
 
 
 class Moments(NamedTuple):
@@ -62,114 +82,222 @@ class Moments(NamedTuple):
     variance: jax.Array  # float[..., channels]
 
 
-class _Parts(NamedTuple):
-    """What belongs to the branches of all nodes, of one node, or to one branch."""
+class CellMoments(NamedTuple):
+    """Of cells."""
 
-    wiring: Wiring
-    weights: Weights
+    branches: Moments  # float[cells, nodes, 2, 2, channels]
+    output: Moments  # float[cells, channels]
+
+
+class _Branch(NamedTuple):
+    """What belongs to one branch, or to many."""
+
+    input: jax.Array  # its place in the array of states
+    operation: jax.Array
+    weights: Separable
     kept: jax.Array
     moments: Moments | None
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
-def run_cell(
-    first: jax.Array,
-    second: jax.Array,
+class _Node(NamedTuple):
+    """What belongs to one node, or to many."""
+
+    place: jax.Array  # in the array of states
+    unused: jax.Array  # bool; whether it is part of the output
+    kernel: jax.Array  # of the mix
+    branches: _Branch
+
+
+class _Cell(NamedTuple):
+    """What belongs to one cell, or to many."""
+
+    place: jax.Array  # of its output in the array of states
+    nodes: _Node
+    output: Mix
+    moments: Moments | None  # of its output
+
+
+class _Gradients(NamedTuple):
+    """Where a cell's gradients lie in an array of gradients."""
+
+    output: jax.Array
+    nodes: jax.Array  # int[nodes]
+    inputs: jax.Array  # int32[nodes, 2]; of its branches
+    first: jax.Array  # bool[nodes, 2]; whether what lies there is of another cell
+
+
+def used(wiring: Wiring) -> jax.Array:
+    """Which nodes are somebody's input, ``bool[..., nodes]``."""
+    nodes = wiring.inputs.shape[-2]
+    states = jnp.arange(2, nodes + 2)
+    return jnp.any(wiring.inputs[..., None] == states, (-3, -2))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def run_cells(
+    inputs: tuple[jax.Array, jax.Array],
     weights: Weights,
     wiring: Wiring,
     kept: jax.Array,
-    moments: Moments | None = None,
+    moments: CellMoments | None = None,
     axis: Axis = ALONE,
-) -> tuple[jax.Array, Moments]:
-    """Computes all states of a cell.
+) -> tuple[tuple[jax.Array, jax.Array], CellMoments]:
+    """Computes cells, each on the outputs of the two before.
 
     Args:
-      first: The older input, ``float[batch, height, width, channels]``.
-      second: The newer input, of the same shape.
-      weights: Of the branches' convolutions.
-      wiring: The graph. Not differentiated.
-      kept: Factor on what each branch makes of each image, ``float[nodes, 2,
+      inputs: Of the first cell, the older and the newer, ``float[batch, height,
+        width, channels]`` each. The newer is the second cell's older one.
+      weights: Of all cells.
+      wiring: The graphs. Not differentiated.
+      kept: Factor on what each branch makes of each image, ``float[cells, nodes, 2,
         batch]``, but for the identity: 1, or for drop-path 0 or more than 1. Not
         differentiated.
-      moments: To normalize with, ``float[nodes, 2, 2, channels]``; None for those of
-        the batch.
+      moments: To normalize with; None for those of the batch. Not differentiated.
       axis: Devices of which each has its share of a batch.
 
     Returns:
-      The states ``float[nodes + 2, batch, height, width, channels]``, the inputs
-      first, and the moments of the batch, or those that were given; zeros where a
-      branch is no convolution. The moments carry no gradient.
+      The outputs of the first and of the last cell, like the inputs, and the moments
+      of the batch, or those that were given; zeros where a branch is no convolution.
+      The moments carry no gradient.
     """
-    return _forward(first, second, weights, wiring, kept, moments, axis)
+    found, _ = _forward_rule(inputs, weights, wiring, kept, moments, axis)
+    return found
 
 
-def _forward(first, second, weights, wiring, kept, moments, axis):
-    nodes = len(wiring.inputs)
-    states = jnp.zeros((nodes + 2, *first.shape), first.dtype)
+def _forward_rule(inputs, weights, wiring, kept, moments, axis):
+    cells, nodes, _ = wiring.inputs.shape
+    places = _places(cells, nodes)
+    first, second = inputs
+    states = jnp.zeros((np.max(places) + 1, *first.shape), first.dtype)
     states = states.at[0].set(first).at[1].set(second)
 
-    def add_node(states, each):
-        node, parts = each
-        (y, found), (other, found_there) = (
-            _branch(states, branch, axis) for branch in _branches(parts)
+    def run(states, cell):
+        def add_node(carry, node):
+            states, mixed = carry
+            (y, found), (other, found_there) = (
+                _branch(states, branch, axis) for branch in _both(node.branches)
+            )
+            y = y + other
+            mixed = jax.lax.cond(
+                node.unused,
+                lambda mixed: mixed + jax.nn.relu(y) @ node.kernel,
+                lambda mixed: mixed,
+                mixed,
+            )
+            return (_put(states, y, node.place), mixed), _of_both(found, found_there)
+
+        (states, mixed), of_branches = jax.lax.scan(
+            add_node, (states, jnp.zeros_like(first)), cell.nodes
         )
-        return states.at[node].set(y + other), _of_node(found, found_there)
+        y, _, of_output = normalize(mixed, cell.moments, axis)
+        y = y * cell.output.scale + cell.output.offset
+        found = CellMoments(of_branches, of_output)
+        return _put(states, y, cell.place), (mixed, found)
 
-    each = jnp.arange(2, nodes + 2), _Parts(wiring, weights, kept, moments)
-    return jax.lax.scan(add_node, states, each)
+    each = _cells(places, weights, wiring, kept, moments)
+    states, (mixed, found) = jax.lax.scan(run, states, each)
+    outputs = states[places[0, -1]], states[places[-1, -1]]
+    remembered = states, mixed, weights, wiring, kept, moments is None, found
+    return (outputs, found), remembered
 
 
-def _branches(parts: _Parts) -> list[_Parts]:
+def _places(cells: int, nodes: int) -> np.ndarray:
+    """Where states lie, ``int[cells, 2 + nodes + 1]``: inputs, nodes and output.
+
+    The inputs of a cell are outputs of the two before, or of all.
+    """
+    starts = 2 + np.arange(cells) * (nodes + 1)
+    outputs = np.concatenate([[0, 1], starts + nodes])
+    own = starts[:, None] + np.arange(nodes + 1)
+    return np.column_stack([outputs[:-2], outputs[1:-1], own])
+
+
+def _gradient_places(cells: int, nodes: int) -> np.ndarray:
+    """The same of gradients; the nodes of all cells share their places."""
+    outputs = np.arange(cells + 2)
+    own = np.broadcast_to(cells + 2 + np.arange(nodes), (cells, nodes))
+    return np.column_stack([outputs[:-2], outputs[1:-1], own, outputs[2:]])
+
+
+def _of_inputs(places: np.ndarray, wiring: Wiring) -> jax.Array:
+    """The places of the branches' inputs."""
+    return jnp.asarray(places)[np.arange(len(places))[:, None, None], wiring.inputs]
+
+
+def _cells(places, weights, wiring, kept, moments) -> _Cell:
+    """All cells, to go through."""
+    branches = _Branch(
+        _of_inputs(places, wiring),
+        wiring.operations,
+        weights.branches,
+        kept,
+        moments and moments.branches,
+    )
+    nodes = _Node(
+        jnp.asarray(places[:, 2:-1]), ~used(wiring), weights.output.kernel, branches
+    )
+    output = jnp.asarray(places[:, -1])
+    return _Cell(output, nodes, weights.output, moments and moments.output)
+
+
+def _both(branches: _Branch) -> list[_Branch]:
     """The two of a node. Nothing joins them, so that they may run side by side."""
-    return [jax.tree.map(lambda x, i=i: x[i], parts) for i in range(2)]
+    return [jax.tree.map(lambda x, i=i: x[i], branches) for i in range(2)]
 
 
-def _of_node(*branches):
-    """What was found of its two branches, as one tree."""
+def _of_both(*branches):
+    """What was found of the two branches of a node, as one tree."""
     return jax.tree.map(lambda *both: jnp.stack(both), *branches)
 
 
-def _branch(states, parts, axis):
+def _put(states, state, place):
+    """Writes one. ``at[place].set`` would read what was there, and guard the place."""
+    return jax.lax.dynamic_update_index_in_dim(states, state, place, 0)
+
+
+def _branch(states, branch, axis):
     """One branch's output, and its moments."""
-    wiring, weights, kept, moments = parts
     channels = states.shape[-1]
     nothing = Moments(jnp.zeros((2, channels)), jnp.zeros((2, channels)))
 
     def convolve(kernels):
-        return lambda x: _separable(x, kernels, weights, moments, axis)
+        return lambda x: _separable(x, kernels, branch, axis)
 
     def pool(reduce):
         return lambda x: (reduce(x), nothing)
 
     runs = [
-        convolve(weights.depthwise_3x3),
-        convolve(weights.depthwise_5x5),
+        convolve(branch.weights.depthwise_3x3),
+        convolve(branch.weights.depthwise_5x5),
         pool(average_pool),
         pool(max_pool),
     ]
 
     def dropping(run):
         def dropped(states):
-            y, found = run(states[wiring.inputs])
-            return y * _factor(kept, y), found
+            y, found = run(states[branch.input])
+            return y * _factor(branch.kept, y), found
 
         return dropped
 
     def identity(states):
-        return states[wiring.inputs], nothing
+        return states[branch.input], nothing
 
-    branches = [*map(dropping, runs), identity]
-    return jax.lax.switch(wiring.operations, branches, states)
+    return jax.lax.switch(branch.operation, [*map(dropping, runs), identity], states)
 
 
-def _separable(x, kernels, weights, moments, axis):
+def _separable(x, kernels, branch, axis):
     """A separable convolution, twice."""
 
     def half(x, each):
         return _separable_half(x, each, axis)
 
-    each = (kernels, weights.pointwise, weights.scale, weights.offset, moments)
-    return jax.lax.scan(half, x, each)
+    return jax.lax.scan(half, x, _halves(kernels, branch))
+
+
+def _halves(kernels, branch):
+    _, _, pointwise, scale, offset = branch.weights
+    return kernels, pointwise, scale, offset, branch.moments
 
 
 def _separable_half(x, each, axis):
@@ -206,46 +334,98 @@ def _moments_of(x, axis):
     return Moments(mean, axis.mean(variance))
 
 
-def _forward_rule(first, second, weights, wiring, kept, moments, axis):
-    states, found = _forward(first, second, weights, wiring, kept, moments, axis)
-    remembered = states, weights, wiring, kept, moments is None, found
-    return (states, found), remembered
-
-
 def _backward_rule(axis, remembered, gradients):
-    states, weights, wiring, kept, of_batch, moments = remembered
-    gradients, _ = gradients
+    states, mixed, weights, wiring, kept, of_batch, moments = remembered
+    (of_first, of_last), _ = gradients
+    cells, nodes, _ = wiring.inputs.shape
+    places = _gradient_places(cells, nodes)
+    gradients = jnp.zeros((np.max(places) + 1, *of_first.shape), of_first.dtype)
+    gradients = gradients.at[places[0, -1]].set(of_first)
+    gradients = gradients.at[places[-1, -1]].add(of_last)
 
-    def through_node(gradients, each):
-        node, parts = each
-        of_inputs, of_weights = zip(
-            *(
-                _branch_backward(states, branch, gradients[node], of_batch, axis)
-                for branch in _branches(parts)
-            ),
-            strict=True,
+    def through_cell(gradients, each):
+        cell, there, mixed = each
+        of_mixed, of_scale, of_offset = _normalization_backward(
+            gradients[there.output],
+            mixed,
+            cell.output.scale,
+            cell.moments,
+            of_batch,
+            axis,
         )
-        for place, of_input in zip(parts.wiring.inputs, of_inputs, strict=True):
-            gradients = gradients.at[place].add(of_input)
-        return gradients, _of_node(*of_weights)
 
-    each = jnp.arange(2, len(states)), _Parts(wiring, weights, kept, moments)
-    gradients, of_weights = jax.lax.scan(through_node, gradients, each, reverse=True)
-    return gradients[0], gradients[1], of_weights, None, None, None
+        def through_node(gradients, each):
+            node, place, inputs, first = each
+
+            def from_output(x, of_mixed):
+                of_node = jnp.where(x > 0, of_mixed @ node.kernel.T, 0)
+                return of_node, jnp.tensordot(
+                    jax.nn.relu(x), of_mixed, ((0, 1, 2),) * 2
+                )
+
+            # A conditional that were handed all gradients would copy them.
+            gradient, of_kernel = jax.lax.cond(
+                node.unused,
+                lambda gradient: from_output(states[node.place], of_mixed),
+                lambda gradient: (gradient, jnp.zeros_like(node.kernel)),
+                gradients[place],
+            )
+            of_inputs, of_weights = zip(
+                *(
+                    _branch_backward(states, branch, gradient, of_batch, axis)
+                    for branch in _both(node.branches)
+                ),
+                strict=True,
+            )
+            for i, of_input in enumerate(of_inputs):
+                before = jnp.where(first[i], 0, gradients[inputs[i]])
+                gradients = _put(gradients, before + of_input, inputs[i])
+            return gradients, (of_kernel, _of_both(*of_weights))
+
+        gradients, (of_kernel, of_branches) = jax.lax.scan(
+            through_node,
+            gradients,
+            (cell.nodes, there.nodes, there.inputs, there.first),
+            reverse=True,
+        )
+        return gradients, Weights(of_branches, Mix(of_kernel, of_scale, of_offset))
+
+    there = _Gradients(
+        jnp.asarray(places[:, -1]),
+        jnp.asarray(places[:, 2:-1]),
+        _of_inputs(places, wiring),
+        _first(wiring),
+    )
+    cell = _cells(_places(cells, nodes), weights, wiring, kept, moments)
+    gradients, of_weights = jax.lax.scan(
+        through_cell, gradients, (cell, there, mixed), reverse=True
+    )
+    return (gradients[0], gradients[1]), of_weights, None, None, None
 
 
-run_cell.defvjp(_forward_rule, _backward_rule)
+run_cells.defvjp(_forward_rule, _backward_rule)
 
 
-def _branch_backward(states, parts, gradient, of_batch, axis):
+def _first(wiring: Wiring) -> jax.Array:
+    """Whether a branch's input is a node, and the backward pass comes to it first."""
+    cells, nodes, _ = wiring.inputs.shape
+    inputs = wiring.inputs.reshape(cells, -1)
+    # It goes from the last node to the first, of each through one branch and the other.
+    turn = (np.arange(nodes)[::-1, None] * 2 + np.arange(2)).ravel()
+    same = inputs[:, :, None] == inputs[:, None, :]
+    before = jnp.any(same & (turn[:, None] > turn), -1)
+    return ((inputs >= 2) & ~before).reshape(wiring.inputs.shape)
+
+
+def _branch_backward(states, branch, gradient, of_batch, axis):
     """The gradients of a branch's input and of its weights."""
-    wiring, weights, kept, moments = parts
-    no_weights = jax.tree.map(jnp.zeros_like, weights)
+    no_weights = jax.tree.map(jnp.zeros_like, branch.weights)
 
     def convolve(name):
         def run(x, gradient):
+            kernels = getattr(branch.weights, name)
             of_input, (of_kernels, *rest) = _separable_backward(
-                gradient, x, getattr(weights, name), weights, moments, of_batch, axis
+                gradient, x, kernels, branch, of_batch, axis
             )
             found = dict(zip(("pointwise", "scale", "offset"), rest, strict=True))
             return of_input, no_weights._replace(**{name: of_kernels}, **found)
@@ -268,7 +448,7 @@ def _branch_backward(states, parts, gradient, of_batch, axis):
 
     def dropping(run):
         return lambda states, gradient: run(
-            states[wiring.inputs], gradient * _factor(kept, gradient)
+            states[branch.input], gradient * _factor(branch.kept, gradient)
         )
 
     def identity(states, gradient):
@@ -276,40 +456,53 @@ def _branch_backward(states, parts, gradient, of_batch, axis):
         return gradient, no_weights
 
     branches = [*map(dropping, runs), identity]
-    return jax.lax.switch(wiring.operations, branches, states, gradient)
+    return jax.lax.switch(branch.operation, branches, states, gradient)
 
 
-def _separable_backward(gradient, x, kernels, weights, moments, of_batch, axis):
+def _separable_backward(gradient, x, kernels, branch, of_batch, axis):
     """The gradients of the input, and of kernels, pointwise, scale and offset."""
-    halves = (kernels, weights.pointwise, weights.scale, weights.offset, moments)
+    halves = _halves(kernels, branch)
     # The input of the second half is what the first has made of it.
     between, _ = _separable_half(x, jax.tree.map(lambda h: h[0], halves), axis)
 
-    def half(gradient, each):
-        x, (kernel, pointwise, scale, _, given) = each
-        dtype = gradient.dtype
-        filtered, backward = jax.vjp(depthwise, jax.nn.relu(x), kernel)
-        normalized, deviation, _ = normalize(filtered @ pointwise, given, axis)
-        of_scale = jnp.sum(gradient * normalized, (0, 1, 2), dtype=jnp.float32)
-        of_offset = jnp.sum(gradient, (0, 1, 2), dtype=jnp.float32)
-        if of_batch:  # The moments depend on the input as well.
-            pixels = gradient.size // gradient.shape[-1]
-            means = axis.mean((of_offset / pixels, of_scale / pixels))
-            gradient = gradient - means[0].astype(dtype)
-            gradient -= normalized * means[1].astype(dtype)
-        of_mixed = gradient * (scale * deviation).astype(dtype)
-        of_pointwise = jnp.tensordot(filtered, of_mixed, ((0, 1, 2),) * 2)
-        of_relu, of_kernel = backward(of_mixed @ pointwise.T)
-        found = (
-            of_kernel,
-            of_pointwise,
-            of_scale.astype(dtype),
-            of_offset.astype(dtype),
+    def half(carry, each):
+        gradient, between = carry
+        kernel, pointwise, scale, _, given = each
+        filtered, backward = jax.vjp(depthwise, jax.nn.relu(between), kernel)
+        of_mixed, of_scale, of_offset = _normalization_backward(
+            gradient, filtered @ pointwise, scale, given, of_batch, axis
         )
-        return jnp.where(x > 0, of_relu, 0), found
+        of_pointwise = _of_kernel(filtered, of_mixed)
+        of_relu, of_kernel = backward(of_mixed @ pointwise.T)
+        found = of_kernel, of_pointwise, of_scale, of_offset
+        return (jnp.where(between > 0, of_relu, 0), x), found
 
-    each = jnp.stack([x, between]), halves
-    return jax.lax.scan(half, gradient, each, reverse=True)
+    (gradient, _), found = jax.lax.scan(half, (gradient, between), halves, reverse=True)
+    return gradient, found
+
+
+def _of_kernel(x, gradient):
+    """The gradient of a product's kernel.
+
+    A product needs one of its factors transposed, and XLA computes that one again for
+    it: not ``x``, which may be a convolution. Image by image it stays in the cache.
+    """
+    return jnp.sum(jnp.einsum("bhwo,bhwi->boi", gradient, x), 0).T
+
+
+def _normalization_backward(gradient, x, scale, moments, of_batch, axis):
+    """The gradients of what is normalized, and of scale and offset."""
+    dtype = gradient.dtype
+    normalized, deviation, _ = normalize(x, moments, axis)
+    of_scale = jnp.sum(gradient * normalized, (0, 1, 2), dtype=jnp.float32)
+    of_offset = jnp.sum(gradient, (0, 1, 2), dtype=jnp.float32)
+    if of_batch:  # The moments depend on it as well.
+        pixels = gradient.size // gradient.shape[-1]
+        means = axis.mean((of_offset / pixels, of_scale / pixels))
+        gradient = gradient - means[0].astype(dtype)
+        gradient -= normalized * means[1].astype(dtype)
+    of_x = gradient * (scale * deviation).astype(dtype)
+    return of_x, of_scale.astype(dtype), of_offset.astype(dtype)
 
 
 def _factor(kept, y):

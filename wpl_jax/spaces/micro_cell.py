@@ -27,10 +27,13 @@ from wpl_jax.parallel import ALONE, Axis
 from wpl_jax.spaces.cell_graph import (
     CONVOLUTIONS,
     OPERATIONS,
+    Mix,
+    Separable,
     Weights,
     Wiring,
     normalize,
-    run_cell,
+    run_cells,
+    used,
 )
 from wpl_jax.spaces.depthwise import shifts
 from wpl_jax.supernet import ALL, NOTHING, Decision, Graph
@@ -242,7 +245,7 @@ class MicroCell:
         branch = (cell * 2 + side) * self._pairs + before + wirings.inputs
         operations = wirings.operations
         convolved = branch * CONVOLUTIONS + operations
-        used = _used(wirings)
+        there = used(wirings)
         return {
             "depthwise_3x3": _where(operations == 0, branch),
             "depthwise_5x5": _where(operations == 1, branch),
@@ -250,7 +253,7 @@ class MicroCell:
                 ("pointwise", "scale", "offset"),
                 _where(operations < CONVOLUTIONS, convolved),
             ),
-            "output": _where(~used, np.arange(cells * nodes).reshape(cells, nodes)),
+            "output": _where(~there, np.arange(cells * nodes).reshape(cells, nodes)),
         }
 
     def apply(
@@ -313,21 +316,16 @@ class MicroCell:
             y = multiply(y, child[name]["kernel"])
             y, found[name] = _normalize(y, child[name], given.get(name), axis)
             inputs.append(y)
-        kept = self._kept(stage, noise, len(x) * axis.size)
-        each = (
+        kept = axis.share(self._kept(stage, noise, len(x) * axis.size), axis=3)
+        (first, last), found["cells"] = run_cells(
+            tuple(inputs),
+            self._weights(stage, child["cells"]),
             self._wirings_of_stage(stage, wirings),
-            self._by_cell(child["cells"], len(self._cells(stage))),
-            axis.share(kept, axis=3),
+            kept,
             given.get("cells"),
+            axis,
         )
-
-        def run(inputs, each):
-            wiring, child, kept, given = each
-            y, found = self._run_cell(inputs, wiring, child, kept, given, axis)
-            return (inputs[1], y), (y if self.auxiliary else None, found)
-
-        (_, x), (outputs, found["cells"]) = jax.lax.scan(run, tuple(inputs), each)
-        return x, None if outputs is None else outputs[0], found
+        return last, first, found
 
     def _kept(self, stage: int, noise: Noise | None, batch: int) -> jax.Array:
         """Factors of a stage's branches, ``float[cells, nodes, 2, batch]``."""
@@ -343,37 +341,32 @@ class MicroCell:
         keys = jax.random.split(jax.random.fold_in(noise.key, stage), cells)
         return jax.vmap(of_cell)(keys, depth * noise.drop_path)
 
-    def _by_cell(self, stacks: Params, cells: int) -> Params:
-        """A child's rows, ``[cells, ...]``."""
+    def _weights(self, stage: int, stacks: Params) -> Weights:
+        """A child's rows, by cell, node and branch."""
+        cells, nodes = len(self._cells(stage)), self.num_nodes
+        output, pointwise = stacks["output"], stacks["pointwise"]
 
-        def apart(x, *shape):
-            return x.reshape(cells, *shape, *x.shape[1:])
+        def affine(child, shape):
+            # Without weights of its own, a normalization multiplies by 1 and adds 0.
+            dtype = pointwise.dtype
+            scale = child.get("scale", jnp.ones(shape, dtype))
+            return scale, child.get("offset", jnp.zeros(shape, dtype))
 
-        branches = {k: v for k, v in stacks.items() if k != "output"}
-        found = jax.tree.map(lambda x: apart(x, self.num_nodes, 2), branches)
-        output = stacks["output"]
-        found["output"] = output | {
-            "kernel": apart(output["kernel"], self.num_nodes),
-        }
-        return found
-
-    def _run_cell(self, inputs, wiring, child, kept, given, axis):
-        halves, dtype = child["pointwise"].shape[:-1], child["pointwise"].dtype
-        weights = Weights(
-            depthwise_3x3=child["depthwise_3x3"],
-            depthwise_5x5=child["depthwise_5x5"],
-            pointwise=child["pointwise"],
-            scale=child.get("scale", jnp.ones(halves, dtype)),
-            offset=child.get("offset", jnp.zeros(halves, dtype)),
+        branches = Separable(
+            stacks["depthwise_3x3"],
+            stacks["depthwise_5x5"],
+            pointwise,
+            *affine(stacks, pointwise.shape[:-1]),
         )
-        states, found = run_cell(
-            *inputs, weights, wiring, kept, given and given["branches"], axis
+        kernel = output["kernel"]
+        mix = Mix(
+            kernel.reshape(cells, nodes, *kernel.shape[1:]),
+            *affine(output, (cells, kernel.shape[-1])),
         )
-        unused = (~_used(wiring))[:, None, None]
-        kernel = jnp.where(unused, child["output"]["kernel"], 0)
-        y = jnp.einsum("nbhwi,nio->bhwo", jax.nn.relu(states[2:]), kernel)
-        y, of_output = _normalize(y, child["output"], given and given["output"], axis)
-        return y, {"branches": found, "output": of_output}
+        branches = jax.tree.map(
+            lambda x: x.reshape(cells, nodes, 2, *x.shape[1:]), branches
+        )
+        return Weights(branches, mix)
 
     def _run_auxiliary(self, child, x, given, axis):
         given = given or {}
@@ -423,16 +416,9 @@ class MicroCell:
                 edges += [(states[i], name, ""), (name, str(node), "")]
             nodes[str(node)] = f"+ {node}"
         nodes["out"] = "concatenated"
-        used = jax.device_get(_used(wiring))
-        edges += [(str(n), "out", "") for n in range(self.num_nodes) if not used[n]]
+        there = jax.device_get(used(wiring))
+        edges += [(str(n), "out", "") for n in range(self.num_nodes) if not there[n]]
         return Graph(nodes, tuple(edges))
-
-
-def _used(wirings: Wiring) -> jax.Array:
-    """Which nodes are somebody's input, ``bool[..., nodes]``."""
-    nodes = wirings.inputs.shape[-2]
-    states = jnp.arange(2, nodes + 2)
-    return jnp.any(wirings.inputs[..., None] == states, (-3, -2))
 
 
 def _where(there: jax.Array, rows: ArrayLike) -> jax.Array:
