@@ -56,7 +56,7 @@ def main(argv: list[str]) -> None:
             # Quartiles over the rounds; a memory is measured once.
             spread = f"{row['low']:.2f} to {row['high']:.2f}" if "low" in row else ""
             line = f"{row['benchmark']:36} {row['figure']:58} {row['ratio']:8.2f}"
-            print(f"{line}  {spread}")
+            print(f"{line}  {spread}", flush=True)
             rows.append(row)
     if _OUTPUT.value:
         text = json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n"

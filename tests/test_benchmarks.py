@@ -19,7 +19,7 @@ def test_a_step_on_images(monkeypatch):
     for name, value in (("SIZE", 8), ("FILTERS", 4), ("LAYERS", 3)):
         monkeypatch.setattr(micro_cell, name, value)
     monkeypatch.setattr(micro_cell, "CHILDREN", ((0, 4),))
-    rows = micro_cell.rows()
+    rows = list(micro_cell.rows())
     assert_figures(rows)
     said = [row["figure"] for row in rows if "child 1, batch 4" in row["benchmark"]]
     assert len(said) == len(set(said)) == 4
