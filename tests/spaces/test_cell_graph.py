@@ -200,9 +200,8 @@ def make_arguments(number):
 
 def random_moments(draw, *shape):
     def moments(*of_what):
-        return Moments(
-            *(draw(size=(*shape, *of_what, CHANNELS)).astype(np.float32) for _ in "mv")
-        )
+        size = *shape, *of_what, CHANNELS
+        return Moments(*(draw(size=size).astype(np.float32) for _ in range(2)))
 
     return CellMoments(moments(*HALVES), moments(CELLS))
 

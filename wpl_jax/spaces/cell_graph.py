@@ -357,16 +357,15 @@ def _backward_rule(axis, remembered, gradients):
         def through_node(gradients, each):
             node, place, inputs, first = each
 
-            def from_output(x, of_mixed):
+            def from_output(_):
+                x = states[node.place]
                 of_node = jnp.where(x > 0, of_mixed @ node.kernel.T, 0)
-                return of_node, jnp.tensordot(
-                    jax.nn.relu(x), of_mixed, ((0, 1, 2),) * 2
-                )
+                return of_node, _of_kernel(jax.nn.relu(x), of_mixed)
 
             # A conditional that were handed all gradients would copy them.
             gradient, of_kernel = jax.lax.cond(
                 node.unused,
-                lambda gradient: from_output(states[node.place], of_mixed),
+                from_output,
                 lambda gradient: (gradient, jnp.zeros_like(node.kernel)),
                 gradients[place],
             )
