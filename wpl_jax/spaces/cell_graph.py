@@ -19,7 +19,7 @@ less than to write it, and room for it where there is none, for every branch.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -240,14 +240,18 @@ def _cells(places, weights, wiring, kept, moments) -> _Cell:
     return _Cell(output, nodes, weights.output, moments and moments.output)
 
 
-def _both(branches: _Branch) -> list[_Branch]:
-    """The two of a node. Nothing joins them, so that they may run side by side."""
-    return [jax.tree.map(lambda x, i=i: x[i], branches) for i in range(2)]
+def _both(pair: Any) -> list[Any]:
+    """Two branches of a node, or halves of a branch, of a tree of both.
+
+    Branches are not joined by anything, so that they may run side by side; halves in
+    a loop would have to write down what one pass leaves to the next.
+    """
+    return [jax.tree.map(lambda x, i=i: x[i], pair) for i in range(2)]
 
 
-def _of_both(*branches):
-    """What was found of the two branches of a node, as one tree."""
-    return jax.tree.map(lambda *both: jnp.stack(both), *branches)
+def _of_both(*each):
+    """What was found of both, as one tree."""
+    return jax.tree.map(lambda *both: jnp.stack(both), *each)
 
 
 def _put(states, state, place):
@@ -290,7 +294,8 @@ def _separable(x, kernels, branch, axis):
     """A separable convolution, twice."""
 
     def half(x, each):
-        return _separable_half(x, each, axis)
+        y, found, _ = _separable_half(x, each, axis)
+        return y, found
 
     return jax.lax.scan(half, x, _halves(kernels, branch))
 
@@ -301,10 +306,12 @@ def _halves(kernels, branch):
 
 
 def _separable_half(x, each, axis):
+    """Its output, the moments, and what the backward pass needs of its inside."""
     kernel, pointwise, scale, offset, given = each
-    mixed = depthwise(jax.nn.relu(x), kernel) @ pointwise
+    filtered = depthwise(jax.nn.relu(x), kernel)
+    mixed = filtered @ pointwise
     normalized, _, found = normalize(mixed, given, axis)
-    return normalized * scale + offset, found
+    return normalized * scale + offset, found, (filtered, mixed)
 
 
 def normalize(
@@ -460,24 +467,30 @@ def _branch_backward(states, branch, gradient, of_batch, axis):
 
 def _separable_backward(gradient, x, kernels, branch, of_batch, axis):
     """The gradients of the input, and of kernels, pointwise, scale and offset."""
-    halves = _halves(kernels, branch)
-    # The input of the second half is what the first has made of it.
-    between, _ = _separable_half(x, jax.tree.map(lambda h: h[0], halves), axis)
+    first, second = _both(_halves(kernels, branch))
+    between, _, inside_first = _separable_half(x, first, axis)
+    _, _, inside_second = _separable_half(between, second, axis)
+    gradient, of_second = _half_backward(
+        gradient, between, second, inside_second, of_batch, axis
+    )
+    gradient, of_first = _half_backward(
+        gradient, x, first, inside_first, of_batch, axis
+    )
+    return gradient, _of_both(of_first, of_second)
 
-    def half(carry, each):
-        gradient, between = carry
-        kernel, pointwise, scale, _, given = each
-        filtered, backward = jax.vjp(depthwise, jax.nn.relu(between), kernel)
-        of_mixed, of_scale, of_offset = _normalization_backward(
-            gradient, filtered @ pointwise, scale, given, of_batch, axis
-        )
-        of_pointwise = _of_kernel(filtered, of_mixed)
-        of_relu, of_kernel = backward(of_mixed @ pointwise.T)
-        found = of_kernel, of_pointwise, of_scale, of_offset
-        return (jnp.where(between > 0, of_relu, 0), x), found
 
-    (gradient, _), found = jax.lax.scan(half, (gradient, between), halves, reverse=True)
-    return gradient, found
+def _half_backward(gradient, x, each, inside, of_batch, axis):
+    """The same of one half, given what is inside of it."""
+    kernel, pointwise, scale, _, given = each
+    filtered, mixed = inside
+    of_mixed, of_scale, of_offset = _normalization_backward(
+        gradient, mixed, scale, given, of_batch, axis
+    )
+    of_pointwise = _of_kernel(filtered, of_mixed)
+    _, through_depthwise = jax.vjp(depthwise, jax.nn.relu(x), kernel)
+    of_relu, of_kernel = through_depthwise(of_mixed @ pointwise.T)
+    found = of_kernel, of_pointwise, of_scale, of_offset
+    return jnp.where(x > 0, of_relu, 0), found
 
 
 def _of_kernel(x, gradient):
