@@ -28,7 +28,7 @@ from test_search import (
 
 from wpl_jax import jobs, parallel, search_config, search_run, tasks
 from wpl_jax.checkpoint import StopRequest
-from wpl_jax.data import load_images
+from wpl_jax.data import open_images
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.joint_training import Child, joint_step
 from wpl_jax.parallel import ALONE, Axis, Devices, Divided
@@ -240,12 +240,12 @@ def noise(monkeypatch):
         return split._replace(images=pixels[np.argsort(order)])
 
     def open_noise(*args, **options):
-        dataset = load_images(*args, **options)
+        dataset = open_images(*args, **options)
         splits = {name: drawn(getattr(dataset, name)) for name in SPLITS}
         return dataclasses.replace(dataset, **splits)
 
     moments = jnp.full(1, 127.0), jnp.full(1, 74.0)
-    monkeypatch.setattr(image_classification, "load_images", open_noise)
+    monkeypatch.setattr(image_classification, "open_images", open_noise)
     monkeypatch.setattr(
         image_classification, "_mean_and_deviation", lambda images: moments
     )

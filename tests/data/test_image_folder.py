@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wpl_jax.data import load_images
+from wpl_jax.data import load_images, open_images
 
 
 def _png(pixels):
@@ -227,7 +227,7 @@ def test_truncated_jpeg(folder, data_error):
 
 
 def test_opened_images_are_read_when_they_are_needed(folder):
-    data = load_images("folder", folder, valid=2, read=False)
+    data = open_images("folder", folder, valid=2)
     whole = load_images("folder", folder, valid=2)
     assert data.image_shape == whole.image_shape
     for name in ("train", "valid", "test"):
@@ -246,12 +246,12 @@ def test_opened_images_are_read_when_they_are_needed(folder):
 def test_with_size_and_channels_no_file_is_opened_too_early(folder):
     for file in folder.rglob("*.png"):
         file.write_bytes(b"text, not pixels")
-    data = load_images("folder", folder, size=(3, 2), channels=3, read=False)
+    data = open_images("folder", folder, size=(3, 2), channels=3)
     assert data.image_shape == (3, 2, 3)
 
 
 def test_a_file_that_has_changed_since_it_was_opened_is_named(folder, data_error):
-    images = load_images("folder", folder, read=False).test.images
+    images = open_images("folder", folder).test.images
     file = folder / "test" / "dog" / "0.png"
     _write(file, np.zeros((5, 4), np.uint8))  # As many pixels.
     with data_error(file, "5 x 4 pixels", "give size"):
@@ -263,7 +263,7 @@ def test_a_damaged_image_is_told_of_by_who_reads_it(folder, data_error):
     file = folder / "test" / "dog" / "0.jpg"
     Image.fromarray(noise).save(file)
     file.write_bytes(file.read_bytes()[:-500])
-    images = load_images("folder", folder, size=(4, 5), read=False).test.images
+    images = open_images("folder", folder, size=(4, 5)).test.images
     place = images.files.tolist().index(file)
     assert np.asarray(images[np.arange(len(images)) != place]).shape == (4, 4, 5, 1)
     with data_error(file, "truncated", "save it anew"):

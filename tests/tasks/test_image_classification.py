@@ -12,7 +12,7 @@ import pytest
 import scipy.stats
 
 from configs import enas_cnn_digits
-from wpl_jax.data import ImageDataset, Split, load_images
+from wpl_jax.data import ImageDataset, Split, open_images
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.parallel import ALONE, Devices, Divided
 from wpl_jax.spaces.micro_cell import MicroCell, Outputs
@@ -813,9 +813,9 @@ def test_images_are_loaded_once_for_tasks_that_differ_in_other_things(monkeypatc
 
     def spy(**options):
         opened.append(options)
-        return load_images(**options)
+        return open_images(**options)
 
-    monkeypatch.setattr(image_classification, "load_images", spy)
+    monkeypatch.setattr(image_classification, "open_images", spy)
     first, data, _ = load_task(make_config(), shelf=shelf)
     other, again, _ = load_task(make_config(**{"task.dropout": 0.5}), shelf=shelf)
     assert first != other

@@ -53,16 +53,43 @@ class ImageDataset:
 
 
 def load_images(
+    format: str, path: PathLike | None = None, **options: Any
+) -> ImageDataset:
+    """Loads a data set of images into memory.
+
+    Args:
+      format: As in :func:`open_images`, like everything else.
+      path: The file or folder, or the name of a tfds data set.
+      **options: ``valid``, ``test``, ``seed`` and the format's own.
+
+    Returns:
+      The data set.
+
+    Raises:
+      DataError: As :func:`open_images` does, or an image is broken.
+
+    Examples:
+      >>> data = load_images("digits", valid=200)
+      >>> data.image_shape, data.num_classes
+      ((8, 8, 1), 10)
+      >>> len(data.train.labels), len(data.valid.labels), len(data.test.labels)
+      (1238, 200, 359)
+    """
+    return open_images(format, path, **options).read()
+
+
+def open_images(
     format: str,
     path: PathLike | None = None,
     *,
     valid: int | float = 0.1,
     test: int | float = 0.2,
     seed: int = 0,
-    read: bool = True,
     **options: Any,
 ) -> ImageDataset:
-    """Loads a data set of images into memory.
+    """Opens a data set of images, of which files of their own are not read yet.
+
+    ``np.asarray(split.images[numbers])`` reads some, and may find broken ones.
 
     A source's own splits are taken as they are. What it lacks is held out of its
     training examples, first the test share and then the validation share of what
@@ -76,8 +103,6 @@ def load_images(
         of them. Not used where the source has a validation split.
       test: The same for testing. Not used where the source has a test split.
       seed: Seed of the random hold-outs, a non-negative int.
-      read: Whether images that are files of their own are read at once. Else
-        ``np.asarray(split.images[numbers])`` reads some, and may find broken ones.
       **options: The format's own, see its reader, e.g.
         :func:`wpl_jax.data.image_folder.read_image_folder`.
 
@@ -87,20 +112,12 @@ def load_images(
     Raises:
       DataError: The source cannot be read or does not hold together, or an
         argument is wrong. The message says where, what and how to mend it.
-
-    Examples:
-      >>> data = load_images("digits", valid=200)
-      >>> data.image_shape, data.num_classes
-      ((8, 8, 1), 10)
-      >>> len(data.train.labels), len(data.valid.labels), len(data.test.labels)
-      (1238, 200, 359)
     """
     valid, test = check_share(valid, "valid"), check_share(test, "test")
     seed = require_int(seed, "seed", 0)
     reader = choose(FORMATS, format, "format", about=str(path) if path else "")
     check_options(format, reader, options)
-    dataset = _complete(reader(path, **options), valid, test, seed)
-    return dataset.read() if read else dataset
+    return _complete(reader(path, **options), valid, test, seed)
 
 
 def _complete(

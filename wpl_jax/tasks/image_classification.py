@@ -27,7 +27,7 @@ from wpl_jax.config_fields import (
     require_number,
     require_only,
 )
-from wpl_jax.data import ImageDataset, Split, load_images
+from wpl_jax.data import ImageDataset, Split, open_images
 from wpl_jax.errors import UserError
 from wpl_jax.parallel import ALONE, ONE, Axis, Devices, Divided
 from wpl_jax.spaces import make_space
@@ -416,9 +416,7 @@ def open_task(
     settings = config.task
     get_field(config, "task.data.format")
     options = settings.data.to_dict()
-    dataset = shelf.get(
-        {"image files": options}, lambda: load_images(**options, read=False)
-    )
+    dataset = shelf.get({"image files": options}, lambda: open_images(**options))
     splits = {name: getattr(dataset, name) for name in SPLITS}
     smallest = min(SPLITS, key=lambda name: len(splits[name].labels))
     require(
