@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from wpl_jax.parallel import Devices
 from wpl_jax.spaces.cell_graph import (
     CONVOLUTIONS,
     EPSILON,
@@ -317,6 +318,33 @@ def assert_one_image(each, found, wiring):
 
     jax.tree.map(assert_close, list(found[0]), outputs(doubles(arguments)))
     assert_gradients(found[2], lambda a: total(outputs(a), of_outputs), arguments)
+
+
+@pytest.mark.parametrize("number", [0, 7])
+def test_devices_that_share_a_batch_make_the_same_of_it(number):
+    wiring, (arguments, kept, gradients) = make_wiring(number), make_arguments(number)
+    found = run_shared(*DEVICES.replicate((arguments, wiring, kept, gradients)))
+    wanted = run(arguments, wiring, kept, None, gradients)
+    jax.tree.map(assert_close, found, jax.device_get(wanted))
+
+
+DEVICES = Devices(BATCH)  # An image each.
+
+
+@DEVICES.compile
+def run_shared(arguments, wiring, kept, gradients):
+    axis = DEVICES.batch
+    (inputs, weights), (of_outputs, of_moments) = arguments, gradients
+    (outputs, moments), backward = jax.vjp(
+        lambda *mine: run_cells(*mine, wiring, axis.share(kept, -1), axis=axis),
+        *(axis.share(inputs), weights),
+    )
+    of_inputs, of_weights = backward((axis.share(of_outputs), of_moments))
+    return (
+        axis.join(outputs),
+        moments,
+        (axis.join(of_inputs), axis.sum(of_weights)),
+    )
 
 
 def test_all_wirings_share_one_compilation():
