@@ -39,9 +39,6 @@ from wpl_jax.tasks.image_classification import Data, ImageClassification, Images
 SIZE, FILTERS, LAYERS, BATCH, CLASSES = 32, 20, 6, 32, 10
 # Random children and their batches; the last is the batch of the paper's configuration.
 CHILDREN = ((0, BATCH), (1, BATCH), (2, BATCH), (0, 160))
-# Steps of two calls, of which the difference is measured. Both are loops: a single
-# step would be compiled without one, and is not a part of the other.
-STEPS = (2, 5)
 
 
 def rows() -> Iterator[dict]:
@@ -108,7 +105,7 @@ def _child(number: int, batch: int) -> list[dict]:
     data = _data(batch)
     calls, memory = {}, {}
     for name in ("wpl", "none", "static"):
-        for steps in STEPS:
+        for steps in measure.STEPS:
             if name == "static":
                 call, program = _static(space, architecture, steps, data, batch)
             else:
@@ -118,12 +115,7 @@ def _child(number: int, batch: int) -> list[dict]:
             calls[f"{name} {steps}"] = call
             memory[name] = program.memory_analysis().temp_size_in_bytes
     seconds = measure.interleaved_seconds(calls, rounds=5)
-
-    def step(name: str) -> list[float]:
-        few, many = (seconds[f"{name} {steps}"] for steps in STEPS)
-        more = STEPS[1] - STEPS[0]
-        return [(b - a) / more for a, b in zip(few, many, strict=True)]
-
+    step = functools.partial(measure.seconds_of_a_step, seconds)
     arms = (("wpl", "with WPL"), ("none", "without a penalty"))
     child = f"child {number + 1}, batch {batch}"
     return [

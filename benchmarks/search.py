@@ -34,8 +34,6 @@ from wpl_jax.supernet import gather
 from wpl_jax.tasks.language_model import Data, LanguageModel
 
 WORDS, NODES, BATCH, LENGTH = 10_000, 12, 64, 35
-# Steps of a call, beside one call of a single step: the difference is the steps'.
-STEPS = 4
 LEARNED = 5  # steps of the controller in a call
 # Seconds of the authors' PyTorch code, patched to run, on two CPU cores (PyTorch
 # 2.13, 2 threads): a shared step, a Fisher pass and a controller step. These cores
@@ -71,10 +69,10 @@ def _rows_of(hidden: int) -> list[dict]:
     searches = {
         (name, steps): Running(hidden, name, steps, data)
         for name in ("wpl", "none")
-        for steps in (1, 1 + STEPS)
+        for steps in measure.STEPS
     }
-    static = {steps: _static(hidden, steps, data) for steps in (1, 1 + STEPS)}
-    wpl = searches["wpl", 1]
+    static = {steps: _static(hidden, steps, data) for steps in measure.STEPS}
+    wpl = searches["wpl", measure.STEPS[0]]
     pytorch = _pytorch(hidden)
     seconds = measure.interleaved_seconds(
         {
@@ -90,10 +88,7 @@ def _rows_of(hidden: int) -> list[dict]:
         rounds=5 if hidden < 500 else 3,
     )
 
-    def step(name: str) -> list[float]:
-        pairs = zip(seconds[f"{name} {1 + STEPS}"], seconds[f"{name} 1"], strict=True)
-        return [(many - one) / STEPS for many, one in pairs]
-
+    step = functools.partial(measure.seconds_of_a_step, seconds)
     found = [
         {
             "benchmark": f"search step, hidden {hidden}",
