@@ -24,7 +24,7 @@ SIZES = {"train": 929_589, "valid": 73_760, "test": 82_430}
 def noise(monkeypatch):
     """Images of the shape of CIFAR-10's, a tenth as many, of noise."""
 
-    def load_images(format, **options):
+    def open_images(format, **options):
         shape = (8, 8, 1) if format == "digits" else (32, 32, 3)
         rng = np.random.default_rng(0)
         splits = [
@@ -36,7 +36,7 @@ def noise(monkeypatch):
         ]
         return ImageDataset(*splits, tuple("0123456789"), "noise")
 
-    monkeypatch.setattr(image_classification, "load_images", load_images)
+    monkeypatch.setattr(image_classification, "open_images", open_images)
 
 
 @pytest.fixture(autouse=True)
