@@ -338,7 +338,7 @@ def test_a_search_of_images_is_the_same_on_several_devices(together, noise):
         assert_same_search(outcome(config, count), expected)
 
 
-@pytest.mark.slow  # Its parts are tested one by one; the whole takes a minute.
+@pytest.mark.slow  # A minute, of compilation; the cells have a test of their own.
 @pytest.mark.usefixtures("noise")
 def test_a_step_on_images_is_the_same_on_several_devices():
     search, data = load(tiny_images.get_config(), 1)

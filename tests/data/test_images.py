@@ -115,10 +115,11 @@ def test_every_format_is_named_in_the_error():
         assert name in str(caught.value)
 
 
+@pytest.mark.parametrize("option", ["sise", "read"])
 @pytest.mark.parametrize("name", sorted(FORMATS))
-def test_unknown_option(name, data_error):
-    with data_error(f"format {name}", "unknown option 'sise'", ""):
-        load_images(name, "path", sise=3)
+def test_unknown_option(name, option, data_error):
+    with data_error(f"format {name}", f"unknown option '{option}'", ""):
+        load_images(name, "path", **{option: 3})
 
 
 @pytest.mark.parametrize("name", sorted(set(FORMATS) - {"digits"}))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wpl_jax.spaces.highway_scan import ACTIVATIONS, _forward, highway_scan
+from wpl_jax.spaces.highway_scan import ACTIVATIONS, Wiring, _forward, highway_scan
 from wpl_jax.spaces.recurrent_cell import Dropout, RecurrentCell
 from wpl_jax.supernet import gather, mask, random_architecture, scatter
 
@@ -126,6 +126,30 @@ def test_the_backward_pass_is_autodiffs_of_the_forward_pass(carry):
         wanted = gradients(plain, arguments, architecture)
         for x, y in zip(found, wanted, strict=True):
             np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
+
+
+def test_work_grows_with_the_nodes_and_not_with_their_square():
+    """Operations of the compiled pass and gradient: each state is computed once."""
+
+    def operations(nodes):
+        float32, int32 = (
+            functools.partial(jax.ShapeDtypeStruct, dtype=d) for d in ("f4", "i4")
+        )
+        wiring = Wiring(int32((nodes - 1,)), int32((nodes,)), float32((nodes,)))
+        shapes = (
+            float32((TIME, BATCH, 2 * HIDDEN)),
+            float32((BATCH, HIDDEN)),
+            float32((2 * HIDDEN, HIDDEN)),
+            float32((nodes - 1, 2 * HIDDEN, HIDDEN)),
+        )
+
+        def gradient(arguments, wiring):
+            return jax.grad(lambda a: jnp.sum(highway_scan(*a, wiring)[0]))(arguments)
+
+        program = jax.jit(gradient).lower(shapes, wiring).compile()
+        return program.cost_analysis()["flops"]
+
+    assert operations(12) < 2.5 * operations(6)
 
 
 def test_unused_edges_have_no_gradient_and_no_mask():

@@ -1,6 +1,5 @@
 """The language model's losses against one cell in float64 numpy, word by word."""
 
-import functools
 import itertools
 
 import jax
@@ -169,36 +168,38 @@ def test_penalties_need_no_dropout():
     np.testing.assert_allclose(loss, expected, rtol=2e-6)
 
 
-@pytest.fixture(params=[False, True], ids=["at once", "one by one"])
-def sequences(request, monkeypatch):
-    """How many of a batch are evaluated at a time."""
-    if request.param:
-        monkeypatch.setattr(language_model, "SCORES_AT_ONCE", 1)
-    return request.param
+@pytest.mark.parametrize("words", [1, 2, 4, 8])
+def test_words_are_measured_some_at_a_time(words, monkeypatch):
+    monkeypatch.setattr(language_model, "SCORES_AT_ONCE", words * VOCABULARY)
+    inputs, targets = window("train", 0)
+    outputs = read(inputs, ZERO)
+    measure = jax.jit(TASK._measured_nats)
+    found = measure(CHILD, outputs.astype(np.float32), targets)
+    np.testing.assert_allclose(found, nats_of(outputs, targets), rtol=2e-6)
+    program = measure.lower(CHILD, outputs, targets).as_text()
+    assert ("stablehlo.while" in program) == (words < targets.size)
 
 
-@functools.cache
-def validate(sequences):
-    del sequences  # Of each kind a function of its own.
-    return jax.jit(lambda first: TASK.validate(CHILD, ARCHITECTURE, TEXT, first, 3))
+@jax.jit
+def validate(first):
+    return TASK.validate(CHILD, ARCHITECTURE, TEXT, first, 3)
 
 
 @pytest.mark.parametrize("first", [0, 1, 5])
-def test_validation_reads_batches_in_a_row_and_wraps_around(first, sequences):
+def test_validation_reads_batches_in_a_row_and_wraps_around(first):
     state, nats = ZERO, []
     for index in range(first, first + 3):
         inputs, targets = window("valid", index % BATCHES["valid"])
         outputs = read(inputs, state)
         state = outputs[:, -1]
         nats.append(nats_of(outputs, targets))
-    found = validate(sequences)(first)
+    found = validate(first)
     np.testing.assert_allclose(found.nats, np.mean(nats), rtol=2e-6)
     error = min(np.exp(np.mean(nats)), VOCABULARY)
     np.testing.assert_allclose(found.error, error, rtol=1e-6)
 
 
 @pytest.mark.parametrize("split", ["valid", "test"])
-@pytest.mark.usefixtures("sequences")
 def test_a_whole_split_is_evaluated_on_every_word_but_the_first(split):
     streams = getattr(TEXT, split)
     state, nats = ZERO, []
@@ -206,8 +207,7 @@ def test_a_whole_split_is_evaluated_on_every_word_but_the_first(split):
         outputs = read(streams[:, t : t + 1], state)
         state = outputs[:, -1]
         nats.append(nats_of(outputs, streams[:, t + 1 : t + 2]))
-    # Of a lambda each jit is another.
-    found = jax.jit(lambda: TASK.evaluate(CHILD, ARCHITECTURE, TEXT, split))()
+    found = jax.jit(TASK.evaluate, static_argnums=3)(CHILD, ARCHITECTURE, TEXT, split)
     np.testing.assert_allclose(found.nats, np.mean(nats), rtol=2e-6)
 
 

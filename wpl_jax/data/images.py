@@ -58,9 +58,10 @@ def load_images(
     """Loads a data set of images into memory.
 
     Args:
-      format: As in :func:`open_images`, like everything else.
-      path: The file or folder, or the name of a tfds data set.
-      **options: ``valid``, ``test``, ``seed`` and the format's own.
+      format: As in :func:`open_images`.
+      path: The same.
+      **options: Also the same: ``valid`` and ``test``, what is held out for them where
+        the source has no such split; ``seed``; and the format's own.
 
     Returns:
       The data set.
@@ -87,9 +88,10 @@ def open_images(
     seed: int = 0,
     **options: Any,
 ) -> ImageDataset:
-    """Opens a data set of images, of which files of their own are not read yet.
+    """Opens a data set; images that are files of their own wait until asked for.
 
-    ``np.asarray(split.images[numbers])`` reads some, and may find broken ones.
+    ``np.asarray(split.images[numbers])`` reads some, and may find broken ones. Of
+    other formats all is read.
 
     A source's own splits are taken as they are. What it lacks is held out of its
     training examples, first the test share and then the validation share of what

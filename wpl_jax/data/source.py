@@ -20,7 +20,7 @@ class Split(NamedTuple):
 class Source(NamedTuple):
     """The splits that a source comes with, and only those.
 
-    What it lacks is held out of ``train`` by :func:`wpl_jax.data.load_images`,
+    What it lacks is held out of ``train`` by :func:`wpl_jax.data.open_images`,
     in the same way for every format.
     """
 

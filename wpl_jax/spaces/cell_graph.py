@@ -496,10 +496,12 @@ def _half_backward(gradient, x, each, inside, of_batch, axis):
 def _of_kernel(x, gradient):
     """The gradient of a product's kernel.
 
-    A product needs one of its factors transposed, and XLA computes that one again for
-    it: not ``x``, which may be a convolution. Image by image it stays in the cache.
+    A product needs one of its factors transposed, and XLA on a CPU computes that one
+    again for it: not ``x``, which may be a convolution. Image by image it stays in the
+    cache.
     """
-    return jnp.sum(jnp.einsum("bhwo,bhwi->boi", gradient, x), 0).T
+    each = jnp.einsum("bhwo,bhwi->boi", gradient, x, preferred_element_type=jnp.float32)
+    return jnp.sum(each, 0).T.astype(x.dtype)
 
 
 def _normalization_backward(gradient, x, scale, moments, of_batch, axis):

@@ -14,6 +14,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from wpl_jax.divisors import largest_divisor
+
 POOL = 3  # Rows and columns that are pooled.
 
 
@@ -79,8 +81,8 @@ def _kernel_gradient_by_images(size: int) -> Callable[[jax.Array, jax.Array], An
 
     def kernel_gradient(images, gradient):
         batch, height, width, channels = images.shape
-        rows = _divisor(height, _ROWS)
-        together = _divisor(batch, _ROWS // rows)
+        rows = largest_divisor(height, _ROWS)
+        together = largest_divisor(batch, _ROWS // rows)
         padded, blocks = _pad(images, size, 0), height // rows
 
         def of_row(row):  # of the kernel
@@ -109,11 +111,6 @@ def _kernel_gradient_by_images(size: int) -> Callable[[jax.Array, jax.Array], An
         return jax.lax.map(of_row, jnp.arange(size))
 
     return kernel_gradient
-
-
-def _divisor(number: int, most: int) -> int:
-    """The largest divisor that is not above ``most``."""
-    return max(n for n in range(1, max(most, 1) + 1) if number % n == 0)
 
 
 @jax.custom_vjp

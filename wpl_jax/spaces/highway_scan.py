@@ -34,7 +34,7 @@ class Wiring(NamedTuple):
 
     parents: jax.Array  # int32[nodes - 1]; parent of node j + 1, at most j
     activations: jax.Array  # int32[nodes]; index into ACTIVATIONS
-    output: jax.Array  # float32[nodes]; weight of each node in the output
+    output: jax.Array  # float32[nodes]; weight of each node in the output, finite
 
 
 class _Node(NamedTuple):
@@ -125,7 +125,8 @@ def _one(wiring, dtype):
     What is divided by it is computed once. Anything cheap XLA computes again for each
     of its users, and a node's state or gradient for all nodes that may be wired to it,
     through those between them: chains that grow with the square of the nodes, and
-    faster. Barriers against it are gone before XLA decides; a division is not cheap.
+    faster. Barriers against it are gone before XLA decides; a division is not cheap to
+    XLA on a CPU (jax 0.10.2), unless the wiring is a constant.
     """
     return 1 + 0 * wiring.output[0].astype(dtype)
 

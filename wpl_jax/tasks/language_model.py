@@ -24,6 +24,7 @@ from wpl_jax.config_fields import (
     require_only,
 )
 from wpl_jax.data import TextDataset, batchify, load_text
+from wpl_jax.divisors import largest_divisor
 from wpl_jax.parallel import ALONE, Devices
 from wpl_jax.spaces import make_space
 from wpl_jax.spaces.recurrent_cell import Dropout, Hidden
@@ -54,7 +55,7 @@ class Data(NamedTuple):
     test: jax.Array  # int32[batch_size, words]
 
 
-# Scores of words that are there at a time in an evaluation, 16 MB: what is read again
+# Scores that are there at a time in an evaluation on a CPU, 16 MB: what is read again
 # and again, for the largest, the sum and the word's own, should not leave the cache.
 SCORES_AT_ONCE = 2**22
 
@@ -232,26 +233,27 @@ class LanguageModel:
         return jnp.mean(self._word_nats(child, hidden, targets))
 
     def _word_nats(self, child, hidden, targets):
+        """Of each word, ``float32[batch, length]``."""
         logits = self.space.logits(child, hidden).astype(jnp.float32)
         return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
 
     def _measured_nats(self, child, hidden, targets):
-        """The same where no gradient is taken, of some sequences after the others."""
-        count, length = targets.shape
-        scores = length * self.space.vocabulary_size
-        divisors = (n for n in range(1, count + 1) if count % n == 0)
-        # Of a sequence alone there may be more.
-        at_once = max(n for n in divisors if n == 1 or n * scores <= SCORES_AT_ONCE)
-
-        def some(each):
-            return self._word_nats(child, *each)
-
-        if at_once == count:
-            return some((hidden, targets))
-        hidden, targets = jax.tree.map(
-            lambda x: x.reshape(-1, at_once, *x.shape[1:]), (hidden, targets)
+        """The same where no gradient is taken: on a CPU some words after the others."""
+        at_once = largest_divisor(
+            targets.size, SCORES_AT_ONCE // self.space.vocabulary_size
         )
-        return jax.lax.map(some, (hidden, targets)).reshape(count, length)
+
+        def whole(hidden, targets):
+            return self._word_nats(child, hidden, targets)
+
+        def in_parts(hidden, targets):
+            flat = hidden.reshape(-1, at_once, hidden.shape[-1])
+            parts = flat, targets.reshape(-1, at_once)
+            return jax.lax.map(lambda part: whole(*part), parts).reshape(targets.shape)
+
+        if at_once == targets.size:
+            return whole(hidden, targets)
+        return jax.lax.platform_dependent(hidden, targets, cpu=in_parts, default=whole)
 
     def _regularization(self, hidden: Hidden):
         total = jnp.zeros(())
