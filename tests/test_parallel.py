@@ -30,7 +30,7 @@ from wpl_jax import jobs, parallel, search_config, search_run, tasks
 from wpl_jax.checkpoint import StopRequest
 from wpl_jax.data import open_images
 from wpl_jax.errors import ConfigError, UserError
-from wpl_jax.joint_training import Child, joint_step
+from wpl_jax.joint_training import Child, batches_of_several, joint_step
 from wpl_jax.parallel import ALONE, Axis, Devices, Divided
 from wpl_jax.penalty import consolidate, weight_plasticity
 from wpl_jax.protection import make_protection
@@ -38,7 +38,7 @@ from wpl_jax.search_run import _advance, _taken, calls_of_search
 from wpl_jax.supernet import gather, mask, random_architecture
 from wpl_jax.tasks import image_classification
 from wpl_jax.tasks.image_classification import SPLITS
-from wpl_jax.training import gradient_of_batch
+from wpl_jax.training import Trainee, gradient_of_batch
 
 COUNTS = (1, 2, 8)
 
@@ -466,8 +466,8 @@ def test_a_child_that_explodes_does_not_move_the_others():
     sane, broken = jax.device_get(states)
     bad = np.sum(broken.epoch.architectures[:, 0] == 0)
     assert 0 < bad < CHILDREN
-    assert broken.skipped == bad * BATCHES
-    assert broken.skipped_in_row == sane.skipped == 0
+    assert broken.skipped == (bad * BATCHES, 0)
+    assert sane.skipped == (0, 0)
     np.testing.assert_array_equal(broken.shared.params["a"][0], params["a"][0])
     assert np.all(sane.shared.params["a"][0] != params["a"][0])
     assert np.all(np.isfinite(broken.shared.params["shared"]))
@@ -479,12 +479,12 @@ def take_joint_step(transform, opt_state, params, architectures):
     count = len(architectures)
     children = Child(
         architecture=jnp.array(architectures),
-        stream=jnp.zeros((count, 4)),
         step=jnp.arange(count),
         key=jax.random.split(FIRST, count),
     )
     task, data = toy.ToyTask(), toy.make_data()
-    return joint_step(task, transform, params, opt_state, children, data, Devices())
+    trainee = Trainee(params, opt_state, jnp.zeros((count, 4)))
+    return joint_step(task, transform, trainee, children, data, Devices())
 
 
 def under_penalty(fisher_of_a, anchor_of_a):
@@ -503,8 +503,8 @@ def test_what_no_child_uses_does_not_count_for_the_norm_of_the_gradient():
     moved = []
     for fisher in ([0.0, 0.0, 0.0], [0.0, 0.0, 100.0]):
         step = under_penalty(fisher, 3.0)
-        params, *_ = take_joint_step(*step, [[0, 1], [1, 1]])
-        moved.append(params)
+        trainee, _ = take_joint_step(*step, [[0, 1], [1, 1]])
+        moved.append(trainee.params)
     np.testing.assert_array_equal(moved[0]["a"], moved[1]["a"])
     np.testing.assert_array_equal(moved[0]["shared"], moved[1]["shared"])
     # Not clipped away: the step of a clipped gradient is as long as the clip.
@@ -514,14 +514,11 @@ def test_what_no_child_uses_does_not_count_for_the_norm_of_the_gradient():
 
 def test_a_joint_update_that_is_not_finite_is_left_out_and_told():
     transform, opt_state, before = under_penalty([3e38, 0.0, 0.0], -1e30)
-    params, after, streams, told = take_joint_step(
-        transform, opt_state, before, [[0, 1], [1, 1]]
-    )
+    trainee, told = take_joint_step(transform, opt_state, before, [[0, 1], [1, 1]])
     assert not np.any(told.sound)
     assert np.all(np.isfinite(told.nats))
-    np.testing.assert_array_equal(streams, np.zeros((2, 4)))
-    for new, old in ((params, before), (after, opt_state)):
-        jax.tree.map(np.testing.assert_array_equal, new, old)
+    unchanged = Trainee(before, opt_state, np.zeros((2, 4)))
+    jax.tree.map(np.testing.assert_array_equal, trainee, unchanged)
 
 
 @pytest.mark.parametrize(
@@ -549,13 +546,14 @@ def test_what_no_child_uses_keeps_what_is_remembered_of_it(changes):
 
 
 def test_batches_of_images_are_taken_in_turns_and_those_of_text_in_stretches():
-    search = dataclasses.replace(make_search(), together=2)
-    data = toy.make_data()  # 5 batches, 4 children of 2 batches an epoch
-    numbers = [
-        search._batches_of_several(data, epoch, index)(np.arange(2)[:, None])
-        for epoch, index in ((0, 0), (0, 2), (1, 0))
-    ]
-    assert np.stack(numbers).tolist() == [
+    def numbers(task):
+        """Of two children at a time, of two batches each."""
+        data = toy.make_data()  # 5 batches
+        taken = [batches_of_several(task, data, done, 2) for done in (0, 2, 4)]
+        steps = np.arange(2)[:, None]
+        return [(first + steps * stride).tolist() for first, stride in taken]
+
+    assert numbers(toy.ToyTask()) == [
         [[0, 2], [1, 3]],
         [[2, 4], [3, 5]],
         [[4, 6], [5, 7]],
@@ -565,12 +563,7 @@ def test_batches_of_images_are_taken_in_turns_and_those_of_text_in_stretches():
         def init_stream(self):
             return ()
 
-    search = dataclasses.replace(search, task=Separate())
-    numbers = [
-        search._batches_of_several(data, epoch, index)(np.arange(2)[:, None])
-        for epoch, index in ((0, 0), (0, 2), (1, 0))
-    ]
-    assert np.ravel(numbers).tolist() == list(range(12))
+    assert np.ravel(numbers(Separate())).tolist() == list(range(12))
 
 
 @pytest.mark.parametrize("count", COUNTS)

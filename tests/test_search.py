@@ -267,9 +267,9 @@ def test_a_step_that_is_not_finite_is_left_out_and_counted(what):
             state = search.train_child(state, data, np.int32(0), np.int32(index))
             if index == 1:
                 states.append(jax.device_get(state.shared.params))
-                assert int(state.skipped_in_row) == (task.__class__ is Broken)
-        assert int(state.skipped) == (task.__class__ is Broken)
-        assert int(state.skipped_in_row) == 0  # The next step was sound.
+                assert int(state.skipped.in_row) == (task.__class__ is Broken)
+        assert int(state.skipped.of_epoch) == (task.__class__ is Broken)
+        assert int(state.skipped.in_row) == 0  # The next step was sound.
         for leaf in jax.tree.leaves(state.shared):
             assert np.all(np.isfinite(leaf))
     sound, broken = states
@@ -284,11 +284,11 @@ def test_skipped_steps_in_a_row_are_counted_over_children():
     state = search.init(jax.random.key(0))
     before = jax.device_get(state.shared.params)
     state = run_epoch(search, state, bad, 0)
-    assert int(state.skipped_in_row) == int(state.skipped) == CHILDREN * BATCHES
+    assert jax.device_get(state.skipped) == (CHILDREN * BATCHES,) * 2
     for name, value in before.items():
         np.testing.assert_array_equal(state.shared.params[name], value)
     state = run_epoch(search, state, data, 1)
-    assert int(state.skipped) == int(state.skipped_in_row) == 0
+    assert jax.device_get(state.skipped) == (0, 0)
 
 
 def test_measured_numbers_are_those_of_the_epoch():

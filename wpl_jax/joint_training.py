@@ -16,16 +16,22 @@ import optax
 from wpl_jax.parallel import Devices
 from wpl_jax.supernet import add_rows, gather, mask
 from wpl_jax.tasks.task import Data, Task
-from wpl_jax.training import Step, gradient_of_batch
+from wpl_jax.training import (
+    Skipped,
+    Step,
+    Trainee,
+    gradient_of_batch,
+    mean_of_finite,
+)
 
 
 class Child(NamedTuple):
     """One of the children that are trained together; of several, arrays of all."""
 
     architecture: jax.Array  # int32[num_decisions]
-    stream: Any  # of its own
-    step: jax.Array  # int32[]; number of its training batch
+    step: jax.Array  # int32[]; number of its training batch, or of what there is of it
     key: jax.Array
+    stream: Any = ()  # of its own
 
 
 def mean_over_children(
@@ -66,15 +72,83 @@ def mean_over_children(
     return mean, jax.tree.map(lambda n: n > 0, count), beside
 
 
+def batches_of_several(
+    task: Task, data: Data, done: jax.Array, together: int
+) -> tuple[jax.Array, int]:
+    """The numbers of batches that children take when they are trained together.
+
+    Where batches follow each other, as those of a text do, each child goes on where
+    the one in its place before has stopped, in its own stretch of them.
+
+    Args:
+      task: Whose batches they are.
+      data: Of the task.
+      done: How many each place has had, ``int32[]``.
+      together: How many children there are.
+
+    Returns:
+      The first of each, ``int32[together]``, and how far it is to the next.
+    """
+    places = jnp.arange(together)
+    if not jax.tree.leaves(task.init_stream()):
+        return done * together + places, together
+    return places * (task.num_batches(data, "train") // together) + done, 1
+
+
+def train_together(
+    task: Task,
+    transform: optax.GradientTransformationExtraArgs,
+    trainee: Trainee,
+    skipped: Skipped,
+    children: Child,
+    data: Data,
+    batches: int,
+    stride: int,
+    devices: Devices,
+) -> tuple[Trainee, Skipped, jax.Array]:
+    """Steps of several children, on one batch of each after the other.
+
+    Args:
+      task: Whose loss is minimised.
+      transform: The optimizer.
+      trainee: The shared parameters, their optimizer state and a stream a child.
+      skipped: Steps before these.
+      children: Each with its first batch, and the key of all of its steps.
+      data: Of the task.
+      batches: How many each takes.
+      stride: How far it is from a batch of a child to its next.
+      devices: Among which the children are divided.
+
+    Returns:
+      The trainee and the skipped steps after it, and the mean nats of each child's
+      batches on which they were finite.
+    """
+
+    def step(carry, i):
+        trainee, skipped = carry
+        now = children._replace(
+            step=children.step + i * stride,
+            key=jax.vmap(jax.random.fold_in, (0, None))(children.key, i),
+        )
+        trainee, (nats, sound) = joint_step(
+            task, transform, trainee, now, data, devices
+        )
+        return (trainee, skipped.after(sound)), nats
+
+    (trainee, skipped), nats = jax.lax.scan(
+        step, (trainee, skipped), jnp.arange(batches)
+    )
+    return trainee, skipped, mean_of_finite(nats)
+
+
 def joint_step(
     task: Task,
     transform: optax.GradientTransformationExtraArgs,
-    shared: Any,
-    opt_state: optax.OptState,
+    trainee: Trainee,
     children: Child,
     data: Data,
     devices: Devices,
-) -> tuple[Any, optax.OptState, Any, Step]:
+) -> tuple[Trainee, Step]:
     """A step of several children at once, each on a batch of its own.
 
     What none of them uses stays as it is, with all that the optimizer remembers of
@@ -83,16 +157,15 @@ def joint_step(
     Args:
       task: Whose loss is minimised.
       transform: The optimizer.
-      shared: The shared parameters.
-      opt_state: Of all of them.
+      trainee: The shared parameters, their optimizer state and a stream a child.
       children: Those that take the step.
       data: Of the task.
       devices: Among which the children are divided.
 
     Returns:
-      The shared parameters, the optimizer's state and the children's streams after
-      the step, and what is told of each child's.
+      The trainee after the step, and what is told of each child's.
     """
+    shared, opt_state, streams = trainee
 
     def gradient_of(params, child):
         gradient, stream, nats, sound = gradient_of_batch(
@@ -106,8 +179,12 @@ def joint_step(
         )
         return gradient, sound, (stream, Step(nats, sound))
 
-    gradient, used, (streams, told) = mean_over_children(
-        shared, task.space.rows, gradient_of, children, devices
+    gradient, used, (new_streams, told) = mean_over_children(
+        shared,
+        task.space.rows,
+        gradient_of,
+        children._replace(stream=streams),
+        devices,
     )
     # Masked: the penalty's pull on what is not used would count as a gradient's norm.
     updates, new_state = optax.with_extra_args_support(transform).update(
@@ -133,5 +210,5 @@ def joint_step(
     def where_sound(new, old):
         return jnp.where(told.sound.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
 
-    streams = jax.tree.map(where_sound, streams, children.stream)
-    return shared, opt_state, streams, told
+    streams = jax.tree.map(where_sound, new_streams, streams)
+    return Trainee(shared, opt_state, streams), told

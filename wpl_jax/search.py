@@ -18,7 +18,7 @@ from a saved state takes the same path.
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,108 +28,22 @@ from jax.typing import ArrayLike
 
 from wpl_jax.compiled import compiled
 from wpl_jax.evaluator import Evaluator
-from wpl_jax.forgetting import Forgetting, forgetting
-from wpl_jax.joint_training import Child, joint_step, mean_over_children
+from wpl_jax.forgetting import forgetting
+from wpl_jax.joint_training import (
+    Child,
+    batches_of_several,
+    mean_over_children,
+    train_together,
+)
+from wpl_jax.learner import Learner
 from wpl_jax.optimizers import Sgd
 from wpl_jax.parallel import ONE, Devices
 from wpl_jax.protection import Protection, Trained
+from wpl_jax.search_state import Epoch, Measured, Selection, Shared, State, key_for
 from wpl_jax.strategies import Strategy
-from wpl_jax.strategies.strategy import Learned
 from wpl_jax.supernet import ALL, gather, present, scatter
 from wpl_jax.tasks import Data, Evaluation, Task, ranking
-from wpl_jax.training import Trainee, train_step
-
-
-class Shared(NamedTuple):
-    """What the children share; each is a set of rows of every part."""
-
-    params: Any  # the shared parameters
-    opt_state: optax.OptState  # with the penalty's anchor and Fisher
-    memory: Any  # of the protection: the running average of the Fisher
-
-
-class State(NamedTuple):
-    """All that a search is, between two calls."""
-
-    key: jax.Array  # of all randomness, with the position in the search
-    shared: Shared
-    strategy: Any  # what the strategy has learned
-    stream: Any  # what the last batch left for the next
-    rate_scale: jax.Array  # float32[]; halved when a search has to go back
-    skipped: jax.Array  # int32[]; steps of this epoch that were not finite
-    skipped_in_row: jax.Array  # int32[]; of them the last ones
-    epoch: "Epoch"
-    selection: "Selection"
-
-
-class Epoch(NamedTuple):
-    """What an epoch has seen so far."""
-
-    architectures: jax.Array  # int32[children, decisions]
-    train_nats: jax.Array  # float32[children]; mean over the batches trained on
-    err1: Evaluation  # of float32[children]; after its own training
-    err2: Evaluation  # of float32[children]; at the end of the epoch
-    reward: jax.Array  # float32[]; mean over the strategy's steps
-    entropy: jax.Array  # float32[]; the same of the entropy of its proposals
-
-
-class Selection(NamedTuple):
-    """What is known of the candidates for the best architecture, at the end."""
-
-    architectures: jax.Array  # int32[proposed, decisions]
-    screened: Evaluation  # of float32[proposed]; on a few validation batches
-    kept: jax.Array  # int32[keep]; the best of them, the very best first
-    judged: Evaluation  # of float32[keep]; on the whole validation set
-
-
-class Measured(NamedTuple):
-    """An epoch in numbers."""
-
-    nats: Forgetting  # err2 - err1 in nats
-    error: Forgetting  # the same in the task's error
-    err1: jax.Array  # float32[children]; nats
-    err2: jax.Array  # float32[children]; nats
-    child_error: jax.Array  # float32[]; mean error of the children, as err2
-    train_nats: jax.Array  # float32[]
-    child_reward: jax.Array  # float32[]; mean reward of the epoch's children, by err2
-    reward: jax.Array  # float32[]; mean over the strategy's steps, nan without any
-    entropy: jax.Array  # float32[]; nats, the same
-    best: jax.Array  # int32[decisions]; the epoch's child of lowest err2
-    alpha: jax.Array  # float32[]; 0 before children leave a Fisher
-    rate: jax.Array  # float32[]
-    skipped: jax.Array  # int32[]
-
-
-@dataclasses.dataclass(frozen=True)
-class Learner:
-    """Lets a strategy learn from rewards, whatever protects the parameters."""
-
-    task: Task
-    strategy: Strategy
-    devices: Devices = ONE
-
-    @compiled(donate_argnames="state", static_argnames="steps")
-    def learn(
-        self,
-        state: Any,
-        params: Any,
-        data: Data,
-        key: jax.Array,
-        epoch: jax.Array,
-        first: jax.Array,
-        steps: int,
-    ) -> tuple[Any, Learned]:
-        """Some of the steps of an epoch, from ``first`` on."""
-
-        def rewards(keys, architectures, step):
-            del step
-            evaluator = Evaluator(self.task, self.devices)
-            return evaluator.rewards(params, architectures, data, keys)
-
-        key = _fold(key, "learn", epoch)
-        learned = self.strategy.learn(state, key, rewards, first, steps)
-        # What is drawn from a strategy must be the same on all devices.
-        return self.devices.every.first(learned)
+from wpl_jax.training import Skipped, Trainee, train_batches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +93,7 @@ class Search:
     @compiled()
     def init(self, key: jax.Array) -> State:
         """The state before the first epoch; all randomness comes from the key."""
-        params = self.task.space.init(_fold(key, "params"))
+        params = self.task.space.init(key_for(key, "params"))
         decisions = len(self.task.space.decisions)
         proposed, keep = self.strategy.candidates.proposed, self.num_judged
         return State(
@@ -187,11 +101,10 @@ class Search:
             shared=Shared(
                 params, self._transform(0).init(params), self.protection.init(params)
             ),
-            strategy=self.strategy.init(_fold(key, "strategy")),
+            strategy=self.strategy.init(key_for(key, "strategy")),
             stream=self._init_streams(),
             rate_scale=jnp.float32(1),
-            skipped=jnp.int32(0),
-            skipped_in_row=jnp.int32(0),
+            skipped=Skipped(of_epoch=jnp.int32(0), in_row=jnp.int32(0)),
             epoch=Epoch(
                 architectures=jnp.zeros((self.children, decisions), jnp.int32),
                 train_nats=jnp.zeros(self.children),
@@ -221,7 +134,7 @@ class Search:
         return state._replace(
             shared=Shared(params, opt_state, memory),
             strategy=self.strategy.begin_epoch(state.strategy),
-            skipped=jnp.zeros_like(state.skipped),
+            skipped=state.skipped._replace(of_epoch=jnp.int32(0)),
             epoch=jax.tree.map(jnp.zeros_like, state.epoch),
         )
 
@@ -250,17 +163,29 @@ class Search:
     def _train_one(self, state, data, epoch, index):
         """On the child's own parameters, at a child's cost."""
         architecture = self.strategy.propose(
-            state.strategy, _fold(state.key, "propose", epoch, index)
+            state.strategy, key_for(state.key, "propose", epoch, index)
         )
         rows = self.task.space.rows(architecture)
         rows_of_all = self._rows_of_all(state.shared, rows)
-        child = gather(state.shared, rows_of_all)
-        state, child, nats = self._train(state, child, architecture, data, epoch, index)
+        child, axis = gather(state.shared, rows_of_all), self.devices.batch
+        trainee, skipped, nats = train_batches(
+            self.task,
+            self._transform(epoch, state.rate_scale),
+            Trainee(child.params, child.opt_state, state.stream),
+            state.skipped,
+            architecture,
+            data,
+            # Epochs go on in the data where the one before ended.
+            (epoch * self.children + index) * self.batches,
+            self.batches,
+            key_for(state.key, "train", epoch, index),
+            axis,
+        )
+        child = child._replace(params=trainee.params, opt_state=trainee.opt_state)
         trained = Trained(child.params, architecture, epoch * self.children + index)
-        axis = self.devices.batch
 
         def find():
-            key = _fold(state.key, "fisher", epoch, index)
+            key = key_for(state.key, "fisher", epoch, index)
             found = self.protection.estimate(trained, self.task, data, key, axis)
             return found, present(child.params, rows)
 
@@ -268,83 +193,38 @@ class Search:
         seen = state.epoch
         return state._replace(
             shared=scatter(state.shared, rows_of_all, child),
+            stream=trainee.stream,
+            skipped=skipped,
             epoch=seen._replace(
                 architectures=seen.architectures.at[index].set(architecture),
                 train_nats=seen.train_nats.at[index].set(nats),
             ),
         )
 
-    def _train(self, state, child, architecture, data, epoch, index):
-        """Trains a child on its batches; steps that are not finite are left out."""
-        transform = self._transform(epoch, state.rate_scale)
-        key = _fold(state.key, "train", epoch, index)
-        # Epochs go on in the data where the one before ended.
-        first = (epoch * self.children + index) * self.batches
-
-        def step(carry, i):
-            trainee, skipped, in_row = carry
-            trainee, (nats, sound) = train_step(
-                self.task,
-                transform,
-                trainee,
-                architecture,
-                data,
-                first + i,
-                jax.random.fold_in(key, i),
-                self.devices.batch,
-            )
-            in_row = jnp.where(sound, 0, in_row + 1)
-            return (trainee, skipped + ~sound, in_row), nats
-
-        stream = self.devices.batch.share(state.stream)
-        trainee = Trainee(child.params, child.opt_state, stream)
-        carry = (trainee, state.skipped, state.skipped_in_row)
-        (trainee, skipped, in_row), nats = jax.lax.scan(
-            step, carry, jnp.arange(self.batches)
-        )
-        child = child._replace(params=trainee.params, opt_state=trainee.opt_state)
-        state = state._replace(
-            stream=self.devices.batch.join(trainee.stream),
-            skipped=skipped,
-            skipped_in_row=in_row,
-        )
-        return state, child, _mean_of_finite(nats)
-
     def _train_several(self, state, data, epoch, index):
         """On all shared parameters, each child on batches of its own."""
         numbers = index + jnp.arange(self.together)
-        keys = jax.vmap(lambda i: _fold(state.key, "propose", epoch, i))(numbers)
+
+        def keys(purpose):
+            return jax.vmap(lambda i: key_for(state.key, purpose, epoch, i))(numbers)
+
         propose = functools.partial(self.strategy.propose, state.strategy)
-        architectures = jax.vmap(propose)(keys)
-        keys = jax.vmap(lambda i: _fold(state.key, "train", epoch, i))(numbers)
-        numbers_of_batches = self._batches_of_several(data, epoch, index)
-        transform = self._transform(epoch, state.rate_scale)
-
-        def step(carry, i):
-            shared, streams, skipped, in_row = carry
-            children = Child(
-                architecture=architectures,
-                stream=streams,
-                step=numbers_of_batches(i),
-                key=jax.vmap(jax.random.fold_in, (0, None))(keys, i),
-            )
-            params, opt_state, streams, (nats, sound) = joint_step(
-                self.task,
-                transform,
-                shared.params,
-                shared.opt_state,
-                children,
-                data,
-                self.devices,
-            )
-            in_row = jnp.where(jnp.any(sound), 0, in_row + 1)
-            shared = shared._replace(params=params, opt_state=opt_state)
-            return (shared, streams, skipped + jnp.sum(~sound), in_row), nats
-
-        carry = (state.shared, state.stream, state.skipped, state.skipped_in_row)
-        (shared, streams, skipped, in_row), nats = jax.lax.scan(
-            step, carry, jnp.arange(self.batches)
+        architectures = jax.vmap(propose)(keys("propose"))
+        done = (epoch * self.children + index) // self.together * self.batches
+        first, stride = batches_of_several(self.task, data, done, self.together)
+        trainee, skipped, nats = train_together(
+            self.task,
+            self._transform(epoch, state.rate_scale),
+            Trainee(state.shared.params, state.shared.opt_state, state.stream),
+            state.skipped,
+            Child(architectures, first, keys("train")),
+            data,
+            self.batches,
+            stride,
+            self.devices,
         )
+        params, opt_state, stream = trainee
+        shared = state.shared._replace(params=params, opt_state=opt_state)
 
         def estimate(params, child):
             trained = Trained(
@@ -354,10 +234,9 @@ class Search:
             return found, jnp.isfinite(optax.tree.norm(found)), ()
 
         def find():
-            keys = jax.vmap(lambda i: _fold(state.key, "fisher", epoch, i))(numbers)
-            children = Child(architectures, (), numbers, keys)
+            children = Child(architectures, numbers, keys("fisher"))
             found, used, _ = mean_over_children(
-                shared.params, self.task.space.rows, estimate, children, self.devices
+                params, self.task.space.rows, estimate, children, self.devices
             )
             return found, used
 
@@ -365,27 +244,13 @@ class Search:
         seen = state.epoch
         return state._replace(
             shared=self._protect(shared, rows, epoch, find),
-            stream=streams,
+            stream=stream,
             skipped=skipped,
-            skipped_in_row=in_row,
             epoch=seen._replace(
                 architectures=_put(seen.architectures, index, architectures),
-                train_nats=_put(seen.train_nats, index, _mean_of_finite(nats)),
+                train_nats=_put(seen.train_nats, index, nats),
             ),
         )
-
-    def _batches_of_several(self, data, epoch, index):
-        """Numbers of the batches of a step, one for each child.
-
-        Where batches follow each other, as those of a text do, each child goes on where
-        the one in its place before has stopped, in its own stretch of them.
-        """
-        places = jnp.arange(self.together)
-        done = (epoch * self.children + index) // self.together * self.batches
-        if not jax.tree.leaves(self.task.init_stream()):
-            return lambda i: (done + i) * self.together + places
-        stretch = self.task.num_batches(data, "train") // self.together
-        return lambda i: places * stretch + done + i
 
     def _protect(self, shared, rows, epoch, find):
         """Lets the protection remember what was trained, from its first epoch on."""
@@ -452,14 +317,14 @@ class Search:
             best=seen.architectures[ranking(seen.err2)[0]],
             alpha=self.protection.active(epoch) * self.protection.alpha(epoch),
             rate=self.optimizer.rate(epoch) * state.rate_scale,
-            skipped=state.skipped,
+            skipped=state.skipped.of_epoch,
         )
 
     @compiled(donate_argnames="state")
     def propose(self, state: State) -> State:
         """Draws the candidates for the best, after the last epoch."""
         keys = jax.random.split(
-            _fold(state.key, "derive"), self.strategy.candidates.proposed
+            key_for(state.key, "derive"), self.strategy.candidates.proposed
         )
         propose = functools.partial(self.strategy.propose, state.strategy)
         return state._replace(
@@ -546,11 +411,6 @@ def _no_evaluations(count: int) -> Evaluation:
     return Evaluation(jnp.zeros(count), jnp.zeros(count))
 
 
-def _mean_of_finite(nats: jax.Array) -> jax.Array:
-    """Over the leading axis."""
-    return jnp.nanmean(jnp.where(jnp.isfinite(nats), nats, jnp.nan), 0)
-
-
 @jax.jit
 def _at(array: jax.Array, index: ArrayLike) -> jax.Array:
     return array[index]
@@ -570,14 +430,3 @@ def _put(tree: Any, first: ArrayLike, new: Any) -> Any:
         return jax.lax.dynamic_update_slice_in_dim(old, new, first, 0)
 
     return jax.tree.map(put, tree, new)
-
-
-_PURPOSES = ("params", "strategy", "propose", "train", "fisher", "learn", "derive")
-
-
-def _fold(key: jax.Array, purpose: str, *position: Any) -> jax.Array:
-    """A key for each purpose and each position in the search."""
-    key = jax.random.fold_in(key, _PURPOSES.index(purpose))
-    for number in position:
-        key = jax.random.fold_in(key, number)
-    return key

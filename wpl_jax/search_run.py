@@ -20,9 +20,10 @@ from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.forgetting import Forgetting
 from wpl_jax.resumable import Resumable, newest
 from wpl_jax.run_directory import finite, open_run, to_json, write_atomically
-from wpl_jax.search import Measured, Search, State
+from wpl_jax.search import Search
 from wpl_jax.search_config import Run, arm_names, expand, make_search
 from wpl_jax.search_report import REPORT_FILE, RESULTS_FILE
+from wpl_jax.search_state import Measured, State
 from wpl_jax.supernet import Space, architecture_from_json, architecture_to_json
 from wpl_jax.tasks import Data, Shelf, open_task, ranking
 
@@ -378,7 +379,7 @@ def _search(
         for number in job.calls():
             call, job.took = calls[number], _taken(search, calls, number)
             job.state = _advance(config, search, data, job.state, call)
-            if int(job.state.skipped_in_row) >= config.search.max_bad_steps:
+            if int(job.state.skipped.in_row) >= config.search.max_bad_steps:
                 _go_back(job, title, call)
                 continue
             if calls[number + job.took - 1].last:
@@ -386,13 +387,20 @@ def _search(
                 measured = jax.device_get(search.measure(job.state, epoch))
                 job.record(call.epoch, record(measured))
                 told = f", {describe(search, measured)}"
-            job.note = f"epoch {call.epoch + 1} {call.phase}{told}"
+            job.note = f"{_where(config, call)}{told}"
         _finish(search, job.state, folder, title)
+
+
+def _where(config: ConfigDict, call: Call) -> str:
+    """For who watches; what comes after the last epoch selects the best."""
+    if call.epoch == config.search.epochs:
+        return f"selection, {call.phase}"
+    return f"epoch {call.epoch + 1}, {call.phase}"
 
 
 def _go_back(job: Resumable, title: str, call: Call) -> None:
     """To the start of the epoch, with half the learning rate."""
-    bad, scale = int(job.state.skipped_in_row), job.state.rate_scale / 2
+    bad, scale = int(job.state.skipped.in_row), job.state.rate_scale / 2
     if scale < _LEAST_SCALE:
         raise UserError(
             f"{title}: {bad} steps in a row were not finite in epoch {call.epoch + 1}, "

@@ -18,11 +18,81 @@ class Trainee(NamedTuple):
     stream: Any  # what the last batch left for the next
 
 
+class Skipped(NamedTuple):
+    """How many steps were not finite, and were left out."""
+
+    of_epoch: jax.Array  # int32[]
+    in_row: jax.Array  # int32[]; the last ones, of whatever epoch
+
+    def after(self, sound: jax.Array) -> "Skipped":
+        """After a step of one child, or of several, ``bool[...]``."""
+        in_row = jnp.where(jnp.any(sound), 0, self.in_row + 1)
+        return Skipped(self.of_epoch + jnp.sum(~sound), in_row)
+
+
 class Step(NamedTuple):
     """What is told of a step."""
 
     nats: jax.Array  # float[]; of the batch
     sound: jax.Array  # bool[]; whether all was finite
+
+
+def train_batches(
+    task: Task,
+    transform: optax.GradientTransformationExtraArgs,
+    trainee: Trainee,
+    skipped: Skipped,
+    architecture: jax.Array,
+    data: Data,
+    first: jax.Array,
+    batches: int,
+    key: jax.Array,
+    axis: Axis = ALONE,
+) -> tuple[Trainee, Skipped, jax.Array]:
+    """Steps on one batch after the other.
+
+    Args:
+      task: Whose loss is minimised.
+      transform: The optimizer.
+      trainee: What is trained.
+      skipped: Steps before these.
+      architecture: ``int32[num_decisions]``.
+      data: Of the task.
+      first: Number of the first training batch, ``int32[]``.
+      batches: How many there are.
+      key: PRNG key of all steps.
+      axis: Devices that share each batch.
+
+    Returns:
+      The trainee and the skipped steps after it, and the mean nats of the batches
+      on which they were finite.
+    """
+
+    def step(carry, i):
+        trainee, skipped = carry
+        trainee, (nats, sound) = train_step(
+            task,
+            transform,
+            trainee,
+            architecture,
+            data,
+            first + i,
+            jax.random.fold_in(key, i),
+            axis,
+        )
+        return (trainee, skipped.after(sound)), nats
+
+    trainee = trainee._replace(stream=axis.share(trainee.stream))
+    (trainee, skipped), nats = jax.lax.scan(
+        step, (trainee, skipped), jnp.arange(batches)
+    )
+    trainee = trainee._replace(stream=axis.join(trainee.stream))
+    return trainee, skipped, mean_of_finite(nats)
+
+
+def mean_of_finite(nats: jax.Array) -> jax.Array:
+    """Over the leading axis."""
+    return jnp.nanmean(jnp.where(jnp.isfinite(nats), nats, jnp.nan), 0)
 
 
 def train_step(

@@ -1,0 +1,46 @@
+"""Strategies on the rewards of what they propose, with the shared parameters."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from wpl_jax.compiled import compiled
+from wpl_jax.evaluator import Evaluator
+from wpl_jax.parallel import ONE, Devices
+from wpl_jax.search_state import key_for
+from wpl_jax.strategies import Strategy
+from wpl_jax.strategies.strategy import Learned
+from wpl_jax.tasks import Data, Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Learner:
+    """Lets a strategy learn from rewards, whatever protects the parameters."""
+
+    task: Task
+    strategy: Strategy
+    devices: Devices = ONE
+
+    @compiled(donate_argnames="state", static_argnames="steps")
+    def learn(
+        self,
+        state: Any,
+        params: Any,
+        data: Data,
+        key: jax.Array,
+        epoch: jax.Array,
+        first: jax.Array,
+        steps: int,
+    ) -> tuple[Any, Learned]:
+        """Some of the steps of an epoch, from ``first`` on."""
+
+        def rewards(keys, architectures, step):
+            del step
+            evaluator = Evaluator(self.task, self.devices)
+            return evaluator.rewards(params, architectures, data, keys)
+
+        key = key_for(key, "learn", epoch)
+        learned = self.strategy.learn(state, key, rewards, first, steps)
+        # What is drawn from a strategy must be the same on all devices.
+        return self.devices.every.first(learned)

@@ -1,0 +1,80 @@
+"""What a search is between two calls, and what an epoch of it was."""
+
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from wpl_jax.forgetting import Forgetting
+from wpl_jax.tasks import Evaluation
+from wpl_jax.training import Skipped
+
+
+class Shared(NamedTuple):
+    """What the children share; each is a set of rows of every part."""
+
+    params: Any  # the shared parameters
+    opt_state: optax.OptState  # with the penalty's anchor and Fisher
+    memory: Any  # of the protection: the running average of the Fisher
+
+
+class State(NamedTuple):
+    """All that a search is, between two calls."""
+
+    key: jax.Array  # of all randomness, with the position in the search
+    shared: Shared
+    strategy: Any  # what the strategy has learned
+    stream: Any  # what the last batch left for the next
+    rate_scale: jax.Array  # float32[]; halved when a search has to go back
+    skipped: Skipped
+    epoch: "Epoch"
+    selection: "Selection"
+
+
+class Epoch(NamedTuple):
+    """What an epoch has seen so far."""
+
+    architectures: jax.Array  # int32[children, decisions]
+    train_nats: jax.Array  # float32[children]; mean over the batches trained on
+    err1: Evaluation  # of float32[children]; after its own training
+    err2: Evaluation  # of float32[children]; at the end of the epoch
+    reward: jax.Array  # float32[]; mean over the strategy's steps
+    entropy: jax.Array  # float32[]; the same of the entropy of its proposals
+
+
+class Selection(NamedTuple):
+    """What is known of the candidates for the best architecture, at the end."""
+
+    architectures: jax.Array  # int32[proposed, decisions]
+    screened: Evaluation  # of float32[proposed]; on a few validation batches
+    kept: jax.Array  # int32[keep]; the best of them, the very best first
+    judged: Evaluation  # of float32[keep]; on the whole validation set
+
+
+class Measured(NamedTuple):
+    """An epoch in numbers."""
+
+    nats: Forgetting  # err2 - err1 in nats
+    error: Forgetting  # the same in the task's error
+    err1: jax.Array  # float32[children]; nats
+    err2: jax.Array  # float32[children]; nats
+    child_error: jax.Array  # float32[]; mean error of the children, as err2
+    train_nats: jax.Array  # float32[]
+    child_reward: jax.Array  # float32[]; mean reward of the epoch's children, by err2
+    reward: jax.Array  # float32[]; mean over the strategy's steps, nan without any
+    entropy: jax.Array  # float32[]; nats, the same
+    best: jax.Array  # int32[decisions]; the epoch's child of lowest err2
+    alpha: jax.Array  # float32[]; 0 before children leave a Fisher
+    rate: jax.Array  # float32[]
+    skipped: jax.Array  # int32[]
+
+
+_PURPOSES = ("params", "strategy", "propose", "train", "fisher", "learn", "derive")
+
+
+def key_for(key: jax.Array, purpose: str, *position: Any) -> jax.Array:
+    """A key for each purpose and each position in the search."""
+    key = jax.random.fold_in(key, _PURPOSES.index(purpose))
+    for number in position:
+        key = jax.random.fold_in(key, number)
+    return key
