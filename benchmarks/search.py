@@ -14,7 +14,7 @@ decoder and 25 times the cell.
 import functools
 import importlib.util
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -45,9 +45,11 @@ PYTORCH = {
 }
 
 
-def rows(sizes: tuple[int, ...] = (200, 1000)) -> list[dict]:
+def rows(sizes: tuple[int, ...] = (200, 1000)) -> Iterator[dict]:
     """The benchmark's figures."""
-    return [_peak(), *(row for hidden in sizes for row in _rows_of(hidden))]
+    yield _peak()
+    for hidden in sizes:
+        yield from _rows_of(hidden)
 
 
 def _peak() -> dict:

@@ -31,7 +31,7 @@ def test_a_step_on_text(monkeypatch):
     for name, value in (("WORDS", 50), ("BATCH", 4), ("LENGTH", 3)):
         monkeypatch.setattr(search, name, value)
     monkeypatch.setattr(search, "PYTORCH", {8: search.PYTORCH[200]})
-    rows = search.rows((8,))
+    rows = list(search.rows((8,)))
     assert_figures(rows)
     steps = [row for row in rows if row["benchmark"] == "search step, hidden 8"]
     assert ["WPL" in row["figure"] for row in steps] == [True, False]
