@@ -20,13 +20,9 @@ def interleaved_seconds(
 ) -> dict[str, list[float]]:
     """Seconds of each function, taken in turns so that load falls on all.
 
-    Each is called twice in its turn, and the second call is timed: one that needs more
-    memory than the call before it, of another function, waits for the system to find
-    it. On a virtual machine 1.3 GB more took 1.7 seconds longer than they do again.
-
     Args:
       functions: Calls that return arrays; compiled in a first, untimed call.
-      rounds: How often each is timed.
+      rounds: How often each is called.
 
     Returns:
       By name, the seconds of each round.
@@ -36,7 +32,6 @@ def interleaved_seconds(
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
-            jax.block_until_ready(function())
             start = time.perf_counter()
             jax.block_until_ready(function())
             seconds[name].append(time.perf_counter() - start)
