@@ -20,6 +20,8 @@ from test_cell_graph import (
     windows,
 )
 
+from wpl_jax.parallel import Devices
+from wpl_jax.spaces import micro_cell
 from wpl_jax.spaces.cell_graph import (
     EPSILON,
     OPERATIONS,
@@ -317,6 +319,58 @@ def test_its_gradients_are_those_of_the_documented_network(seed):
 
 
 # Which parameters are a child's.
+
+
+SHARING = MicroCell((8, 8, 2), 3, num_nodes=1, filters=4, layers=3, auxiliary=True)
+
+
+def train_on(count):
+    """Scores, moments and gradients of a network that devices share the batch of."""
+    devices = Devices(count)
+
+    @devices.compile
+    def run(params, architecture, images, gradients, key):
+        axis = devices.batch
+        noise = Noise(key, dropout=0.5, drop_path=0.5)
+
+        def total(params):
+            child = gather(params, SHARING.rows(architecture))
+            found = SHARING.apply(
+                child, architecture, axis.share(images), noise=noise, axis=axis
+            )
+            scores = jnp.stack([found.logits, found.auxiliary], 1)
+            return jnp.sum(scores * axis.share(gradients)), (scores, found.moments)
+
+        gradient, (scores, moments) = jax.grad(total, has_aux=True)(params)
+        return axis.join(scores), moments, axis.sum(gradient)
+
+    gradients = np.random.default_rng(0).normal(size=(16, 2, 3)).astype(np.float32)
+    arguments = (
+        random_params(SHARING, 0),
+        of_one_node((0, 1), ("separable_3x3", "max_3x3")),
+        random_images(SHARING, len(gradients)),
+        gradients,
+        jax.random.key(0),
+    )
+    return jax.device_get(run(*devices.replicate(arguments)))
+
+
+def test_devices_that_share_a_batch_make_the_same_of_it(monkeypatch):
+    def cells(inputs, weights, wiring, kept, moments, axis):
+        """The cells have a test of their own, and take their time to compile."""
+        factor = jnp.mean(kept, (0, 1, 2))[:, None, None, None]
+        return (inputs[0] * factor + inputs[1], inputs[0] - inputs[1] * factor), ()
+
+    monkeypatch.setattr(micro_cell, "run_cells", cells)
+    scores, moments, gradient = train_on(2)
+    wanted_scores, wanted_moments, wanted_gradient = train_on(1)
+    assert_close(scores, wanted_scores)
+    assert_same_moments(moments, wanted_moments)
+    jax.tree.map(assert_close, gradient, wanted_gradient)
+    for stage in map("stage_{}".format, range(3)):
+        gradient[stage].pop("cells")
+    for part in jax.tree.leaves(gradient):
+        assert np.any(part)
 
 
 @jax.jit
