@@ -1,8 +1,9 @@
 """What a step of the search on images takes, of time and memory, and its operations.
 
-A step is measured as it runs, as a share of the compiled training of a child; beside it
-the same child written out by hand: its architecture in Python, its weights in arrays of
-their own, the same operations, plain autodiff. The children are random.
+A step is measured as it runs, as a share of the compiled training of a child, what is
+done once for all its steps included; beside it the same child written out by hand: its
+architecture in Python, its weights in arrays of their own, the same operations, plain
+autodiff. The children are random.
 
 Expected before measuring, for 32 images of 32x32 with 20 filters: a separable 3x3
 convolution, applied twice, is 2 * 32 * 1024 * 20 * (9 + 20) * 2 = 76 MFLOP forward and
@@ -37,6 +38,7 @@ from wpl_jax.supernet import gather, random_architecture
 from wpl_jax.tasks.image_classification import Data, ImageClassification, Images
 
 SIZE, FILTERS, LAYERS, BATCH, CLASSES = 32, 20, 6, 32, 10
+STEPS = 5  # in a call
 # Random children and their batches; the last is the batch of the paper's configuration.
 CHILDREN = ((0, BATCH), (1, BATCH), (2, BATCH), (0, 160))
 
@@ -103,27 +105,26 @@ def _child(number: int, batch: int) -> list[dict]:
     space = MicroCell((SIZE, SIZE, 3), CLASSES, filters=FILTERS, layers=LAYERS)
     architecture = random_architecture(jax.random.key(number), space.decisions)
     data = _data(batch)
-    calls, memory = {}, {}
-    for name in ("wpl", "none", "static"):
-        for steps in measure.STEPS:
-            if name == "static":
-                call, program = _static(space, architecture, steps, data, batch)
-            else:
-                call, program = _searching(
-                    space, architecture, name, steps, data, batch
-                )
-            calls[f"{name} {steps}"] = call
-            memory[name] = program.memory_analysis().temp_size_in_bytes
-    seconds = measure.interleaved_seconds(calls, rounds=5)
-    step = functools.partial(measure.seconds_of_a_step, seconds)
+    programs = {
+        "wpl": _searching(space, architecture, "wpl", data, batch),
+        "none": _searching(space, architecture, "none", data, batch),
+        "static": _static(space, architecture, data, batch),
+    }
+    seconds = measure.interleaved_seconds(
+        {name: call for name, (call, _) in programs.items()}, rounds=9
+    )
+    memory = {
+        name: program.memory_analysis().temp_size_in_bytes
+        for name, (_, program) in programs.items()
+    }
     arms = (("wpl", "with WPL"), ("none", "without a penalty"))
     child = f"child {number + 1}, batch {batch}"
     return [
         {
             "benchmark": f"search step on images, {child}",
             "figure": f"{label} / the same child written statically",
-            **measure.ratio(step(name), step("static")),
-            "seconds": statistics.median(step(name)),
+            **measure.ratio(seconds[name], seconds["static"]),
+            "seconds": statistics.median(seconds[name]) / STEPS,
         }
         for name, label in arms
     ] + [
@@ -149,7 +150,7 @@ def _data(batch: int) -> Data:
     return Data(*splits, jnp.full(3, 128.0), jnp.full(3, 74.0))
 
 
-def _searching(space, architecture, penalty, steps, data, batch):
+def _searching(space, architecture, penalty, data, batch):
     """The search's training of a child, with a strategy that proposes always it."""
     config = enas_cnn_cifar10.get_config()
     config.penalty.name = penalty
@@ -160,7 +161,7 @@ def _searching(space, architecture, penalty, steps, data, batch):
         make_protection(config),
         make_sgd(config),
         children=1,
-        batches=steps,
+        batches=STEPS,
         eval_batches=1,
     )
     # A copy: a call takes over the arrays of the state that it is given.
@@ -193,7 +194,7 @@ class _Always:
         return state
 
 
-def _static(space, architecture, steps, data, batch):
+def _static(space, architecture, data, batch):
     """The child as one would write it alone, trained by the same optimizer."""
     params = gather(space.init(jax.random.key(0)), space.rows(architecture))
     chosen = np.asarray(architecture).reshape(2, space.num_nodes, 2, 2)
@@ -219,7 +220,7 @@ def _static(space, architecture, steps, data, batch):
     @jax.jit
     def train(params):
         carry = params, optimizer.init(params)
-        return jax.lax.scan(step, carry, jnp.arange(steps))[0]
+        return jax.lax.scan(step, carry, jnp.arange(STEPS))[0]
 
     program = train.lower(params).compile()
     return lambda: program(params), program

@@ -2,10 +2,10 @@
 
 python -m benchmarks.run [--only=fisher] [--output=FILE.json]
 
-On Linux memory comes in huge pages, where the system lends them to who asks (`madvise`
-in /sys/kernel/mm/transparent_hugepage/enabled). In small ones a call of 2.6 GB has
-630,000 to wait for, and how long changes from call to call: from 1.1 to 2.8 seconds on
-a virtual machine, as much as the step whose time is the difference of two calls.
+With glibc the process keeps the memory that it frees, and takes it in huge pages. Else
+large arrays are fresh memory in every call, and what they wait for is the system: for
+the 2.6 GB of one call on a virtual machine, whose host takes back what is free, from 1
+to 3 seconds, and as long as some steps of training.
 """
 
 import json
@@ -45,15 +45,18 @@ _ONLY = flags.DEFINE_multi_enum(
 _OUTPUT = flags.DEFINE_string("output", "", "File for the figures as JSON.")
 
 
-_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+_MEMORY = {
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1"
+    ":glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1000000000000"
+}
 
 
 def main(argv: list[str]) -> None:
     """Runs what was asked for."""
     del argv
-    if not _PAGES.keys() & os.environ.keys():  # Read when a process begins.
+    if not _MEMORY.keys() & os.environ.keys():  # Read when a process begins.
         command = [sys.executable, "-m", "benchmarks.run", *sys.argv[1:]]
-        os.execve(sys.executable, command, os.environ | _PAGES)
+        os.execve(sys.executable, command, os.environ | _MEMORY)
     machine = {
         "backend": jax.default_backend(),
         "device": jax.devices()[0].device_kind,

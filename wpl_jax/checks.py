@@ -23,6 +23,16 @@ def check_range(name: str, value: Any, low: float, high: float, expected: str) -
         raise ValueError(f"{name} must be {expected}, got {value}.")
 
 
+def check_whole(name: str, value: Any) -> None:
+    """Checks a size.
+
+    Raises:
+      ValueError: If it is anything but a whole number above 0.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be a whole number above 0, got {value!r}")
+
+
 def example_shape(examples: Any) -> Any:
     """Shapes and dtypes of one example, from a tree with a leading axis of them."""
     # By indexing, and not from shape and dtype: numpy's may be wider than JAX's.

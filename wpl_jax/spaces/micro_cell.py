@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from wpl_jax.checks import check_whole
 from wpl_jax.parallel import ALONE, Axis
 from wpl_jax.spaces.cell_graph import (
     CONVOLUTIONS,
@@ -89,11 +90,7 @@ class MicroCell:
     def __post_init__(self) -> None:
         """Checks the settings."""
         for name in ("num_nodes", "filters", "layers", "num_classes"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(
-                    f"{name} must be a whole number above 0, got {value!r}"
-                )
+            check_whole(name, getattr(self, name))
         if self.layers % STAGES:
             raise ValueError(f"layers must be a multiple of 3, got {self.layers}")
         if self.filters % 2:

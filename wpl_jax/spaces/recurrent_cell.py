@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wpl_jax.checks import LARGEST, SMALLEST, check_range
+from wpl_jax.checks import LARGEST, SMALLEST, check_range, check_whole
 from wpl_jax.parallel import ALONE, Axis
 from wpl_jax.spaces.highway_scan import (
     ACTIVATIONS,
@@ -76,11 +76,7 @@ class RecurrentCell:
     def __post_init__(self) -> None:
         """Checks the settings."""
         for name in ("vocabulary_size", "hidden", "num_nodes"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"{name} must be a whole number above 0, got {value!r}"
-                )
+            check_whole(name, getattr(self, name))
         for name, known in (
             ("output", ("leaves", "all")),
             ("carry", ("output", "last")),
