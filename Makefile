@@ -23,7 +23,7 @@ lint: $(VENV)/installed
 	$(RUN) -m mypy
 
 bench: $(VENV)/installed
-	$(RUN) -m benchmarks.run
+	$(RUN) -m benchmarks.run --output=runs/bench.json
 
 clean:
 	rm -rf $(VENV)

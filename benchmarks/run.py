@@ -57,6 +57,9 @@ def main(argv: list[str]) -> None:
     if not _MEMORY.keys() & os.environ.keys():  # Read when a process begins.
         command = [sys.executable, "-m", "benchmarks.run", *sys.argv[1:]]
         os.execve(sys.executable, command, os.environ | _MEMORY)
+    output = Path(_OUTPUT.value) if _OUTPUT.value else None
+    if output:
+        output.parent.mkdir(parents=True, exist_ok=True)
     machine = {
         "backend": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
@@ -73,9 +76,9 @@ def main(argv: list[str]) -> None:
             line = f"{row['benchmark']:36} {row['figure']:58} {row['ratio']:8.2f}"
             print(f"{line}  {spread}", flush=True)
             rows.append(row)
-    if _OUTPUT.value:
-        text = json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n"
-        Path(_OUTPUT.value).write_text(text, encoding="utf-8")
+            if output:  # Each time: it takes an hour, which may end before it is over.
+                text = json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n"
+                output.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -310,8 +310,8 @@ def text_on_one(estimator, together=1):
 @pytest.mark.parametrize(
     ("count", "estimator"),
     [
-        (8, "batch"),
-        pytest.param(2, "batch", marks=pytest.mark.slow),
+        (2, "batch"),
+        pytest.param(8, "batch", marks=pytest.mark.slow),
         pytest.param(2, "per_example", marks=pytest.mark.slow),
     ],
 )
