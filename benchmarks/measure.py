@@ -20,9 +20,13 @@ def interleaved_seconds(
 ) -> dict[str, list[float]]:
     """Seconds of each function, taken in turns so that load falls on all.
 
+    In its turn each is called twice, and the second call is timed. The first finds its
+    memory: what other functions have given back the host of a virtual machine may have
+    taken, and one that needs more than they do waits for it, up to seconds.
+
     Args:
       functions: Calls that return arrays; compiled in a first, untimed call.
-      rounds: How often each is called.
+      rounds: How often each is timed.
 
     Returns:
       By name, the seconds of each round.
@@ -32,6 +36,7 @@ def interleaved_seconds(
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
+            jax.block_until_ready(function())
             start = time.perf_counter()
             jax.block_until_ready(function())
             seconds[name].append(time.perf_counter() - start)

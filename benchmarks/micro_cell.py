@@ -111,7 +111,7 @@ def _child(number: int, batch: int) -> list[dict]:
         "static": _static(space, architecture, data, batch),
     }
     seconds = measure.interleaved_seconds(
-        {name: call for name, (call, _) in programs.items()}, rounds=9
+        {name: call for name, (call, _) in programs.items()}, rounds=7
     )
     memory = {
         name: program.memory_analysis().temp_size_in_bytes
