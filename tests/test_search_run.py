@@ -175,6 +175,9 @@ def test_too_many_bad_steps_go_back_with_half_the_rate(
     )
     assert "learning rate times 0.5" in said
     assert "learning rate times 0.25" in said
+    # What is told last is no epoch more.
+    assert "selection, judge" in said
+    assert "epoch 4" not in said
     lines = records(tmp_path / "run" / "searches" / "wpl-seed0")
     assert [line["step"] for line in lines] == [0, 1, 2]
     assert lines[0]["rate"] == pytest.approx(0.05)

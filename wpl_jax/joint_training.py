@@ -29,7 +29,7 @@ class Child(NamedTuple):
     """One of the children that are trained together; of several, arrays of all."""
 
     architecture: jax.Array  # int32[num_decisions]
-    step: jax.Array  # int32[]; number of its training batch, or of what there is of it
+    step: jax.Array  # int32[]; number of its training batch, or its own in the epoch
     key: jax.Array
     stream: Any = ()  # of its own
 
