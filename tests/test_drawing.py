@@ -6,6 +6,7 @@ import subprocess
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from wpl_jax.drawing import animate, draw, layout, to_dot
@@ -146,14 +147,24 @@ def test_each_node_is_one_text_at_its_place(graph, ax):
         assert bottom < y < top
 
 
-def test_each_edge_is_an_arrow_between_its_nodes(ax):
+@pytest.mark.parametrize("dpi", [50, 200])
+def test_each_edge_is_an_arrow_from_border_to_border(dpi):
     graph = random_graphs()[-1]
+    figure = new_figure(8, 3)
+    ax = figure.subplots()
     draw(graph, ax)
-    places = layout(graph)
-    arrows = [text for text in ax.texts if not text.get_text()]
-    assert sorted((arrow.xyann, arrow.xy) for arrow in arrows) == sorted(
-        (places[start], places[end]) for start, end, _ in graph.edges
-    )
+    figure.dpi = dpi  # Another than it was drawn for, as when it is saved.
+    FigureCanvasAgg(figure).draw()
+    boxes = {text.get_text(): text.get_bbox_patch() for text in ax.texts}
+    near = dpi / 20  # pixels
+    for arrow, edge in zip(ax.patches, graph.edges, strict=True):
+        points = ax.transData.transform(arrow.get_path().vertices)
+        # Last is the head: one corner, the tip, the other, and where it closes.
+        for name, point in zip(edge, (points[0], points[-3]), strict=False):
+            box = boxes[graph.nodes[name]]
+            box = box.get_path().get_extents(box.get_transform())
+            assert box.padded(near).contains(*point)
+            assert not box.padded(-near).contains(*point)
 
 
 def test_edges_may_have_labels(ax):

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.axes import Axes
+from matplotlib.patches import FancyArrowPatch
+from matplotlib.text import Text
 
 from wpl_jax.report import COLORS, new_figure
 from wpl_jax.supernet import Graph
@@ -55,35 +57,42 @@ def height(graph: Graph) -> float:
     return 2.5 + 0.5 * (max(rows) - min(rows))
 
 
+class _Edge(FancyArrowPatch):
+    """From the border of one node's box to that of another's, and behind them all."""
+
+    def __init__(self, start: Text, end: Text, **style):
+        super().__init__(
+            start.get_position(),
+            end.get_position(),
+            patchA=start.get_bbox_patch(),
+            patchB=end.get_bbox_patch(),
+            arrowstyle="-|>",
+            shrinkA=0,
+            shrinkB=1,
+            mutation_scale=10,
+            color="#888888",
+            **style,
+        )
+        self._nodes = start, end
+
+    def draw(self, renderer):
+        """Draws it; the boxes, drawn later, have their places with the renderer."""
+        for node in self._nodes:
+            node.update_bbox_position_size(renderer)
+        super().draw(renderer)
+
+
 def draw(graph: Graph, ax: Axes) -> None:
     """Draws the graph with matplotlib alone."""
     places = layout(graph)
     ax.clear()
     ax.axis("off")
-    for start, end, label in graph.edges:
-        (x0, y0), (x1, y1) = places[start], places[end]
-        # An edge that skips columns goes around the nodes in between.
-        bend = 0.0 if x1 - x0 == 1 else 0.25 + 0.03 * (x1 - x0)
-        style = f"arc3,rad={bend}"
-        ax.annotate(
-            "",
-            (x1, y1),
-            (x0, y0),
-            arrowprops={
-                "arrowstyle": "-|>",
-                "connectionstyle": style,
-                "color": "#888888",
-                "shrinkA": 24,
-                "shrinkB": 26,
-            },
-        )
-        if label:
-            ax.text((x0 + x1) / 2, (y0 + y1) / 2, label, fontsize="x-small")
+    nodes = {}
     for name, (x, y) in places.items():
         ends = not any(b == name for _, b, _ in graph.edges) or not any(
             a == name for a, _, _ in graph.edges
         )
-        ax.text(
+        nodes[name] = ax.text(
             x,
             y,
             graph.nodes[name],
@@ -96,6 +105,15 @@ def draw(graph: Graph, ax: Axes) -> None:
                 "edgecolor": "#444444" if ends else COLORS[0],
             },
         )
+    for start, end, label in graph.edges:
+        (x0, y0), (x1, y1) = places[start], places[end]
+        # An edge that skips columns goes around the nodes in between.
+        bend = 0.0 if x1 - x0 == 1 else 0.25 + 0.03 * (x1 - x0)
+        ax.add_patch(
+            _Edge(nodes[start], nodes[end], connectionstyle=f"arc3,rad={bend}")
+        )
+        if label:
+            ax.text((x0 + x1) / 2, (y0 + y1) / 2, label, fontsize="x-small")
     columns, rows = zip(*places.values(), strict=True)
     ax.set_xlim(-0.6, max(columns) + 0.6)
     ax.set_ylim(min(rows) - 1.2, max(rows) + 0.8)
