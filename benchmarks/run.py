@@ -72,7 +72,7 @@ def main(argv: list[str]) -> None:
             line = f"{row['benchmark']:36} {row['figure']:58} {row['ratio']:8.2f}"
             print(f"{line}  {spread}", flush=True)
             rows.append(row)
-            if output:  # Each time: it takes an hour, which may end before it is over.
+            if output:  # Each time, so that what is measured is not lost.
                 text = json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n"
                 output.write_text(text, encoding="utf-8")
 
