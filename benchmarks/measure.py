@@ -10,10 +10,6 @@ from typing import Any
 
 import jax
 
-# Steps of two calls, of which the difference is measured. Both are loops: a single
-# step would be compiled without one, and is not a part of the other.
-STEPS = (2, 5)
-
 
 def interleaved_seconds(
     functions: Mapping[str, Callable[[], Any]], rounds: int = 15
@@ -52,18 +48,6 @@ def ratio(seconds: Sequence[float], unit: Sequence[float]) -> dict[str, float]:
     ratios = [a / b for a, b in zip(seconds, unit, strict=True)]
     low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
     return {"ratio": middle, "low": low, "high": high}
-
-
-def seconds_of_a_step(seconds: Mapping[str, Sequence[float]], name: str) -> list[float]:
-    """What one step of a call takes, in each round.
-
-    Args:
-      seconds: Of ``"name steps"``, for either number of ``STEPS``.
-      name: Of the call.
-    """
-    few, many = STEPS
-    pairs = zip(seconds[f"{name} {few}"], seconds[f"{name} {many}"], strict=True)
-    return [(b - a) / (many - few) for a, b in pairs]
 
 
 def peak_mebibytes(module: str, *arguments: str) -> float:

@@ -230,7 +230,9 @@ def noise(monkeypatch):
     """Images whose pixels differ: of equal ones the largest may be either.
 
     And of which none brings an activation so near to 0 that rounding takes it to the
-    other side, which would move a Fisher by what that image gives.
+    other side, which moves a Fisher by what that image gives. Of those of the seed
+    before this one some do: on one device, the last bit of ``moments`` moved an entry
+    by .6 %, and in float64 one, two and four devices agreed.
     """
 
     def drawn(split):
