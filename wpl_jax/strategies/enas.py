@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from wpl_jax import controller
+from wpl_jax import controller, reinforce
 from wpl_jax.config_fields import (
     require_choice,
     require_int,
@@ -25,7 +25,7 @@ class State(NamedTuple):
 
     params: controller.Params
     opt_state: optax.OptState
-    baseline: controller.Baseline
+    baseline: reinforce.Baseline
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,13 +67,13 @@ class Enas:
     def init(self, key: jax.Array) -> State:
         """A new controller."""
         params = controller.init(key, self._counts, hidden=self.hidden)
-        return State(params, self._optimizer.init(params), controller.init_baseline())
+        return State(params, self._optimizer.init(params), reinforce.init_baseline())
 
     def begin_epoch(self, state: State) -> State:
         """Forgets the baseline, if it is to be reset."""
         if not self.reset_baseline:
             return state
-        return state._replace(baseline=controller.init_baseline())
+        return state._replace(baseline=reinforce.init_baseline())
 
     def propose(self, state: State, key: jax.Array) -> jax.Array:
         """Draws from the controller."""
@@ -89,7 +89,7 @@ class Enas:
         steps: int,
     ) -> tuple[State, Learned]:
         """Steps of REINFORCE on freshly drawn architectures."""
-        *new, seen = controller.train(
+        *new, seen = reinforce.train(
             *state,
             key,
             rewards_fn,
