@@ -3,8 +3,7 @@
 python -m benchmarks.run [--only=fisher] [--output=FILE.json]
 
 With glibc memory comes in huge pages, where the system lends them to who asks: large
-arrays are fresh memory in every call, and the small pages of 2.6 GB took a call on a
-virtual machine a second.
+arrays are fresh memory in every call, and small pages are waited for (docs/running.md).
 """
 
 import json

@@ -35,8 +35,8 @@ from wpl_jax.tasks.language_model import Data, LanguageModel
 
 WORDS, NODES, BATCH, LENGTH = 10_000, 12, 64, 35
 LEARNED = 5  # steps of the controller in a call
-# Steps of two calls that train, of which the difference is measured: they evaluate
-# too. Both are loops: a single step would be compiled without one, and is no part.
+# A step is the difference of two calls, which evaluate too, by their steps. Neither has
+# one step: XLA compiles that without a loop, and it were no part of the longer call.
 TRAINED = (2, 5)
 # Seconds of the authors' PyTorch code, patched to run, on two CPU cores (PyTorch
 # 2.13, 2 threads): a shared step, a Fisher pass and a controller step. These cores

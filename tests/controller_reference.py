@@ -1,6 +1,5 @@
 """What the controller is compared with: its equations in float64 numpy."""
 
-import functools
 import itertools
 
 import jax
@@ -92,21 +91,6 @@ def probabilities(params, policy=SHARP):
     return np.exp(reference(params, ALL, **policy)[0].sum(axis=1))
 
 
-def finite_difference(function, params, step=1e-5):
-    """Gradient of a function of numpy parameters, by central differences."""
-    gradient = controller.Params(*(np.zeros_like(x) for x in params))
-    for values, slopes in zip(params, gradient, strict=True):
-        for index in np.ndindex(values.shape):
-            kept = values[index]
-            values[index] = kept + step
-            above = function(params)
-            values[index] = kept - step
-            below = function(params)
-            values[index] = kept
-            slopes[index] = (above - below) / (2 * step)
-    return gradient
-
-
 def assert_close(actual, expected, rtol=2e-5, atol=2e-6):
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     for x, y in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
@@ -117,20 +101,3 @@ def assert_identical(actual, expected):
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     for x, y in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
-
-
-# Compiled once for all tests, with the policy as data.
-
-
-@functools.cache
-def compiled(function):
-    """``sample`` or ``evaluate``, mapped over its second argument."""
-
-    def call(params, x, policy):
-        return jax.vmap(lambda x: function(params, x, COUNTS, **policy))(x)
-
-    return jax.jit(call)
-
-
-def run(function, params, x, **policy):
-    return compiled(function)(params, x, policy)

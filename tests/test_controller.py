@@ -1,4 +1,4 @@
-"""The controller against float64 numpy, enumeration and finite differences."""
+"""The controller against float64 numpy and enumeration."""
 
 import functools
 
@@ -18,13 +18,30 @@ from controller_reference import (
     draw_params,
     probabilities,
     reference,
-    run,
     to_jax,
 )
 
 from wpl_jax import controller
 
 policies = pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+
+
+# Compiled once for all tests, with the policy as data.
+
+
+@functools.cache
+def compiled(function):
+    """``sample`` or ``evaluate``, mapped over its second argument."""
+
+    def call(params, x, policy):
+        return jax.vmap(lambda x: function(params, x, COUNTS, **policy))(x)
+
+    return jax.jit(call)
+
+
+def run(function, params, x, **policy):
+    return compiled(function)(params, x, policy)
+
 
 # The distribution over architectures.
 

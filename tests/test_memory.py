@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import tiny_search
 
-from wpl_jax import jobs, parallel, search_config
+from wpl_jax import jobs, parallel, retrain, search_config
 from wpl_jax.errors import UserError
-from wpl_jax.memory import Estimate, check, estimate
+from wpl_jax.memory import Estimate, Need, check, check_all, of_retraining, of_search
+from wpl_jax.parallel import Devices
 from wpl_jax.supernet import gather
 
 
@@ -20,7 +21,7 @@ def tiny():
     config = tiny_search.get_config()
     config.space.hidden, config.space.num_nodes, config.task.length = 40, 6, 20
     search, data, _ = search_config.make_search(config)
-    return search, data, estimate(search, data)
+    return search, data, of_search(search, data).memory
 
 
 def test_data_and_state_are_counted_to_the_byte(tiny):
@@ -56,7 +57,7 @@ def test_activations_grow_with_the_batch_and_are_divided_among_devices():
     for batch_size, count in ((4, 1), (8, 1), (8, 4)):
         config.task.batch_size = batch_size
         search, data = search_on(config, count)
-        kept.append(estimate(search, data).activations)
+        kept.append(of_search(search, data).memory.activations)
     assert 1.5 < kept[1] / kept[0] < 2.1
     assert kept[2] == kept[1] // 4
 
@@ -69,32 +70,79 @@ def search_on(config, count):
         parallel.use(1)
 
 
+def test_a_retraining_has_its_state_a_gradient_and_new_parameters(tiny):
+    config = tiny_search.get_config()
+    config.retrain.space = {"hidden": 80}
+    retraining, data = retrain.load(config)
+    need = of_retraining(retraining, data)
+    architecture = np.zeros(len(retraining.task.space.decisions), np.int32)
+    state = retraining.init(jax.random.key(0), architecture)
+    key = jax.random.key_data(state.key)
+    assert abs(need.memory.state - size(state._replace(key=key))) <= 8
+    assert need.memory.child == 2 * size(state.params)
+    assert need.memory.data == size(data)
+    numbers = np.int32(0), np.int32(0), np.int32(2)
+    said = retraining.train.lower(state, data, *numbers).compile().memory_analysis()
+    needed = said.argument_size_in_bytes + said.temp_size_in_bytes
+    assert 0.5 < need.memory.total / needed < 2
+
+
+def made(devices=None, **parts):
+    memory = Estimate(**dict.fromkeys(Estimate._fields, 2**20) | parts)
+    return Need("search", "config", devices or Devices(), (), memory)
+
+
 @pytest.mark.parametrize(
-    ("part", "advice"),
+    ("part", "mode", "advice"),
     [
-        ("data", "less data"),
-        ("state", "smaller space"),
-        ("child", "smaller space"),
-        ("activations", r"smaller config\.task\.batch_size, or more devices"),
+        ("data", "batch", "less data"),
+        ("state", "batch", r"smaller space \(config\.space\)\.$"),
+        ("child", "batch", r"smaller space \(config\.space\)\.$"),
+        ("child", "children", r"or fewer search\.together"),
+        ("activations", "batch", r"smaller config\.task\.batch_size, .*more devices"),
+        ("activations", "children", r"batch_size, .* or search\.together=1"),
     ],
 )
-def test_too_much_is_said_with_its_largest_part_and_what_to_do(part, advice):
-    parts = dict.fromkeys(Estimate._fields, 2**20) | {part: 3 * 2**30}
-    found = Estimate(**parts)
+def test_too_much_is_said_with_its_largest_part_and_what_to_do(
+    part, mode, advice, monkeypatch
+):
+    need = made(Devices(1, mode), **{part: 3 * 2**30})
+    monkeypatch.setattr(parallel, "memory_of_each", lambda count: 2 * 2**30)
     with pytest.raises(UserError, match=rf"3\.0 GiB .* has 2\.0 GiB.*{part}.*{advice}"):
-        check(found, 2 * 2**30)
+        check(need)
     for limit in (4 * 2**30, None):
-        assert f"{part} 3.0 GiB" in check(found, limit)
+        monkeypatch.setattr(parallel, "memory_of_each", lambda count, x=limit: x)
+        assert f"{part} 3.0 GiB" in check(need)
+
+
+def test_of_several_the_largest_of_each_kind_counts_with_the_data_of_all(monkeypatch):
+    monkeypatch.setattr(parallel, "memory_of_each", lambda count: 2**40 // count)
+    text, images = np.zeros(2**20, np.int32), np.zeros(2**21, np.int32)
+    needs = [
+        made(state=2**30)._replace(data=text),
+        made(Devices(8), state=2**31)._replace(data=text),
+        made(state=3)._replace(
+            data=images, what="retraining", settings="config.retrain"
+        ),
+    ]
+    search, retraining = check_all(needs).splitlines()
+    assert "for the search" in search
+    assert "data 12.0 MiB, state 2.0 GiB" in search
+    assert "for the retraining" in retraining
+    assert "data 12.0 MiB, state 3 bytes" in retraining
+    needs[2] = needs[2]._replace(memory=needs[2].memory._replace(child=2**41))
+    with pytest.raises(UserError, match=r"retraining.* \(config\.retrain\.space\)"):
+        check_all(needs)
 
 
 def test_a_search_that_does_not_fit_is_refused_before_its_folder_is_made(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(parallel, "memory_of_each", lambda: 1000)
+    monkeypatch.setattr(parallel, "memory_of_each", lambda count: 1000)
     with pytest.raises(UserError, match=r"but it has 1000 bytes"):
         jobs.run(tiny_search.get_config(), tmp_path / "run", "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_there_is_memory_here():
-    assert parallel.memory_of_each() > 2**20
+    assert 0 < parallel.memory_of_each(8) < parallel.memory_of_each(1)

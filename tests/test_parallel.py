@@ -3,7 +3,9 @@
 import contextlib
 import dataclasses
 import functools
+import importlib
 import json
+import pkgutil
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +28,8 @@ from test_search import (
     make_settings,
 )
 
-from wpl_jax import jobs, parallel, search_config, search_run, tasks
+import configs
+from wpl_jax import jobs, parallel, retrain, search_config, search_run, tasks
 from wpl_jax.checkpoint import StopRequest
 from wpl_jax.data import open_images
 from wpl_jax.errors import ConfigError, UserError
@@ -41,6 +44,7 @@ from wpl_jax.tasks.image_classification import SPLITS
 from wpl_jax.training import Trainee, gradient_of_batch
 
 COUNTS = (1, 2, 8)
+BUILT_IN = [module.name for module in pkgutil.iter_modules(configs.__path__)]
 
 
 def on(count, function, *arguments):
@@ -170,14 +174,46 @@ def test_every_device_gets_the_rows_it_asks_for_wherever_they_are(count, rows):
     np.testing.assert_array_equal(other, asked)
 
 
-def test_processes_with_different_numbers_of_devices_are_told(monkeypatch):
-    class Device:
-        def __init__(self, process_index):
-            self.process_index = process_index
+class Device:
+    platform = "tpu"
 
-    monkeypatch.setattr(jax, "devices", lambda: [Device(0), Device(1), Device(1)])
+    def __init__(self, process_index):
+        self.process_index = process_index
+
+
+def have(monkeypatch, *counts):
+    """Processes with so many devices each; this is the first."""
+    devices = [Device(index) for index, n in enumerate(counts) for _ in range(n)]
+    monkeypatch.setattr(jax, "devices", lambda: devices)
+    monkeypatch.setattr(jax, "device_count", lambda: len(devices))
+    monkeypatch.setattr(jax, "process_count", lambda: len(counts))
+    return devices
+
+
+def test_processes_with_different_numbers_of_devices_are_told(monkeypatch):
+    have(monkeypatch, 1, 2)
     with pytest.raises(UserError, match="have 1, 2 devices, expected as many each"):
         parallel.make_devices(text_config())
+
+
+def test_of_each_process_as_many_devices_are_used(all_devices, monkeypatch):
+    found = have(monkeypatch, *[8] * 4)
+    config = text_config()
+    config.task.batch_size = 48
+    devices = parallel.make_devices(config)
+    assert devices.count == 24
+    chosen = [found.index(device) for device in devices._chosen()]
+    assert chosen == [first + i for first in (0, 8, 16, 24) for i in range(6)]
+    assert "Devices: 24 of 32 (tpu): more cannot" in parallel.told([devices])
+    config.task.batch_size = 6
+    with pytest.raises(ConfigError, match=r"multiple of 4, .* start fewer processes"):
+        parallel.make_devices(config)
+    with pytest.raises(UserError, match=r"is 6, .* multiple of the 4 processes"):
+        parallel.use(6)
+    config.task.batch_size = 16
+    parallel.use(8)
+    assert parallel.make_devices(config).count == 8
+    assert parallel.told([Devices(8)]) == "Devices: 8 of 32 (tpu)"
 
 
 def test_what_is_divided_takes_a_devices_part_of_the_memory():
@@ -230,9 +266,9 @@ def noise(monkeypatch):
     """Images whose pixels differ: of equal ones the largest may be either.
 
     And of which none brings an activation so near to 0 that rounding takes it to the
-    other side, which moves a Fisher by what that image gives. Of those of the seed
-    before this one some do: on one device, the last bit of ``moments`` moved an entry
-    by .6 %, and in float64 one, two and four devices agreed.
+    other side, which moves a Fisher by what that image gives. With the seed 1 some do:
+    on one device, the last bit of the deviation of ``moments`` moved an entry by .6 %;
+    in float64 any number of devices agreed.
     """
 
     def drawn(split):
@@ -610,7 +646,40 @@ def test_what_devices_cannot_divide_is_said_before_anything_runs(changes, said):
 def test_devices_that_there_are_not_cannot_be_used(count):
     with pytest.raises(UserError, match=f"--devices is {count}, expected 1 to 8"):
         parallel.use(count)
-    assert parallel.in_use() == 1
+    assert parallel.make_devices(text_config()).count == 1
+
+
+@pytest.fixture
+def all_devices():
+    """As many as divide the work; to be asked for before ``monkeypatch``."""
+    parallel.use(None)
+    yield
+    parallel.use(1)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "together", "count"),
+    [(8, 1, 8), (20, 1, 5), (7, 1, 7), (11, 1, 1), (24, 12, 6), (20, 8, 4), (8, 3, 1)],
+)
+def test_as_many_devices_are_used_as_divide_the_work(
+    batch_size, together, count, all_devices
+):
+    config = text_config()
+    config.task.batch_size = batch_size
+    devices = parallel.make_devices(config, together)
+    assert (devices.count, devices.batch.size > 1) == (count, together == 1 != count)
+    line = parallel.told([devices])
+    assert line.startswith(f"Devices: {count}")
+    assert ("more cannot divide" in line) == (count != 8)
+
+
+@pytest.mark.parametrize("name", sorted(BUILT_IN))
+def test_every_configuration_runs_on_eight_devices(name, all_devices):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    if "search" not in config:
+        return
+    assert parallel.make_devices(config, config.search.together).count >= 4
+    assert parallel.make_devices(retrain.config_for_task(config)).count >= 4
 
 
 class Interrupted(StopRequest):

@@ -32,7 +32,7 @@ from wpl_jax.data import ImageDataset, Split
 from wpl_jax.tasks.image_classification import prepare
 coordinator, index = sys.argv[1], int(sys.argv[2])
 processes.start(coordinator, 2, index)
-devices = parallel.Devices(parallel.in_use())
+devices = parallel.Devices(jax.device_count())
 axis = devices.every
 mean = devices.compile(lambda x: axis.mean(axis.share(x) ** 2))
 numbers = np.arange(9, dtype=np.uint8).reshape(9, 1, 1, 1)

@@ -18,7 +18,6 @@ from controller_reference import (
     assert_close,
     assert_identical,
     draw_params,
-    finite_difference,
     probabilities,
     reference,
     to_jax,
@@ -37,6 +36,21 @@ def one_by_one(reward_fn):
         return jax.lax.map(one, (keys, architectures))
 
     return rewards_fn
+
+
+def finite_difference(function, params, step=1e-5):
+    """Gradient of a function of numpy parameters, by central differences."""
+    gradient = controller.Params(*(np.zeros_like(x) for x in params))
+    for values, slopes in zip(params, gradient, strict=True):
+        for index in np.ndindex(values.shape):
+            kept = values[index]
+            values[index] = kept + step
+            above = function(params)
+            values[index] = kept - step
+            below = function(params)
+            values[index] = kept
+            slopes[index] = (above - below) / (2 * step)
+    return gradient
 
 
 # The gradient.
@@ -466,11 +480,22 @@ def test_bad_input_is_named(call, message):
         call()
 
 
-def test_known_arrays_are_checked_under_jit_and_traced_ones_pass():
-    def call(decay, weight):
-        return call_train(decay=decay, entropy_weight=weight)
+def call_all(decay, weight, temperature, tanh_constant, prior):
+    policy = {
+        "temperature": temperature,
+        "tanh_constant": tanh_constant,
+        "prior": prior,
+    }
+    return call_train(decay=decay, entropy_weight=weight, **policy)
 
-    jax.eval_shape(call, 1.0, -1.0)
-    jax.eval_shape(lambda: call(jnp.array(0.9), jnp.array(0.1)))
+
+def test_traced_values_pass():
+    jax.eval_shape(call_all, 1.0, -1.0, -1.0, -1.0, np.full((4, 4), -np.inf))
+
+
+def test_arrays_that_are_known_are_checked_under_jit():
+    good = [jnp.array(x) for x in (0.9, 0.1, 5.0, 2.5, np.zeros((4, 4)))]
+    jax.eval_shape(lambda: call_all(*good))
+    decay = jnp.array(1.0)
     with pytest.raises(ValueError, match=r"\[0, 1\), got"):
-        jax.eval_shape(lambda: call(jnp.array(1.0), 0.1))
+        jax.eval_shape(lambda: call_all(decay, *good[1:]))

@@ -1,4 +1,4 @@
-"""Checks of arguments at trace time, the same for all transforms and estimators."""
+"""Checks of arguments, at trace time or when a space is made, the same for all."""
 
 from typing import Any
 

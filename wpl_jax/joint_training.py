@@ -29,9 +29,9 @@ class Child(NamedTuple):
     """One of the children that are trained together; of several, arrays of all."""
 
     architecture: jax.Array  # int32[num_decisions]
-    step: jax.Array  # int32[]; number of its training batch, or its own in the epoch
+    step: jax.Array  # int32[]; number of its training batch, for a Fisher its own
     key: jax.Array
-    stream: Any = ()  # of its own
+    stream: Any = ()  # of its own; joint_step takes the trainee's
 
 
 def mean_over_children(

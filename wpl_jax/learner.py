@@ -1,4 +1,4 @@
-"""Strategies on the rewards of what they propose, with the shared parameters."""
+"""Lets a strategy learn from rewards, those of what it proposes by shared weights."""
 
 import dataclasses
 from typing import Any

@@ -1,12 +1,21 @@
-"""What a search will need of a device's memory, before anything is compiled."""
+"""What a search and a retraining will need of a device, before anything is compiled."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from wpl_jax import parallel
 from wpl_jax.errors import UserError
-from wpl_jax.parallel import ALONE, bytes_of_each, bytes_of_exchange, undivided
+from wpl_jax.parallel import (
+    ALONE,
+    Devices,
+    bytes_of_each,
+    bytes_of_exchange,
+    undivided,
+)
+from wpl_jax.retrain import Retraining
 from wpl_jax.search import Search
 from wpl_jax.supernet import gather
 from wpl_jax.tasks import Data, Task
@@ -27,14 +36,24 @@ class Estimate(NamedTuple):
         return sum(self)
 
 
-def estimate(search: Search, data: Data) -> Estimate:
+class Need(NamedTuple):
+    """What a search, or a retraining, needs of the devices it runs on."""
+
+    what: str
+    settings: str  # where the configuration has its space and its task
+    devices: Devices
+    data: Data
+    memory: Estimate
+
+
+def of_search(search: Search, data: Data) -> Need:
     """Adds up arrays by their shapes; what XLA fuses away or needs besides is unknown.
 
     Args:
       search: The search.
       data: Of its task.
     """
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = _key()
     state = jax.eval_shape(search.init, key)
     rows = search.task.space.rows
     architecture = state.epoch.architectures.update(
@@ -43,18 +62,52 @@ def estimate(search: Search, data: Data) -> Estimate:
     child = jax.eval_shape(
         lambda params, a: gather(params, rows(a)), state.shared.params, architecture
     )
-    kept = _kept(search.task, child, architecture, data, key)
     whole, own = bytes_of_each(state.shared.params), bytes_of_each(child)
     copies = bytes_of_each(state.shared) / whole
-    devices = search.devices
-    return Estimate(
+    found = Estimate(
         data=bytes_of_each(data),
         state=bytes_of_each(state),
         # Of several that are trained together, a sum of gradients of all parameters.
         child=int(own * (copies + 2)) + (search.together > 1) * 2 * whole,
-        activations=kept // devices.batch.size
-        + bytes_of_exchange(data, search.task.predictions_per_batch),
+        activations=_activations(
+            search.task, child, architecture, data, search.devices
+        ),
     )
+    return Need("search", "config", search.devices, data, found)
+
+
+def of_retraining(retraining: Retraining, data: Data) -> Need:
+    """The same of a training from scratch, whose child is all that there is.
+
+    Args:
+      retraining: The training.
+      data: Of its task.
+    """
+    task = retraining.task
+    architecture = jax.ShapeDtypeStruct((len(task.space.decisions),), jnp.int32)
+    state = jax.eval_shape(retraining.init, _key(), architecture)
+    found = Estimate(
+        data=bytes_of_each(data),
+        state=bytes_of_each(state),
+        child=2 * bytes_of_each(state.params),
+        activations=_activations(
+            task, state.params, architecture, data, retraining.devices
+        ),
+    )
+    return Need("retraining", "config.retrain", retraining.devices, data, found)
+
+
+def _key() -> Any:
+    return jax.eval_shape(lambda: jax.random.key(0))
+
+
+def _activations(
+    task: Task, child: Any, architecture: Any, data: Data, devices: Devices
+) -> int:
+    """Of a device in a training step."""
+    kept = _kept(task, child, architecture, data, _key())
+    exchanged = bytes_of_exchange(data, task.predictions_per_batch)
+    return kept // devices.batch.size + exchanged
 
 
 def _kept(task: Task, child: Any, architecture: Any, data: Data, key: Any) -> int:
@@ -72,28 +125,60 @@ def _kept(task: Task, child: Any, architecture: Any, data: Data, key: Any) -> in
     return bytes_of_each(jax.eval_shape(backward, child, architecture, data, key))
 
 
-def check(found: Estimate, limit: int | None) -> str:
-    """A line about the estimate.
+def check_all(needs: Sequence[Need]) -> str:
+    """Lines about what will run one after the other, with all data there all along.
 
     Raises:
       UserError: If it is more than there is, with what to reduce.
     """
+    data = bytes_of_each([need.data for need in needs])
+    lines = []
+    for what in dict.fromkeys(need.what for need in needs):
+        alike = [
+            need._replace(memory=need.memory._replace(data=data))
+            for need in needs
+            if need.what == what
+        ]
+        lines.append(check(max(alike, key=lambda need: need.memory.total)))
+    return "\n".join(lines)
+
+
+def check(need: Need) -> str:
+    """A line about one of them.
+
+    Raises:
+      UserError: If it is more than there is, with what to reduce.
+    """
+    found, settings = need.memory, need.settings
+    limit = parallel.memory_of_each(need.devices.count)
     parts = ", ".join(f"{name} {_told(n)}" for name, n in found._asdict().items())
-    line = f"Memory of a device, estimated: {_told(found.total)} ({parts})"
+    line = (
+        f"Memory of a device for the {need.what}, estimated: {_told(found.total)} "
+        f"({parts})"
+    )
     if limit is None or found.total <= limit:
         return line
     largest = max(found._asdict(), key=lambda name: getattr(found, name))
+    smaller = f"Take a smaller space ({settings}.space)"
+    less = f"Take a smaller {settings}.task.batch_size, of text also .task.length"
+    sharing = {
+        "batch": (smaller, f"{less}, or more devices, which share a batch"),
+        "children": (
+            f"{smaller}, or fewer search.together, 1 at best",
+            f"{less}, or search.together=1, with which devices share a batch",
+        ),
+    }
+    of_child, of_activations = sharing[need.devices.mode]
     advice = {
         "data": "Take less data, or smaller images (config.task.shrink), or more "
-        "devices that divide them (config.task.divide_images).",
-        "state": "Take a smaller space (config.space).",
-        "child": "Take a smaller space (config.space).",
-        "activations": "Take a smaller config.task.batch_size, or more devices, which "
-        "share a batch.",
+        "devices that divide them (config.task.divide_images)",
+        "state": smaller,
+        "child": of_child,
+        "activations": of_activations,
     }
     raise UserError(
         f"{line}, but it has {_told(limit)}. Most is of the {largest}. "
-        f"{advice[largest]}"
+        f"{advice[largest]}."
     )
 
 

@@ -15,8 +15,9 @@ import collections
 import dataclasses
 import functools
 import inspect
+import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import jax
@@ -258,7 +259,7 @@ class Devices:
     """The devices of a search, and what they divide among each other.
 
     Attributes:
-      count: How many; all of every process where there are several.
+      count: How many; of each process as many, where there are several.
       mode: What they divide in training: the ``"batch"`` of one child after the
         other, or the ``"children"`` that are trained together.
     """
@@ -381,76 +382,102 @@ class Devices:
         )
 
     def _chosen(self) -> list[jax.Device] | None:
-        """Of one process the first ones; of several all, which need not be named."""
-        return jax.devices()[: self.count] if jax.process_count() == 1 else None
+        """The first ones of each process; all need not be named."""
+        if self.count == jax.device_count():
+            return None
+        each = self.count // jax.process_count()
+        return [device for own in _by_process() for device in own[:each]]
 
 
 ONE = Devices()
 
 
-_in_use: int | None = None  # None: all that there are
+_asked: int | None = None  # None: as many as there are and divide the work
 
 
 def use(count: int | None) -> None:
     """Sets how many devices what is made from a configuration runs on.
 
     Args:
-      count: The first so many; None for all.
+      count: The first so many, of several processes as many of each; None for as many
+        as there are and can divide the work equally.
 
     Raises:
-      UserError: If there are not as many.
+      UserError: If there are not as many, or processes cannot have as many each.
     """
-    global _in_use
-    found = len(jax.devices())
-    if count is not None and jax.process_count() > 1:
-        raise UserError(
-            f"--devices is {count}, but {jax.process_count()} processes use all of "
-            "theirs. Leave it out, or show each process fewer, as CUDA_VISIBLE_DEVICES "
-            "does."
-        )
-    if count is not None and not 1 <= count <= found:
+    global _asked
+    found, processes = jax.device_count(), jax.process_count()
+    if count is not None and not (1 <= count <= found and count % processes == 0):
+        several = f" that is a multiple of the {processes} processes"
         raise UserError(
             f"--devices is {count}, expected 1 to {found}, the number of "
-            f"{jax.devices()[0].platform} devices that JAX finds here."
+            f"{jax.devices()[0].platform} devices that JAX finds"
+            f"{', one' + several if processes > 1 else ' here'}."
         )
-    _in_use = count
+    _asked = count
 
 
-def in_use() -> int:
-    """How many devices what is made from a configuration runs on."""
-    return len(jax.devices()) if _in_use is None else _in_use
+def told(used: Iterable[Devices]) -> str:
+    """A line about the devices that are used, and why not all that there are."""
+    counts, found = sorted({devices.count for devices in used}), jax.device_count()
+    platform = jax.devices()[0].platform
+    if counts == [found]:
+        return f"Devices: {found} ({platform})"
+    line = f"Devices: {' and '.join(map(str, counts))} of {found} ({platform})"
+    if _asked is not None:
+        return line
+    return (
+        f"{line}: more cannot divide config.task.batch_size, or "
+        "config.search.together, equally."
+    )
 
 
-def memory_of_each() -> int | None:
-    """Bytes of a device, on a CPU its part of the machine's; None if nobody says."""
+def memory_of_each(count: int) -> int | None:
+    """Bytes of a device, None if nobody says.
+
+    Args:
+      count: How many are used; on a CPU they divide the machine's.
+    """
     device = jax.local_devices()[0]
     limit = (device.memory_stats() or {}).get("bytes_limit")
     if limit is None and device.platform == "cpu" and hasattr(os, "sysconf"):
         limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        limit //= max(in_use() // jax.process_count(), 1)
+        limit //= max(count // jax.process_count(), 1)
     return limit
 
 
 def make_devices(config: ConfigDict, together: int = 1) -> Devices:
-    """The devices in use, for a search that trains so many children together.
+    """The devices for a search that trains so many children together.
+
+    As many as :func:`use` says; else the most that divide the batches, and the children
+    that are trained together, equally.
 
     Raises:
       UserError: If processes have different numbers of them.
       ConfigError: If they cannot divide the batches, or the children, equally.
     """
-    count = in_use()
-    of_each = collections.Counter(device.process_index for device in jax.devices())
-    if len(set(of_each.values())) > 1:
+    of_each = [len(own) for own in _by_process()]
+    if len(set(of_each)) > 1:
         raise UserError(
-            f"The processes have {', '.join(map(str, of_each.values()))} devices, "
+            f"The processes have {', '.join(map(str, of_each))} devices, "
             "expected as many each. Show them as many, as CUDA_VISIBLE_DEVICES does."
         )
     require_int(config, "task.batch_size", 1)
+    count, processes = _asked, len(of_each)
+    if count is None:
+        divided = config.task.batch_size
+        if together > 1:
+            divided = math.gcd(divided, together)
+        numbers = range(processes, sum(of_each) + 1, processes)
+        count = max((n for n in numbers if divided % n == 0), default=processes)
+    fewer = (
+        "start fewer processes" if count == processes > 1 else "--devices takes fewer"
+    )
     require(
         config.task.batch_size % count == 0,
         config,
         "task.batch_size",
-        f"a multiple of {count}, the devices that share a batch; --devices takes fewer",
+        f"a multiple of {count}, the devices that share a batch; {fewer}",
     )
     if together == 1:
         return Devices(count)
@@ -458,10 +485,17 @@ def make_devices(config: ConfigDict, together: int = 1) -> Devices:
         together % count == 0,
         config,
         "search.together",
-        f"1 or a multiple of {count}, the devices that divide the children; --devices "
-        "takes fewer",
+        f"1 or a multiple of {count}, the devices that divide the children; {fewer}",
     )
     return Devices(count, "children")
+
+
+def _by_process() -> list[list[jax.Device]]:
+    """The devices of each process."""
+    found = collections.defaultdict(list)
+    for device in jax.devices():
+        found[device.process_index].append(device)
+    return [found[index] for index in sorted(found)]
 
 
 @functools.cache

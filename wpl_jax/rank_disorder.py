@@ -24,7 +24,7 @@ from wpl_jax.forgetting import kendall_tau
 from wpl_jax.run_directory import finite, to_json, write_atomically
 from wpl_jax.search import Search
 from wpl_jax.supernet import Decision, random_architecture
-from wpl_jax.tasks import Data, Shelf
+from wpl_jax.tasks import Data
 
 RANKS_FILE = "rank_disorder.json"
 
@@ -43,29 +43,33 @@ def draw(count: int, decisions: tuple[Decision, ...]) -> np.ndarray:
     return np.asarray(jax.vmap(lambda key: random_architecture(key, decisions))(keys))
 
 
+def config_for_retraining(config: ConfigDict) -> ConfigDict:
+    """As ``config.retrain`` has it, for ``config.ranking.epochs``."""
+    epochs = {"retrain": {"epochs": config.ranking.epochs}}
+    return with_changes(config, epochs, "config.retrain lacks epochs")
+
+
 def from_scratch(
     config: ConfigDict,
+    retraining: retrain.Retraining,
+    data: Data,
     architectures: np.ndarray,
     workdir: Path,
     stop: StopRequest,
-    shelf: Shelf,
 ) -> list[float]:
     """Trains each architecture from scratch, as far as it has not been done.
 
     Args:
-      config: With ``config.ranking.epochs``, for which each is trained; all else is
-        as ``config.retrain`` has it.
+      config: Of :func:`config_for_retraining`.
+      retraining: What it describes.
+      data: Of its task.
       architectures: ``int32[n, decisions]``.
       workdir: Of the run.
       stop: Asks for an end between two calls.
-      shelf: What the searches have loaded.
 
     Returns:
       Their errors on the validation data, to the first process.
     """
-    epochs = {"retrain": {"epochs": config.ranking.epochs}}
-    changed = with_changes(config, epochs, "config.retrain lacks epochs")
-    retraining, data = retrain.load(changed, shelf)
     errors = []
     for number, architecture in enumerate(architectures, 1):
         folder = workdir / "ranking" / f"architecture_{number}"
@@ -73,7 +77,7 @@ def from_scratch(
         if not processes.agree(path.exists()):
             title = f"Architecture {number} of {len(architectures)}"
             retrain.run(
-                changed,
+                config,
                 retraining,
                 data,
                 architecture,

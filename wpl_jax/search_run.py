@@ -68,15 +68,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     # The data first: a folder is claimed by nothing that cannot run.
     arms = _make_arms(runs)
     print("\n".join(dict.fromkeys(arm.about for arm in arms.values())))
-    # Of all arms the data, of one at a time the rest.
-    needed = max(
-        (arm.memory for arm in arms.values()),
-        key=lambda found: found.total - found.data,
-    )
-    needed = needed._replace(
-        data=parallel.bytes_of_each([arm.data for arm in arms.values()])
-    )
-    print(memory.check(needed, parallel.memory_of_each()), flush=True)
+    _check_devices([need for arm in arms.values() for need in arm.needs])
     with open_run(workdir, config.to_dict()), StopRequest() as stop:
         for number, each in enumerate(runs, 1):
             title = f"[{number}/{len(runs)}] {each.arm}, seed {each.seed}"
@@ -91,6 +83,12 @@ def report(config: ConfigDict, workdir: Path) -> None:
         if processes.leads():
             task, _, about = open_task(expand(config)[0].config)
             _report(config, workdir, task.space, about)
+
+
+def _check_devices(needs: list[memory.Need]) -> None:
+    """Says what is used and needed of devices; an error if it is more than there is."""
+    print(parallel.told(need.devices for need in needs))
+    print(memory.check_all(needs), flush=True)
 
 
 def _report(config: ConfigDict, workdir: Path, space: Space, about: str) -> None:
@@ -111,6 +109,7 @@ def derive(config: ConfigDict, workdir: Path) -> None:
     runs = expand(config)
     with open_run(workdir, config.to_dict(), existing=True), StopRequest() as stop:
         searches = _search_of_each_arm(runs, Shelf())
+        _check_devices([memory.of_search(*found[:2]) for found in searches.values()])
         for each in runs:
             folder, (search, data, _) = each.folder(workdir), searches[each.arm]
             state = _restore(search, each, folder)
@@ -142,8 +141,12 @@ def rank(config: ConfigDict, workdir: Path) -> None:
         architectures = rank_disorder.draw(
             config.ranking.architectures, space.decisions
         )
+        changed = rank_disorder.config_for_retraining(config)
+        retraining, retrain_data = retrain.load(changed, shelf)
+        needs = [memory.of_search(*found[:2]) for found in searches.values()]
+        _check_devices([*needs, memory.of_retraining(retraining, retrain_data)])
         scratch = rank_disorder.from_scratch(
-            config, architectures, workdir, stop, shelf
+            changed, retraining, retrain_data, architectures, workdir, stop
         )
         shared = {}
         for each in runs:
@@ -175,6 +178,7 @@ def retrain_file(config: ConfigDict, workdir: Path) -> None:
             "--config.retrain.architecture=FOLDER/architecture.json."
         )
     retraining, data = retrain.load(config)
+    _check_devices([memory.of_retraining(retraining, data)])
     architecture = _read_architecture(path, retraining.task.space)
     with open_run(workdir, config.to_dict()), StopRequest() as stop:
         folder = workdir / "retrain"
@@ -252,11 +256,12 @@ class _Arm:
         self._config = config
         self._search, self._data, self.about = make_search(config, shelf)
         self.space = self._search.task.space
-        self.memory = memory.estimate(self._search, self._data)
-        self.data = [self._data]
+        self.needs = [memory.of_search(self._search, self._data)]
         if config.retrain.epochs:
             self._retraining, self._retrain_data = retrain.load(config, shelf)
-            self.data.append(self._retrain_data)
+            self.needs.append(
+                memory.of_retraining(self._retraining, self._retrain_data)
+            )
             if self._retraining.task.space.decisions != self.space.decisions:
                 raise ConfigError(
                     "config.retrain.space has other decisions than config.space, "

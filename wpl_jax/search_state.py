@@ -1,4 +1,4 @@
-"""What a search is between two calls, and what an epoch of it was."""
+"""What a search is between two calls, what an epoch of it was, and its keys."""
 
 from typing import Any, NamedTuple
 
@@ -69,6 +69,7 @@ class Measured(NamedTuple):
     skipped: jax.Array  # int32[]
 
 
+# Their places are part of every key: another goes to the end.
 _PURPOSES = ("params", "strategy", "propose", "train", "fisher", "learn", "derive")
 
 

@@ -1,4 +1,4 @@
-"""One step of training a child, in the search as in training from scratch."""
+"""Training a child: a step, in a search as from scratch, and a search's loop of it."""
 
 from typing import Any, NamedTuple
 
@@ -13,16 +13,16 @@ from wpl_jax.tasks.task import Data, Task
 class Trainee(NamedTuple):
     """What a step changes."""
 
-    params: Any  # of the child
+    params: Any  # of the child; of several at once, all shared ones
     opt_state: optax.OptState
-    stream: Any  # what the last batch left for the next
+    stream: Any  # what the last batch left for the next; of several, one each
 
 
 class Skipped(NamedTuple):
     """How many steps were not finite, and were left out."""
 
-    of_epoch: jax.Array  # int32[]
-    in_row: jax.Array  # int32[]; the last ones, of whatever epoch
+    of_epoch: jax.Array  # int32[]; in this epoch, one for each child of a step
+    in_row: jax.Array  # int32[]; steps up to now of which no child's was finite
 
     def after(self, sound: jax.Array) -> "Skipped":
         """After a step of one child, or of several, ``bool[...]``."""

@@ -318,7 +318,7 @@ def test_its_gradients_are_those_of_the_documented_network(seed):
     assert_gradients(found.params, objective, params, directions=3)
 
 
-# Which parameters are a child's.
+# Devices.
 
 
 SHARING = MicroCell((8, 8, 2), 3, num_nodes=1, filters=4, layers=3, auxiliary=True)
@@ -371,6 +371,9 @@ def test_devices_that_share_a_batch_make_the_same_of_it(monkeypatch):
         gradient[stage].pop("cells")
     for part in jax.tree.leaves(gradient):
         assert np.any(part)
+
+
+# Which parameters are a child's.
 
 
 @jax.jit

@@ -30,7 +30,7 @@ class State(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Enas:
-    """The strategy; its settings are those of :mod:`wpl_jax.controller`.
+    """The strategy, a controller that learns by :mod:`wpl_jax.reinforce`.
 
     Attributes:
       decisions: Of the space.
@@ -59,7 +59,7 @@ class Enas:
     baseline_decay: float = 0.95
     reset_baseline: bool = False
     entropy_weight: float = 1e-4
-    entropy_mode: controller.EntropyMode = "reward"
+    entropy_mode: reinforce.EntropyMode = "reward"
     temperature: float = 5.0
     tanh_constant: float | None = 2.5
     prior: Literal["none", "distance"] = "none"

@@ -532,7 +532,8 @@ def check_memory(
     height, width, channels = dataset.image_shape
     size = (height // shrink) * (width // shrink) * channels
     count = sum(len(getattr(dataset, name).labels) for name in SPLITS)
-    needed, available = size * count / devices.count, parallel.memory_of_each()
+    needed = size * count / devices.count
+    available = parallel.memory_of_each(devices.count)
     if available is not None and needed > available:
         raise UserError(
             f"The images of {dataset.source} need {needed / 2**30:.1f} GiB on each "
