@@ -4,6 +4,7 @@ python launch.py --config=configs/two_models_digits.py --workdir=runs/digits
 """
 
 import contextlib
+import functools
 import os
 import sys
 import traceback
@@ -38,6 +39,15 @@ _PROCESS = flags.DEFINE_integer("process", None, "Which of them this is, from 0.
 _CLUSTER = flags.DEFINE_bool(
     "cluster", False, "Whether the cluster says the three above (SLURM, GKE, TPU)."
 )
+_WAIT = flags.DEFINE_integer(
+    "wait", 60, "Seconds that processes wait for each other.", lower_bound=1
+)
+_HEARTBEAT = flags.DEFINE_integer(
+    "heartbeat",
+    30,
+    "Seconds without a sign of a process after which it is lost; the others end.",
+    lower_bound=1,
+)
 _PROFILE = flags.DEFINE_integer(
     "profile", None, "Writes a trace of so many calls, once programs are compiled."
 )
@@ -64,6 +74,7 @@ def main(argv: list[str]) -> None:
         with _processes():
             parallel.use(_DEVICES.value)
             jobs.run(_CONFIG.value, Path(_WORKDIR.value), _MODE.value)
+            profiling.remind()
     except UserError as error:
         _fail(error)
 
@@ -76,15 +87,18 @@ def _processes() -> Iterator[None]:
         "processes": _PROCESSES.value,
         "process": _PROCESS.value,
     }
+    start = functools.partial(
+        processes.start, wait_seconds=_WAIT.value, heartbeat_seconds=_HEARTBEAT.value
+    )
     missing = [f"--{name}" for name, value in several.items() if value is None]
     if _CLUSTER.value:
         if len(missing) < len(several):
             raise UserError("--cluster finds out what the other flags say: omit them.")
-        processes.start()
+        start()
     elif len(missing) < len(several):
         if missing:
             raise UserError(f"Several processes also need {' and '.join(missing)}.")
-        processes.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+        start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     else:
         yield
         return
@@ -98,7 +112,7 @@ def _processes() -> Iterator[None]:
             raise
         except BaseException:
             traceback.print_exc()
-            _end(1)
+            processes.end(1)
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -126,15 +140,7 @@ def _innermost(error: object) -> object:
 
 def _fail(message: object) -> NoReturn:
     print(f"Error: {message}", file=sys.stderr)
-    _end(2)
-
-
-def _end(code: int) -> NoReturn:
-    if processes.several():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)  # Else JAX would wait for the other processes.
-    sys.exit(code)
+    processes.end(2)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,16 @@ def run(folder, calls, landmarks=()):
     return traced
 
 
+def test_a_trace_that_was_not_written_is_told(tmp_path, capsys):
+    profiling.ask(3)
+    assert run(tmp_path, 19) == []
+    profiling.remind()
+    assert "No trace was written" in capsys.readouterr().out
+    assert run(tmp_path, 25) == [20, 21, 22]
+    profiling.remind()
+    assert "No trace" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("asked", "landmarks", "traced"),
     [

@@ -4,11 +4,14 @@ The devices of all of them are those of one search (:mod:`wpl_jax.parallel`); th
 process alone reads and writes files, and tells the others what it has found.
 """
 
+import atexit
 import contextlib
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -17,9 +20,15 @@ from jax.experimental import multihost_utils
 from wpl_jax.errors import UserError
 from wpl_jax.trees import is_key, without_keys
 
-# Of the runtime, which have nothing to do with other processes.
-_OWN_ERRORS = ("INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "UNIMPLEMENTED")
-_PATIENCE = 60  # seconds for processes to find each other
+# Statuses of the runtime, and words in its other errors, where another is lost.
+_LOST = ("ABORTED", "CANCELLED", "DEADLINE_EXCEEDED", "UNAVAILABLE")
+_OF_OTHERS = "Gloo|NCCL|RCCL|coordination|heartbeat|connection|peer"
+# Says its argument when its standard input ends without the word for it.
+_WITNESS = """
+import sys
+if sys.stdin.read() != "done":
+    sys.stderr.write(sys.argv[1] + "\\n")
+"""
 
 
 def several() -> bool:
@@ -88,6 +97,7 @@ def start(
     count: int | None = None,
     index: int | None = None,
     *,
+    wait_seconds: int = 60,
     heartbeat_seconds: int = 30,
 ) -> None:
     """Makes this process one of several that search together.
@@ -99,18 +109,30 @@ def start(
       coordinator: ``host:port`` of the first process.
       count: Number of processes.
       index: Of this one, from 0.
-      heartbeat_seconds: After so long without a sign of a process the others end.
+      wait_seconds: So long the processes wait for each other.
+      heartbeat_seconds: A process of which there is no sign for so long is lost; within
+        twice of it the others end.
+
+    Where they do not find each other, or one of them is lost later, JAX may end the
+    others with nothing but a stack. A small process beside each says then what to do.
 
     Raises:
-      UserError: If they do not find each other. Where one of them is lost later, JAX
-        may end the others before they can say so; what to do then is said here.
+      UserError: If they do not find each other.
     """
     print(
-        f"Waiting for the other processes, {_PATIENCE} seconds at most. Where one of "
-        f"them is lost, the others end within {2 * heartbeat_seconds} seconds; the "
+        f"Waiting for the other processes, {wait_seconds} seconds at most. Where one "
+        f"of them is lost, the others end within {2 * heartbeat_seconds} seconds; the "
         "same command goes on from the last checkpoint.",
         file=sys.stderr,
         flush=True,
+    )
+    which = "" if index is None else f" {index}"
+    _witness(
+        f"Error: Process{which} has ended before it was done. If nobody has killed "
+        f"it, JAX has: another one did not come within {wait_seconds} seconds, or "
+        f"there was no sign of it for {heartbeat_seconds}. Look at what the others "
+        "said, and whether all were started. All is saved up to the last checkpoint: "
+        "the same command goes on from there, with as many processes or with others."
     )
     try:
         jax.distributed.initialize(
@@ -118,14 +140,47 @@ def start(
             count,
             index,
             heartbeat_timeout_seconds=heartbeat_seconds,
-            initialization_timeout=_PATIENCE,
+            initialization_timeout=wait_seconds,
         )
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"The processes did not find each other ({error}). Give all the same "
             "--coordinator=HOST:PORT, which the first must be able to open and the "
-            "others to reach, the same --processes, and --process=0, 1, ... each."
+            "others to reach, the same --processes, and --process=0, 1, ... each; "
+            "--wait says how many seconds they have."
         ) from error
+
+
+def _witness(words: str) -> None:
+    """Has somebody else say something if this process ends before :func:`end`."""
+    global _beside
+    _beside = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _WITNESS, words],
+        stdin=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # Ctrl-C is not for it.
+    )
+    # JAX's own is registered later and so comes first: it may wait for others.
+    atexit.register(_dismiss)
+
+
+_beside: subprocess.Popen[str] | None = None
+
+
+def _dismiss() -> None:
+    if _beside and _beside.stdin and not _beside.stdin.closed:
+        with contextlib.suppress(BrokenPipeError):
+            _beside.communicate("done")
+
+
+def end(code: int) -> NoReturn:
+    """Ends this process, at once where JAX would wait for the others."""
+    if several():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        _dismiss()
+        os._exit(code)
+    sys.exit(code)
 
 
 @contextlib.contextmanager
@@ -143,7 +198,10 @@ def together() -> Iterator[None]:
         reason = str(error).partition("\n")[0]
         # Errors of the runtime begin with their status: "UNKNOWN: Gloo ...".
         status = re.match("([A-Z_]+): ", reason)
-        if jax.process_count() == 1 or not status or status[1] in _OWN_ERRORS:
+        lost = status and (
+            status[1] in _LOST or re.search(_OF_OTHERS, reason, re.IGNORECASE)
+        )
+        if jax.process_count() == 1 or not lost:
             raise
         raise UserError(
             f"Process {jax.process_index()} of {jax.process_count()} has lost another "

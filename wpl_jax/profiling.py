@@ -14,6 +14,16 @@ def ask(calls: int | None) -> None:
     _asked = calls
 
 
+def remind() -> None:
+    """Says so if what was asked for has not come, after all jobs."""
+    if _asked is not None:
+        print(
+            f"No trace was written: no job made calls after its first {_WARM}, or its "
+            "first epoch. A longer one does.",
+            flush=True,
+        )
+
+
 class Tracer:
     """Traces calls of a job, once its programs are compiled.
 
