@@ -25,6 +25,7 @@ from wpl_jax.search_config import make_search
 
 STEPS, HIDDEN, BATCHES = 7, 200, 7
 COMPILED = 5  # times
+EPOCH = 5  # children
 
 
 def rows() -> list[dict]:
@@ -40,6 +41,7 @@ def _loops() -> list[dict]:
         search, data, _ = make_search(config)
         calls[f"train {steps}"] = functools.partial(_train, search, data, steps)
         calls[f"learn {steps}"] = functools.partial(_learn, search, data, steps)
+        calls[f"epoch {steps}"] = functools.partial(_epoch, search, data, steps)
     seconds = measure.interleaved_seconds(calls, rounds=9)
     return [
         {
@@ -50,6 +52,10 @@ def _loops() -> list[dict]:
         for name, of in (
             ("train", "steps of training, recurrent"),
             ("learn", "steps of the controller"),
+            (
+                "epoch",
+                f"steps of each of {EPOCH} children and of the controller",
+            ),
         )
     ]
 
@@ -75,6 +81,12 @@ def _learn(search: Any, data: Any, steps: int) -> Any:
         running[0] = search.learn(running[0], data, zero, number, steps)
         jax.device_get(running[0].epoch.reward)
     return running[0].strategy.params
+
+
+def _epoch(search: Any, data: Any, steps: int) -> Any:
+    for _ in range(EPOCH):
+        _train(search, data, steps)
+    return _learn(search, data, steps)
 
 
 def _programs() -> list[dict]:

@@ -107,6 +107,13 @@ def _rows_of(hidden: int) -> list[dict]:
         }
         for name, label in (("wpl", "with WPL"), ("none", "without a penalty"))
     ]
+    found.append(
+        {
+            "benchmark": f"search, hidden {hidden}",
+            "figure": "Fisher update / shared step",
+            **measure.ratio(seconds["Fisher update"], step("wpl")),
+        }
+    )
     ours = {
         "shared step": step("wpl"),
         "Fisher update": seconds["Fisher update"],

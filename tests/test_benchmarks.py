@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from benchmarks import micro_cell, search
+from benchmarks import growth, micro_cell, search
 
 
 def assert_figures(rows):
@@ -35,4 +35,21 @@ def test_a_step_on_text(monkeypatch):
     assert_figures(rows)
     steps = [row for row in rows if row["benchmark"] == "search step, hidden 8"]
     assert ["WPL" in row["figure"] for row in steps] == [True, False]
+    assert "Fisher update / shared step" in [row["figure"] for row in rows]
     assert sum("of the authors' code" in row["figure"] for row in rows) == 3
+
+
+@pytest.mark.slow
+def test_growth(monkeypatch):
+    for name, sizes in {
+        "NODES": (2, 3),
+        "HIDDEN": (4, 8),
+        "EXAMPLES": (10, 20),
+        "EVALUATED": (1, 3),
+    }.items():
+        monkeypatch.setattr(growth, name, sizes)
+    rows = growth.rows()
+    assert_figures(rows)
+    assert [row["sizes"] for row in rows] == [[2, 3], [4, 8], [1, 3], [10, 20]]
+    assert all(row["times"][0] == 1 for row in rows)
+    assert ", 1, 3: 1, " in rows[2]["figure"]
