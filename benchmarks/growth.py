@@ -2,10 +2,10 @@
 
 Seconds are fitted by ``c * size^exponent``, by least squares of their logarithms; the
 ratio that is printed is the exponent, beside the time of each size as a multiple of the
-first one's. Expected: a step grows with the nodes as the number of products, 1; with the
-hidden size as their size, up to 2 where products fill the machine; evaluation with the
-architectures and a Fisher with the examples, 1. What does not grow, the softmax, the
-optimizer and the calls, makes it less.
+first one's. Expected: a step grows with the nodes as the number of products, 1; with
+the hidden size as their size, up to 2 where products fill the machine; evaluation with
+the architectures and a Fisher with the examples, 1. What does not grow, the softmax,
+the optimizer and the calls, makes it less.
 """
 
 import functools
@@ -61,7 +61,7 @@ def rows() -> list[dict]:
 
 
 def _listed(numbers: Iterable[float]) -> str:
-    return ", ".join(f"{number:.3g}" for number in numbers)
+    return ", ".join(f"{n:,.0f}" if n >= 100 else f"{n:.3g}" for n in numbers)
 
 
 def _search(**space: int) -> Any:

@@ -37,6 +37,7 @@ from wpl_jax.joint_training import Child, batches_of_several, joint_step
 from wpl_jax.parallel import ALONE, Axis, Devices, Divided
 from wpl_jax.penalty import consolidate, weight_plasticity
 from wpl_jax.protection import make_protection
+from wpl_jax.rank_disorder import with_shared
 from wpl_jax.search_run import _advance, _taken, calls_of_search
 from wpl_jax.supernet import gather, mask, random_architecture
 from wpl_jax.tasks import image_classification
@@ -426,8 +427,11 @@ class Together(Written):
             for k, theta in self.params.items():
                 step = sums[k] / np.maximum(count[k], 1) + WEIGHT_DECAY * theta
                 f = self.penalty.strength * self.fisher[k]
-                new = theta - rate * step
-                new = (new + rate * f * self.anchor[k]) / (1 + rate * f)
+                if self.penalty.form == "explicit":
+                    new = theta - rate * (step + f * (theta - self.anchor[k]))
+                else:
+                    new = theta - rate * step
+                    new = (new + rate * f * self.anchor[k]) / (1 + rate * f)
                 self.params[k] = np.where(count[k] > 0, new, theta)
 
     def protect_several(self, architectures, epoch, index):
@@ -444,18 +448,36 @@ class Together(Written):
                     sums[k][part] += gradient[k] ** 2 / self.penalty.batches
             for k, part in self.parts(architecture).items():
                 count[k][part] += 1
+        found = {k: sums[k] / np.maximum(used, 1) for k, used in count.items()}
+        if self.penalty.name == "l2":
+            found = {k: np.ones_like(f) for k, f in found.items()}
+        elif self.penalty.name == "wpl":
+            for k, used in count.items():
+                mixed = 0.1 * self.average[k] + found[k]
+                found[k] = self.average[k] = np.where(used > 0, mixed, self.average[k])
+        mean = np.concatenate([found[k][n > 0] for k, n in count.items()]).mean()
         for k, used in count.items():
-            mixed = 0.1 * self.average[k] + sums[k] / np.maximum(used, 1)
-            self.average[k] = np.where(used > 0, mixed, self.average[k])
-        mean = np.concatenate([self.average[k][n > 0] for k, n in count.items()]).mean()
-        for k, used in count.items():
-            self.fisher[k] = np.where(used > 0, self.average[k] / mean, self.fisher[k])
-            self.anchor[k] = np.where(used > 0, self.params[k], self.anchor[k])
+            fisher, anchor = found[k] / mean, self.params[k]
+            if self.penalty.name == "ewc":
+                total = fisher + self.fisher[k]
+                weighted = fisher * anchor + self.fisher[k] * self.anchor[k]
+                fisher, anchor = total, weighted / np.maximum(total, 1e-300)
+            self.fisher[k] = np.where(used > 0, fisher, self.fisher[k])
+            self.anchor[k] = np.where(used > 0, anchor, self.anchor[k])
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_children_that_are_trained_together_share_their_gradients(count):
-    config = make_settings(form="proximal")
+@pytest.mark.parametrize(
+    ("count", "name", "form"),
+    [
+        (1, "wpl", "proximal"),
+        (2, "wpl", "proximal"),
+        (2, "wpl", "explicit"),
+        (2, "ewc", "explicit"),
+        (1, "l2", "proximal"),
+    ],
+)
+def test_children_that_are_trained_together_share_their_gradients(count, name, form):
+    config = make_settings(name=name, form=form, strength=1.0)
     search = dataclasses.replace(
         make_search(protection=make_protection(config)),
         together=2,
@@ -482,8 +504,48 @@ def test_children_that_are_trained_together_share_their_gradients(count):
             written.protect_several(pair, epoch, index)
         for name, value in state.shared.params.items():
             np.testing.assert_allclose(value, written.params[name], rtol=2e-5)
-            average = state.shared.memory[name]
-            np.testing.assert_allclose(average, written.average[name], rtol=2e-4)
+            if config.penalty.name == "wpl":
+                average = state.shared.memory[name]
+                np.testing.assert_allclose(average, written.average[name], rtol=2e-4)
+
+
+def test_momentum_is_of_the_children_that_use_a_parameter():
+    transform = optax.sgd(0.1, momentum=0.9, nesterov=True)
+    params = toy.ToySpace().init(FIRST)
+    trainee = Trainee(params, transform.init(params), ())
+    written = Written(params, toy.make_data(), None)
+    velocity = {k: np.zeros_like(v) for k, v in written.params.items()}
+    for pair in ([[0, 1], [1, 1]], [[2, 0], [0, 1]], [[0, 2], [0, 0]]):
+        trainee, told = take_joint_step(
+            transform, trainee.opt_state, trainee.params, pair
+        )
+        assert np.all(told.sound)
+        sums = {k: np.zeros_like(v) for k, v in written.params.items()}
+        count = {k: np.zeros_like(v) for k, v in written.params.items()}
+        for architecture, batch in zip(pair, written.data[0], strict=False):
+            gradient = written.gradient(architecture, batch)
+            for k, part in written.parts(architecture).items():
+                sums[k][part] += gradient[k]
+                count[k][part] += 1
+        for k, used in count.items():
+            gradient = sums[k] / np.maximum(used, 1)
+            moved = 0.9 * velocity[k] + gradient
+            velocity[k] = np.where(used > 0, moved, velocity[k])
+            step = np.where(used > 0, gradient + 0.9 * moved, 0)
+            written.params[k] = written.params[k] - 0.1 * step
+            np.testing.assert_allclose(trainee.params[k], written.params[k], rtol=1e-5)
+
+
+def test_architectures_are_ranked_on_several_devices_as_computed():
+    architectures = np.array([[0, 1], [1, 1], [2, 0], [0, 0], [1, 2], [2, 2]], np.int32)
+    search = dataclasses.replace(make_search(), devices=Devices(4))
+    data, params = search.devices.replicate(
+        (toy.make_data(), toy.ToySpace().init(FIRST))
+    )
+    found = with_shared(search, params, data, architectures)
+    written = Written(jax.device_get(params), toy.make_data(), None)
+    nats = [written.loss(each, written.data[1]) for each in architectures]
+    np.testing.assert_allclose(found, np.sqrt(2 * np.array(nats)), rtol=1e-5)
 
 
 def test_a_child_that_explodes_does_not_move_the_others():

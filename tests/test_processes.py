@@ -231,9 +231,13 @@ def test_two_processes_of_two_devices_search_as_one(alone, tmp_path):
     assert_close(read(tmp_path / "run"), expected)
 
 
-@pytest.fixture
-def noise(tmp_path):
+IMAGE_RUNS = ("wpl-seed0",)
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory):
     """A folder of images, too few for every device to have one of all splits."""
+    tmp_path = tmp_path_factory.mktemp("noise")
     rng = np.random.default_rng(0)
     for split, count in (("train", 60), ("valid", 17), ("test", 16)):
         for label in ("a", "b"):
@@ -245,19 +249,44 @@ def noise(tmp_path):
     return tmp_path / "images"
 
 
-@pytest.mark.slow
-def test_two_processes_search_on_images_as_one(noise, tmp_path):
-    config = f"--config={ROOT / 'tests' / 'tiny_images.py'}"
+@pytest.fixture(scope="module")
+def images_alone(noise, tmp_path_factory):
+    """What one device leaves of a search on images, and the flags of it."""
     flags = [
+        f"--config={ROOT / 'tests' / 'tiny_images.py'}",
         "--config.task.data.format=folder",
         f"--config.task.data.path={noise}",
         "--config.retrain.epochs=0",
+        "--config.search.checkpoint_seconds=0.0",
     ]
-    runs = ("wpl-seed0",)
-    command = [sys.executable, "launch.py", config, f"--workdir={tmp_path / 'one'}"]
-    env = environment(XLA_FLAGS=devices_of_each(1))
-    done = call([*command, *flags], env, timeout=600)
+    workdir = tmp_path_factory.mktemp("images") / "run"
+    command = [sys.executable, "launch.py", *flags, f"--workdir={workdir}"]
+    done = call(command, environment(XLA_FLAGS=devices_of_each(1)), timeout=600)
     assert done.returncode == 0, done.stderr
+    return read(workdir, IMAGE_RUNS), flags
+
+
+@pytest.mark.slow
+def test_a_search_on_images_is_killed_on_four_devices_and_goes_on_on_two(
+    images_alone, tmp_path
+):
+    expected, flags = images_alone
+    command = [sys.executable, "launch.py", *flags, f"--workdir={tmp_path / 'run'}"]
+    env = environment(XLA_FLAGS=devices_of_each(4))
+    with processes([command], env) as started:
+        # Of four children, and four steps of the controller, two a call.
+        saved = stop_within_an_epoch(started, tmp_path / "run", 4 + 4 + 2, after=0)
+        started[0].kill()
+    done = call([*command, "--devices=2"], env, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert "Devices: 2 of 4 (cpu)" in done.stdout
+    assert f"resuming after {saved} of" in done.stdout
+    assert_close(read(tmp_path / "run", IMAGE_RUNS), expected)
+
+
+@pytest.mark.slow
+def test_two_processes_search_on_images_as_one(images_alone, tmp_path):
+    expected, (config, *flags) = images_alone
     env = environment(XLA_FLAGS=devices_of_each(2))
     report = tmp_path / "two" / "report.html"
     for mode in ("run", "report"):
@@ -270,7 +299,7 @@ def test_two_processes_search_on_images_as_one(noise, tmp_path):
         assert (first.returncode, second.returncode) == (0, 0), err
         assert out.endswith(f"Report: {report}\n")
         assert report.exists()
-    assert_close(read(tmp_path / "two", runs), read(tmp_path / "one", runs))
+    assert_close(read(tmp_path / "two", IMAGE_RUNS), expected)
 
 
 def wait_for_epochs(workdir, count):
@@ -287,18 +316,21 @@ def wait_for_epochs(workdir, count):
 CALLS_OF_AN_EPOCH = 3 + 3 + 2
 
 
-def stop_within_an_epoch(started, workdir):
-    """Stops processes, once what they have saved last is of the midst of an epoch."""
+def stop_within_an_epoch(started, workdir, calls=CALLS_OF_AN_EPOCH, after=1):
+    """Stops processes, once what they have saved last is of the midst of an epoch.
+
+    Of one after so many epochs, each of so many calls.
+    """
 
     def saved():
         folder = workdir / "searches" / "wpl-seed0" / "checkpoints"
         numbers = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
         newest = max(numbers, default=0)
-        return newest if newest % CALLS_OF_AN_EPOCH else 0
+        return newest if newest % calls else 0
 
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
-        if saved() > CALLS_OF_AN_EPOCH:
+        if saved() > after * calls:
             for one in started:
                 one.send_signal(signal.SIGSTOP)
             if newest := saved():

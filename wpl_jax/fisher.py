@@ -45,7 +45,7 @@ def per_example_fisher(
 ) -> Any:
     """Mean over examples of the squared per-example gradients.
 
-    Costs about one batched gradient where every weight is used once in the model,
+    Costs one or two batched gradients where every weight is used once in the model,
     see :mod:`wpl_jax.squared_gradients`, and the memory of one chunk, however many
     examples there are.
 
