@@ -3,7 +3,7 @@
     python launch.py --config=configs/enas_rnn_ptb_small.py --workdir=runs/ptb_small \
         --config.task.data.path=PATH/ptb
 
-About 8 minutes a search and its retraining on one CPU core, nine of them. The same with
+5 to 8 minutes a search and its retraining on one CPU core, nine of them. The same with
 random search instead of the controller: ``--config.strategy.name=random``.
 """
 

@@ -3,9 +3,9 @@
     python launch.py --config=configs/enas_rnn_pydoc_penalties.py \
         --workdir=runs/penalties
 
-About 10 minutes on two CPU cores for 5 arms and 3 seeds. A penalty that moves its
-anchor after each child slows learning down; so does a lower learning rate, and the
-comparison tells which forgets less for the same progress.
+5 arms over 3 seeds. A penalty that moves its anchor after each child slows learning
+down; so does a lower learning rate, and the comparison tells which forgets less for the
+same progress.
 """
 
 from ml_collections import ConfigDict
