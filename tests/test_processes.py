@@ -227,6 +227,7 @@ def test_two_processes_of_two_devices_search_as_one(alone, tmp_path):
         silent, _ = second.communicate(timeout=60)
     assert (first.returncode, second.returncode) == (0, 0), err
     assert out.endswith(f"Report: {tmp_path / 'run' / 'report.html'}\n")
+    assert "Error" not in err
     assert all(line.startswith("[Gloo]") for line in silent.splitlines())
     assert_close(read(tmp_path / "run"), expected)
 
@@ -426,9 +427,9 @@ def test_a_signal_to_any_process_stops_and_saves_all(alone, tmp_path):
     with processes(search(workdir), env) as started:
         wait_for_epochs(workdir, 1)
         os.kill(started[1].pid, signal.SIGTERM)
-        for one in started:
-            one.communicate(timeout=60)
+        said = [one.communicate(timeout=60)[1] for one in started]
     assert [one.returncode for one in started] == [143, 143]
+    assert not any("has ended before" in err for err in said)
     with processes(search(workdir), env) as started:
         out, err = started[0].communicate(timeout=300)
         started[1].communicate(timeout=60)
