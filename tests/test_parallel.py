@@ -288,6 +288,9 @@ def noise(monkeypatch):
     monkeypatch.setattr(
         image_classification, "_mean_and_deviation", lambda images: moments
     )
+    yield
+    # Compiled programs hold maps of memory, of which a process may have 65,530.
+    jax.clear_caches()
 
 
 def outcome(config, count):
