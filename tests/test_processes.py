@@ -187,6 +187,10 @@ def read(workdir, runs=RUNS):
         folder = workdir / "searches" / run
         lines = (folder / "metrics.jsonl").read_text().splitlines()
         found[run] = [json.loads(line) for line in lines]
+        for path in folder.glob("retrain/retrained.json"):
+            retrained = json.loads(path.read_text())
+            assert retrained.pop("error_name") == "perplexity"
+            found[run].append(retrained)
     return found
 
 
@@ -197,7 +201,7 @@ def assert_close(found, expected):
             assert have.keys() == want.keys()
             for name in want:
                 # What was forgotten is a difference of perplexities of about 30.
-                scale = want["child_error"] if name.startswith("error") else 1
+                scale = want["child_error"] if name.startswith("error_") else 1
                 np.testing.assert_allclose(
                     np.array(have[name], float),
                     np.array(want[name], float),

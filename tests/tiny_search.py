@@ -54,6 +54,7 @@ def get_config() -> ConfigDict:
     config.retrain.epochs = 1
     config.retrain.batches_per_call = 1000
     config.retrain.checkpoint_seconds = 0.0
+    config.retrain.optimizer.learning_rate = 0.5  # At 20 it amplifies rounding.
     config.retrain.space = ConfigDict({"hidden": 5})
     config.retrain.task = ConfigDict({"batch_size": 20})
     return config
