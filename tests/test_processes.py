@@ -360,9 +360,11 @@ def test_a_lost_process_ends_the_others_and_fewer_go_on(lost, alone, tmp_path):
         _, err = started[1 - lost].communicate(timeout=60)
     assert time.monotonic() - begin < 2 * 5 + 5
     assert started[1 - lost].returncode not in (0, None)
-    last = err.splitlines()[-1]
-    said = f"Process {1 - lost} of 2 has lost another one" in last
-    assert said or f"Process {1 - lost} has ended before it was done" in last
+    # Threads of JAX's may go on talking after it.
+    said = [line for line in err.splitlines() if line.startswith("Error: ")]
+    *_, last = said
+    lost_one = f"Process {1 - lost} of 2 has lost another one" in last
+    assert lost_one or f"Process {1 - lost} has ended before it was done" in last
     assert "the same command goes on from there" in last
     command = [sys.executable, "launch.py", CONFIG, f"--workdir={workdir}"]
     done = call(command, env, timeout=300)
