@@ -22,3 +22,13 @@ def one_device():
     parallel.use(1)
     yield
     parallel.use(None)
+
+
+@pytest.fixture
+def all_devices():
+    """As many as divide the work; to be asked for before ``monkeypatch``."""
+    from wpl_jax import parallel
+
+    parallel.use(None)
+    yield
+    parallel.use(1)

@@ -108,7 +108,7 @@ def test_flags_of_the_guides_are_flags():
             assert re.search(rf"--(\[no\])?{flag}\b", said), flag
 
 
-def test_a_search_takes_the_settings_of_the_plan_for_a_box():
+def test_a_search_takes_the_settings_of_the_plan_for_a_box(all_devices):
     (block,) = re.findall(r"```\n(--config.*?)```", SCALING, re.DOTALL)
     config = enas_rnn_pydoc.get_config()
     settings = dict(flag.removeprefix("--config.").split("=") for flag in block.split())
@@ -117,9 +117,5 @@ def test_a_search_takes_the_settings_of_the_plan_for_a_box():
         {name: int(value) for name, value in settings.items()}
     )
     config.task.batch_size = 16
-    parallel.use(None)
-    try:
-        search, _, _ = make_search(config)
-    finally:
-        parallel.use(1)
+    search, _, _ = make_search(config)
     assert search.devices == parallel.Devices(8, "children")

@@ -714,14 +714,6 @@ def test_devices_that_there_are_not_cannot_be_used(count):
     assert parallel.make_devices(text_config()).count == 1
 
 
-@pytest.fixture
-def all_devices():
-    """As many as divide the work; to be asked for before ``monkeypatch``."""
-    parallel.use(None)
-    yield
-    parallel.use(1)
-
-
 @pytest.mark.parametrize(
     ("batch_size", "together", "count"),
     [(8, 1, 8), (20, 1, 5), (7, 1, 7), (11, 1, 1), (24, 12, 6), (20, 8, 4), (8, 3, 1)],

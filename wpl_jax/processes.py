@@ -151,6 +151,9 @@ def start(
         ) from error
 
 
+_beside: subprocess.Popen[str] | None = None  # who speaks where this process cannot
+
+
 def _witness(words: str) -> None:
     """Has somebody else say something if this process ends before :func:`end`."""
     global _beside
@@ -162,9 +165,6 @@ def _witness(words: str) -> None:
     )
     # JAX's own is registered later and so comes first: it may wait for others.
     atexit.register(_dismiss)
-
-
-_beside: subprocess.Popen[str] | None = None
 
 
 def _dismiss() -> None:
