@@ -77,3 +77,11 @@ def is_key(leaf: Any) -> bool:
 def without_keys(tree: Any) -> Any:
     """The tree with the numbers that keys are made of in their places."""
     return jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, tree)
+
+
+def squared_magnitude(x: jax.Array) -> jax.Array:
+    """``|x|^2`` entry by entry, real and at least float32."""
+    x = jnp.asarray(x)
+    if jnp.iscomplexobj(x):
+        return jnp.square(x.real) + jnp.square(x.imag)
+    return jnp.square(widen(x))
