@@ -3,10 +3,25 @@
 python launch.py --config=configs/two_models_digits.py --workdir=runs/digits
 """
 
+# ruff: noqa: E402 - imports take seconds, in which Ctrl-C is answered as well.
+
+import os
+import signal
+import sys
+
+
+def _interrupted(signum: int, frame: object) -> None:
+    """Ends the program in one line, before and after a job."""
+    os.write(2, b"\nInterrupted.\n")
+    loaded = sys.modules.get("wpl_jax.processes")
+    getattr(loaded, "leave", os._exit)(128 + signum)
+
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, _interrupted)
+
 import contextlib
 import functools
-import os
-import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +31,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from wpl_jax import jobs, parallel, processes, profiling
+from wpl_jax import console, jobs, parallel, processes, profiling, stopping
 from wpl_jax.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -48,6 +63,13 @@ _HEARTBEAT = flags.DEFINE_integer(
     "Seconds without a sign of a process after which it is lost; the others end.",
     lower_bound=1,
 )
+_GRACE = flags.DEFINE_float(
+    "grace",
+    60.0,
+    "Seconds after SIGTERM, SIGINT or SIGHUP in which the run saves and ends; then it "
+    "ends at once, with what the last checkpoint holds.",
+    lower_bound=0.0,
+)
 _PROFILE = flags.DEFINE_integer(
     "profile", None, "Writes a trace of so many calls, once programs are compiled."
 )
@@ -71,6 +93,7 @@ def main(argv: list[str]) -> None:
             jax.config.update("jax_compilation_cache_dir", _CACHE.value)
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
         profiling.ask(_PROFILE.value)
+        stopping.set_grace(_GRACE.value)
         with _processes():
             parallel.use(_DEVICES.value)
             jobs.run(_CONFIG.value, Path(_WORKDIR.value), _MODE.value)
@@ -139,10 +162,11 @@ def _innermost(error: object) -> object:
 
 
 def _fail(message: object) -> NoReturn:
-    print(f"Error: {message}", file=sys.stderr)
+    print(f"Error: {message}", file=console.lasting(sys.stderr))
     processes.end(2)
 
 
 if __name__ == "__main__":
+    sys.stdout = console.lasting(sys.stdout)
     flags.mark_flag_as_required("config")
     app.run(main, flags_parser=_parse)

@@ -125,7 +125,6 @@ def get_config() -> ConfigDict:
     config.retrain = ConfigDict()
     config.retrain.architecture = ""  # for --mode=retrain, the file
     config.retrain.epochs = 600
-    config.retrain.batches_per_call = 50
     config.retrain.checkpoint_seconds = 60.0
     config.retrain.patience = 5  # epochs without progress before averaging begins
     config.retrain.space = ConfigDict({"hidden": 800, "output": "all"})

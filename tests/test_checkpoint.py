@@ -3,7 +3,6 @@
 import contextlib
 import os
 import shutil
-import signal
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 from tiny import ORBAX_FAILING, small_files
 
-from wpl_jax.checkpoint import Checkpoints, StopRequest
+from wpl_jax.checkpoint import Checkpoints
 from wpl_jax.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings(*ORBAX_FAILING)
@@ -321,64 +320,7 @@ def test_full_disk_is_a_user_error_and_harms_no_earlier_checkpoint(
 def test_folder_that_cannot_be_made_is_a_user_error(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with (
-        pytest.raises(UserError, match="Not a directory"),
+        pytest.raises(UserError, match="file cannot be made"),
         opened(tmp_path / "file") as checkpoints,
     ):
         checkpoints.save(0, make_state())
-
-
-# Signals.
-
-
-@pytest.fixture
-def noted():
-    """Handlers of the tests' own, which note what comes; restored afterwards."""
-    signals = []
-    earlier = {
-        number: signal.signal(number, lambda number, frame: signals.append(number))
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    yield signals
-    for number, handler in earlier.items():
-        signal.signal(number, handler)
-
-
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
-)
-def test_first_signal_is_noted_and_the_second_acts(number, code, noted):
-    with StopRequest() as stop:
-        assert stop.signum is None
-        signal.raise_signal(number)
-        assert stop.signum == number
-        assert stop.exit_code() == code
-        assert noted == []
-        signal.raise_signal(number)
-        assert noted == [number]
-    signal.raise_signal(number)
-    assert noted == [number, number]
-
-
-def test_signals_of_both_kinds_are_noted_first(noted):
-    with StopRequest() as stop:
-        signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGINT)
-        assert noted == []
-        assert stop.signum in (signal.SIGTERM, signal.SIGINT)
-
-
-@pytest.mark.parametrize("failing", [False, True])
-def test_handlers_are_restored(failing, noted):
-    before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
-    with contextlib.suppress(ZeroDivisionError), StopRequest():
-        assert signal.getsignal(signal.SIGTERM) not in before
-        assert signal.getsignal(signal.SIGINT) not in before
-        if failing:
-            raise ZeroDivisionError
-    assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == before
-
-
-def test_exit_code_of_a_signal_that_came_to_another_process_is_of_sigterm():
-    with StopRequest() as stop:
-        assert not stop.asked()
-        assert stop.exit_code() == 143

@@ -13,9 +13,10 @@ import termios
 
 import pytest
 from tensorboardX.proto import event_pb2
-from tiny import deaths
+from tiny import deaths, small_files
 
-from wpl_jax import monitor, run_directory
+from wpl_jax import monitor, run_files
+from wpl_jax.errors import UserError
 from wpl_jax.monitor import Metrics, Progress
 
 RECORDS = [{"loss": 1 / (i + 1), "arm": f"arm {i}", "seeds": i} for i in range(5)]
@@ -81,15 +82,71 @@ def test_resumed_records_are_those_of_an_undisturbed_run(killed_at, tmp_path):
 
 
 @pytest.mark.parametrize("left", [1, 10, -1])
-@pytest.mark.parametrize("resume_at", [2, 3])
-def test_line_that_was_cut_off_is_dropped(left, resume_at, tmp_path):
+def test_line_that_was_cut_off_is_dropped(left, tmp_path):
     write_records(tmp_path, 0, 3)
     whole = lines(tmp_path)
     (tmp_path / "metrics.jsonl").write_text("".join(whole[:2]) + whole[2][:left])
-    write_records(tmp_path, resume_at, 4)
+    write_records(tmp_path, 2, 4)
     found = lines(tmp_path)
-    assert found[:2] == whole[:2]
-    assert [json.loads(line)["step"] for line in found[2:]] == [*range(resume_at, 4)]
+    assert found[:3] == whole
+    assert [json.loads(line)["step"] for line in found] == [*range(4)]
+
+
+DAMAGE = {
+    "no file": None,
+    "empty": b"",
+    "shortened": b"{line0}{line1}",
+    "cut off": b"{line0}{line1}{line2",
+    "first line garbled": b"x{line1}{line2}",
+    "first line missing": b"{line1}{line2}",
+    "a line twice": b"{line0}{line1}{line1}{line2}",
+    "null": b"{line0}null\n{line2}",
+    "a list": b"{line0}[1]\n{line2}",
+    "no step": b'{line0}{"a": 1}\n{line2}',
+    "not UTF-8": b"{line0}\xff\xfe\n{line2}",
+    "deep": b"{line0}" + b"[" * 100_000 + b"\n{line2}",
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_records_that_a_checkpoint_counts_on_must_be_there(name, tmp_path):
+    write_records(tmp_path, 0, 3)
+    path = tmp_path / "metrics.jsonl"
+    content = DAMAGE[name]
+    for i, line in enumerate(path.read_bytes().splitlines(keepends=True)):
+        content = content and content.replace(b"{line%d}" % i, line)
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        Metrics(tmp_path, resume_at=3)
+    assert str(caught.value).startswith(f"{path} is damaged: line ")
+    assert "first 3 records are needed" in str(caught.value)
+    assert (path.read_bytes() if path.exists() else None) == content
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "tensorboard"])
+def test_folder_or_file_in_the_way_is_named(name, tmp_path):
+    if name == "tensorboard":
+        (tmp_path / name).write_text("")
+    else:
+        (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=name):
+        Metrics(tmp_path, resume_at=0)
+
+
+def test_full_disk_is_a_user_error(tmp_path):
+    """Of the curves' file as well, which is written at the same time."""
+    metrics = Metrics(tmp_path, resume_at=0)
+
+    def write():
+        for step in range(1000):
+            metrics.write(step, {"loss": 1.0})
+
+    with small_files(1000), pytest.raises(UserError, match="could not be written"):
+        write()
+    for file in (metrics._file, metrics._board._file):  # What is left in buffers.
+        with contextlib.suppress(OSError):
+            file.close()
+    assert 0 < len(monitor.whole_records(tmp_path / "metrics.jsonl")) < 1000
 
 
 def test_resuming_at_the_end_keeps_all(tmp_path):
@@ -112,7 +169,7 @@ def test_cutting_back_can_be_cut_off_at_every_line(tmp_path):
             file.writelines(whole)
         Metrics(tmp_path, resume_at=2).close()
 
-    for _ in deaths(resume, monitor, run_directory, pathlib):
+    for _ in deaths(resume, monitor, run_files, pathlib):
         found.append(lines(tmp_path)[:2])
     # What the checkpoint counts on must be in the file at any moment.
     assert found == [whole[:2]] * len(found)

@@ -30,7 +30,6 @@ from test_search import (
 
 import configs
 from wpl_jax import jobs, parallel, retrain, search_config, search_run, tasks
-from wpl_jax.checkpoint import StopRequest
 from wpl_jax.data import open_images
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.joint_training import Child, batches_of_several, joint_step
@@ -39,6 +38,7 @@ from wpl_jax.penalty import consolidate, weight_plasticity
 from wpl_jax.protection import make_protection
 from wpl_jax.rank_disorder import with_shared
 from wpl_jax.search_run import _advance, _taken, calls_of_search
+from wpl_jax.stopping import StopRequest
 from wpl_jax.supernet import gather, mask, random_architecture
 from wpl_jax.tasks import image_classification
 from wpl_jax.tasks.image_classification import SPLITS

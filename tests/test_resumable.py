@@ -4,6 +4,7 @@ import functools
 import itertools
 import json
 import os
+import shutil
 import signal
 import types
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from tiny import Death
 
+from wpl_jax.errors import UserError
 from wpl_jax.monitor import Progress
 from wpl_jax.resumable import Resumable
 
@@ -229,6 +231,43 @@ def test_record_that_was_cut_off_is_written_again(tmp_path):
     assert_finished(tmp_path, work(tmp_path, events))
 
 
+def damage(folder, line):
+    """Damages a line of the metrics."""
+    path = folder / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    lines[line] = lines[line].replace('"step"', '"stop"')
+    path.write_text("".join(lines))
+
+
+def test_damaged_records_are_made_again_from_a_checkpoint_before_them(tmp_path, caplog):
+    events = Events()
+    crash(
+        tmp_path, events, 5, "after", checkpoint_seconds=0.0, landmark={2}.__contains__
+    )
+    assert saved(tmp_path) == {2, 3, 4}
+    damage(tmp_path, 2)
+    value = work(tmp_path, events)
+    assert events.made[5:] == [2, 3, 4, 5]
+    assert f"{tmp_path / 'metrics.jsonl'}: line 3 is not the record of" in caplog.text
+    assert_finished(tmp_path, value)
+
+
+def test_damaged_records_before_every_checkpoint_are_a_user_error(tmp_path):
+    events = Events()
+    crash(tmp_path, events, 5, "after", checkpoint_seconds=0.0)
+    assert saved(tmp_path) == {3, 4}
+    damage(tmp_path, 0)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    with pytest.raises(UserError) as caught:
+        work(tmp_path, events)
+    assert "None of the checkpoints [4, 3]" in str(caught.value)
+    assert f"{tmp_path / 'metrics.jsonl'}: line 1 is not the" in str(caught.value)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+    # The advice works: without them the job starts anew.
+    shutil.rmtree(tmp_path / "checkpoints")
+    assert_finished(tmp_path, work(tmp_path, events))
+
+
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="Linux lists them")
 @pytest.mark.parametrize(("in_call", "when"), [(5, "back"), (6, "after")])
 def test_files_are_closed_whatever_happens(in_call, when, tmp_path):
@@ -319,7 +358,7 @@ def test_going_back_again_and_again_ends_at_the_same_landmark(tmp_path):
         total=TOTAL,
         like=START,
         start=lambda: START,
-        record_of=lambda done: done,
+        record_of=lambda done: 0,
         title="Job",
         unit="calls",
         stop=events,

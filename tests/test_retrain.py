@@ -361,7 +361,6 @@ class Stopping:
 def make_config(**options):
     settings = {
         "epochs": EPOCHS,
-        "batches_per_call": 2,
         "checkpoint_seconds": 1e9,
         "patience": PATIENCE,
         "optimizer": dataclasses.asdict(SGD)
@@ -370,17 +369,43 @@ def make_config(**options):
     return ConfigDict({"retrain": settings | options})
 
 
-def run(retraining, folder, stop=None, data=DATA, **options):
-    return retrain.run(
-        make_config(**options),
-        retraining,
-        data,
-        ARCHITECTURE.tolist(),
-        0,
-        folder,
-        "Toy",
-        stop or Stop(),
-    )
+def run(retraining, folder, stop=None, data=DATA, per_call=2, **options):
+    """With so many batches in a call, however long they take."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retrain._Speed, "batches_of_a_call", lambda speed: per_call)
+        return retrain.run(
+            make_config(**options),
+            retraining,
+            data,
+            ARCHITECTURE.tolist(),
+            0,
+            folder,
+            "Toy",
+            stop or Stop(),
+        )
+
+
+@pytest.mark.parametrize("per_call", [1, 3, 1000])
+def test_calls_of_any_length_leave_the_same_bytes(
+    per_call, retraining, undisturbed, tmp_path
+):
+    run(retraining, tmp_path, per_call=per_call)
+    for name in ("metrics.jsonl", "retrained.json"):
+        assert (tmp_path / name).read_bytes() == (undisturbed / name).read_bytes()
+
+
+def test_calls_are_as_long_as_their_seconds_allow(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(retrain.time, "monotonic", lambda: now[0])
+    speed, counts = retrain._Speed(1), []
+    # The first call compiles for 100 seconds; then a batch takes a quarter of one, and
+    # from the fourth call on 20.
+    for each in (100, 0.25, 0.25, 20, 20):
+        counts.append(speed.batches_of_a_call())
+        with speed.of(counts[-1]):
+            now[0] += each * counts[-1]
+    assert counts[:4] == [1, 1, 8, 8]
+    assert counts[4] < 3
 
 
 @pytest.fixture(scope="module")
@@ -418,7 +443,7 @@ def test_run_tells_of_each_epoch_and_of_what_is_kept(retraining, undisturbed):
 
 
 def test_run_returns_what_it_writes_and_says_it(retraining, tmp_path, capsys):
-    found = run(retraining, tmp_path, batches_per_call=50)
+    found = run(retraining, tmp_path)
     assert found == json.loads((tmp_path / "retrained.json").read_text())
     said = capsys.readouterr().out.splitlines()[-1]
     assert said == (
@@ -484,7 +509,6 @@ def test_settings_are_those_of_the_configuration():
     [
         ("epochs", 0, "0, expected a whole number of at least 1"),
         ("epochs", 2.0, "2.0, expected a whole number"),
-        ("batches_per_call", 0, "0, expected a whole number of at least 1"),
         ("checkpoint_seconds", -1.0, "-1.0, expected a number at least 0"),
         ("patience", 0, "0, expected a whole number of at least 1"),
         ("patience", "5", "'5', expected a whole number"),
@@ -504,9 +528,7 @@ def test_wrong_settings_are_named(field, value, said):
         retrain.make_retraining(config, ToyTask())
 
 
-@pytest.mark.parametrize(
-    "field", ["epochs", "batches_per_call", "checkpoint_seconds", "patience"]
-)
+@pytest.mark.parametrize("field", ["epochs", "checkpoint_seconds", "patience"])
 def test_missing_settings_are_named(field):
     config = make_config()
     del config.retrain[field]

@@ -6,7 +6,6 @@ import fcntl
 import gc
 import json
 import os
-import pathlib
 import subprocess
 import sys
 
@@ -17,10 +16,10 @@ from wpl_jax import run_directory
 from wpl_jax.errors import UserError
 from wpl_jax.run_directory import (
     CONFIG_FILE,
+    DATA_FILE,
+    claim_data,
     differing_fields,
     open_run,
-    to_json,
-    write_atomically,
 )
 
 CONFIG = {"job": "two_models", "data": {"path": None, "valid": 5}, "stops": (0.5, 0.25)}
@@ -141,15 +140,127 @@ def test_full_disk_at_the_start_is_a_user_error(tmp_path, monkeypatch):
         pass
 
 
-@pytest.mark.parametrize("text", ["", '{"job": "two_mo', "\x00\x01", "\xff{}"])
+@pytest.mark.parametrize(
+    "text",
+    ["", '{"job": "two_mo', "\x00\x01", "\xff{}", "null", "[" * 100_000, "[1]"],
+    ids=["empty", "cut off", "zeros", "not UTF-8", "null", "deep", "a list"],
+)
 def test_damaged_configuration_is_a_user_error(text, tmp_path):
     (tmp_path / CONFIG_FILE).write_bytes(text.encode("latin-1"))
     with (
-        pytest.raises(UserError, match="is not the JSON") as caught,
+        pytest.raises(UserError, match="is damaged") as caught,
         open_run(tmp_path, CONFIG),
     ):
         pass
     assert str(tmp_path / CONFIG_FILE) in str(caught.value)
+
+
+def test_configuration_that_is_a_folder_is_a_user_error(tmp_path):
+    (tmp_path / CONFIG_FILE).mkdir()
+    with pytest.raises(UserError, match="folder or a device"), open_run(tmp_path, {}):
+        pass
+
+
+def test_values_of_another_configuration_are_shortened(tmp_path):
+    with open_run(tmp_path, {"many": [*range(100_000)]}):
+        pass
+    with pytest.raises(UserError) as caught, open_run(tmp_path, {"many": "x" * 10**6}):
+        pass
+    assert "many: [0, 1, 2, 3, 4, 5, ...] there, 'xxxx" in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+# What is written through no symbolic link.
+
+
+@pytest.mark.parametrize("name", [".lock", f".{CONFIG_FILE}.tmp", CONFIG_FILE])
+def test_nothing_is_written_through_a_link(name, tmp_path):
+    other, workdir = tmp_path / "other", tmp_path / "run"
+    other.write_text("precious")
+    workdir.mkdir()
+    (workdir / name).symlink_to(other)
+    with contextlib.suppress(UserError), open_run(workdir, CONFIG):
+        pass
+    assert other.read_text() == "precious"
+
+
+def test_lock_that_is_a_link_is_named(tmp_path):
+    (tmp_path / ".lock").symlink_to(tmp_path / "other")
+    with pytest.raises(UserError) as caught, open_run(tmp_path, CONFIG):
+        pass
+    assert f"{tmp_path / '.lock'}: it is a symbolic link" in str(caught.value)
+    assert not (tmp_path / "other").exists()
+
+
+def test_lock_keeps_what_is_in_it(tmp_path):
+    (tmp_path / ".lock").write_text("mine")
+    with open_run(tmp_path, CONFIG):
+        pass
+    assert (tmp_path / ".lock").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "name", ["checkpoints", "figures", "searches/wpl-seed0/tensorboard", "retrain"]
+)
+def test_folder_that_is_a_link_is_refused(name, tmp_path):
+    (tmp_path / "other").mkdir()
+    link = tmp_path / "run" / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(tmp_path / "other")
+    with (
+        pytest.raises(UserError, match="symbolic link to a folder") as caught,
+        open_run(tmp_path / "run", CONFIG),
+    ):
+        pass
+    assert str(link) in str(caught.value)
+
+
+def test_workdir_itself_may_be_a_link(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "run").symlink_to(tmp_path / "disk")
+    with open_run(tmp_path / "run", CONFIG):
+        pass
+    assert (tmp_path / "disk" / CONFIG_FILE).exists()
+
+
+@pytest.mark.parametrize("name", ["a\\b", "a\udcffb", "gs:"])
+def test_path_from_which_nothing_can_be_restored_is_refused(name, tmp_path):
+    workdir = tmp_path / name / "run"
+    with (
+        pytest.raises(UserError, match="cannot be read again") as caught,
+        open_run(workdir, CONFIG),
+    ):
+        pass
+    str(caught.value).encode()
+    assert not workdir.exists()
+
+
+# Data.
+
+
+def test_data_is_noted_and_compared(tmp_path):
+    with open_run(tmp_path, CONFIG):
+        claim_data(tmp_path, {"wpl": "12"})
+        claim_data(tmp_path, {"wpl, retraining": "34"})
+        claim_data(tmp_path, {"wpl": "12", "wpl, retraining": "34"})
+        before = (tmp_path / DATA_FILE).read_bytes()
+        with pytest.raises(UserError) as caught:
+            claim_data(tmp_path, {"wpl": "12", "wpl, retraining": "35"})
+    said = str(caught.value)
+    assert said.startswith(f"{tmp_path} holds a run with other data")
+    assert "of wpl, retraining was '34', and is '35' now" in said
+    assert "--workdir" in said
+    assert (tmp_path / DATA_FILE).read_bytes() == before
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"fingerprints": {"wpl": 3}}'])
+def test_damaged_note_of_the_data_is_a_user_error(text, tmp_path):
+    (tmp_path / DATA_FILE).write_text(text)
+    with pytest.raises(UserError, match=r"data\.json is damaged") as caught:
+        claim_data(tmp_path, {"wpl": "12"})
+    assert "delete it" in str(caught.value)
+    (tmp_path / DATA_FILE).unlink()
+    claim_data(tmp_path, {"wpl": "12"})
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -180,71 +291,3 @@ def test_differing_fields_of_nested_dicts():
     ]
     assert list(differing_fields(old, json.loads(json.dumps(old)))) == []
     assert list(differing_fields({"a": {"b": 1}}, {"a": 1})) == [("a", {"b": 1}, 1)]
-
-
-def test_json_is_canonical_and_exact():
-    numbers = [0.1, 1 / 3, 1e-300, 5e-324, 2**53 + 1]
-    text = to_json({"b": numbers, "a": (1, None, True)})
-    assert json.loads(text) == {"a": [1, None, True], "b": numbers}
-    assert text == to_json({"a": [1, None, True], "b": numbers})
-    assert text.endswith("\n")
-    with pytest.raises(ValueError, match="JSON"):
-        to_json({"a": float("nan")})
-
-
-def test_write_atomically_replaces_the_file(tmp_path):
-    path = tmp_path / "x.json"
-    write_atomically(path, "old")
-    write_atomically(path, "änother\n")
-    assert path.read_bytes() == "änother\n".encode()
-    assert os.listdir(tmp_path) == ["x.json"]
-
-
-@pytest.mark.parametrize("where", ["fsync", "replace"])
-def test_write_atomically_keeps_the_old_file_when_writing_fails(
-    where, tmp_path, monkeypatch
-):
-    path = tmp_path / "x.json"
-    write_atomically(path, "old")
-
-    def full(*args, **kwargs):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, where, full)
-    if where == "replace":
-        monkeypatch.setattr(type(path), "replace", full)
-    with pytest.raises(UserError, match="No space") as caught:
-        write_atomically(path, "new" * 1000)
-    assert str(path) in str(caught.value)
-    assert path.read_text() == "old"
-    monkeypatch.undo()
-    write_atomically(path, "new")
-    assert path.read_text() == "new"
-
-
-def test_write_atomically_keeps_the_old_file_when_text_cannot_be_written(tmp_path):
-    path = tmp_path / "x.json"
-    write_atomically(path, "old")
-    with pytest.raises(UnicodeEncodeError):
-        write_atomically(path, "new" + "\ud800")
-    assert path.read_text() == "old"
-
-
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_write_atomically_can_be_cut_off_at_every_line(tmp_path):
-    path = tmp_path / "x.json"
-    name, new = str(path), "new" * 10000
-    found = []
-
-    def replace():
-        with open(name, "w") as file:
-            file.write("old")
-        write_atomically(path, new)
-
-    for _ in deaths(replace, run_directory, pathlib):
-        with open(name) as file:
-            found.append(file.read())
-    # The old one up to some line, the new one from there: never a part.
-    assert found == sorted(found, key=len)
-    assert set(found) == {"old", new}
-    assert path.read_text() == new

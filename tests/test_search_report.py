@@ -141,7 +141,11 @@ def write_search(folder, arm, seed, epochs=EPOCHS):
 
 
 def read_all(folder, keys=tuple(COLUMNS)):
-    return [search_report.read(folder / f"{a}-seed{s}", a, s) for a, s in keys]
+    return [read(folder / f"{a}-seed{s}", a, s) for a, s in keys]
+
+
+def read(folder, arm="wpl", seed=0, epochs=EPOCHS):
+    return search_report.read(folder, arm, seed, SPACE.decisions, epochs)
 
 
 class Parsed(html.parser.HTMLParser):
@@ -309,7 +313,7 @@ def folder(searches, tmp_path):
 def test_unfinished_search_is_a_user_error(folder):
     (folder / "results.json").unlink()
     with pytest.raises(UserError) as caught:
-        search_report.read(folder, "wpl", 0)
+        read(folder)
     assert str(caught.value).startswith(f"There is no {folder / 'results.json'}: ")
     assert "not finished" in str(caught.value)
 
@@ -318,35 +322,62 @@ def cut_off(path):
     path.write_text(path.read_text()[:-20])
 
 
-def without_a_column(path):
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    del lines[-1]["error_best_mean"]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+def with_field(name, value, line=None):
+    """Damage to a field, of one line of several; None leaves it out."""
+
+    def damage(path):
+        records = [json.loads(text) for text in path.read_text().splitlines()]
+        record = records[line or 0]
+        del record[name]
+        if value is not None:
+            record[name] = value
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+    return damage
 
 
-def with_words(path):
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    lines[0]["error_max"] = "much"
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+METRICS, RESULTS, RETRAINED = "metrics.jsonl", "results.json", "retrain/retrained.json"
 
 
 @pytest.mark.parametrize(
     ("name", "damage", "said"),
     [
-        ("results.json", cut_off, "JSONDecodeError"),
-        ("metrics.jsonl", cut_off, "JSONDecodeError"),
-        ("metrics.jsonl", without_a_column, "KeyError: 'error_best_mean'"),
-        ("metrics.jsonl", lambda path: path.write_text(""), "no complete epoch"),
-        ("metrics.jsonl", with_words, "could not convert string to float: 'much'"),
-        ("metrics.jsonl", Path.unlink, "No such file"),
-        ("metrics.jsonl", lambda path: path.write_bytes(b"\xff\n"), "UnicodeDecode"),
+        (RESULTS, cut_off, "not JSON"),
+        (RESULTS, lambda path: path.write_text("null"), "expected an object"),
+        (RESULTS, with_field("valid_error", None), "'valid_error' is missing"),
+        (RESULTS, with_field("valid_error", "2"), "'valid_error' is '2', expected"),
+        (RESULTS, with_field("architecture", [0, 0, 1, 9, 2]), "each within its"),
+        (RESULTS, with_field("architecture", [0]), "architecture of 5 decisions"),
+        (METRICS, cut_off, "the first 3 are whole, expected 4"),
+        (METRICS, with_field("error_best_mean", None, 3), "line 4: the field 'error_b"),
+        (METRICS, with_field("error_max", "much"), "line 1: the field 'error_max' is"),
+        (METRICS, with_field("step", 7, 1), "the first 1 are whole, expected 4"),
+        (METRICS, with_field("err2", [1.0], 2), "line 3: the field 'err2' is [1.0]"),
+        (METRICS, with_field("best", [0, 0, 1, 9, 3], 2), "line 3: the field 'best'"),
+        (METRICS, lambda path: path.write_text(""), "the first 0 are whole"),
+        (METRICS, Path.unlink, "there is none"),
+        (METRICS, lambda path: path.write_bytes(b"\xff\n"), "the first 0 are whole"),
+        (METRICS, lambda path: path.write_bytes(path.read_bytes() * 2), "first 4 are"),
+        (RETRAINED, cut_off, "not JSON"),
+        (RETRAINED, with_field("test_error", None), "'test_error' is missing"),
+        (RETRAINED, with_field("parameters", [1]), "'parameters' is [1], expected a"),
     ],
 )
-def test_damaged_file_is_a_user_error_that_names_its_folder(name, damage, said, folder):
+def test_damaged_file_is_a_user_error_that_names_it(name, damage, said, folder):
+    (folder / "retrain").mkdir()
+    found = {"parameters": 9, "valid_error": 2.0, "test_error": 3.0}
+    (folder / RETRAINED).write_text(json.dumps(found))
+    assert read(folder).retrained == found
     damage(folder / name)
     with pytest.raises(UserError) as caught:
-        search_report.read(folder, "wpl", 0)
+        read(folder)
     message = str(caught.value)
-    assert message.startswith(f"{folder / 'results.json'} and metrics.jsonl beside it")
+    assert message.startswith(f"{folder / name} is damaged: ")
     assert said in message
-    assert f"delete {folder}" in message
+    assert "elete " in message
+
+
+def test_seeds_of_unequal_length_are_a_user_error(searches):
+    """Nothing is averaged over searches of which one lacks epochs."""
+    with pytest.raises(UserError, match="whole, expected 5"):
+        read(searches / "wpl-seed0", epochs=5)

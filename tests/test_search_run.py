@@ -14,10 +14,11 @@ from ml_collections import ConfigDict
 from tiny_search import RUNS, assert_same
 
 from wpl_jax import jobs, search_run, tasks
-from wpl_jax.checkpoint import StopRequest
+from wpl_jax.data import DataError
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.run_directory import open_run
 from wpl_jax.search_config import arm_names, expand, make_search
+from wpl_jax.stopping import StopRequest
 from wpl_jax.supernet import architecture_from_json
 
 
@@ -91,12 +92,71 @@ def test_a_run_leaves_what_a_search_found(finished):
 
 
 def test_a_finished_run_is_not_repeated(finished, capsys, monkeypatch):
-    monkeypatch.setattr(search_run, "make_search", None)
+    """Its data is read, and compared; nothing else is done."""
+    monkeypatch.setattr(search_run, "Resumable", None)
+    monkeypatch.setattr(search_run, "_check_devices", None)
     before = {p: p.stat().st_mtime_ns for p in finished.rglob("*.json*")}
     jobs.run(toy.get_config(), finished, "run")
     said = capsys.readouterr().out
     assert said == f"This run is finished: {finished / 'report.html'}\n"
     assert before == {p: p.stat().st_mtime_ns for p in finished.rglob("*.json*")}
+
+
+def with_other_data(monkeypatch, split="train"):
+    """One number of the data is another one."""
+    data = toy.make_data()
+    changed = getattr(data, split).at[0, 0, 0].add(1)
+    other = data._replace(**{split: changed})
+    task = toy.ToyTask()
+    monkeypatch.setitem(tasks.TASKS, "toy", lambda *_: (task, lambda: other, "toy"))
+
+
+@pytest.mark.parametrize("mode", ["run", "derive", "rank"])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_other_data_under_the_same_name_is_refused(mode, split, finished, monkeypatch):
+    with_other_data(monkeypatch, split)
+    monkeypatch.setattr(search_run, "Resumable", None)
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
+    with pytest.raises(UserError, match="holds a run with other data") as caught:
+        jobs.run(toy.get_config(), finished, mode)
+    assert str(finished) in str(caught.value)
+    after = {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
+    assert after == before
+
+
+def test_a_finished_run_whose_data_is_gone_is_finished(finished, monkeypatch, capsys):
+    def gone(*_):
+        raise DataError("data.npz", "found nothing", "a file", "give its path")
+
+    monkeypatch.setitem(tasks.TASKS, "toy", gone)
+    jobs.run(toy.get_config(), finished, "run")
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == f"This run is finished: {finished / 'report.html'}"
+    assert "not there to be compared" in second
+
+
+@pytest.mark.parametrize("name", ["results.json", "retrain/retrained.json"])
+@pytest.mark.parametrize("damage", [b"", b"null", b"\xff", b"{}"])
+def test_damaged_results_are_named_before_anything_is_done(
+    name, damage, finished, tmp_path, monkeypatch
+):
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    file = workdir / "searches" / "none-seed0" / name
+    whole = file.read_bytes()
+    file.write_bytes(damage)
+    monkeypatch.setattr(search_run, "Resumable", None)
+    with pytest.raises(UserError, match="is damaged") as caught:
+        jobs.run(toy.get_config(), workdir, "run")
+    assert str(caught.value).startswith(str(file))
+    assert "Delete it and run again" in str(caught.value)
+    if damage:
+        return
+    # The advice works.
+    monkeypatch.undo()
+    monkeypatch.setitem(tasks.TASKS, "toy", toy.open_task)
+    file.unlink()
+    jobs.run(toy.get_config(), workdir, "run")
+    assert file.read_bytes() == whole
 
 
 class Interrupted(StopRequest):
@@ -120,9 +180,10 @@ def test_interruptions_change_nothing(
     compiled = {}
     fresh = search_run._Arm
 
-    def arm(config, shelf):  # The processes of this test share what they compile.
-        name = config.penalty.name
-        return compiled.setdefault(name, compiled.get(name) or fresh(config, shelf))
+    # The processes of this test share what they compile.
+    def arm(name, config, shelf):
+        made = compiled.get(name) or fresh(name, config, shelf)
+        return compiled.setdefault(name, made)
 
     monkeypatch.setattr(search_run, "_Arm", arm)
     config = toy.get_config()

@@ -236,21 +236,18 @@ def test_optimised_programs_give_the_same_bytes_too(tmp_path):
 
 @pytest.fixture
 def no_computing(monkeypatch):
-    """Fails the test when data is loaded or a model trained."""
+    """Fails the test when a model is trained, or anything compiled."""
 
     def refuse(*args, **kwargs):
         raise AssertionError("This computes.")
 
-    monkeypatch.setattr(two_models_run, "load_data", refuse)
     monkeypatch.setattr(two_models_run, "Experiment", refuse)
     monkeypatch.setattr(jax, "jit", refuse)
 
 
 @pytest.mark.usefixtures("no_computing")
 def test_finished_run_computes_nothing(copied, finished, capsys):
-    start = time.monotonic()
     two_models_run.run(get_config(), copied)
-    assert time.monotonic() - start < 5  # It takes some milliseconds.
     assert (
         capsys.readouterr().out == f"This run is finished: {copied / 'report.html'}\n"
     )

@@ -52,7 +52,6 @@ def get_config() -> ConfigDict:
         {"proposed": 4, "screen_batches": 1, "keep": 1}
     )
     config.retrain.epochs = 1
-    config.retrain.batches_per_call = 1000
     config.retrain.checkpoint_seconds = 0.0
     config.retrain.optimizer.learning_rate = 0.5  # At 20 it amplifies rounding.
     config.retrain.space = ConfigDict({"hidden": 5})

@@ -149,7 +149,6 @@ def get_config():
     config.strategy.random.candidates = config.strategy.enas.candidates
     config.penalty.start_epoch = 1
     config.retrain.epochs = 2
-    config.retrain.batches_per_call = 3
     config.retrain.checkpoint_seconds = 1e6
     config.retrain.space = ConfigDict()
     config.retrain.task = ConfigDict()

@@ -1,11 +1,11 @@
-"""Saving and restoring, and stopping when asked to: all that knows of Orbax."""
+"""Saving and restoring: all that knows of Orbax."""
 
+import contextlib
 import os
-import signal
+import sys
 import tempfile
-import types
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,47 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
-from wpl_jax import processes
 from wpl_jax.errors import UserError
+from wpl_jax.run_files import make_folder
 from wpl_jax.trees import is_key, without_keys
 
+_LONGEST = 300  # letters of what Orbax says, which may quote whole specifications
 _OVERHEAD = 1 << 16  # Bytes of a checkpoint besides its arrays: some 20,000 are seen.
+
+
+def check_path(path: Path) -> None:
+    """Checks that checkpoints below a folder could be read again.
+
+    Tensorstore takes a backslash for a slash when it reads, and wants UTF-8; Orbax
+    takes ``gs:/``, wherever it stands, for Google's storage.
+
+    Args:
+      path: The folder, absolute.
+
+    Raises:
+      UserError: If they could not.
+    """
+    name = str(path)
+    if "\\" in name:
+        found = "a backslash"
+    elif "gs:/" in f"{name}/":
+        found = "a folder whose name ends in gs:"
+    elif not _is_text(name):
+        found = "bytes that are not UTF-8"
+    else:
+        return
+    raise UserError(
+        f"The folder {name!a} has {found} in its path: checkpoints that are "
+        "written there cannot be read again. Give another --workdir."
+    )
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class Checkpoints:
@@ -40,15 +76,18 @@ class Checkpoints:
           directory: The folder, made if it does not exist.
           keep: How many are kept, the newest.
           landmark: Of which steps the newest is kept as well, to go back to.
+
+        Raises:
+          UserError: If it cannot be made, or what is saved there could not be read.
         """
+        check_path(directory.absolute())
+        make_folder(directory)
         self._directory, self._keep, self._landmark = directory, keep, landmark
         # All state is on every process: the first one saves, and waits for nobody.
         alone = ocp.options.MultiprocessingOptions(
             primary_host=0, active_processes={0}, barrier_sync_key_prefix="wpl_jax"
         )
         several = {"multiprocessing_options": alone, "create": False}
-        if jax.process_count() > 1:
-            directory.mkdir(parents=True, exist_ok=True)
         self._manager = ocp.CheckpointManager(
             directory.absolute(),
             options=ocp.CheckpointManagerOptions(
@@ -59,13 +98,19 @@ class Checkpoints:
             ),
         )
 
-    def restore(self, like: Any, landmark: bool = False) -> tuple[int, Any] | None:
+    def restore(
+        self,
+        like: Any,
+        landmark: bool = False,
+        usable: Callable[[int], str] = lambda step: "",
+    ) -> tuple[int, Any] | None:
         """Reads the newest checkpoint that can be read, and deletes newer ones.
 
         Args:
           like: A tree of ``jax.ShapeDtypeStruct``, or of arrays that are not keys: the
             expected state.
           landmark: Whether only landmarks count.
+          usable: Of a step, why its checkpoint cannot be used; "" if it can.
 
         Returns:
           Its step and state, of numpy arrays and keys, or None where there is no
@@ -79,15 +124,22 @@ class Checkpoints:
         steps = [s for s in every if self._landmark(s)] if landmark else every
         reason = ""
         for step in steps:
-            try:
-                state = self._read(step, target)
-            except Exception as error:  # Orbax and tensorstore raise many kinds.
-                reason = f"{type(error).__name__}: {error}"
+            reason = usable(step)
+            if not reason:
+                try:
+                    with _quiet_threads():
+                        state = self._read(step, target)
+                except Exception as error:  # Orbax and tensorstore raise many kinds.
+                    reason = f"{type(error).__name__}: {error}"
+            if reason:
+                reason = reason.splitlines()[0]
+                if len(reason) > _LONGEST:
+                    reason = f"{reason[:_LONGEST]} ..."
                 logging.warning(
                     "Checkpoint %d in %s cannot be read (%s); trying the one before.",
                     step,
                     self._directory,
-                    reason.splitlines()[0],
+                    reason,
                 )
                 continue
             for newer in (s for s in every if s > step):
@@ -100,6 +152,27 @@ class Checkpoints:
                 "anew."
             )
         return None
+
+    def verify(self, step: int, like: Any) -> None:
+        """Checks that a checkpoint that was just saved can be read.
+
+        Args:
+          step: Its step.
+          like: As of :meth:`restore`.
+
+        Raises:
+          UserError: If it cannot.
+        """
+        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), like)
+        try:
+            with _quiet_threads():
+                self._read(step, target)
+        except Exception as error:
+            raise UserError(
+                f"What is saved in {self._directory} cannot be read again "
+                f"({type(error).__name__}: {str(error)[:_LONGEST]}). Give another "
+                "--workdir, on another disk or with a simpler name."
+            ) from error
 
     def _read(self, step: int, target: Any) -> Any:
         # The form first: Orbax fits arrays to shapes that they do not have.
@@ -136,28 +209,29 @@ class Checkpoints:
                     f"state{jax.tree_util.keystr(path)} is a {type(leaf).__name__}, "
                     "expected an array: Orbax would save it and could not restore it."
                 )
-        verbosity = logging.get_verbosity()
-        # What fails is raised, and said below; Orbax's threads would log it as well.
-        logging.set_verbosity(logging.FATAL)
         try:
             # Numpy's arrays, which Orbax takes from one process of several.
             stored = jax.tree.map(np.asarray, without_keys(state))
             check = {"crc32": _crc32(stored), "form": _form(state)}
             self._find_room(stored)
-            saved = self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(stored), check=ocp.args.JsonSave(check)
-                ),
-            )
+            with _quiet_threads():
+                saved = self._manager.save(
+                    step,
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardSave(stored),
+                        check=ocp.args.JsonSave(check),
+                    ),
+                )
         except Exception as error:
+            earlier = sorted(s for s in self._manager.all_steps() if s < step)
+            goes_on = "it starts anew"
+            if earlier:
+                goes_on = f"it continues from checkpoint {earlier[-1]}, which is intact"
             raise UserError(
                 f"Checkpoint {step} could not be written to {self._directory} "
-                f"({type(error).__name__}: {error}). The one before it is intact. Make "
-                "room, then run the same command again: it continues from there."
+                f"({type(error).__name__}: {error}). Make room, then run the same "
+                f"command again: {goes_on}."
             ) from error
-        finally:
-            logging.set_verbosity(verbosity)
         if not saved:
             raise ValueError(
                 f"Orbax did not save step {step}: its newest is "
@@ -187,6 +261,39 @@ class Checkpoints:
         self._manager.close()
 
 
+@contextlib.contextmanager
+def _quiet_threads() -> Iterator[None]:
+    """Keeps threads of Orbax from printing what is raised here, or has no meaning.
+
+    They log errors that reach the caller as well. And where one array cannot be read
+    or written, what the others still report goes to an event loop that is closed.
+    """
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.FATAL)
+    _ignore_closed_loops()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _ignore_closed_loops() -> None:
+    """Has nothing said of event loops that were closed, here and from now on.
+
+    Threads may come to it later than the call that started them has returned.
+    """
+    hook = sys.unraisablehook
+    if getattr(hook, "ignores_closed_loops", False):
+        return
+
+    def ignoring(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
+    setattr(ignoring, "ignores_closed_loops", True)  # noqa: B010
+    sys.unraisablehook = ignoring
+
+
 def _room_for(leaf: Any) -> np.ndarray:
     if is_key(leaf):
         leaf = jax.eval_shape(jax.random.key_data, leaf)
@@ -214,37 +321,3 @@ def _form(tree: Any) -> dict[str, str]:
         )
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
-
-
-class StopRequest:
-    """Turns SIGTERM and SIGINT into a request to stop at the next safe point.
-
-    A context; while it lasts, ``signum`` is None or the signal that came. A second
-    signal of the kind acts as usual, so that an impatient user gets through.
-    """
-
-    def __init__(self) -> None:
-        self.signum: int | None = None
-        self._earlier: dict[int, Any] = {}
-
-    def __enter__(self) -> "StopRequest":
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            self._earlier[signum] = signal.signal(signum, self._note)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for signum, handler in self._earlier.items():
-            signal.signal(signum, handler)
-
-    def _note(self, signum: int, frame: types.FrameType | None) -> None:
-        del frame
-        self.signum = signum
-        signal.signal(signum, self._earlier[signum])
-
-    def asked(self) -> bool:
-        """Whether a signal has come, here or to another process of the run."""
-        return processes.any_process(self.signum is not None)
-
-    def exit_code(self) -> int:
-        """The code a shell reports for the signal; another process's is SIGTERM."""
-        return 128 + (signal.SIGTERM if self.signum is None else self.signum)

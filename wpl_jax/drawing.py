@@ -1,15 +1,19 @@
 """Pictures of architectures, with Graphviz's language and without Graphviz."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch
 from matplotlib.text import Text
+from PIL import Image
 
 from wpl_jax.report import COLORS, new_figure
+from wpl_jax.run_files import write_atomically
 from wpl_jax.supernet import Graph
+
+_MILLISECONDS = 500  # of a frame of an animation
 
 
 def to_dot(graph: Graph) -> str:
@@ -125,10 +129,20 @@ def animate(graphs: Sequence[Graph], titles: Sequence[str], path: Path) -> None:
     figure = new_figure(2 + 1.1 * width, max(map(height, graphs)))
     ax = figure.subplots()
 
-    def show(i: int) -> list:
-        draw(graphs[i], ax)
-        ax.set_title(titles[i])
-        return []
-
-    animation = FuncAnimation(figure, show, frames=len(graphs))
-    animation.save(path, writer=PillowWriter(fps=2), dpi=80)
+    frames = []
+    for graph, title in zip(graphs, titles, strict=True):
+        draw(graph, ax)
+        ax.set_title(title)
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format="png", dpi=80)
+        frames.append(Image.open(drawn).convert("RGB"))
+    gif = io.BytesIO()
+    frames[0].save(
+        gif,
+        format="GIF",
+        save_all=True,
+        append_images=frames[1:],
+        duration=_MILLISECONDS,
+        loop=0,
+    )
+    write_atomically(path, gif.getvalue())

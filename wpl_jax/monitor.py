@@ -2,16 +2,24 @@
 
 import json
 import os
+import socket
+import struct
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import masked_crc32c
 from tqdm import tqdm
 
-from wpl_jax.run_directory import write_atomically
+from wpl_jax import console, run_files
+from wpl_jax.errors import UserError
+from wpl_jax.run_files import write_atomically, writing
+
+METRICS_FILE = "metrics.jsonl"
 
 
 class Metrics:
@@ -22,8 +30,13 @@ class Metrics:
     """
 
     def __init__(self, workdir: Path, resume_at: int):
-        """Opens the files; records of ``step >= resume_at`` are dropped."""
-        self._workdir = workdir
+        """Opens the files; records of ``step >= resume_at`` are dropped.
+
+        Raises:
+          UserError: If a record before ``resume_at`` is missing or damaged, or the
+            files cannot be written.
+        """
+        self._path = run_files.make_folder(workdir) / METRICS_FILE
         self._open(resume_at)
 
     def go_back(self, step: int) -> None:
@@ -32,22 +45,35 @@ class Metrics:
         self._open(step)
 
     def _open(self, resume_at: int) -> None:
-        path = self._workdir / "metrics.jsonl"
-        kept = _records_before(path, resume_at) if path.exists() else []
-        write_atomically(path, "".join(kept))
-        self._file = path.open("a", encoding="utf-8")
-        board = str(self._workdir / "tensorboard")
-        self._board = SummaryWriter(board, purge_step=resume_at)
+        kept = whole_records(self._path)
+        if len(kept) < resume_at:
+            run_files.damaged(
+                self._path,
+                missing(kept, resume_at),
+                "Restore it from a copy, or delete its folder to start anew.",
+            )
+        write_atomically(self._path, b"".join(kept[:resume_at]))
+        self._board = _Board(self._path.with_name("tensorboard"), resume_at)
+        try:
+            self._file = run_files.open_to_append(self._path)
+        except UserError:
+            self._board.close()
+            raise
 
     def write(self, step: int, record: Mapping[str, Any]) -> None:
-        """Appends one record; every float or int in it becomes a curve."""
+        """Appends one record; every float or int in it becomes a curve.
+
+        Raises:
+          UserError: If it cannot be written.
+        """
         line = json.dumps({"step": step, **record}, sort_keys=True)
-        self._file.write(line + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with writing(self._path):
+            self._file.write(line.encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
         for name, value in record.items():
             if isinstance(value, int | float) and not isinstance(value, bool):
-                self._board.add_scalar(name, value, step)
+                self._board.add(name, value, step)
 
     def close(self) -> None:
         """Closes the files."""
@@ -55,17 +81,72 @@ class Metrics:
         self._board.close()
 
 
-def _records_before(path: Path, step: int) -> list[str]:
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+def whole_records(path: Path) -> list[bytes]:
+    """The lines of a file of metrics, as far as they are whole and none is missing.
+
+    Args:
+      path: The file; where there is none, there are no records.
+
+    Raises:
+      UserError: If something that is no file has its name.
+    """
+    if not path.exists():
+        return []
+    if not path.is_file():
+        run_files.damaged(path, "it is no file", "Remove it, or restore the file.")
+    kept: list[bytes] = []
+    for line in path.read_bytes().splitlines(keepends=True):
         try:
             record = json.loads(line)
-        except ValueError:
-            break  # The line that a crash cut off.
-        if not line.endswith("\n") or record["step"] >= step:
+        except (ValueError, RecursionError):
+            break  # A line that a crash cut off, or that was damaged.
+        is_next = isinstance(record, dict) and record.get("step") == len(kept)
+        if not line.endswith(b"\n") or not is_next:
             break
         kept.append(line)
     return kept
+
+
+def missing(kept: list[bytes], needed: int) -> str:
+    """What is wrong with a file of which only some records are whole."""
+    return f"line {len(kept) + 1} is not the record of step {len(kept)}, and the " + (
+        f"first {needed} records are needed"
+    )
+
+
+class _Board:
+    """One event file of TensorBoard, written when told to and by no other thread.
+
+    Records are as TFRecord has them: length, its checksum, data, their checksum.
+    """
+
+    def __init__(self, folder: Path, resume_at: int):
+        """Makes the file; TensorBoard drops what is older from that step on."""
+        now = time.time_ns()
+        name = f"events.out.tfevents.{now // 10**9}.{socket.gethostname()}"
+        self._path = run_files.make_folder(folder) / f"{name}.{now % 10**9:09d}"
+        with writing(self._path):
+            self._file = run_files.create(self._path)
+        self._write(Event(wall_time=now / 1e9, file_version="brain.Event:2"))
+        start = SessionLog(status=SessionLog.START)
+        self._write(Event(step=resume_at, session_log=start))
+
+    def add(self, name: str, value: float, step: int) -> None:
+        """Adds a point to a curve."""
+        point = summary.scalar(name, value)
+        self._write(Event(wall_time=time.time(), step=step, summary=point))
+
+    def _write(self, event: Event) -> None:
+        data = event.SerializeToString()
+        length = struct.pack("<Q", len(data))
+        with writing(self._path):
+            for part in (length, data):
+                self._file.write(part + struct.pack("<I", masked_crc32c(part)))
+            self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
 
 
 class Progress:
@@ -76,7 +157,13 @@ class Progress:
         self._total, self._done, self._title = total, done, title
         self._interval, self._last = interval, time.monotonic()
         self._bar = (
-            tqdm(total=total, initial=done, desc=title, dynamic_ncols=True)
+            tqdm(
+                total=total,
+                initial=done,
+                desc=title,
+                dynamic_ncols=True,
+                file=console.lasting(sys.stderr),
+            )
             if sys.stderr.isatty()
             else None
         )

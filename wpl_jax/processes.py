@@ -178,9 +178,14 @@ def end(code: int) -> NoReturn:
     if several():
         sys.stdout.flush()
         sys.stderr.flush()
-        _dismiss()
-        os._exit(code)
+        leave(code)
     sys.exit(code)
+
+
+def leave(code: int) -> NoReturn:
+    """Ends this process at once, from whatever thread."""
+    _dismiss()
+    os._exit(code)
 
 
 @contextlib.contextmanager

@@ -6,8 +6,8 @@ can rely on (Yu et al., "Evaluating the search phase of neural architecture sear
 2020; rank disorder is the name of Khodak and Li, 2020, for its lack).
 """
 
-import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,16 +17,26 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from wpl_jax import processes, retrain
-from wpl_jax.checkpoint import StopRequest
 from wpl_jax.config_fields import require_int, with_changes
 from wpl_jax.evaluator import Evaluator
 from wpl_jax.forgetting import kendall_tau
-from wpl_jax.run_directory import finite, to_json, write_atomically
+from wpl_jax.run_files import (
+    NUMBER_OR_NULL,
+    OBJECT,
+    check_fields,
+    finite,
+    list_of,
+    read_json,
+    to_json,
+    write_atomically,
+)
 from wpl_jax.search import Search
+from wpl_jax.stopping import StopRequest
 from wpl_jax.supernet import Decision, random_architecture
 from wpl_jax.tasks import Data
 
 RANKS_FILE = "rank_disorder.json"
+_SPLITS = ("valid",)  # Nobody is to choose among many by the test.
 
 
 class Interval(NamedTuple):
@@ -85,11 +95,11 @@ def from_scratch(
                 folder,
                 title,
                 stop,
-                splits=("valid",),  # Nobody is to choose among many by the test.
+                splits=_SPLITS,
             )
         if processes.leads():
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # It is done.
-            errors.append(json.loads(path.read_text(encoding="utf-8"))["valid_error"])
+            errors.append(retrain.read_retrained(path, _SPLITS)["valid_error"])
     return errors
 
 
@@ -121,6 +131,28 @@ def write(
         },
     }
     write_atomically(workdir / RANKS_FILE, to_json(found))
+
+
+def read_ranks(workdir: Path, names: Sequence[str]) -> dict[str, Any] | None:
+    """What :func:`write` has written; None if there is nothing.
+
+    Args:
+      workdir: Of the run.
+      names: Those of the searches' folders.
+
+    Raises:
+      UserError: If it is not what :func:`write` writes.
+    """
+    path = workdir / RANKS_FILE
+    if not path.exists():
+        return None
+    remedy = "Delete it, or run with --mode=rank, which makes it anew."
+    fields = {"scratch": list_of(NUMBER_OR_NULL), "shared": OBJECT}
+    found = read_json(path, fields, remedy)
+    errors = list_of(NUMBER_OR_NULL, len(found["scratch"]))
+    where = "in the field 'shared', "
+    check_fields(found["shared"], dict.fromkeys(names, errors), path, remedy, where)
+    return found
 
 
 def correlation(one: Any, other: Any) -> Interval:

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from wpl_jax.run_directory import write_atomically
+from wpl_jax.run_files import make_folder, write_atomically
 
 # Wong, "Points of view: Color blindness", Nature Methods 2011.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -73,10 +73,10 @@ class Page:
 
     def figure(self, figure: Figure, name: str, caption: str) -> None:
         """Adds a figure, and saves it as ``figures/NAME.png`` and ``.svg``."""
-        folder = self._workdir / "figures"
-        folder.mkdir(exist_ok=True)
-        figure.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None})
-        svg = io.StringIO()
+        folder = make_folder(self._workdir / "figures")
+        png, svg = io.BytesIO(), io.StringIO()
+        figure.savefig(png, format="png", dpi=150, metadata={"Software": None})
+        write_atomically(folder / f"{name}.png", png.getvalue())
         # The salt makes the ids in the file, and so the file, reproducible.
         with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
             figure.savefig(svg, format="svg", metadata={"Date": None})

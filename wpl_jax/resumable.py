@@ -10,9 +10,10 @@ from typing import Any
 from absl import logging
 
 from wpl_jax import processes
-from wpl_jax.checkpoint import Checkpoints, StopRequest
-from wpl_jax.monitor import Metrics, Progress
+from wpl_jax.checkpoint import Checkpoints
+from wpl_jax.monitor import METRICS_FILE, Metrics, Progress, missing, whole_records
 from wpl_jax.profiling import Tracer
+from wpl_jax.stopping import StopRequest
 
 
 class Resumable(contextlib.AbstractContextManager):
@@ -62,12 +63,17 @@ class Resumable(contextlib.AbstractContextManager):
           landmark: After which numbers of calls the state is saved in any case, to
             go back to.
           place: Puts a state that was read where the calls want it.
+
+        Raises:
+          UserError: If no checkpoint can be read, or records that come before each of
+            them are missing.
         """
         self.note, self.took = "", 1
         self._total, self._unit, self._stop = total, unit, stop
         self._seconds, self._landmark = checkpoint_seconds, landmark
         self._record_of, self._went_back = record_of, False
         self._like, self._place = like, place
+        self._title, self._path = title, folder / METRICS_FILE
         with contextlib.ExitStack() as stack:
 
             def closing(make, *args, **options):
@@ -85,7 +91,8 @@ class Resumable(contextlib.AbstractContextManager):
             else:
                 self._done, self.state = 0, start()
                 self._checkpoints.save(0, self.state)
-            self._saved, self._saved_at = self._done, time.monotonic()
+                self._checkpoints.verify(0, like)
+            self._note_saved()
             self._metrics = closing(Metrics, folder, resume_at=record_of(self._done))
             self._progress = closing(Progress, total, self._done, title)
             self._tracer = closing(Tracer, folder)
@@ -131,18 +138,31 @@ class Resumable(contextlib.AbstractContextManager):
         if found is None:
             raise ValueError("There is no landmark to go back to.")
         self._done, self.state = found
-        self._saved, self._went_back = self._done, True
+        self._note_saved()
+        self._went_back = True
         self._metrics.go_back(self._record_of(self._done))
         self._progress.go_back(self._done)
 
     def _restore(self, landmark: bool = False) -> tuple[int, Any] | None:
-        found = self._checkpoints.restore(self._like, landmark=landmark)
+        found = self._checkpoints.restore(
+            self._like, landmark=landmark, usable=self._lacks
+        )
         found = _on_all(found, self._like)
         return found and (found[0], self._place(found[1]))
 
+    def _lacks(self, done: int) -> str:
+        """What the metrics lack for going on after so many calls; "" for nothing."""
+        kept, needed = whole_records(self._path), self._record_of(done)
+        return "" if len(kept) >= needed else f"{self._path}: {missing(kept, needed)}"
+
     def _save(self) -> None:
         self._checkpoints.save(self._done, self.state)
+        self._note_saved()
+
+    def _note_saved(self) -> None:
         self._saved, self._saved_at = self._done, time.monotonic()
+        count = f"{self._done} of {self._total} {self._unit}"
+        self._stop.saved = f"{self._title}: {count}"
 
 
 def newest(folder: Path, like: Any) -> tuple[int, Any] | None:

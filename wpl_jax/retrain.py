@@ -20,19 +20,40 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from wpl_jax.checkpoint import StopRequest
+from wpl_jax import processes
 from wpl_jax.compiled import compiled
 from wpl_jax.config_fields import require_int, require_number, with_changes
 from wpl_jax.errors import UserError
 from wpl_jax.optimizers import Sgd, make_sgd
 from wpl_jax.parallel import ONE, Devices, make_devices
 from wpl_jax.resumable import Resumable
-from wpl_jax.run_directory import finite, to_json, write_atomically
+from wpl_jax.run_files import NUMBER, finite, read_json, to_json, write_atomically
+from wpl_jax.stopping import StopRequest
 from wpl_jax.supernet import gather, num_parameters
 from wpl_jax.tasks import Data, Evaluation, Shelf, Task, load_task
 from wpl_jax.training import Trainee, train_step
 
 RETRAINED_FILE = "retrained.json"
+# Between two calls it is seen that a signal has come. How the batches are divided into
+# calls does not change what they give.
+SECONDS_OF_A_CALL = 2.0
+
+
+def read_retrained(
+    path: Path, splits: Sequence[str] = ("valid", "test")
+) -> dict[str, Any]:
+    """What a training from scratch has left in ``retrained.json``.
+
+    Args:
+      path: The file.
+      splits: On which it was evaluated.
+
+    Raises:
+      UserError: If it is not what a training writes.
+    """
+    fields = {"parameters": NUMBER, **{f"{split}_error": NUMBER for split in splits}}
+    remedy = "Delete it and run again: it is made anew from the checkpoint."
+    return read_json(path, fields, remedy)
 
 
 class State(NamedTuple):
@@ -184,7 +205,6 @@ def make_retraining(
 def check(config: ConfigDict) -> None:
     """Checks ``config.retrain``; a ConfigError names what is wrong."""
     require_int(config, "retrain.epochs", 1)
-    require_int(config, "retrain.batches_per_call", 1)
     require_number(config, "retrain.checkpoint_seconds", least=0)
     require_int(config, "retrain.patience", 1, optional=True)
     make_sgd(config, "retrain.optimizer")
@@ -248,23 +268,18 @@ def run(
       SystemExit: After a signal, once all is saved.
     """
     architecture = jnp.asarray(architecture, jnp.int32)
-    task, per_call = retraining.task, config.retrain.batches_per_call
+    task = retraining.task
     batches = task.num_batches(data, "train")
-    # Of each epoch its calls: batches to train on, and the last one to validate.
-    calls = [
-        (epoch, first)
-        for epoch in range(retraining.epochs)
-        for first in [*range(0, batches, per_call), None]
-    ]
+    per_epoch = batches + 1  # Its last step is the validation.
     initial = functools.partial(retraining.init, jax.random.key(seed), architecture)
     with Resumable(
         folder,
-        total=len(calls),
+        total=retraining.epochs * per_epoch,
         like=jax.eval_shape(initial),
         start=initial,
-        record_of=lambda done: [*calls, (retraining.epochs, None)][done][0],
+        record_of=lambda done: done // per_epoch,
         title=title,
-        unit="calls",
+        unit="steps",
         stop=stop,
         checkpoint_seconds=config.retrain.checkpoint_seconds,
         place=retraining.devices.replicate,
@@ -277,8 +292,8 @@ def run(
             )
         speed, told = _Speed(task.predictions_per_batch), ""
         for number in job.calls():
-            epoch, first = calls[number]
-            if first is None:
+            epoch, first = divmod(number, per_epoch)
+            if first == batches:
                 job.state = retraining.validate(job.state, data, np.int32(epoch))
                 record = _record(jax.device_get(job.state), epoch, batches)
                 job.record(epoch, record)
@@ -287,7 +302,8 @@ def run(
                 error = job.state.history.error[epoch]
                 told = f", {task.error_name} {error:.2f}"
             else:
-                end = min(first + per_call, batches)
+                end = min(first + processes.agree(speed.batches_of_a_call()), batches)
+                job.took = end - first
                 numbers = map(np.int32, (epoch, first, end))
                 with speed.of(end - first):
                     job.state = retraining.train(job.state, data, *numbers)
@@ -311,6 +327,12 @@ class _Speed:
             self._batches += batches
             self._seconds += time.monotonic() - start
         self._batches = max(self._batches, 0)
+
+    def batches_of_a_call(self) -> int:
+        """How many a call may have to take about ``SECONDS_OF_A_CALL``."""
+        if not self._seconds:
+            return 1
+        return max(1, int(SECONDS_OF_A_CALL * self._batches / self._seconds))
 
     def __str__(self) -> str:
         if not self._seconds:

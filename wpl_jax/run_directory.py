@@ -1,57 +1,19 @@
-"""The folder of one run: whose it is, and files that are whole or not there."""
+"""The folder of one run: whose it is, and of which configuration and data."""
 
 import contextlib
 import fcntl
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from wpl_jax import processes
-from wpl_jax.errors import UserError
+from wpl_jax import processes, run_files
+from wpl_jax.checkpoint import check_path
+from wpl_jax.errors import UserError, shorten
+from wpl_jax.run_files import OBJECT, TEXT, to_json, write_atomically
 
 CONFIG_FILE = "config.json"
-
-
-def to_json(value: Any) -> str:
-    """One canonical text for a value, floats with all their digits."""
-    return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
-
-
-def finite(value: Any) -> Any:
-    """Numbers as JSON has them: lists of floats, None for what is not finite."""
-    array = np.asarray(value)
-    if array.ndim:
-        return [finite(each) for each in array]
-    return array.item() if np.isfinite(array) else None
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a file so that a crash leaves the old one or the new one.
-
-    The first of several processes does, the others write nothing.
-
-    Raises:
-      UserError: If it cannot be written, for a full disk say; the old one is left.
-    """
-    if not processes.leads():
-        return
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(
-            f"{path} could not be written ({error.strerror}). Make room, or mend its "
-            "folder; then run the same command again, which continues."
-        ) from error
+DATA_FILE = "data.json"
 
 
 @contextlib.contextmanager
@@ -60,9 +22,9 @@ def open_run(
 ) -> Iterator[Path]:
     """Claims a folder for a configuration, for as long as the context lasts.
 
-    The first run writes its configuration there; later ones must bring the same,
-    or results of two experiments would mix. Of several processes the first one
-    claims it for all.
+    The first run writes its configuration there; later ones must bring the same, or
+    results of two experiments would mix. Of several processes the first one claims it
+    for all.
 
     Args:
       workdir: The folder; made if it does not exist.
@@ -73,13 +35,14 @@ def open_run(
       The folder.
 
     Raises:
-      UserError: If the folder holds a run with another configuration, belongs to
-        a process that is still running, or cannot be written; or holds none, where
-        there must be one.
+      UserError: If the folder holds a run with another configuration, belongs to a
+        process that is still running, cannot be written, or has a path from which
+        checkpoints cannot be read; or holds no run, where there must be one.
     """
     if not processes.leads():
         yield workdir
         return
+    check_path(workdir.absolute())
     if existing and not (workdir / CONFIG_FILE).exists():
         raise UserError(
             f"There is no run in {workdir}. Run without --mode first, or give the "
@@ -87,11 +50,11 @@ def open_run(
         )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        lock = (workdir / ".lock").open("w")
+        lock = run_files.open_lock(workdir / ".lock")
     except OSError as error:
         raise UserError(
-            f"The workdir {workdir} cannot be written ({error.strerror}). Give a "
-            "folder that can, with --workdir."
+            f"The workdir {workdir} cannot be written ({error.filename}: "
+            f"{run_files.reason(error)}). Give a folder that can, with --workdir."
         ) from error
     with lock:
         try:
@@ -101,6 +64,13 @@ def open_run(
                 f"Another process is running in {workdir}. Wait for it, stop it, or "
                 "give another --workdir."
             ) from error
+        link = run_files.linked_folder(workdir)
+        if link is not None:
+            raise UserError(
+                f"{link} is a symbolic link to a folder; a run writes through none. "
+                "Put the folder itself there, or give one on the other disk as "
+                "--workdir."
+            )
         _claim(workdir, config)
         yield workdir
 
@@ -110,23 +80,55 @@ def _claim(workdir: Path, config: dict[str, Any]) -> None:
     if not path.exists():
         write_atomically(path, to_json(config))
         return
-    try:
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(
-            f"{path} is not the JSON that a run writes ({error}). Restore it, or give "
-            "another --workdir."
-        ) from error
+    remedy = "Restore it from a copy, or give another --workdir."
+    earlier = run_files.read_json(path, {}, remedy)
     differences = list(differing_fields(earlier, json.loads(to_json(config))))
     if differences:
         raise UserError(
             f"{workdir} holds a run with another configuration:\n"
             + "\n".join(
-                f"  {name}: {old!r} there, {new!r} now"
+                f"  {name}: {shorten(old)} there, {shorten(new)} now"
                 for name, old, new in differences
             )
             + "\nRun it with its own configuration, or give another --workdir."
         )
+
+
+def claim_data(workdir: Path, data: Mapping[str, str]) -> None:
+    """Checks that data is that of the run, and notes what comes for the first time.
+
+    Only the primary process does.
+
+    Args:
+      workdir: A folder that is open.
+      data: Fingerprints (:mod:`wpl_jax.fingerprint`), by the names of what uses them.
+
+    Raises:
+      UserError: If there was other data before.
+    """
+    if not processes.leads():
+        return
+    path = workdir / DATA_FILE
+    remedy = (
+        "Restore it from a copy, or delete it if you are sure that the data is that of "
+        "the run."
+    )
+    noted: dict[str, str] = {}
+    if path.exists():
+        noted = run_files.read_json(path, {"fingerprints": OBJECT}, remedy)[
+            "fingerprints"
+        ]
+        run_files.check_fields(noted, dict.fromkeys(noted, TEXT), path, remedy)
+    for name, found in data.items():
+        if noted.get(name, found) != found:
+            raise UserError(
+                f"{workdir} holds a run with other data: the fingerprint of the data "
+                f"of {name} was {shorten(noted[name])}, and is {found!r} now. The "
+                "configuration is the same, so the content of its files has changed. "
+                "Restore it, or give another --workdir."
+            )
+    if data.keys() - noted.keys():
+        write_atomically(path, to_json({"fingerprints": {**noted, **data}}))
 
 
 def differing_fields(

@@ -13,11 +13,23 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from wpl_jax.drawing import animate, draw, height, to_dot
 from wpl_jax.errors import UserError
-from wpl_jax.rank_disorder import RANKS_FILE, correlation
+from wpl_jax.monitor import METRICS_FILE, whole_records
+from wpl_jax.rank_disorder import correlation, read_ranks
 from wpl_jax.report import COLORS, Page, band, new_figure
-from wpl_jax.retrain import RETRAINED_FILE
-from wpl_jax.run_directory import write_atomically
-from wpl_jax.supernet import Graph, Space
+from wpl_jax.retrain import RETRAINED_FILE, read_retrained
+from wpl_jax.run_files import (
+    NUMBER,
+    NUMBER_OR_NULL,
+    TEXT,
+    Kind,
+    below,
+    check_fields,
+    damaged,
+    list_of,
+    read_json,
+    write_atomically,
+)
+from wpl_jax.supernet import Decision, Graph, Space, num_choices
 
 REPORT_FILE = "report.html"
 RESULTS_FILE = "results.json"
@@ -60,8 +72,17 @@ class Searched(NamedTuple):
         return np.array([row[name] for row in self.metrics], float)
 
 
-def read(folder: Path, arm: str, seed: int) -> Searched:
+def read(
+    folder: Path, arm: str, seed: int, decisions: Sequence[Decision], epochs: int
+) -> Searched:
     """Reads what a search left in its folder.
+
+    Args:
+      folder: Of the search.
+      arm: Its arm.
+      seed: Its seed.
+      decisions: Of its space.
+      epochs: How many it had.
 
     Raises:
       UserError: If it has not finished, or a file is not what a search writes.
@@ -72,25 +93,55 @@ def read(folder: Path, arm: str, seed: int) -> Searched:
             f"There is no {path}: the search has not finished. Run it without --mode "
             "first; it continues where it stopped."
         )
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-        text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
-        metrics = [json.loads(line) for line in text.splitlines()]
-        scratch = folder / "retrain" / RETRAINED_FILE
-        retrained = json.loads(scratch.read_text("utf-8")) if scratch.exists() else None
-        found = Searched(arm, seed, metrics, results, retrained)
-        for name in {*PANELS, *(name for name, _ in COLUMNS.values())}:
-            found.curve(name)
-        if not metrics or any(len(row["err1"]) != len(row["err2"]) for row in metrics):
-            raise ValueError("metrics.jsonl has no complete epoch")
-        float(results["valid_error"]), str(results["error_name"]), metrics[-1]["best"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} and metrics.jsonl beside it are not what a search writes "
-            f"({type(error).__name__}: {error}). Restore them from a copy, or delete "
-            f"{folder} and run again."
-        ) from error
-    return found
+    results = read_results(folder, decisions)
+    metrics = _read_metrics(folder, decisions, epochs)
+    scratch = folder / "retrain" / RETRAINED_FILE
+    retrained = read_retrained(scratch) if scratch.exists() else None
+    return Searched(arm, seed, metrics, results, retrained)
+
+
+def read_results(folder: Path, decisions: Sequence[Decision]) -> dict[str, Any]:
+    """What a finished search has found.
+
+    Raises:
+      UserError: If the file is not what a search writes.
+    """
+    fields = {
+        "architecture": below(num_choices(decisions)),
+        "error_name": TEXT,
+        "valid_nats": NUMBER,
+        "valid_error": NUMBER,
+    }
+    path = folder / RESULTS_FILE
+    remedy = "Delete it and run again: it is made anew from the checkpoint."
+    return read_json(path, fields, remedy)
+
+
+def _read_metrics(
+    folder: Path, decisions: Sequence[Decision], epochs: int
+) -> list[dict[str, Any]]:
+    """The records of a finished search, one an epoch."""
+    path = folder / METRICS_FILE
+    remedy = f"Restore it from a copy, or delete {folder} and run again."
+    if not path.exists():
+        damaged(path, "there is none", remedy)
+    lines = whole_records(path)
+    if len(lines) != epochs or b"".join(lines) != path.read_bytes():
+        what = f"of its records the first {len(lines)} are whole, expected {epochs}"
+        damaged(path, f"{what}, one an epoch, and nothing else", remedy)
+    fields: dict[str, Kind] = dict.fromkeys(
+        [*PANELS, *(name for name, _ in COLUMNS.values())], NUMBER_OR_NULL
+    )
+    fields["best"] = below(num_choices(decisions))
+    records = []
+    for number, line in enumerate(lines, 1):
+        found, where = json.loads(line), f"line {number}: "
+        fields["err1"] = list_of(NUMBER_OR_NULL)
+        check_fields(found, fields, path, remedy, where)
+        again = {"err2": list_of(NUMBER_OR_NULL, len(found["err1"]))}
+        check_fields(found, again, path, remedy, where)
+        records.append(found)
+    return records
 
 
 def write(
@@ -262,10 +313,10 @@ def _retrained(page: Page, arms: dict[str, list[Searched]]) -> None:
 
 def _ranking(page: Page, workdir: Path, arms: dict[str, list[Searched]]) -> None:
     """What ``--mode=rank`` has found, if it has been run."""
-    path = workdir / RANKS_FILE
-    if not path.exists():
+    names = [f"{one.arm}-seed{one.seed}" for seeds in arms.values() for one in seeds]
+    found = read_ranks(workdir, names)
+    if found is None:
         return
-    found = json.loads(path.read_text(encoding="utf-8"))
     scratch = np.array(found["scratch"], float)
     error = next(iter(arms.values()))[0].results["error_name"]
     page.heading("Rank disorder")
@@ -326,8 +377,10 @@ def _graphviz(graph: Graph, path: Path) -> None:
     """The picture in Graphviz's language, and drawn by it where it is installed."""
     write_atomically(path.with_suffix(".dot"), to_dot(graph))
     if shutil.which("dot"):
-        command = ["dot", "-Tsvg", f"-o{path}_graphviz.svg", f"{path}.dot"]
-        subprocess.run(command, check=False)  # A broken Graphviz is no loss.
+        command = ["dot", "-Tsvg", f"{path}.dot"]
+        drawn = subprocess.run(command, check=False, stdout=subprocess.PIPE)
+        if drawn.returncode == 0:  # A broken Graphviz is no loss.
+            write_atomically(Path(f"{path}_graphviz.svg"), drawn.stdout)
 
 
 def _colored(

@@ -7,6 +7,7 @@ between two of them is all that it takes to go on.
 """
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,20 +15,31 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from wpl_jax import memory, parallel, processes, rank_disorder, retrain, search_report
-from wpl_jax.checkpoint import StopRequest
+from wpl_jax import (
+    fingerprint,
+    memory,
+    parallel,
+    processes,
+    rank_disorder,
+    retrain,
+    search_report,
+)
+from wpl_jax.data import DataError
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.forgetting import Forgetting
 from wpl_jax.resumable import Resumable, newest
-from wpl_jax.run_directory import finite, open_run, to_json, write_atomically
+from wpl_jax.run_directory import claim_data, open_run
+from wpl_jax.run_files import finite, read_text, to_json, write_atomically
 from wpl_jax.search import Search
 from wpl_jax.search_config import Run, arm_names, expand, make_search
 from wpl_jax.search_report import REPORT_FILE, RESULTS_FILE
 from wpl_jax.search_state import Measured, State
+from wpl_jax.stopping import StopRequest
 from wpl_jax.supernet import Space, architecture_from_json, architecture_to_json
 from wpl_jax.tasks import Data, Shelf, open_task, ranking
 
 ARCHITECTURE_FILE = "architecture.json"
+_RETRAINING = "retraining"  # in the name of data
 
 
 class Call(NamedTuple):
@@ -56,20 +68,35 @@ def run(config: ConfigDict, workdir: Path) -> None:
     Raises:
       UserError: If something is wrong with the configuration, the data or the
         folder, before anything is compiled.
-      SystemExit: With 143 or 130 after SIGTERM or SIGINT, once all is saved.
+      SystemExit: With 128 and the number of a signal after it, once all is saved.
     """
     runs = expand(config)
     page = workdir / REPORT_FILE
-    finished = page.exists() and all(_is_finished(each, workdir) for each in runs)
-    if processes.agree(finished):
-        with open_run(workdir, config.to_dict()):
-            print(f"This run is finished: {page}")
-            return
+    finished = processes.agree(
+        page.exists() and all(_is_finished(each, workdir) for each in runs)
+    )
+    said = f"This run is finished: {page}"
     # The data first: a folder is claimed by nothing that cannot run.
-    arms = _make_arms(runs)
-    print("\n".join(dict.fromkeys(arm.about for arm in arms.values())))
-    _check_devices([need for arm in arms.values() for need in arm.needs])
+    try:
+        arms = _make_arms(runs)
+    except DataError as error:
+        if not finished:
+            raise
+        with open_run(workdir, config.to_dict()):
+            print(f"{said}\nIts data is not there to be compared. {error}")
+            return
+    if not finished:
+        print("\n".join(dict.fromkeys(arm.about for arm in arms.values())))
+        _check_devices([need for arm in arms.values() for need in arm.needs])
+    data = fingerprint.of_each({k: v for arm in arms.values() for k, v in arm.data()})
     with open_run(workdir, config.to_dict()), StopRequest() as stop:
+        claim_data(workdir, data)
+        if processes.leads():
+            for each in runs:
+                arms[each.arm].check_files(each, workdir)
+        if finished:
+            print(said)
+            return
         for number, each in enumerate(runs, 1):
             title = f"[{number}/{len(runs)}] {each.arm}, seed {each.seed}"
             arms[each.arm].run(each, workdir, title, stop)
@@ -96,12 +123,17 @@ def _report(config: ConfigDict, workdir: Path, space: Space, about: str) -> None
         return
     runs = expand(config)
     order = arm_names(config)
-    searched = [
-        search_report.read(each.folder(workdir), each.arm, each.seed) for each in runs
-    ]
+    searched = [_read(each, workdir, space) for each in runs]
     searched.sort(key=lambda one: order.index(one.arm))
     search_report.write(workdir, config.to_dict(), searched, space, about)
     print(f"Report: {workdir / REPORT_FILE}")
+
+
+def _read(each: Run, workdir: Path, space: Space) -> search_report.Searched:
+    epochs, decisions = each.config.search.epochs, space.decisions
+    return search_report.read(
+        each.folder(workdir), each.arm, each.seed, decisions, epochs
+    )
 
 
 def derive(config: ConfigDict, workdir: Path) -> None:
@@ -109,6 +141,7 @@ def derive(config: ConfigDict, workdir: Path) -> None:
     runs = expand(config)
     with open_run(workdir, config.to_dict(), existing=True), StopRequest() as stop:
         searches = _search_of_each_arm(runs, Shelf())
+        claim_data(workdir, _fingerprints(searches))
         _check_devices([memory.of_search(*found[:2]) for found in searches.values()])
         for each in runs:
             folder, (search, data, _) = each.folder(workdir), searches[each.arm]
@@ -132,10 +165,12 @@ def rank(config: ConfigDict, workdir: Path) -> None:
     runs = expand(config)
     with open_run(workdir, config.to_dict(), existing=True), StopRequest() as stop:
         if processes.leads():  # For what it says of those that are not there.
+            space = open_task(runs[0].config)[0].space
             for each in runs:
-                search_report.read(each.folder(workdir), each.arm, each.seed)
+                _read(each, workdir, space)
         shelf = Shelf()
         searches = _search_of_each_arm(runs, shelf)
+        claim_data(workdir, _fingerprints(searches))
         main, _, about = searches[runs[0].arm]
         space = main.task.space
         architectures = rank_disorder.draw(
@@ -180,7 +215,9 @@ def retrain_file(config: ConfigDict, workdir: Path) -> None:
     retraining, data = retrain.load(config)
     _check_devices([memory.of_retraining(retraining, data)])
     architecture = _read_architecture(path, retraining.task.space)
+    found = fingerprint.of_each({_RETRAINING: data})
     with open_run(workdir, config.to_dict()), StopRequest() as stop:
+        claim_data(workdir, found)
         folder = workdir / "retrain"
         retrain.run(
             config,
@@ -209,8 +246,12 @@ def _read_architecture(path: Path, space: Space) -> np.ndarray:
     """What the first process reads, on all of them."""
     architecture = np.zeros(len(space.decisions), np.int32)
     if processes.leads():
-        text = path.read_text(encoding="utf-8")
-        architecture = architecture_from_json(space, text)
+        remedy = "Give a file that a search of this space wrote, or write it again."
+        text = read_text(path, remedy)
+        try:
+            architecture = architecture_from_json(space, text)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
     return processes.from_leader(architecture, architecture)
 
 
@@ -236,6 +277,11 @@ def _search_of_each_arm(
     return {arm: make_search(config, shelf) for arm, config in first.items()}
 
 
+def _fingerprints(searches: dict[str, tuple[Search, Data, str]]) -> dict[str, str]:
+    """Of the data of each arm, by its name."""
+    return fingerprint.of_each({arm: found[1] for arm, found in searches.items()})
+
+
 def _is_finished(each: Run, workdir: Path) -> bool:
     retrained = each.folder(workdir) / "retrain" / retrain.RETRAINED_FILE
     return (each.folder(workdir) / RESULTS_FILE).exists() and (
@@ -246,14 +292,14 @@ def _is_finished(each: Run, workdir: Path) -> bool:
 def _make_arms(runs: list[Run]) -> dict[str, "_Arm"]:
     """By name; they share what they have in common of the data."""
     shelf, first = Shelf(), _first_of_each_arm(runs)
-    return {arm: _Arm(config, shelf) for arm, config in first.items()}
+    return {arm: _Arm(arm, config, shelf) for arm, config in first.items()}
 
 
 class _Arm:
     """What the seeds of an arm share: data and compiled functions."""
 
-    def __init__(self, config: ConfigDict, shelf: Shelf):
-        self._config = config
+    def __init__(self, name: str, config: ConfigDict, shelf: Shelf):
+        self._name, self._config = name, config
         self._search, self._data, self.about = make_search(config, shelf)
         self.space = self._search.task.space
         self.needs = [memory.of_search(self._search, self._data)]
@@ -267,6 +313,21 @@ class _Arm:
                     "config.retrain.space has other decisions than config.space, "
                     "expected the same. Change sizes there that leave them as they are."
                 )
+
+    def data(self) -> Iterator[tuple[str, Data]]:
+        """Data by the names that its fingerprints have."""
+        yield self._name, self._data
+        if self._config.retrain.epochs:
+            yield f"{self._name}, {_RETRAINING}", self._retrain_data
+
+    def check_files(self, each: Run, workdir: Path) -> None:
+        """Checks what is there of a run, before anything is compiled for the rest."""
+        folder = each.folder(workdir)
+        if (folder / RESULTS_FILE).exists():
+            search_report.read_results(folder, self.space.decisions)
+        retrained = folder / "retrain" / retrain.RETRAINED_FILE
+        if retrained.exists():
+            retrain.read_retrained(retrained)
 
     def run(self, each: Run, workdir: Path, title: str, stop: StopRequest) -> None:
         """Searches and retrains, as far as it has not been done."""

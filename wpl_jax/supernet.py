@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wpl_jax.errors import UserError
+from wpl_jax.errors import UserError, shorten
 
 
 class Decision(NamedTuple):
@@ -199,25 +199,26 @@ def architecture_from_json(space: Space, text: str) -> np.ndarray:
     """
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"The architecture is not JSON: {error}.") from error
     if not isinstance(content, Mapping) or content.get("space") != space.name:
         found = content.get("space") if isinstance(content, Mapping) else content
         raise UserError(
-            f"The architecture is of the space {found!r}, expected {space.name!r}. "
+            f"The architecture is of the space {shorten(found)}, expected "
+            f"{space.name!r}. "
             "Pass the configuration that it was found with."
         )
     chosen = content.get("decisions", {})
     if not isinstance(chosen, Mapping):
         raise UserError(
-            f"The architecture's decisions are {chosen!r}, expected an object of their "
-            "names and choices."
+            f"The architecture's decisions are {shorten(chosen)}, expected an object "
+            "of their names and choices."
         )
     unknown = sorted(set(chosen) - {d.name for d in space.decisions})
     if unknown:
         raise UserError(
-            f"The architecture decides {unknown}, which {space.name} does not know. "
-            "Is its configuration of the same size?"
+            f"The architecture decides {shorten(unknown)}, which {space.name} does not "
+            "know. Is its configuration of the same size?"
         )
     return np.array([_index(d, chosen.get(d.name)) for d in space.decisions], np.int32)
 
@@ -225,7 +226,7 @@ def architecture_from_json(space: Space, text: str) -> np.ndarray:
 def _index(decision: Decision, choice: Any) -> int:
     if choice not in decision.choices:
         raise UserError(
-            f"The architecture has {choice!r} for {decision.name}, expected one of "
-            f"{list(decision.choices)}."
+            f"The architecture has {shorten(choice)} for {decision.name}, expected "
+            f"one of {list(decision.choices)}."
         )
     return decision.choices.index(choice)

@@ -4,11 +4,25 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from wpl_jax.errors import UserError
+from wpl_jax.errors import UserError, shorten
 from wpl_jax.report import COLORS, Page, band, new_figure
+from wpl_jax.run_directory import differing_fields
+from wpl_jax.run_files import (
+    NUMBER,
+    NUMBER_OR_NULL,
+    OBJECT,
+    TRUTH,
+    check_fields,
+    damaged,
+    equal_to,
+    list_of,
+    read_json,
+    to_json,
+)
 from wpl_jax.two_models_analysis import (
     Calibrated,
     Outcome,
@@ -17,7 +31,7 @@ from wpl_jax.two_models_analysis import (
     select,
     standard_error,
 )
-from wpl_jax.two_models_arms import CONVERGED
+from wpl_jax.two_models_arms import CONVERGED, Arm
 
 REPORT_FILE = "report.html"
 RESULTS_FILE = "results.json"
@@ -31,11 +45,16 @@ NAMES = {
 }
 
 
-def write(workdir: Path) -> None:
-    """Writes ``report.html`` and ``figures/`` from a run's results.
+def read(workdir: Path, config: dict[str, Any], arms: Sequence[Arm]) -> list[Outcome]:
+    """Reads the results of a run.
+
+    Args:
+      workdir: Of the run.
+      config: Of the run, JSON-like.
+      arms: That the configuration asks for.
 
     Raises:
-      UserError: If the run has no results yet.
+      UserError: If the run has no results yet, or they are not what a run writes.
     """
     path = workdir / RESULTS_FILE
     if not path.exists():
@@ -43,14 +62,42 @@ def write(workdir: Path) -> None:
             f"There is no {path}: the run has not finished. Run it without --mode "
             "first; it continues where it stopped."
         )
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-        outcomes, config = read_outcomes(results), results["config"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is not what a run writes ({type(error).__name__}: {error}). "
-            "Delete it and run again: it is made anew from the checkpoint."
-        ) from error
+    remedy = "Delete it and run again: it is made anew from the checkpoint."
+    results = read_json(path, {"config": OBJECT, "arms": list_of(OBJECT)}, remedy)
+    config = json.loads(to_json(config))
+    for name, old, new in differing_fields(results["config"], config):
+        what = f"config.{name} is {shorten(old)} there and {shorten(new)} in the run"
+        damaged(path, what, remedy)
+    seeds = config["num_seeds"]
+    curve = list_of(list_of(NUMBER_OR_NULL), seeds)
+    pair = list_of(list_of(NUMBER, 2), seeds)
+    fields = {
+        **dict.fromkeys(("valid_a", "valid_b", "penalty_value"), curve),
+        **dict.fromkeys(("final_valid", "final_test"), pair),
+        **dict.fromkeys(("start_valid", "start_test"), list_of(NUMBER, seeds)),
+        "finite": list_of(TRUTH, seeds),
+    }
+    if len(results["arms"]) != len(arms):
+        what = f"it has {len(results['arms'])} arms, expected {len(arms)}"
+        damaged(path, what, remedy)
+    for number, (found, arm) in enumerate(zip(results["arms"], arms, strict=True), 1):
+        own = {name: equal_to(value) for name, value in arm._asdict().items()}
+        check_fields(found, own | fields, path, remedy, f"arm {number}: ")
+    return read_outcomes(results)
+
+
+def write(workdir: Path, config: dict[str, Any], arms: Sequence[Arm]) -> None:
+    """Writes ``report.html`` and ``figures/`` from a run's results.
+
+    Args:
+      workdir: Of the run.
+      config: Of the run, JSON-like.
+      arms: That the configuration asks for.
+
+    Raises:
+      UserError: As :func:`read` does.
+    """
+    outcomes = read(workdir, config, arms)
     page = Page("Two models that share layers", workdir)
     _introduction(page, config, outcomes)
     _summary(page, outcomes, config)

@@ -14,12 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from wpl_jax import processes, two_models, two_models_report
-from wpl_jax.checkpoint import StopRequest
-from wpl_jax.data import ImageDataset, load_images
+from wpl_jax import fingerprint, processes, two_models, two_models_report
+from wpl_jax.data import DataError, ImageDataset, load_images
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.resumable import Resumable
-from wpl_jax.run_directory import finite, open_run, to_json, write_atomically
+from wpl_jax.run_directory import claim_data, open_run
+from wpl_jax.run_files import finite, to_json, write_atomically
+from wpl_jax.stopping import StopRequest
 from wpl_jax.two_models import (
     FORMS,
     IMPORTANCES,
@@ -42,7 +43,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     Raises:
       UserError: If something is wrong with the configuration, the data or the
         folder, before anything is compiled.
-      SystemExit: With 143 or 130 after SIGTERM or SIGINT, once all is saved.
+      SystemExit: With 128 and the number of a signal after it, once all is saved.
     """
     if processes.several():
         raise UserError(
@@ -52,13 +53,24 @@ def run(config: ConfigDict, workdir: Path) -> None:
     arms = check(config)
     results = workdir / two_models_report.RESULTS_FILE
     page = workdir / two_models_report.REPORT_FILE
+    lost = ""
     # The data first: a folder is claimed by nothing that cannot run.
-    data = None if results.exists() else load_data(config)
+    try:
+        data = load_data(config)
+        # Mean and deviation follow from the images, but for rounding.
+        found = fingerprint.of_each({"the experiment": data[0][:4]})
+    except DataError as error:
+        if not results.exists():
+            raise
+        found, lost = {}, f"\nIts data is not there to be compared. {error}"
     with open_run(workdir, config.to_dict()):
+        claim_data(workdir, found)
+        if results.exists():
+            two_models_report.read(workdir, config.to_dict(), arms)
         if results.exists() and page.exists():
-            print(f"This run is finished: {page}")
+            print(f"This run is finished: {page}{lost}")
             return
-        if data is not None:
+        if not results.exists():
             state = _train_all(config, workdir, arms, *data)
             write_atomically(results, to_json(_results(config, arms, state)))
         report(config, workdir)
@@ -66,8 +78,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
 def report(config: ConfigDict, workdir: Path) -> None:
     """Draws the figures and writes the report of a finished run anew."""
-    del config
-    two_models_report.write(workdir)
+    two_models_report.write(workdir, config.to_dict(), check(config))
     print(f"Report: {workdir / two_models_report.REPORT_FILE}")
 
 

@@ -1,0 +1,118 @@
+"""Signals: the first one waits for a safe point, the second does not."""
+
+import contextlib
+import signal
+import threading
+
+import pytest
+
+from wpl_jax import stopping
+from wpl_jax.stopping import SIGNALS, StopRequest
+
+
+@pytest.fixture
+def earlier():
+    """Handlers of the tests' own, which note what comes; restored afterwards."""
+    signals = []
+    before = {
+        number: signal.signal(number, lambda number, frame: signals.append(number))
+        for number in SIGNALS
+    }
+    yield signals
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def ended(monkeypatch):
+    """Has the end of the process noted: its code, once it comes."""
+    event = threading.Event()
+    event.codes = []
+
+    def leave(code):
+        event.codes.append(code)
+        event.set()
+
+    monkeypatch.setattr(stopping, "_leave", leave)
+    return event
+
+
+CODES = [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+
+
+@pytest.mark.parametrize(("number", "code"), CODES)
+def test_first_signal_is_noted_and_the_second_ends(number, code, earlier, ended, capfd):
+    with StopRequest() as stop:
+        stop.saved = "Job: 33 of 54 calls"
+        assert stop.signum is None
+        signal.raise_signal(number)
+        assert stop.signum == number
+        assert stop.asked()
+        assert stop.exit_code() == code
+        assert ended.codes == []
+        signal.raise_signal(number)
+        assert ended.wait(30)
+        assert ended.codes == [code]
+    assert earlier == []
+    signal.raise_signal(number)
+    assert earlier == [number]
+    first, last = capfd.readouterr().err.splitlines()
+    name = signal.Signals(number).name
+    assert first.startswith(f"{name}: stopping as soon as")
+    assert last.startswith(f"Stopped by {name}, asked a second time.")
+    assert "last checkpoint (Job: 33 of 54 calls)" in last
+
+
+def test_signals_of_several_kinds_are_noted_first(earlier, ended):
+    with StopRequest() as stop:
+        for number in SIGNALS:
+            signal.raise_signal(number)
+        assert stop.signum in SIGNALS
+    assert ended.codes == earlier == []
+
+
+def test_no_safe_point_within_the_grace_time_ends(earlier, ended, monkeypatch, capfd):
+    monkeypatch.setattr(stopping, "_grace", 0.01)
+    with StopRequest():
+        signal.raise_signal(signal.SIGTERM)
+        assert ended.wait(30)
+    assert ended.codes == [143]
+    assert "took longer than the 0.01 seconds of --grace" in capfd.readouterr().err
+
+
+def test_saving_may_take_longer_than_the_grace_time(earlier, ended, monkeypatch):
+    monkeypatch.setattr(stopping, "_grace", 0.05)
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.asked()
+        assert not ended.wait(0.2)
+    assert ended.codes == []
+
+
+def test_signals_that_are_ignored_stay_ignored(earlier, ended):
+    """As nohup has SIGHUP, and a shell without job control SIGINT."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGHUP)
+        assert stop.signum is None
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_handlers_are_restored(failing, earlier):
+    before = [signal.getsignal(n) for n in SIGNALS]
+    threads = threading.active_count()
+    with contextlib.suppress(ZeroDivisionError), StopRequest():
+        assert signal.getsignal(signal.SIGTERM) not in before
+        assert signal.getsignal(signal.SIGINT) not in before
+        if failing:
+            raise ZeroDivisionError
+    assert [signal.getsignal(n) for n in SIGNALS] == before
+    assert signal.set_wakeup_fd(-1) == -1
+    assert threading.active_count() == threads
+
+
+def test_exit_code_of_a_signal_that_came_to_another_process_is_of_sigterm():
+    with StopRequest() as stop:
+        assert not stop.asked()
+        assert stop.exit_code() == 143

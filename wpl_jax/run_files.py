@@ -1,0 +1,283 @@
+"""Files that a run keeps: written whole or not at all, read with one clear message.
+
+Nothing is written through a symbolic link, which may lead out of the run's folder.
+"""
+
+import contextlib
+import errno
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, NoReturn
+
+import numpy as np
+
+from wpl_jax import processes
+from wpl_jax.errors import UserError, shorten
+
+_LINK = "it is a symbolic link, and a run writes through none"
+
+
+def to_json(value: Any) -> str:
+    """One canonical text for a value, floats with all their digits."""
+    return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
+def finite(value: Any) -> Any:
+    """Numbers as JSON has them: lists of floats, None for what is not finite."""
+    array = np.asarray(value)
+    if array.ndim:
+        return [finite(each) for each in array]
+    return array.item() if np.isfinite(array) else None
+
+
+# Writing.
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a file so that a crash leaves the old one or the new one.
+
+    Only the primary process writes; on other processes nothing happens.
+
+    Args:
+      path: The file. If it is a symbolic link, the link is replaced.
+      content: All of it; text is encoded as UTF-8.
+
+    Raises:
+      UserError: If it cannot be written, for a full disk say; the old one is left.
+    """
+    if not processes.leads():
+        return
+    data = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.tmp")
+    with writing(path):
+        try:
+            temporary.unlink(missing_ok=True)
+            with create(temporary) as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+
+
+def create(path: Path) -> BinaryIO:
+    """A new file, never one that is there already under this name.
+
+    Raises:
+      OSError: If there is one, or it cannot be made.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.fdopen(os.open(path, flags, 0o666), "wb")
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns errors of the system into one message about a file.
+
+    Raises:
+      UserError: In place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path} could not be written ({reason(error)}). Make room, or mend its "
+            "folder; then run the same command again, which continues."
+        ) from error
+
+
+def open_to_append(path: Path) -> BinaryIO:
+    """A file that is written at its end; made if it does not exist.
+
+    Raises:
+      UserError: If it cannot be written, or is a symbolic link.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    with writing(path):
+        return os.fdopen(os.open(path, flags, 0o666), "ab")
+
+
+def open_lock(path: Path) -> BinaryIO:
+    """A file to be locked; what is in it stays.
+
+    Raises:
+      OSError: If it cannot be opened, or is a symbolic link.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.fdopen(os.open(path, flags, 0o666), "r+b", buffering=0)
+
+
+def make_folder(path: Path) -> Path:
+    """A folder of a run, made if it does not exist.
+
+    Raises:
+      UserError: If something else has its name, or it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        found = path.is_symlink() and _LINK
+    except OSError as error:
+        found = reason(error)
+    if found:
+        raise UserError(
+            f"The folder {path} cannot be made ({found}). Remove or rename what is "
+            "there, or give another --workdir."
+        )
+    return path
+
+
+def linked_folder(workdir: Path) -> Path | None:
+    """A symbolic link to a folder somewhere below, None where there is none."""
+    for folder, names, _ in os.walk(workdir):
+        for name in names:
+            if os.path.islink(os.path.join(folder, name)):
+                return Path(folder, name)
+    return None
+
+
+def reason(error: OSError) -> str:
+    """What the system says, in words that fit a file of a run."""
+    return _LINK if error.errno == errno.ELOOP else error.strerror or str(error)
+
+
+# Reading.
+
+
+class Kind(NamedTuple):
+    """What a field of a JSON file must be."""
+
+    said: str  # as messages say one
+    several: str  # and several
+    holds: Callable[[Any], bool]
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _is_whole(value: Any) -> bool:
+    return type(value) is int
+
+
+NUMBER = Kind("a number", "numbers", _is_number)
+NUMBER_OR_NULL = Kind(
+    "a number or null", "numbers or nulls", lambda v: v is None or _is_number(v)
+)
+WHOLE = Kind("a whole number", "whole numbers", _is_whole)
+TEXT = Kind("a text", "texts", lambda v: isinstance(v, str))
+TRUTH = Kind("true or false", "of true or false", lambda v: isinstance(v, bool))
+OBJECT = Kind("an object", "objects", lambda v: isinstance(v, dict))
+
+
+def list_of(kind: Kind, length: int | None = None) -> Kind:
+    """A list of one kind, of this length or of any above 0."""
+
+    def holds(value: Any) -> bool:
+        if not isinstance(value, list) or not value:
+            return False
+        return length in (None, len(value)) and all(map(kind.holds, value))
+
+    many = kind.several if length is None else f"{length} {kind.several}"
+    return Kind(f"a list of {many}", f"lists of {many}", holds)
+
+
+def equal_to(value: Any) -> Kind:
+    """One value."""
+    return Kind(f"{value!r}", f"times {value!r}", lambda v: v == value)
+
+
+def below(bounds: tuple[int, ...]) -> Kind:
+    """A list of whole numbers from 0, each below its bound: an architecture."""
+
+    def holds(value: Any) -> bool:
+        return (
+            isinstance(value, list)
+            and len(value) == len(bounds)
+            and all(map(_is_whole, value))
+            and all(0 <= v < n for v, n in zip(value, bounds, strict=True))
+        )
+
+    of = f"of {len(bounds)} decisions, each within its choices"
+    return Kind(f"an architecture {of}", f"architectures {of}", holds)
+
+
+def read_text(path: Path, remedy: str) -> str:
+    """The text of a file.
+
+    Args:
+      path: The file.
+      remedy: What to do if it is damaged, for the message.
+
+    Raises:
+      UserError: If there is no such file, or it is not UTF-8.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            damaged(path, "it is a folder or a device, expected a file", remedy)
+        return path.read_bytes().decode()
+    except OSError as error:
+        damaged(path, reason(error), remedy)
+    except UnicodeDecodeError as error:
+        damaged(path, f"byte {error.start} is not UTF-8", remedy)
+
+
+def read_json(path: Path, fields: Mapping[str, Kind], remedy: str) -> dict[str, Any]:
+    """Reads a file that a run wrote, and checks it.
+
+    Args:
+      path: The file.
+      fields: Those that it must have.
+      remedy: What to do if it is damaged, for the message.
+
+    Returns:
+      The object in it.
+
+    Raises:
+      UserError: Naming file and field, if it is not what a run writes.
+    """
+    found = parse(read_text(path, remedy), path, remedy)
+    check_fields(found, fields, path, remedy)
+    return found
+
+
+def parse(text: str, path: Path, remedy: str, where: str = "") -> Any:
+    """The value of a JSON text.
+
+    Raises:
+      UserError: If it is not JSON.
+    """
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        damaged(path, f"{where}not JSON: {error}", remedy)
+    except RecursionError:
+        damaged(path, f"{where}nested too deeply", remedy)
+
+
+def check_fields(
+    found: Any, fields: Mapping[str, Kind], path: Path, remedy: str, where: str = ""
+) -> None:
+    """Checks an object that was read from a file.
+
+    Raises:
+      UserError: Naming file and field, if one is missing or is not of its kind.
+    """
+    if not isinstance(found, dict):
+        damaged(path, f"{where}found {shorten(found)}, expected an object", remedy)
+    for name, kind in fields.items():
+        if name not in found:
+            damaged(path, f"{where}the field {name!r} is missing", remedy)
+        if not kind.holds(found[name]):
+            what = f"{where}the field {name!r} is {shorten(found[name])}"
+            damaged(path, f"{what}, expected {kind.said}", remedy)
+
+
+def damaged(path: Path, what: str, remedy: str) -> NoReturn:
+    """Raises the UserError about a file that is not what a run wrote."""
+    raise UserError(f"{path} is damaged: {what}. {remedy}")

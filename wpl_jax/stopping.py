@@ -1,0 +1,129 @@
+"""Stopping when asked to: between two calls, or at once where a call takes too long."""
+
+import contextlib
+import os
+import select
+import signal
+import threading
+import time
+import types
+from typing import Any
+
+from wpl_jax import processes
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+_grace = 60.0  # seconds
+
+
+def set_grace(seconds: float) -> None:
+    """Sets how many seconds after a signal a run may take to end by itself."""
+    global _grace
+    _grace = seconds
+
+
+class StopRequest:
+    """Turns SIGTERM, SIGINT and SIGHUP into a request to stop at the next safe point.
+
+    A context, for the main thread. The process ends at once where a signal of the same
+    kind comes again, or no safe point is reached within the grace time: during a
+    compilation, for instance, in which Python handles no signal. Nothing is lost then
+    but the work since the last checkpoint. Signals that the process ignores, as under
+    ``nohup``, stay ignored.
+
+    Attributes:
+      signum: None, or the first signal that came.
+      saved: What the last checkpoint holds, for the message at such an end.
+    """
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self.saved = ""
+        self._earlier: dict[int, Any] = {}
+        self._answered = False
+        self._listener: threading.Thread | None = None
+
+    def __enter__(self) -> "StopRequest":
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        # The interpreter writes the signals' numbers there as they come, whatever the
+        # main thread does.
+        self._earlier_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        for signum in SIGNALS:
+            if signal.getsignal(signum) is not signal.SIG_IGN:
+                self._earlier[signum] = signal.signal(signum, self._note)
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for signum, handler in self._earlier.items():
+            signal.signal(signum, handler)
+        signal.set_wakeup_fd(self._earlier_fd)
+        os.close(self._write)
+        if self._listener is not None:
+            self._listener.join()
+        os.close(self._read)
+
+    def _note(self, signum: int, frame: types.FrameType | None) -> None:
+        del frame
+        if self.signum is None:
+            self.signum = signum
+
+    def _listen(self) -> None:
+        """Ends the process where the main thread does not."""
+        seen: list[int] = []
+        deadline = 0.0
+        while True:
+            waiting = bool(seen) and not self._answered
+            left = max(deadline - time.monotonic(), 0.0) if waiting else None
+            ready, _, _ = select.select([self._read], [], [], left)
+            if ready:
+                numbers = os.read(self._read, 64)
+                if not numbers:
+                    return  # The context is left.
+            elif waiting and not self._answered:
+                late = f"what was running took longer than the {_grace:g} seconds of "
+                return self._end(seen[0], f"{late}--grace")
+            else:
+                continue
+            for number in filter(SIGNALS.__contains__, numbers):
+                if number in seen:
+                    return self._end(number, "asked a second time")
+                if not seen:
+                    deadline = time.monotonic() + _grace
+                    name = signal.Signals(number).name
+                    _say(
+                        f"{name}: stopping as soon as what is running is done and "
+                        f"saved, in {_grace:g} seconds at the latest. Another {name} "
+                        "stops at once."
+                    )
+                seen.append(number)
+
+    def _end(self, signum: int, why: str) -> None:
+        saved = f" ({self.saved})" if self.saved else ""
+        _say(
+            f"Stopped by {signal.Signals(signum).name}, {why}. All is saved up to the "
+            f"last checkpoint{saved}; the same command goes on from there."
+        )
+        _leave(128 + signum)
+
+    def asked(self) -> bool:
+        """Whether a signal has come, here or to another process of the run."""
+        asked = processes.any_process(self.signum is not None)
+        self._answered |= asked  # What follows saves, and may take its time.
+        return asked
+
+    def exit_code(self) -> int:
+        """The code a shell reports for the signal; another process's is SIGTERM."""
+        return 128 + (signal.SIGTERM if self.signum is None else self.signum)
+
+
+def _say(line: str) -> None:
+    # Not by sys.stderr, which the main thread may hold.
+    with contextlib.suppress(OSError):  # Nobody may read it any more.
+        os.write(2, f"{line}\n".encode())
+
+
+def _leave(code: int) -> None:
+    processes.leave(code)
