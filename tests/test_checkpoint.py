@@ -3,6 +3,9 @@
 import contextlib
 import os
 import shutil
+import sys
+import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 from tiny import ORBAX_FAILING, small_files
 
+from wpl_jax import checkpoint
 from wpl_jax.checkpoint import Checkpoints
 from wpl_jax.errors import UserError
 
@@ -235,6 +239,78 @@ def test_save_that_was_cut_off_is_no_checkpoint(directory):
     assert not list(directory.glob("*tmp*"))
 
 
+@pytest.mark.parametrize("damage", [truncate, garble])
+def test_threads_of_orbax_say_nothing_of_damage(damage, directory, monkeypatch, capfd):
+    """Where one array of many cannot be read, the others used to report, too."""
+    unraised = []
+    monkeypatch.setattr(sys, "unraisablehook", unraised.append)
+    state = {f"{i}": np.random.default_rng(i).random((300, 300)) for i in range(30)}
+    shutil.rmtree(directory)
+    with opened(directory) as checkpoints:
+        for step in (1, 4):
+            checkpoints.save(step, state)
+    damage(find(directory / "4", DATA))
+    with opened(directory) as checkpoints:
+        assert checkpoints.restore(state)[0] == 1
+        time.sleep(0.2)  # Some come late.
+    assert unraised == []
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_what_else_cannot_be_raised_is_still_said(monkeypatch):
+    unraised = []
+    monkeypatch.setattr(sys, "unraisablehook", unraised.append)
+    with checkpoint._quiet_threads():
+        pass
+    for message in ("Event loop is closed", "another"):
+        said = types.SimpleNamespace(exc_value=RuntimeError(message))
+        sys.unraisablehook(said)
+    assert unraised == [said]
+
+
+@pytest.mark.parametrize("name", ["a\\b", "a\udcffb", "gs:", "blogs:"])
+def test_path_from_which_nothing_can_be_restored_is_refused(name, tmp_path):
+    with pytest.raises(UserError, match="cannot be read again"):
+        Checkpoints(tmp_path / name / "checkpoints")
+    assert not (tmp_path / name).exists()
+
+
+def test_paths_of_all_other_characters_can_be_restored(tmp_path):
+    names = [
+        "".join(map(chr, range(1, 128))),
+        "gs",
+        "é日本\u2028",
+        "%2F%5C",
+        " ..",
+        "x" * 255,
+    ]
+    for name in names:
+        name = name.translate({ord("/"): None, ord("\\"): None})
+        with opened(tmp_path / name / "checkpoints") as checkpoints:
+            checkpoints.save(0, {"x": np.arange(3)})
+            checkpoints.verify(0, {"x": np.arange(3)})
+
+
+def test_what_cannot_be_read_again_is_said_at_once(directory):
+    with opened(directory) as checkpoints:
+        checkpoints.verify(4, shapes(make_state()))
+        empty(find(directory / "4", DATA))
+        with pytest.raises(UserError, match="cannot be read again"):
+            checkpoints.verify(4, shapes(make_state()))
+
+
+def test_checkpoints_that_are_of_no_use_are_passed_over(directory, caplog):
+    def usable(step):
+        return "too new" if step == 4 else ""
+
+    with opened(directory) as checkpoints:
+        step, state = checkpoints.restore(shapes(make_state()), usable=usable)
+    assert step == 1
+    assert_bitwise(state, make_state(1))
+    assert "Checkpoint 4" in caplog.text
+    assert "(too new)" in caplog.text
+
+
 @pytest.mark.parametrize("damage", [truncate, garble, delete])
 def test_nothing_to_restore_is_a_user_error(damage, directory):
     for step in ("1", "4"):
@@ -306,6 +382,7 @@ def test_full_disk_is_a_user_error_and_harms_no_earlier_checkpoint(
             checkpoints.save(5, make_state(5))
         assert str(directory) in str(caught.value)
         assert "Make room" in str(caught.value)
+        assert "continues from checkpoint 4, which is intact" in str(caught.value)
         step, state = checkpoints.restore(shapes(make_state()))
         assert step == 4
         assert_bitwise(state, make_state(4))
@@ -315,6 +392,17 @@ def test_full_disk_is_a_user_error_and_harms_no_earlier_checkpoint(
         assert_bitwise(state, make_state(4))
         checkpoints.save(5, make_state(5))
         assert checkpoints.restore(shapes(make_state()))[0] == 5
+
+
+def test_full_disk_at_the_first_checkpoint_promises_no_earlier_one(tmp_path):
+    with (
+        opened(tmp_path / "c") as checkpoints,
+        small_files(100),
+        pytest.raises(UserError) as caught,
+    ):
+        checkpoints.save(0, make_state())
+    assert "it starts anew" in str(caught.value)
+    assert "intact" not in str(caught.value)
 
 
 def test_folder_that_cannot_be_made_is_a_user_error(tmp_path):

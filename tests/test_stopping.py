@@ -59,7 +59,7 @@ def test_first_signal_is_noted_and_the_second_ends(number, code, earlier, ended,
     first, last = capfd.readouterr().err.splitlines()
     name = signal.Signals(number).name
     assert first.startswith(f"{name}: stopping as soon as")
-    assert last.startswith(f"Stopped by {name}, asked a second time.")
+    assert last.startswith(f"Stopped by {name}: it came a second time.")
     assert "last checkpoint (Job: 33 of 54 calls)" in last
 
 

@@ -54,7 +54,8 @@ def _sum(leaf: Any) -> int:
         rows = array if array.ndim > 1 else array[None]  # Numbers are no rows.
         return _sum_of_rows(enumerate(rows))
     here = _sum_of_rows(_rows_here(leaf))
-    return int(processes.total(np.array([here], np.uint64).view(np.int64))[0] % 2**64)
+    of_all = processes.total(np.array([here], np.uint64).view(np.int64))
+    return int(of_all[0]) % 2**64
 
 
 def _sum_of_rows(rows: Iterable[tuple[int, np.ndarray]]) -> int:

@@ -93,28 +93,18 @@ def read(
             f"There is no {path}: the search has not finished. Run it without --mode "
             "first; it continues where it stopped."
         )
-    results = read_results(folder, decisions)
-    metrics = _read_metrics(folder, decisions, epochs)
-    scratch = folder / "retrain" / RETRAINED_FILE
-    retrained = read_retrained(scratch) if scratch.exists() else None
-    return Searched(arm, seed, metrics, results, retrained)
-
-
-def read_results(folder: Path, decisions: Sequence[Decision]) -> dict[str, Any]:
-    """What a finished search has found.
-
-    Raises:
-      UserError: If the file is not what a search writes.
-    """
     fields = {
         "architecture": below(num_choices(decisions)),
         "error_name": TEXT,
         "valid_nats": NUMBER,
         "valid_error": NUMBER,
     }
-    path = folder / RESULTS_FILE
     remedy = "Delete it and run again: it is made anew from the checkpoint."
-    return read_json(path, fields, remedy)
+    results = read_json(path, fields, remedy)
+    metrics = _read_metrics(folder, decisions, epochs)
+    scratch = folder / "retrain" / RETRAINED_FILE
+    retrained = read_retrained(scratch) if scratch.exists() else None
+    return Searched(arm, seed, metrics, results, retrained)
 
 
 def _read_metrics(

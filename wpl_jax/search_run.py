@@ -322,12 +322,8 @@ class _Arm:
 
     def check_files(self, each: Run, workdir: Path) -> None:
         """Checks what is there of a run, before anything is compiled for the rest."""
-        folder = each.folder(workdir)
-        if (folder / RESULTS_FILE).exists():
-            search_report.read_results(folder, self.space.decisions)
-        retrained = folder / "retrain" / retrain.RETRAINED_FILE
-        if retrained.exists():
-            retrain.read_retrained(retrained)
+        if (each.folder(workdir) / RESULTS_FILE).exists():
+            _read(each, workdir, self.space)
 
     def run(self, each: Run, workdir: Path, title: str, stop: StopRequest) -> None:
         """Searches and retrains, as far as it has not been done."""

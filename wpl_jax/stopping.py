@@ -89,7 +89,7 @@ class StopRequest:
                 continue
             for number in filter(SIGNALS.__contains__, numbers):
                 if number in seen:
-                    return self._end(number, "asked a second time")
+                    return self._end(number, "it came a second time")
                 if not seen:
                     deadline = time.monotonic() + _grace
                     name = signal.Signals(number).name
@@ -103,7 +103,7 @@ class StopRequest:
     def _end(self, signum: int, why: str) -> None:
         saved = f" ({self.saved})" if self.saved else ""
         _say(
-            f"Stopped by {signal.Signals(signum).name}, {why}. All is saved up to the "
+            f"Stopped by {signal.Signals(signum).name}: {why}. All is saved up to the "
             f"last checkpoint{saved}; the same command goes on from there."
         )
         _leave(128 + signum)
