@@ -1,5 +1,6 @@
 """Pictures of architectures: the language of Graphviz, places, axes and films."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -10,8 +11,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 from PIL import Image
+from tiny import small_files
 
 from wpl_jax.drawing import animate, draw, layout, to_dot
+from wpl_jax.errors import UserError
 from wpl_jax.report import new_figure
 from wpl_jax.spaces.recurrent_cell import RecurrentCell
 from wpl_jax.supernet import Graph
@@ -210,3 +213,12 @@ def test_film_repeats_a_graph_under_another_title(tmp_path):
     animate([SKIPPING] * 2, ["best of epoch 1", "best of epoch 2"], path)
     with Image.open(path) as film:
         assert film.n_frames == 2
+
+
+def test_film_is_whole_or_not_there_on_a_full_disk(tmp_path):
+    path = tmp_path / "film.gif"
+    path.write_text("old")
+    with small_files(1000), pytest.raises(UserError, match="could not be written"):
+        animate([SKIPPING], ["best of epoch 1"], path)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["film.gif"]

@@ -1,6 +1,9 @@
 """The command line as a user meets it: what it says, and how it ends."""
 
+import os
+import pathlib
 import signal
+import subprocess
 import time
 
 import pytest
@@ -143,6 +146,63 @@ def test_signals_stop_the_program_with_all_saved(finished, tmp_path):
         assert "Traceback" not in said
         assert (run / "checkpoints" / str(done)).is_dir()
         assert not (run / "results.json").exists()
+
+
+def test_reader_that_goes_does_not_end_the_program(finished, tmp_path):
+    """As under ``| head -1``; the results are those of any other run."""
+    with finished.start(tmp_path / "run") as process:
+        assert process.stdout.readline() == "Training A ...\n"
+        process.stdout.close()
+        said = process.stderr.read()
+    assert process.returncode == 0
+    assert "Traceback" not in said
+    assert "BrokenPipe" not in said
+    tiny.assert_same_bytes(tmp_path / "run", finished.workdir)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="Linux has it")
+def test_interruption_before_the_job_is_one_line(finished, tmp_path):
+    with finished.start(tmp_path / "run") as process:
+        maps = pathlib.Path(f"/proc/{process.pid}/maps")
+        while "jaxlib" not in maps.read_text():  # Imports take seconds.
+            time.sleep(0.001)
+        process.send_signal(signal.SIGINT)
+        out, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == ""
+    assert said == "\nInterrupted.\n"
+
+
+def test_second_signal_ends_a_call_that_lasts(tmp_path):
+    """Training A takes minutes here, and is one call."""
+    flags = ["--config.model_a.steps=20000000", "--grace=1000"]
+    command, env = arguments(tmp_path / "run", *flags), environment()
+    with subprocess.Popen(
+        command, env=env, cwd=tiny.ROOT, stdout=-1, stderr=-1, text=True
+    ) as process:
+        assert process.stdout.readline() == "Training A ...\n"
+        for _ in range(2):
+            process.send_signal(signal.SIGTERM)
+            said = process.stderr.readline()
+        out, rest = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert out == rest == ""
+    assert said.startswith("Stopped by SIGTERM: it came a second time.")
+
+
+def test_call_that_lasts_longer_than_the_grace_time_is_left(tmp_path):
+    flags = ["--config.model_a.steps=20000000", "--grace=0.1"]
+    command, env = arguments(tmp_path / "run", *flags), environment()
+    with subprocess.Popen(
+        command, env=env, cwd=tiny.ROOT, stdout=-1, stderr=-1, text=True
+    ) as process:
+        assert process.stdout.readline() == "Training A ...\n"
+        process.send_signal(signal.SIGHUP)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 129
+    first, second = said.splitlines()
+    assert "SIGHUP: stopping as soon as" in first
+    assert "0.1 seconds of --grace" in second
 
 
 def test_program_is_quiet_but_for_what_matters(finished):

@@ -10,7 +10,7 @@ import pytest
 import toy
 
 from wpl_jax import jobs, rank_disorder, retrain, search_run, tasks
-from wpl_jax.errors import ConfigError
+from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.rank_disorder import correlation, draw
 
 
@@ -160,3 +160,29 @@ def test_what_is_written_has_null_for_what_is_not_finite(tmp_path):
     found = json.loads((tmp_path / "rank_disorder.json").read_text())
     assert found["scratch"] == [None, 2.0]
     assert found["shared"] == {"a": [None, 1.0]}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"scratch": None}, "the field 'scratch' is missing"),
+        ({"scratch": 3}, "the field 'scratch' is 3, expected a list of numbers or"),
+        ({"shared": [1]}, "the field 'shared' is [1], expected an object"),
+        ({"shared": {}}, "in the field 'shared', the field 'wpl-seed0' is missing"),
+        ({"shared": {"wpl-seed0": [1.0]}}, "expected a list of 2 numbers or nulls"),
+    ],
+)
+def test_damaged_ranks_are_named(change, said, tmp_path):
+    path = tmp_path / "rank_disorder.json"
+    good = {"scratch": [1.0, None], "shared": {"wpl-seed0": [2.0, 3.0]}}
+    names = ["wpl-seed0"]
+    assert rank_disorder.read_ranks(tmp_path, names) is None
+    path.write_text(json.dumps(good))
+    assert rank_disorder.read_ranks(tmp_path, names) == good
+    changed = good | change
+    path.write_text(json.dumps({k: v for k, v in changed.items() if v is not None}))
+    with pytest.raises(UserError) as caught:
+        rank_disorder.read_ranks(tmp_path, names)
+    assert str(caught.value).startswith(f"{path} is damaged: ")
+    assert said in str(caught.value)
+    assert "--mode=rank, which makes it anew" in str(caught.value)

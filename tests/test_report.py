@@ -4,7 +4,9 @@ import html.parser
 import re
 
 import pytest
+from tiny import small_files
 
+from wpl_jax.errors import UserError
 from wpl_jax.report import Page, new_figure
 
 FIGURES = ["one.png", "one.svg", "two.png", "two.svg"]
@@ -146,3 +148,27 @@ def test_figures_are_saved_beside_the_page(page):
 @pytest.mark.parametrize("size", [(8.0, 4.5), (10.0, 3.0)])
 def test_new_figure_has_the_size_asked_for(size):
     assert tuple(new_figure(*size).get_size_inches()) == size
+
+
+@pytest.mark.parametrize("limit", [1000, 12_000])
+def test_figures_are_whole_or_not_there_on_a_full_disk(limit, page, tmp_path):
+    assert (page.parent / "figures" / "one.png").stat().st_size > limit
+    old = dict.fromkeys(FIGURES, b"old")
+    (tmp_path / "figures").mkdir()
+    for name, content in old.items():
+        (tmp_path / "figures" / name).write_bytes(content)
+    with (
+        small_files(limit),
+        pytest.raises(UserError, match=r"one\.png could not"),
+    ):
+        write_page(tmp_path)
+    found = {file.name: file.read_bytes() for file in (tmp_path / "figures").iterdir()}
+    assert found == old
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_figures_that_is_a_file_is_named(tmp_path):
+    (tmp_path / "figures").write_text("in the way")
+    with pytest.raises(UserError, match="figures cannot be made"):
+        write_page(tmp_path)
+    assert (tmp_path / "figures").read_text() == "in the way"

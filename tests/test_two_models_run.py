@@ -22,7 +22,7 @@ import tiny
 from tiny import ARMS, assert_same_bytes, deaths, get_config, small_files
 
 from wpl_jax import two_models_run
-from wpl_jax.data import load_images
+from wpl_jax.data import DataError, load_images
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.two_models import Curves
 from wpl_jax.two_models_arms import CONVERGED, Arm, check
@@ -279,11 +279,77 @@ def test_report_of_an_unfinished_run_is_a_user_error(copied, tmp_path):
         assert str(workdir / "results.json") in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", '{"arms": [', "{}"])
-def test_report_of_damaged_results_is_a_user_error(text, copied):
-    (copied / "results.json").write_text(text)
-    with pytest.raises(UserError, match=r"results\.json"):
-        two_models_run.report(get_config(), copied)
+def without_an_arm(results):
+    del results["arms"][3]
+
+
+def with_field(name, value, arm=3):
+    def damage(results):
+        results["arms"][arm][name] = value
+
+    return damage
+
+
+def with_another_seed(results):
+    results["config"]["seed"] = 7
+
+
+@pytest.mark.usefixtures("no_computing")
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("", "not JSON"),
+        ('{"arms": [', "not JSON"),
+        ("{}", "the field 'config' is missing"),
+        ("null", "expected an object"),
+        (without_an_arm, f"it has {ARMS - 1} arms, expected {ARMS}"),
+        (with_another_seed, "config.seed is 7 there and 0 in the run"),
+        (with_field("alpha", 3.5), "arm 4: the field 'alpha' is 3.5, expected"),
+        (with_field("final_test", [[1.0, 2.0]]), "arm 4: the field 'final_test' is"),
+        (with_field("valid_a", None), "arm 4: the field 'valid_a' is None"),
+        (with_field("finite", [True, 0]), "arm 4: the field 'finite' is [True, 0]"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["run", "report"])
+def test_damaged_results_are_named(mode, damage, said, copied):
+    path = copied / "results.json"
+    if callable(damage):
+        results = json.loads(path.read_text())
+        damage(results)
+        path.write_text(json.dumps(results))
+    else:
+        path.write_text(damage)
+    with pytest.raises(UserError) as caught:
+        two_models_run.MODES[mode](get_config(), copied)
+    assert str(caught.value).startswith(f"{path} is damaged: ")
+    assert said in str(caught.value)
+    assert "Delete it and run again" in str(caught.value)
+
+
+@pytest.mark.usefixtures("no_computing")
+@pytest.mark.parametrize("finished_too", [True, False])
+def test_other_data_under_the_same_name_is_refused(finished_too, copied, monkeypatch):
+    if not finished_too:
+        unfinish(copied)
+    data, names = load_data(get_config())
+    labels = data.test.labels.at[0].set(1 - data.test.labels[0])
+    other = data._replace(test=data.test._replace(labels=labels))
+    monkeypatch.setattr(two_models_run, "load_data", lambda config: (other, names))
+    with pytest.raises(UserError, match="holds a run with other data") as caught:
+        two_models_run.run(get_config(), copied)
+    assert str(copied) in str(caught.value)
+
+
+@pytest.mark.usefixtures("no_computing")
+def test_finished_run_whose_data_is_gone_is_finished(copied, monkeypatch, capsys):
+    def gone(config):
+        raise DataError("data.npz", "found nothing", "a file", "give its path")
+
+    monkeypatch.setattr(two_models_run, "load_data", gone)
+    two_models_run.run(get_config(), copied)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == f"This run is finished: {copied / 'report.html'}"
+    assert "not there to be compared" in second
 
 
 @pytest.mark.usefixtures("no_computing")
