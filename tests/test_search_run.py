@@ -159,6 +159,42 @@ def test_damaged_results_are_named_before_anything_is_done(
     assert file.read_bytes() == whole
 
 
+ARCHITECTURES = {
+    "missing": (None, "No such file"),
+    "not UTF-8": (b"\xff", "byte 0 is not UTF-8"),
+    "not JSON": (b"{", "not JSON"),
+    "deep": (b"[" * 100_000, "not JSON"),
+    "a large list": (b"[" + b"1, " * 1_000_000 + b"1]", "of the space [1, 1, 1, 1,"),
+    "another space": (b'{"space": "x"}', "of the space 'x', expected 'toy'"),
+    "a wrong choice": (b'{"space": "toy", "decisions": {"first": "z"}}', "first"),
+}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("mode", ["run", "retrain"])
+def test_damaged_architectures_are_named(name, mode, finished, tmp_path, monkeypatch):
+    content, said = ARCHITECTURES[name]
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    folder = workdir / "searches" / "none-seed0"
+    (folder / "retrain" / "retrained.json").unlink()
+    path = folder / "architecture.json"
+    path.unlink() if content is None else path.write_bytes(content)
+    config = toy.get_config()
+    if mode == "retrain":
+        workdir = tmp_path / "other"
+        config.retrain.architecture = str(path)
+        said = "expected the file" if content is None else said
+    monkeypatch.setattr(search_run, "Resumable", None)
+    monkeypatch.setattr(search_run.retrain, "Resumable", None)
+    with pytest.raises(UserError) as caught:
+        jobs.run(config, workdir, mode)
+    assert str(path) in str(caught.value)
+    assert said in str(caught.value)
+    assert len(str(caught.value)) < 700
+    if mode == "run":
+        assert f"Delete {folder / 'results.json'}" in str(caught.value)
+
+
 class Interrupted(StopRequest):
     """Is told to stop after some calls."""
 

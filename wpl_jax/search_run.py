@@ -6,8 +6,9 @@ A search is a fixed sequence of compiled calls, seconds each, and a checkpoint
 between two of them is all that it takes to go on.
 """
 
+import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,7 +74,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     runs = expand(config)
     page = workdir / REPORT_FILE
     finished = processes.agree(
-        page.exists() and all(_is_finished(each, workdir) for each in runs)
+        page.is_file() and all(_is_finished(each, workdir) for each in runs)
     )
     said = f"This run is finished: {page}"
     # The data first: a folder is claimed by nothing that cannot run.
@@ -214,7 +215,10 @@ def retrain_file(config: ConfigDict, workdir: Path) -> None:
         )
     retraining, data = retrain.load(config)
     _check_devices([memory.of_retraining(retraining, data)])
-    architecture = _read_architecture(path, retraining.task.space)
+    space = retraining.task.space
+    remedy = "Give a file that a search of this space wrote."
+    read = functools.partial(_read_architecture, space=space, remedy=remedy)
+    architecture = _on_all(read, path, space)
     found = fingerprint.of_each({_RETRAINING: data})
     with open_run(workdir, config.to_dict()), StopRequest() as stop:
         claim_data(workdir, found)
@@ -242,17 +246,20 @@ def evaluate_file(config: ConfigDict, workdir: Path) -> None:
     retrain_file(config, workdir)
 
 
-def _read_architecture(path: Path, space: Space) -> np.ndarray:
-    """What the first process reads, on all of them."""
+def _on_all(read: Callable[[Path], np.ndarray], path: Path, space: Space) -> np.ndarray:
+    """The architecture that the first process reads, on all of them."""
     architecture = np.zeros(len(space.decisions), np.int32)
     if processes.leads():
-        remedy = "Give a file that a search of this space wrote, or write it again."
-        text = read_text(path, remedy)
-        try:
-            architecture = architecture_from_json(space, text)
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from error
+        architecture = read(path)
     return processes.from_leader(architecture, architecture)
+
+
+def _read_architecture(path: Path, space: Space, remedy: str) -> np.ndarray:
+    text = read_text(path, remedy)
+    try:
+        return architecture_from_json(space, text)
+    except UserError as error:
+        raise UserError(f"{path}: {error} {remedy}") from error
 
 
 MODES = {
@@ -324,6 +331,17 @@ class _Arm:
         """Checks what is there of a run, before anything is compiled for the rest."""
         if (each.folder(workdir) / RESULTS_FILE).exists():
             _read(each, workdir, self.space)
+            if not _is_finished(each, workdir):
+                self._read_architecture(each.folder(workdir))
+
+    def _read_architecture(self, folder: Path) -> np.ndarray:
+        """What a finished search has found, to be trained from scratch."""
+        remedy = (
+            f"Delete {folder / RESULTS_FILE} and run again: both are made anew from "
+            "the checkpoint."
+        )
+        path, space = folder / ARCHITECTURE_FILE, self._retraining.task.space
+        return _read_architecture(path, space, remedy)
 
     def run(self, each: Run, workdir: Path, title: str, stop: StopRequest) -> None:
         """Searches and retrains, as far as it has not been done."""
@@ -331,12 +349,11 @@ class _Arm:
         if not processes.agree((folder / RESULTS_FILE).exists()):
             _search(self._config, self._search, self._data, each, folder, title, stop)
         if not processes.agree(_is_finished(each, workdir)):
-            space = self._retraining.task.space
             retrain.run(
                 self._config,
                 self._retraining,
                 self._retrain_data,
-                _read_architecture(folder / ARCHITECTURE_FILE, space),
+                _on_all(self._read_architecture, folder, self.space),
                 each.seed,
                 folder / "retrain",
                 f"{title}, retraining",

@@ -67,7 +67,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         claim_data(workdir, found)
         if results.exists():
             two_models_report.read(workdir, config.to_dict(), arms)
-        if results.exists() and page.exists():
+        if results.exists() and page.is_file():
             print(f"This run is finished: {page}{lost}")
             return
         if not results.exists():
