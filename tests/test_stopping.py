@@ -41,7 +41,10 @@ CODES = [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
 
 
 @pytest.mark.parametrize(("number", "code"), CODES)
-def test_first_signal_is_noted_and_the_second_ends(number, code, earlier, ended, capfd):
+def test_first_signal_is_noted_and_the_second_ends(
+    number, code, earlier, ended, monkeypatch, capfd
+):
+    monkeypatch.setattr(stopping, "_ONE", 0.0)
     with StopRequest() as stop:
         stop.saved = "Job: 33 of 54 calls"
         assert stop.signum is None
@@ -61,6 +64,17 @@ def test_first_signal_is_noted_and_the_second_ends(number, code, earlier, ended,
     assert first.startswith(f"{name}: stopping as soon as")
     assert last.startswith(f"Stopped by {name}: it came a second time.")
     assert "last checkpoint (Job: 33 of 54 calls)" in last
+
+
+def test_signals_that_come_at_once_are_one(earlier, ended, monkeypatch):
+    """As ``timeout`` sends them."""
+    monkeypatch.setattr(stopping, "_ONE", 1e9)
+    with StopRequest() as stop:
+        for _ in range(5):
+            signal.raise_signal(signal.SIGTERM)
+        assert stop.signum == signal.SIGTERM
+        assert not ended.wait(0.1)
+    assert ended.codes == []
 
 
 def test_signals_of_several_kinds_are_noted_first(earlier, ended):

@@ -13,6 +13,9 @@ from wpl_jax import processes
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
+# Seconds in which signals of a kind are one: ``timeout`` sends it to the process and to
+# its group.
+_ONE = 0.3
 _grace = 60.0  # seconds
 
 
@@ -72,7 +75,7 @@ class StopRequest:
 
     def _listen(self) -> None:
         """Ends the process where the main thread does not."""
-        seen: list[int] = []
+        seen: dict[int, float] = {}  # when the first of each kind came
         deadline = 0.0
         while True:
             waiting = bool(seen) and not self._answered
@@ -84,21 +87,24 @@ class StopRequest:
                     return  # The context is left.
             elif waiting and not self._answered:
                 late = f"what was running took longer than the {_grace:g} seconds of "
-                return self._end(seen[0], f"{late}--grace")
+                return self._end(next(iter(seen)), f"{late}--grace")
             else:
                 continue
+            now = time.monotonic()
             for number in filter(SIGNALS.__contains__, numbers):
                 if number in seen:
+                    if now - seen[number] < _ONE:
+                        continue
                     return self._end(number, "it came a second time")
                 if not seen:
-                    deadline = time.monotonic() + _grace
+                    deadline = now + _grace
                     name = signal.Signals(number).name
                     _say(
                         f"{name}: stopping as soon as what is running is done and "
                         f"saved, in {_grace:g} seconds at the latest. Another {name} "
                         "stops at once."
                     )
-                seen.append(number)
+                seen[number] = now
 
     def _end(self, signum: int, why: str) -> None:
         saved = f" ({self.saved})" if self.saved else ""
