@@ -31,7 +31,15 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from wpl_jax import console, jobs, parallel, processes, profiling, stopping
+from wpl_jax import (
+    command_line,
+    console,
+    jobs,
+    parallel,
+    processes,
+    profiling,
+    stopping,
+)
 from wpl_jax.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -71,7 +79,10 @@ _GRACE = flags.DEFINE_float(
     lower_bound=0.0,
 )
 _PROFILE = flags.DEFINE_integer(
-    "profile", None, "Writes a trace of so many calls, once programs are compiled."
+    "profile",
+    None,
+    "Writes a trace of so many calls, once programs are compiled.",
+    lower_bound=1,
 )
 _CACHE = flags.DEFINE_string(
     "cache", None, "Folder of compiled programs, kept from one run to the next."
@@ -84,7 +95,7 @@ _MODE = flags.DEFINE_string(
 def main(argv: list[str]) -> None:
     """Runs the job, and says what is wrong with its input in one message."""
     if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {argv[1:]}. Flags start with --.")
+        _fail(f"Unexpected arguments: {argv[1:]}. Flags start with --.")
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file it writes.
     try:
         if not _WORKDIR.value:
@@ -96,6 +107,8 @@ def main(argv: list[str]) -> None:
         stopping.set_grace(_GRACE.value)
         with _processes():
             parallel.use(_DEVICES.value)
+            overrides = config_flags.get_override_values(flags.FLAGS["config"])
+            command_line.check_overrides(_CONFIG.value, overrides)
             jobs.run(_CONFIG.value, Path(_WORKDIR.value), _MODE.value)
             profiling.remind()
     except UserError as error:
@@ -121,6 +134,12 @@ def _processes() -> Iterator[None]:
     elif len(missing) < len(several):
         if missing:
             raise UserError(f"Several processes also need {' and '.join(missing)}.")
+        _, colon, port = str(_COORDINATOR.value).rpartition(":")
+        if not colon or not port.isdecimal() or not 0 < int(port) < 2**16:
+            raise UserError(
+                f"--coordinator={_COORDINATOR.value} is not HOST:PORT. Give the first "
+                "process's host and a free port, as in --coordinator=localhost:1234."
+            )
         start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     else:
         yield
@@ -140,6 +159,7 @@ def _processes() -> Iterator[None]:
 
 def _parse(argv: list[str]) -> list[str]:
     """Parses the flags; what does not fit the configuration is said in one message."""
+    command_line.register_parsers()
     try:
         rest = app.parse_flags_with_usage(argv)
         config = _CONFIG.value
@@ -149,8 +169,8 @@ def _parse(argv: list[str]) -> list[str]:
     except (AttributeError, KeyError) as error:
         overrides = [flag for flag in argv if flag.startswith("--config")]
         _fail(f"{' '.join(overrides)}: {_innermost(error)}")
-    except (OSError, TypeError, ValueError) as error:
-        _fail(f"{config_flags.get_config_filename(flags.FLAGS['config'])}: {error}")
+    except (ImportError, OSError, SyntaxError, TypeError, ValueError) as error:
+        _fail(f"{command_line.config_file(argv)}: {error}")
     return rest
 
 

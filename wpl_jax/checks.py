@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 LARGEST = float(jnp.finfo(jnp.float32).max)
+MOST_NODES = 100  # of a cell: tracing takes time in proportion to their square
 SMALLEST = float(jnp.finfo(jnp.float32).tiny)
 
 
@@ -31,6 +32,19 @@ def check_whole(name: str, value: Any) -> None:
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} must be a whole number above 0, got {value!r}")
+
+
+def check_nodes(name: str, value: Any, least: int = 1) -> None:
+    """Checks the number of nodes of a cell, which a program computes one by one.
+
+    Raises:
+      ValueError: If it is anything but a whole number from ``least`` to 100.
+    """
+    check_whole(name, value)
+    if not least <= value <= MOST_NODES:
+        raise ValueError(
+            f"{name} must be a whole number from {least} to {MOST_NODES}, got {value}"
+        )
 
 
 def example_shape(examples: Any) -> Any:

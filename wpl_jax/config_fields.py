@@ -1,12 +1,21 @@
 """Checks of a configuration's fields: each says what it found and what was expected."""
 
+import difflib
 import math
+import re
 from collections.abc import Collection
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from wpl_jax.errors import ConfigError
+from wpl_jax.errors import ConfigError, shorten
+
+MOST_INT = 2**31 - 1  # of a count, which JAX holds as int32
+MOST_SEED = 2**32 - 1  # of a seed: keys are made of 32 bits
+_MOST_FLOAT = 3.4028234663852886e38  # of float32
+_LEAST_FLOAT = 1.1754943508222875e-38
+_MOST_SHOWN = 300  # characters of a value in a message
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def require(valid: bool, config: ConfigDict, field: str, expected: str) -> None:
@@ -18,19 +27,31 @@ def require(valid: bool, config: ConfigDict, field: str, expected: str) -> None:
     if isinstance(value, ConfigDict):
         value, flag = value.to_dict(), f"--config.{field}.NAME=VALUE"
     raise ConfigError(
-        f"config.{field} is {value!r}, expected {expected}. Mend the config file, or "
-        f"pass {flag}."
+        f"config.{field} is {_in_short(value)}, expected {expected}. Mend the config "
+        f"file, or pass {flag}."
     )
 
 
+def _in_short(value: Any) -> str:
+    whole = repr(value)
+    return whole if len(whole) <= _MOST_SHOWN else shorten(value)
+
+
 def require_int(
-    config: ConfigDict, field: str, least: int, why: str = "", optional: bool = False
+    config: ConfigDict,
+    field: str,
+    least: int,
+    why: str = "",
+    optional: bool = False,
+    most: int = MOST_INT,
 ) -> None:
-    """Requires a whole number of at least ``least``, or None where ``optional``."""
+    """Requires a whole number within bounds, or None where ``optional``."""
     value = get_field(config, field)
-    valid = isinstance(value, int) and not isinstance(value, bool) and value >= least
+    whole = isinstance(value, int) and not isinstance(value, bool)
     because = f" ({why})" if why else ""
-    expected = f"a whole number of at least {least}{because}{_or_none(optional)}"
+    limit = f" and at most {most}" if whole and value > most else ""
+    valid = whole and least <= value <= most
+    expected = f"a whole number of at least {least}{because}{limit}{_or_none(optional)}"
     require(valid or (optional and value is None), config, field, expected)
 
 
@@ -48,6 +69,8 @@ def require_number(
     value = get_field(config, field)
     valid = _is_within(value, **bounds) or (optional and value is None)
     expected = f"a number {_told(bounds)}{_or_none(optional)}"
+    if _is_number(value) and not _is_held(value):
+        expected += ", which float32 can hold (1.2e-38 to 3.4e38)"
     require(valid, config, field, expected)
 
 
@@ -80,8 +103,18 @@ def _is_within(
     above: float = -math.inf,
     below: float = math.inf,
 ) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and least <= value <= most and above < value < below
+    if not _is_number(value) or not _is_held(value):
+        return False
+    return least <= value <= most and above < value < below
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_held(value: float) -> bool:
+    """Whether float32 holds a number, which else becomes 0 or infinity in a program."""
+    return value == 0 or _LEAST_FLOAT <= abs(value) <= _MOST_FLOAT
 
 
 def _told(bounds: dict[str, float]) -> str:
@@ -111,6 +144,20 @@ def require_choices(config: ConfigDict, field: str, known: Collection[Any]) -> N
     require(valid, config, field, f"some of {sorted(known)}")
 
 
+def require_names(config: ConfigDict, field: str) -> None:
+    """Requires settings whose names can be those of folders, figures and pages."""
+    settings = get_field(config, field)
+    valid = isinstance(settings, ConfigDict) and len(settings) > 0
+    require(valid, config, field, "names with settings, at least one")
+    for name in settings:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ConfigError(
+                f"config.{field} has the name {shorten(name)}, expected at most 64 "
+                "letters, digits, _ and -: it is that of a folder. Rename it in the "
+                "config file."
+            )
+
+
 def with_changes(config: ConfigDict, changes: Any, said: str) -> ConfigDict:
     """A copy with changes, which may only be of fields that there are.
 
@@ -118,12 +165,26 @@ def with_changes(config: ConfigDict, changes: Any, said: str) -> ConfigDict:
       ConfigError: With ``said``, and the field that there is not.
     """
     changed = config.copy_and_resolve_references()
-    try:
-        with changed.lock().ignore_type():
-            changed.update(changes)
-    except (AttributeError, KeyError) as error:
-        raise ConfigError(f"{said}: {error}") from error
+    _check_known(changed, changes, said)
+    with changed.lock().ignore_type():
+        changed.update(changes)
     return changed
+
+
+def _check_known(config: ConfigDict, changes: Any, said: str, path: str = "") -> None:
+    for name, value in changes.items():
+        below = f"{path}.{name}" if path else name
+        if name not in config:
+            close = difflib.get_close_matches(str(name), map(str, config), n=1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise ConfigError(f"{said}: {below}.{hint}")
+        if isinstance(config[name], ConfigDict):
+            if not isinstance(value, ConfigDict | dict):
+                raise ConfigError(
+                    f"{said.split(' changes ')[0]} sets {below} to {shorten(value)}, "
+                    f"expected settings of {sorted(config[name])}."
+                )
+            _check_known(config[name], value, said, below)
 
 
 def get_field(config: ConfigDict, field: str) -> Any:

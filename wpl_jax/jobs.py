@@ -6,7 +6,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from wpl_jax import search_run, two_models_run
-from wpl_jax.errors import ConfigError, UserError
+from wpl_jax.errors import ConfigError, UserError, shorten
 
 # Of each job, its modes: functions of the configuration and the folder.
 JOBS = {
@@ -26,10 +26,11 @@ def run(config: ConfigDict, workdir: Path, mode: str) -> None:
     Raises:
       UserError: If the job or mode is unknown, or its input is wrong.
     """
-    modes = JOBS.get(config.get("job"))
+    job = config.get("job")
+    modes = JOBS.get(job) if isinstance(job, str) else None
     if modes is None:
         raise ConfigError(
-            f"config.job is {config.get('job')!r}, expected one of {sorted(JOBS)}."
+            f"config.job is {shorten(job)}, expected one of {sorted(JOBS)}."
         )
     if mode not in modes:
         close = difflib.get_close_matches(mode, modes, n=1)

@@ -11,7 +11,6 @@ keep their Fisher and anchor. Theirs need no new anchor: they have not moved.
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -405,7 +404,7 @@ _CHOICES = {
 def _settings(config: ConfigDict) -> dict[str, Any]:
     fields = {field.name for field in dataclasses.fields(QuadraticProtection)}
     require_only(config, "penalty", fields - {"rule"} | {"name"})
-    require_number(config, "penalty.strength", least=0, below=math.inf)
+    require_number(config, "penalty.strength", least=0)
     require_number(config, "penalty.eta", least=0, most=1)
     for name, known in _CHOICES.items():
         require_choice(config, f"penalty.{name}", known)

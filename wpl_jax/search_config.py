@@ -7,10 +7,12 @@ import jax
 from ml_collections import ConfigDict
 
 from wpl_jax.config_fields import (
+    MOST_SEED,
     get_field,
     require,
     require_choice,
     require_int,
+    require_names,
     require_number,
     with_changes,
 )
@@ -20,6 +22,8 @@ from wpl_jax.protection import make_protection
 from wpl_jax.search import Search
 from wpl_jax.strategies import make_strategy
 from wpl_jax.tasks import Data, Shelf, load_task
+
+_MOST_SEEDS = 10_000  # of a configuration: each has a folder
 
 
 class Run(NamedTuple):
@@ -44,16 +48,30 @@ def expand(config: ConfigDict) -> list[Run]:
     Raises:
       ConfigError: If a field is wrong, in the configuration or in an arm.
     """
-    require_int(config, "seed", 0)
-    require_int(config, "num_seeds", 1)
-    require_choice(config, "main_arm", config.get("arms", {}))
-    runs = []
-    for seed in range(config.seed, config.seed + config.num_seeds):
-        for arm in arm_names(config):
-            said = f"config.arms.{arm} changes a field that the configuration does not"
-            changed = with_changes(config, config.arms[arm], f"{said} have")
-            runs.append(Run(arm, seed, changed))
-    return runs
+    require_int(config, "seed", 0, most=MOST_SEED)
+    most = min(_MOST_SEEDS, MOST_SEED + 1 - config.seed)
+    require_int(config, "num_seeds", 1, "each is a search of its own", most=most)
+    require_names(config, "arms")
+    require_choice(config, "main_arm", config.arms)
+    for arm in config.arms:
+        require(
+            isinstance(config.arms[arm], ConfigDict),
+            config,
+            f"arms.{arm}",
+            "the arm's changes to the configuration, {} for none",
+        )
+    require(
+        isinstance(config.get("retrain"), ConfigDict),
+        config,
+        "retrain",
+        "the settings of the retraining",
+    )
+    changed = {}
+    for arm in arm_names(config):
+        said = f"config.arms.{arm} changes a field that the configuration does not have"
+        changed[arm] = with_changes(config, config.arms[arm], said)
+    seeds = range(config.seed, config.seed + config.num_seeds)
+    return [Run(arm, seed, changed[arm]) for seed in seeds for arm in changed]
 
 
 def arm_names(config: ConfigDict) -> list[str]:

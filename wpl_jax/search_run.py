@@ -10,7 +10,7 @@ import functools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -32,6 +32,7 @@ from wpl_jax.resumable import Resumable, newest
 from wpl_jax.run_directory import claim_data, open_run
 from wpl_jax.run_files import finite, read_text, to_json, write_atomically
 from wpl_jax.search import Search
+from wpl_jax.search_calls import Call, Calls
 from wpl_jax.search_config import Run, arm_names, expand, make_search
 from wpl_jax.search_report import REPORT_FILE, RESULTS_FILE
 from wpl_jax.search_state import Measured, State
@@ -41,19 +42,6 @@ from wpl_jax.tasks import Data, Shelf, open_task, ranking
 
 ARCHITECTURE_FILE = "architecture.json"
 _RETRAINING = "retraining"  # in the name of data
-
-
-class Call(NamedTuple):
-    """A call of a search for one child, candidate or stretch of learning.
-
-    Several of a phase are one call where devices divide them among each other; what is
-    counted and saved does not depend on how many devices there are.
-    """
-
-    epoch: int
-    phase: str
-    first: int  # child or step that it begins with
-    last: bool  # whether the epoch is over after it
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
@@ -149,7 +137,7 @@ def derive(config: ConfigDict, workdir: Path) -> None:
             state = _restore(search, each, folder)
             title = f"{each.arm}, seed {each.seed}"
             calls = calls_of_search(each.config, search)
-            number = [call.phase for call in calls].index("propose")
+            number = calls.selection
             while number < len(calls) and not stop.asked():
                 state = _advance(each.config, search, data, state, calls[number])
                 number += _taken(search, calls, number)
@@ -364,35 +352,29 @@ class _Arm:
 _LEAST_SCALE = 2.0**-10  # of the learning rate, before a search is given up
 
 
-def calls_of_search(config: ConfigDict, search: Search) -> list[Call]:
+def calls_of_search(config: ConfigDict, search: Search) -> Calls:
     """The calls that a search is made of, in order."""
-    learned = config.search.learn_per_call
-    phases = [
-        *(("train", index) for index in range(search.children)),
-        *(("evaluate", index) for index in range(search.children)),
-        *(("learn", i) for i in range(0, search.strategy.steps, learned)),
-    ]
-    proposed = search.strategy.candidates.proposed
-    selecting = [
-        ("propose", 0),
-        *(("screen", index) for index in range(proposed)),
-        ("keep", 0),
-        *(("judge", index) for index in range(search.num_judged)),
-    ]
-    return [
-        Call(epoch, phase, first, last=i == len(phases))
-        for epoch in range(config.search.epochs)
-        for i, (phase, first) in enumerate(phases, 1)
-    ] + [
-        Call(config.search.epochs, phase, first, last=False)
-        for phase, first in selecting
-    ]
+    per_call = config.search.learn_per_call
+    return Calls(
+        epochs=config.search.epochs,
+        of_epoch=(
+            ("train", search.children, 1),
+            ("evaluate", search.children, 1),
+            ("learn", search.strategy.steps // per_call, per_call),
+        ),
+        of_selection=(
+            ("propose", 1, 1),
+            ("screen", search.strategy.candidates.proposed, 1),
+            ("keep", 1, 1),
+            ("judge", search.num_judged, 1),
+        ),
+    )
 
 
-def _taken(search: Search, calls: list[Call], number: int) -> int:
+def _taken(search: Search, calls: Calls, number: int) -> int:
     """How many of the calls the one with this number makes."""
     call, count = calls[number], search.at_once(calls[number].phase)
-    some = calls[number : number + count]
+    some = (calls[i] for i in range(number, min(number + count, len(calls))))
     return sum(one[:2] == call[:2] for one in some)
 
 
@@ -434,8 +416,6 @@ def _search(
 ) -> None:
     """Searches from wherever an earlier process stopped, and writes the results."""
     calls = calls_of_search(config, search)
-    # The epochs' first calls are what a search goes back to.
-    starts = {0, *(i for i, call in enumerate(calls, 1) if call.last)}
 
     def start() -> State:
         print(f"{title}: compiling ...", flush=True)
@@ -452,7 +432,7 @@ def _search(
         stop=stop,
         checkpoint_seconds=config.search.checkpoint_seconds,
         place=search.devices.replicate,
-        landmark=starts.__contains__,
+        landmark=calls.begins_epoch,  # what a search goes back to
     ) as job:
         told = ""
         for number in job.calls():

@@ -7,11 +7,13 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from wpl_jax.config_fields import (
+    MOST_SEED,
     get_field,
     require,
     require_choice,
     require_choices,
     require_int,
+    require_names,
     require_number,
     require_numbers,
 )
@@ -45,7 +47,7 @@ def check(config: ConfigDict) -> list[Arm]:
     """
     for field in ("num_seeds", "hidden", "batch_size", "fisher_examples"):
         require_int(config, field, 1)
-    require_int(config, "seed", 0)
+    require_int(config, "seed", 0, most=MOST_SEED)
     require_choice(config, "activation", ACTIVATIONS)
     require_int(config, "layers_a", 2)
     require_int(config, "layers_b", config.layers_a, "layers_a, which it shares")
@@ -64,7 +66,8 @@ def check(config: ConfigDict) -> list[Arm]:
     require_number(config, "keep", least=0, most=1)
     require_number(config, "checkpoint_seconds", least=0)
     arms: dict[Arm, None] = {}
-    for name in get_field(config, "studies"):
+    require_names(config, "studies")
+    for name in config.studies:
         arms.update(dict.fromkeys(_study_arms(config, name)))
     main = get_field(config, "main").to_dict()
     require(

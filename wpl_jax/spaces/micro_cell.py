@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from wpl_jax.checks import check_whole
+from wpl_jax.checks import check_nodes, check_whole
 from wpl_jax.parallel import ALONE, Axis
 from wpl_jax.spaces.cell_graph import (
     CONVOLUTIONS,
@@ -89,8 +89,9 @@ class MicroCell:
 
     def __post_init__(self) -> None:
         """Checks the settings."""
-        for name in ("num_nodes", "filters", "layers", "num_classes"):
+        for name in ("filters", "layers", "num_classes"):
             check_whole(name, getattr(self, name))
+        check_nodes("num_nodes", self.num_nodes)
         if self.layers % STAGES:
             raise ValueError(f"layers must be a multiple of 3, got {self.layers}")
         if self.filters % 2:

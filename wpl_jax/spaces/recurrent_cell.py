@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wpl_jax.checks import LARGEST, SMALLEST, check_range, check_whole
+from wpl_jax.checks import LARGEST, SMALLEST, check_nodes, check_range, check_whole
 from wpl_jax.parallel import ALONE, Axis
 from wpl_jax.spaces.highway_scan import (
     ACTIVATIONS,
@@ -75,8 +75,9 @@ class RecurrentCell:
 
     def __post_init__(self) -> None:
         """Checks the settings."""
-        for name in ("vocabulary_size", "hidden", "num_nodes"):
+        for name in ("vocabulary_size", "hidden"):
             check_whole(name, getattr(self, name))
+        check_nodes("num_nodes", self.num_nodes, least=2)  # of one, there is no edge
         for name, known in (
             ("output", ("leaves", "all")),
             ("carry", ("output", "last")),

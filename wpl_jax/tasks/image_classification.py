@@ -28,7 +28,7 @@ from wpl_jax.config_fields import (
     require_only,
 )
 from wpl_jax.data import ImageDataset, Split, open_images
-from wpl_jax.errors import UserError
+from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.parallel import ALONE, ONE, Axis, Devices, Divided
 from wpl_jax.spaces import make_space
 from wpl_jax.spaces.micro_cell import Noise
@@ -426,12 +426,25 @@ def open_task(
         f"at most {len(splits[smallest].labels)}, the images of {smallest}",
     )
     side = min(dataset.image_shape[:2])
+    if side < 4:
+        raise ConfigError(
+            f"The images of config.task.data have {side} pixels on a side, expected at "
+            "least 4: the space halves them twice. Give larger images."
+        )
     require(
         side >= 4 * settings.shrink,
         config,
         "task.shrink",
         f"at most {side // 4}: of images of {side} pixels at least 4 must be left",
     )
+    left = side // settings.shrink
+    for name in ("crop", "cutout"):
+        require(
+            settings.augmentation[name] <= left,
+            config,
+            f"task.augmentation.{name}",
+            f"at most {left}, the pixels of a side of the images",
+        )
     shrink, divide = settings.shrink, settings.divide_images
     holders = devices if divide else ONE
 

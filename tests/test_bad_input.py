@@ -1,0 +1,248 @@
+"""Input that cannot be run: one message each, before a folder is claimed."""
+
+import subprocess
+import sys
+import types
+
+import pytest
+import tiny
+import tiny_search
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from wpl_jax import command_line, jobs
+from wpl_jax.errors import UserError
+from wpl_jax.search_calls import Call, Calls
+from wpl_jax.search_run import calls_of_search
+
+# ml_collections loads files by a method that Python deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:.*load_module:DeprecationWarning")
+
+SEARCH = "tests/tiny_search.py"
+IMAGES = "configs/enas_cnn_digits.py"
+TWO_MODELS = "tests/tiny.py"
+
+
+def parse(file, *overrides):
+    """The configuration that flags give, and the names of what they set."""
+    command_line.register_parsers()
+    argv = ["launch.py", f"--config={file}", *(f"--config.{one}" for one in overrides)]
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file(
+        "config", flag_values=values, sys_argv=argv
+    )
+    # What the flag defines while it is parsed is known in a second pass.
+    values(argv)
+    return holder.value, list(config_flags.get_override_values(values["config"]))
+
+
+@pytest.fixture
+def no_compiling(monkeypatch):
+    """Fails where something would be compiled."""
+
+    def compiles(*_, **__):
+        raise AssertionError("something is compiled")
+
+    monkeypatch.setattr("wpl_jax.search.Search.train_child", compiles)
+    monkeypatch.setattr("wpl_jax.two_models_run.Experiment.train_a", compiles)
+
+
+def refused(config, workdir, overrides=()):
+    """What a job says that cannot be run."""
+
+    def run():
+        command_line.check_overrides(config, overrides)
+        jobs.run(config, workdir, "run")
+
+    with pytest.raises(UserError) as caught:
+        run()
+    assert not workdir.exists()
+    return str(caught.value)
+
+
+ON_THE_COMMAND_LINE = {
+    # An override that no run reads.
+    "name": (SEARCH, "penalty.name=ewc", "every arm sets", "wpl", "none"),
+    "the arms' own": (SEARCH, "penalty.name=wpl", "config.penalty.name changes"),
+    # Seeds and sizes.
+    "seed": (SEARCH, "seed=4294967296", "seed is 4294967296", "at most 4294967295"),
+    "large seed": (SEARCH, f"seed={2**63}", "config.seed is", "at most 4294967295"),
+    "seeds": (SEARCH, "num_seeds=100000000", "num_seeds", "at most 10000"),
+    "seed of two models": (TWO_MODELS, "seed=4294967296", "at most 4294967295"),
+    "one node": (SEARCH, "space.num_nodes=1", "num_nodes", "from 2 to 100", "got 1"),
+    "nodes": (SEARCH, "space.num_nodes=2000", "num_nodes", "100", "got 2000"),
+    "nodes of images": (IMAGES, "space.num_nodes=2000", "num_nodes", "got 2000"),
+    "epochs": (SEARCH, "search.epochs=3000000000", "epochs", "at most 2147483647"),
+    # Values that float32 cannot hold.
+    "rate": (SEARCH, "optimizer.learning_rate=1e39", "learning_rate", "float32"),
+    "small rate": (SEARCH, "optimizer.learning_rate=1e-40", "1e-40", "float32"),
+    "strength": (SEARCH, "penalty.strength=1e300", "penalty.strength", "float32"),
+    "not a number": (SEARCH, "penalty.strength=nan", "penalty.strength is nan"),
+    "alpha": (TWO_MODELS, "model_b.learning_rate=1e39", "learning_rate", "float32"),
+    # None where it may not be.
+    "none": (SEARCH, "search.epochs=None", "config.search.epochs is None"),
+    # Images.
+    "crop": (IMAGES, "task.augmentation.crop=1000", "crop is 1000", "at most 8"),
+}
+
+
+@pytest.mark.usefixtures("no_compiling")
+@pytest.mark.parametrize("name", ON_THE_COMMAND_LINE)
+def test_what_the_command_line_sets_wrong_is_said(name, tmp_path):
+    file, override, *expected = ON_THE_COMMAND_LINE[name]
+    message = refused(
+        *parse(file, override)[:1], tmp_path / "run", parse(file, override)[1]
+    )
+    for part in expected:
+        assert part in message
+
+
+def changed(module, **fields):
+    config = module.get_config()
+    config.unlock()
+    with config.ignore_type():
+        for name, value in fields.items():
+            config[name] = value
+    return config
+
+
+IN_A_FILE = {
+    "arms": (tiny_search, {"arms": 3}, ["config.arms is 3", "names with settings"]),
+    "no arms": (tiny_search, {"arms": ConfigDict()}, ["config.arms", "at least one"]),
+    "an arm": (tiny_search, {"arms": ConfigDict({"wpl": None})}, ["config.arms.wpl"]),
+    "retrain": (tiny_search, {"retrain": None}, ["config.retrain is None"]),
+    "job": (tiny_search, {"job": ["search"]}, ["config.job is ['search']"]),
+    "typo": (
+        tiny_search,
+        {"arms": ConfigDict({"wpl": {"penalty": {"nam": "l2"}}})},
+        ["config.arms.wpl", "penalty.nam", "Did you mean name?"],
+    ),
+    "arm of a field": (
+        tiny_search,
+        {"arms": ConfigDict({"wpl": {"penalty": 3}})},
+        ["config.arms.wpl sets penalty to 3", "expected settings"],
+    ),
+}
+NAMES = ["a/b", "/tmp/a", "$\\frac{$", "a" * 250, '"><script>alert(1)<', "\x1b[2J", ""]
+
+
+@pytest.mark.usefixtures("no_compiling")
+@pytest.mark.parametrize("name", IN_A_FILE)
+def test_what_a_file_sets_wrong_is_said(name, tmp_path):
+    module, fields, expected = IN_A_FILE[name]
+    message = refused(changed(module, **fields), tmp_path / "run")
+    for part in expected:
+        assert part in message
+    assert len(message) < 400
+
+
+@pytest.mark.usefixtures("no_compiling")
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("module", "field"), [(tiny_search, "arms"), (tiny, "studies")]
+)
+def test_names_are_those_of_folders(module, field, name, tmp_path):
+    config = module.get_config()
+    with config.unlocked():
+        first = next(iter(config[field].values()))
+        config[field][name] = first
+    message = refused(config, tmp_path / "run")
+    assert f"config.{field} has the name" in message
+    assert "\x1b" not in message
+    assert len(message) < 300
+
+
+FLAGS = {
+    "port": (["--coordinator=foo", "--processes=2", "--process=0"], "HOST:PORT"),
+    "profile": (["--profile=-1"], "--profile=-1"),
+    "positional": (["run"], "Error: Unexpected arguments: ['run']"),
+    "syntax": (["--config={folder}/syntax.py"], "syntax.py: invalid syntax"),
+}
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_wrong_flags_are_said_in_few_lines(name, tmp_path):
+    (tmp_path / "syntax.py").write_text("def get_config(:\n")
+    given, expected = FLAGS[name]
+    given = [flag.format(folder=tmp_path) for flag in given]
+    command = [sys.executable, "launch.py", f"--config={TWO_MODELS}"]
+    command += [f"--workdir={tmp_path / 'run'}", *given]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode in (1, 2)
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) < 4
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "optimizer.clip_norm",
+        "optimizer.momentum",
+        "penalty.flush_every",
+        "penalty.max_norm",
+        "penalty.decay_epochs",
+        "space.max_norm",
+        "strategy.enas.tanh_constant",
+        "retrain.patience",
+        "task.data.max_vocabulary",
+    ],
+)
+def test_fields_that_may_be_none_can_be_set_to_it(field):
+    config, overrides = parse(SEARCH, f"{field}=None")
+    assert overrides == [field]
+    value = config
+    for name in field.split("."):
+        value = value[name]
+    assert value is None
+
+
+def test_an_override_that_some_arm_does_not_set_is_read():
+    config, overrides = parse(SEARCH, "penalty.strength=0.5", "search.epochs=3")
+    command_line.check_overrides(config, overrides)
+    with config.unlocked():
+        config.arms.wpl.penalty.strength = 1.0
+    command_line.check_overrides(config, overrides)
+
+
+def all_calls(epochs, children, steps, per_call, proposed, judged):
+    """The same, written as a list."""
+    phases = [("train", i) for i in range(children)]
+    phases += [("evaluate", i) for i in range(children)]
+    phases += [("learn", i) for i in range(0, steps, per_call)]
+    calls = [
+        Call(epoch, phase, first, i == len(phases))
+        for epoch in range(epochs)
+        for i, (phase, first) in enumerate(phases, 1)
+    ]
+    selecting = [("propose", 0), *(("screen", i) for i in range(proposed))]
+    selecting += [("keep", 0), *(("judge", i) for i in range(judged))]
+    return calls + [Call(epochs, phase, first, False) for phase, first in selecting]
+
+
+def lazy_calls(epochs, children, steps, per_call, proposed, judged):
+    config = ConfigDict({"search": {"epochs": epochs, "learn_per_call": per_call}})
+    candidates = types.SimpleNamespace(proposed=proposed)
+    strategy = types.SimpleNamespace(steps=steps, candidates=candidates)
+    search = types.SimpleNamespace(
+        children=children, strategy=strategy, num_judged=judged
+    )
+    return calls_of_search(config, search)
+
+
+@pytest.mark.parametrize("sizes", [(2, 3, 4, 2, 4, 1), (3, 1, 0, 5, 2, 2)])
+def test_calls_are_those_of_the_list(sizes):
+    calls, expected = lazy_calls(*sizes), all_calls(*sizes)
+    assert list(calls) == expected
+    starts = {0, *(i for i, call in enumerate(expected, 1) if call.last)}
+    assert {i for i in range(len(calls)) if calls.begins_epoch(i)} == starts
+    assert expected[calls.selection].phase == "propose"
+
+
+def test_calls_of_a_huge_search_are_not_made():
+    calls = lazy_calls(10**9, 3, 2 * 10**9, 2, 4, 1)
+    assert isinstance(calls, Calls)
+    assert len(calls) == 10**9 * (10**9 + 6) + 7
+    assert calls[10**9 + 6] == Call(1, "train", 0, False)
+    assert calls[-1].phase == "judge"
