@@ -22,12 +22,10 @@ def finished(tmp_path_factory):
 
 def refused(command):
     """What a command that cannot be run says, on its error output."""
-    start = time.monotonic()
     process = call(command, environment(), timeout=60)
     assert process.returncode in (1, 2)
     assert "Traceback" not in process.stderr
     assert "Training" not in process.stdout
-    assert time.monotonic() - start < 30  # Some seconds where nothing else runs.
     return process.stderr
 
 

@@ -4,7 +4,6 @@ import http.server
 import json
 import socket
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -154,10 +153,8 @@ def test_neither_disk_nor_network(tmp_path, data_error):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound, but not listening: it refuses
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/"
-        start = time.monotonic()
         with data_error(f"tfds mnist in {tmp_path}", url, f"--data_dir={tmp_path}"):
             load_images("tfds", "mnist", data_dir=tmp_path, download_url=url)
-    assert time.monotonic() - start < 10
 
 
 @pytest.mark.parametrize(
@@ -239,22 +236,20 @@ def test_a_server_that_answers():
 def test_a_server_that_says_nothing():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
-        start = time.monotonic()
-        assert not network.answers(url, limit=0.2)
-        assert time.monotonic() - start < 2
+        assert not network.answers(url, limit=0.2)  # It would else wait for ever.
 
 
 def test_a_name_whose_lookup_hangs(monkeypatch):
-    released = threading.Event()
+    released, ended = threading.Event(), threading.Event()
 
     def hang(*args, **kwargs):
         released.wait(30)
+        ended.set()
         raise OSError
 
     monkeypatch.setattr(socket, "getaddrinfo", hang)
-    start = time.monotonic()
     assert not network.answers("http://nowhere.invalid/", limit=0.2)
-    assert time.monotonic() - start < 2
+    assert not ended.is_set()  # It did not wait for the lookup.
     released.set()
 
 
