@@ -246,3 +246,10 @@ def test_calls_of_a_huge_search_are_not_made():
     assert len(calls) == 10**9 * (10**9 + 6) + 7
     assert calls[10**9 + 6] == Call(1, "train", 0, False)
     assert calls[-1].phase == "judge"
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a\0b"])
+def test_paths_that_the_system_refuses_are_said(name, tmp_path):
+    with pytest.raises(UserError, match=r"--workdir=.* cannot be a folder") as caught:
+        jobs.run(tiny.get_config(), tmp_path / name, "run")
+    assert len(str(caught.value)) < 250

@@ -38,4 +38,14 @@ def run(config: ConfigDict, workdir: Path, mode: str) -> None:
             f"--mode={mode} is not a mode of the job {config.job}, which has "
             f"{sorted(modes)}.{f' Did you mean {close[0]}?' if close else ''}"
         )
+    try:
+        workdir.stat()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"--workdir={shorten(str(workdir))} cannot be a folder: {reason}. Give "
+            "another path."
+        ) from error
     modes[mode](config, workdir)
