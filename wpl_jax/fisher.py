@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from wpl_jax.checks import SMALLEST, check_range, check_scalar_loss
-from wpl_jax.squared_gradients import Loss, sum_squared_gradients
+from wpl_jax.curvature.squared_gradients import Loss, sum_squared_gradients
 from wpl_jax.trees import aligned, aligned_mask, widen
 
 Resample = Callable[[jax.Array, Any, Any], Any]
@@ -46,7 +46,7 @@ def per_example_fisher(
     """Mean over examples of the squared per-example gradients.
 
     Costs one or two batched gradients where every weight is used once in the model,
-    see :mod:`wpl_jax.squared_gradients`, and the memory of one chunk, however many
+    see :mod:`wpl_jax.curvature.squared_gradients`, and the memory of one chunk, however many
     examples there are.
 
     Args:

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 from jax.extend.core import jaxprs_in_params
 
-from wpl_jax.squared_gradients import sum_squared_gradients
+from wpl_jax.curvature.squared_gradients import sum_squared_gradients
 
 N = 5  # examples
 
@@ -591,8 +591,8 @@ def test_jitted_dense_layers_need_no_gradient_per_example():
 
 
 @pytest.mark.parametrize("loss", [wide_tied, wide_rows], ids=["tied", "rows"])
-def test_other_uses_write_the_gradients_out(loss):
-    assert largest(loss, WIDE, WIDE_X) == BATCH * IN * OUT
+def test_a_weight_that_meets_two_rows_needs_no_gradient_per_example(loss):
+    assert largest(loss, WIDE, WIDE_X) < BATCH * IN * OUT
     check(loss, WIDE, WIDE_X)
 
 

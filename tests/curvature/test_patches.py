@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wpl_jax.patches import Convolution
+from wpl_jax.curvature.patches import Convolution
 
 CASES = {
     "same": {"padding": "SAME"},

@@ -8,10 +8,25 @@ and matrix products are not (measured on jax 0.10.2).
 """
 
 import itertools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+
+def as_product(equation: Any) -> Callable[..., list[jax.Array]] | None:
+    """A convolution's equation as a function by a matrix product, or None.
+
+    Returns:
+      A function of images and kernel, in a list, as the equation's own would be.
+    """
+    if equation.primitive.name != "conv_general_dilated":
+        return None
+    convolution = Convolution(equation.params)
+    if not convolution.is_product():
+        return None
+    return lambda images, kernel: [convolution(images, kernel)]
 
 
 class Convolution(NamedTuple):
@@ -29,19 +44,23 @@ class Convolution(NamedTuple):
 
     def __call__(self, images: jax.Array, kernel: jax.Array) -> jax.Array:
         """The convolution."""
-        spec = self.params["dimension_numbers"]
-        patches = self._patches(images, kernel.shape)
+        patches = self.patches(images, kernel.shape)
         # [batch, *space, outputs], to the layout that the equation asks for.
         y = jnp.matmul(
             patches,
-            self._kernel_matrix(kernel),
+            self.kernel_matrix(kernel),
             precision=self.params["precision"],
             preferred_element_type=self.params["preferred_element_type"],
         )
-        order = (spec.out_spec[0], *spec.out_spec[2:], spec.out_spec[1])
+        order = self.result_axes()
         return jnp.transpose(y, [order.index(axis) for axis in range(len(order))])
 
-    def _patches(self, images: jax.Array, kernel_shape: tuple[int, ...]) -> jax.Array:
+    def result_axes(self) -> tuple[int, ...]:
+        """The axes of a result as batch, space and outputs."""
+        spec = self.params["dimension_numbers"].out_spec
+        return (spec[0], *spec[2:], spec[1])
+
+    def patches(self, images: jax.Array, kernel_shape: tuple[int, ...]) -> jax.Array:
         """The patches, ``[batch, *space, offsets * channels]``."""
         spec = self.params["dimension_numbers"]
         order = (spec.lhs_spec[0], *spec.lhs_spec[2:], spec.lhs_spec[1])
@@ -70,7 +89,7 @@ class Convolution(NamedTuple):
             )
         return jnp.concatenate(shifted, axis=-1)
 
-    def _kernel_matrix(self, kernel: jax.Array) -> jax.Array:
+    def kernel_matrix(self, kernel: jax.Array) -> jax.Array:
         """The kernel as ``[offsets * channels, outputs]``, to match the patches."""
         spec = self.params["dimension_numbers"].rhs_spec
         kernel = jnp.transpose(kernel, (*spec[2:], spec[1], spec[0]))

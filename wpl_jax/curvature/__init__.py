@@ -1,0 +1,1 @@
+"""What the Fisher stands on: sums of squared per-example gradients."""

@@ -1,0 +1,581 @@
+"""A loss in two parts: what is done to parameters alone, and where they meet examples.
+
+A loss of one example is traced and its operations are divided. Those on parameters and
+constants alone (transposes, casts, ``w / sqrt(n)``, weight standardization) are run
+once, whatever the number of examples; their results that operations on examples read
+are *met*. Those on examples are run for all of them at once. An operation of the
+second kind that reads a met value which depends on parameters is a *site*. The
+gradient of example ``i`` in a met value is the sum over its sites of what the
+site's arguments and the gradient in its result of that example give
+(:mod:`wpl_jax.curvature.sites`).
+
+Loops (``lax.scan``) that read both are divided as well: a loop over the first kind,
+which stacks what is met, and a loop over the second. So a site in a loop is a site for
+each time step, with the arguments of all of them at hand.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from wpl_jax.curvature.patches import as_product
+from wpl_jax.curvature.program import (
+    EXAMPLE,
+    Origins,
+    Program,
+    as_function,
+    flatten,
+    holds_program,
+    is_inexact,
+    origins,
+    output_origins,
+)
+
+Arrays = dict[int, Any]
+
+
+@dataclasses.dataclass(eq=False)
+class Level:
+    """The body of the loss, or of a loop in it.
+
+    Attributes:
+      parent: What the loop stands in; None for the loss itself.
+      length: Number of the loop's steps.
+      steps: Operations without examples.
+      batched: Operations on examples.
+      emitted: Values of ``steps`` that are met, by name; the names of their stacks, which
+        belong to levels further out.
+      slices: Names of the loop's slices of arrays without examples.
+      sites: The sites in it, those of inner loops included.
+    """
+
+    parent: "Level | None" = None
+    length: int = 1
+    steps: list["Step"] = dataclasses.field(default_factory=list)
+    batched: list["Batched | Loop"] = dataclasses.field(default_factory=list)
+    emitted: dict[int, int] = dataclasses.field(default_factory=dict)
+    slices: dict[int, int] = dataclasses.field(default_factory=dict)
+    sites: list["Site"] = dataclasses.field(default_factory=list)
+
+    def path(self) -> list["Level"]:
+        """The loops from the outermost to this one."""
+        return [*self.parent.path(), self] if self.parent else []
+
+    def depth(self) -> int:
+        """How many loops it stands in."""
+        return len(self.path())
+
+
+class Step(NamedTuple):
+    """An operation without examples."""
+
+    equation: Any  # None for a loop of such operations
+    function: Callable[..., Any]
+    inputs: list[int]
+    outputs: list[int]
+
+
+class Batched(NamedTuple):
+    """An operation on examples."""
+
+    function: Callable[..., list[Any]]
+    inputs: list[int]
+    outputs: list[int]
+    site: "Site | None"
+
+
+class Site(NamedTuple):
+    """An operation in which parameters meet examples."""
+
+    number: int
+    equation: Any  # None where a value of parameters alone is taken for every example
+    function: Callable[..., list[Any]]
+    inputs: list[int]
+    positions: list[int]  # of the inputs that depend on parameters
+    level: Level
+    avals: list[Any]  # of the results
+
+    @property
+    def is_opaque(self) -> bool:
+        """Whether its gradient is a rule of its owner's, to be taken as it is."""
+        return self.equation is not None and "custom_vjp" in str(
+            self.equation.primitive.name
+        )
+
+
+class Carry(NamedTuple):
+    """What goes on from one step of a loop to the next."""
+
+    before: int
+    inside: int
+    following: int
+    after: int
+
+
+class Loop(NamedTuple):
+    """A loop on examples."""
+
+    level: Level
+    options: dict[str, Any]  # of ``lax.scan``
+    carries: list[Carry]
+    slices: list[tuple[int, int]]  # outside and inside
+    stacks: list[tuple[int, int]]  # inside and outside
+
+
+class Split:
+    """A loss in its two parts.
+
+    Attributes:
+      met: Names of what operations on examples read without depending on them.
+      sites: Where parameters meet examples.
+      output: Name of the loss.
+    """
+
+    def __init__(self, closed: Any, num_params: int):
+        """Divides a loss.
+
+        Args:
+          closed: Jaxpr of ``loss(*parameters, *leaves of an example)``.
+          num_params: How many of its arguments are parameters.
+        """
+        self._names = itertools.count()
+        self.avals: dict[int, Any] = {}
+        self.origins: dict[int, Origins] = {}
+        self.levels: dict[int, Level] = {}
+        self.constants: Arrays = {}
+        self.met: list[int] = []
+        self.root = Level()
+        self._computed: dict[Any, list[int]] = {}
+        program = flatten(closed)
+        inputs = [
+            self._value(program.avals[v], {i} if i < num_params else {EXAMPLE})
+            for i, v in enumerate(program.inputs)
+        ]
+        self.params, self.example = inputs[:num_params], inputs[num_params:]
+        (self.output,) = self._add(self.root, program, inputs)
+        if not self.is_batched(self.output):
+            self.output = self._lift(self.root, self.output)
+        self.sites = self.root.sites
+
+    def is_batched(self, name: int) -> bool:
+        """Whether a value depends on the example."""
+        return EXAMPLE in self.origins[name]
+
+    def root_of(self, name: int) -> tuple[int, list[Level]]:
+        """The met value outside of all loops that a value is, or is a slice of.
+
+        Args:
+          name: A value without examples.
+
+        Returns:
+          Its name, and the loops over its leading axes, from the outermost.
+        """
+        loops: list[Level] = []
+        while (level := self.levels[name]) is not self.root:
+            loops.insert(0, level)
+            name = level.emitted[name]
+        return name, loops
+
+    # Planning.
+
+    def _value(self, aval, depends, level: Level | None = None) -> int:
+        name = next(self._names)
+        self.avals[name], self.origins[name] = aval, frozenset(depends)
+        self.levels[name] = level or self.root
+        return name
+
+    def _add(self, level: Level, program: Program, inputs: list[int]) -> list[int]:
+        """Adds the operations of a program to a level."""
+        here = dict(zip(program.inputs, inputs, strict=True))
+        for v, constant in program.constants.items():
+            here[v] = self._value(program.avals[v], ())
+            self.constants[here[v]] = constant
+        for node in program.nodes:
+            arguments = [here[v] for v in node.inputs]
+            if not any(map(self.is_batched, arguments)):
+                results = self._without_examples(node.equation, arguments)
+            elif node.equation.primitive.name == "scan" and any(
+                self.origins[v] - {EXAMPLE} and not self.is_batched(v)
+                for v in arguments
+            ):
+                results = self._loop(level, node.equation, arguments)
+            else:
+                results = self._with_examples(level, node.equation, arguments)
+            here.update(zip(node.outputs, results, strict=True))
+        return [here[v] for v in program.outputs]
+
+    def _without_examples(self, equation, inputs: list[int]) -> list[int]:
+        # What is computed twice in the same way, as a cast or a transpose before each
+        # use, is one value.
+        simple = not holds_program(equation)
+        key = (equation.primitive.name, str(equation.params), tuple(inputs))
+        if simple and key in self._computed:
+            return self._computed[key]
+        level = max(
+            (self.levels[v] for v in inputs), key=Level.depth, default=self.root
+        )
+        outputs = [
+            self._value(var.aval, depends, level)
+            for var, depends in zip(
+                equation.outvars,
+                origins(equation, [self.origins[v] for v in inputs]),
+                strict=True,
+            )
+        ]
+        level.steps.append(Step(equation, as_function(equation), inputs, outputs))
+        if simple:
+            self._computed[key] = outputs
+        return outputs
+
+    def _with_examples(self, level: Level, equation, inputs: list[int]) -> list[int]:
+        for v in inputs:
+            self._meet(v)
+        positions = [
+            i
+            for i, v in enumerate(inputs)
+            if self.origins[v] and not self.is_batched(v)
+        ]
+        avals = [var.aval for var in equation.outvars]
+        outputs = [self._value(aval, {EXAMPLE}, level) for aval in avals]
+        function = as_function(equation)
+        site = None
+        if positions and any(map(is_inexact, avals)):
+            site = self._site(level, equation, function, inputs, positions, avals)
+            if positions == [1]:
+                function = as_product(equation) or function
+        level.batched.append(Batched(function, inputs, outputs, site))
+        return outputs
+
+    def _lift(self, level: Level, name: int) -> int:
+        """Takes a value without examples for every example."""
+        if self.is_batched(name):
+            return name
+        self._meet(name)
+        output = self._value(self.avals[name], {EXAMPLE}, level)
+
+        def function(x):
+            return [x]
+
+        site = None
+        if self.origins[name]:
+            avals = [self.avals[name]]
+            site = self._site(level, None, function, [name], [0], avals)
+        level.batched.append(Batched(function, [name], [output], site))
+        return output
+
+    def _site(self, level, equation, function, inputs, positions, avals) -> Site:
+        number = len(self.root.sites)
+        site = Site(number, equation, function, inputs, positions, level, avals)
+        for each in [self.root, *level.path()]:
+            each.sites.append(site)
+        return site
+
+    def _meet(self, name: int) -> None:
+        """Notes that an operation on examples reads a value."""
+        if self.is_batched(name):
+            return
+        home = self.levels[name]
+        if home is not self.root:
+            self._meet(self._emit(home, name))
+        elif name not in self.met:
+            self.met.append(name)
+
+    def _emit(self, loop: Level, name: int) -> int:
+        """The stack of a value over the steps of a loop."""
+        if name not in loop.emitted:
+            if name in loop.slices:
+                loop.emitted[name] = loop.slices[name]
+            else:
+                aval = self.avals[name]
+                stacked = jax.ShapeDtypeStruct((loop.length, *aval.shape), aval.dtype)
+                loop.emitted[name] = self._value(
+                    stacked, self.origins[name], loop.parent
+                )
+        return loop.emitted[name]
+
+    def _loop(self, level: Level, equation, inputs: list[int]) -> list[int]:
+        params = equation.params
+        body = flatten(params["jaxpr"])
+        first, last = params["num_consts"], params["num_consts"] + params["num_carry"]
+        loop = Level(level, params["length"])
+        carried = self._carried(body, inputs, first, last)
+        inner, before = list(inputs[:first]), []
+        for v, inside, depends in zip(
+            inputs[first:last], body.inputs[first:last], carried, strict=True
+        ):
+            before.append(self._lift(level, v) if EXAMPLE in depends else v)
+            inner.append(self._value(body.avals[inside], depends, loop))
+        for v, inside in zip(inputs[last:], body.inputs[last:], strict=True):
+            inner.append(self._value(body.avals[inside], self.origins[v], loop))
+            if not self.is_batched(v):
+                loop.slices[inner[-1]] = v
+        following = self._add(loop, body, inner)
+
+        results, carries, bare = [], [], []
+        for i, depends in enumerate(carried):
+            inside = inner[first + i]
+            after = self._value(body.avals[body.inputs[first + i]], depends, level)
+            results.append(after)
+            if EXAMPLE in depends:
+                lifted = self._lift(loop, following[i])
+                carries.append(Carry(before[i], inside, lifted, after))
+            else:
+                bare.append(Carry(before[i], inside, following[i], after))
+        stacks = []
+        for v, var in zip(
+            following[len(carried) :], equation.outvars[len(carried) :], strict=True
+        ):
+            if self.is_batched(v):
+                results.append(self._value(var.aval, {EXAMPLE}, level))
+                stacks.append((v, results[-1]))
+            else:
+                results.append(self._emit(loop, v))
+        options = {name: params[name] for name in ("reverse", "unroll")}
+        options["length"] = loop.length
+        self._loop_without_examples(level, loop, options, bare)
+        slices = [
+            (v, inside)
+            for v, inside in zip(inputs[last:], inner[last:], strict=True)
+            if self.is_batched(v)
+        ]
+        level.batched.append(Loop(loop, options, carries, slices, stacks))
+        return results
+
+    def _carried(self, body: Program, inputs, first: int, last: int) -> list[Origins]:
+        """What each carry of a loop depends on in the end."""
+        depends = [self.origins[v] for v in inputs]
+        while True:
+            found = output_origins(body, depends)[: last - first]
+            wider = [a | b for a, b in zip(depends[first:last], found, strict=True)]
+            if wider == depends[first:last]:
+                return wider
+            depends[first:last] = wider
+
+    def _loop_without_examples(self, level, loop, options, carries) -> None:
+        """The loop over what is done in it to parameters and constants alone."""
+        emitted = {v: s for v, s in loop.emitted.items() if v not in loop.slices}
+        if not emitted and not carries:
+            return
+        slices = loop.slices
+        own = {*slices, *(c.inside for c in carries)}
+        own.update(v for step in loop.steps for v in step.outputs)
+        read = [v for step in loop.steps for v in step.inputs]
+        read += [*emitted, *(c.following for c in carries)]
+        outer = list(dict.fromkeys(v for v in read if v not in own))
+        inputs = [*outer, *(c.before for c in carries), *slices.values()]
+
+        def function(*arrays):
+            outside = dict(zip(outer, arrays[: len(outer)], strict=True))
+            start = arrays[len(outer) : len(outer) + len(carries)]
+            xs = arrays[len(outer) + len(carries) :]
+
+            def body(carry, xs):
+                env = self.constants | outside
+                env |= dict(zip((c.inside for c in carries), carry, strict=True))
+                env |= dict(zip(slices, xs, strict=True))
+                run_steps(loop.steps, env)
+                return [env[c.following] for c in carries], [env[v] for v in emitted]
+
+            end, stacks = jax.lax.scan(body, list(start), list(xs), **options)
+            return [*end, *stacks]
+
+        outputs = [*(c.after for c in carries), *emitted.values()]
+        level.steps.append(Step(None, function, inputs, outputs))
+
+    # Running.
+
+    def without_examples(
+        self, names: list[int], params: dict[int, Any]
+    ) -> dict[int, Any]:
+        """Computes values of parameters and constants alone.
+
+        Args:
+          names: Of values outside of all loops.
+          params: The parameters by their place.
+
+        Returns:
+          The values by name.
+        """
+        env = self.constants | {self.params[i]: p for i, p in params.items()}
+        run_steps(self.steps_to(names), env)
+        return {v: env[v] for v in names}
+
+    def steps_to(self, names: list[int]) -> list[Step]:
+        """The operations without examples that compute some values."""
+        wanted, steps = set(names), []
+        for step in reversed(self.root.steps):
+            if wanted.intersection(step.outputs):
+                wanted.update(step.inputs)
+                steps.append(step)
+        return steps[::-1]
+
+    def with_examples(self, met: Arrays, examples: list[Any], probes: Any):
+        """Computes the losses of all examples.
+
+        Args:
+          met: The values in :attr:`met`.
+          examples: Leaves of the examples, each with a leading axis of them.
+          probes: As :meth:`probes` makes them. The gradient in them is that in the
+            results of the sites, or of the parameters in an opaque one.
+
+        Returns:
+          The losses, ``float[n]``, and by the number of a site its arguments that differ
+          between examples or steps, by their position. Axes of loops come first, from
+          the outermost, then that of the examples.
+        """
+        env = met | dict(zip(self.example, examples, strict=True))
+        count = len(examples[0])
+        records: dict[int, Any] = {}
+        self._run(self.root, env, probes, records, count)
+        return env[self.output], records
+
+    def probes(self, count: int) -> dict[int, list[Any]]:
+        """Zeros for each site, by its number: for each result of each example."""
+
+        def zeros(site, aval):
+            lengths = [level.length for level in site.level.path()]
+            return jnp.zeros((*lengths, count, *aval.shape), aval.dtype)
+
+        def of(site):
+            if site.is_opaque:
+                return [self.avals[site.inputs[k]] for k in site.positions]
+            return [aval for aval in site.avals if is_inexact(aval)]
+
+        return {s.number: [zeros(s, aval) for aval in of(s)] for s in self.sites}
+
+    def axes(self, names: list[int]) -> tuple[int | None, ...]:
+        """Where the axis of the examples is: 0, or None for values without it."""
+        return tuple(0 if self.is_batched(v) else None for v in names)
+
+    def _run(self, level: Level, env, probes, records, count: int) -> None:
+        """Runs the operations on examples of a level."""
+        for step in level.batched:
+            if isinstance(step, Loop):
+                self._run_loop(step, env, probes, records, count)
+                continue
+            arguments, axes = [env[v] for v in step.inputs], self.axes(step.inputs)
+            site = step.site
+            if site is not None and site.is_opaque:
+                outputs = _run_opaque(site, axes, probes[site.number], arguments)
+            elif any(axis == 0 for axis in axes):
+                outputs = jax.vmap(step.function, axes)(*arguments)
+            else:
+                outputs = [
+                    jnp.broadcast_to(x, (count, *jnp.shape(x)))
+                    for x in step.function(*arguments)
+                ]
+            if site is not None and not site.is_opaque:
+                given = iter(probes[site.number])
+                outputs = [
+                    _tap(y, next(given)) if is_inexact(aval) else y
+                    for y, aval in zip(outputs, site.avals, strict=True)
+                ]
+                records[site.number] = {
+                    k: arguments[k]
+                    for k, v in enumerate(site.inputs)
+                    if self.is_batched(v) or self.levels[v] is not self.root
+                }
+            env.update(zip(step.outputs, outputs, strict=True))
+
+    def _run_loop(self, loop: Loop, env, probes, records, count: int) -> None:
+        inner = loop.level
+        emitted = {v: s for v, s in inner.emitted.items() if s in env}
+        xs = (
+            [jnp.moveaxis(env[v], 1, 0) for v, _ in loop.slices],
+            [env[s] for s in emitted.values()],
+            {site.number: probes[site.number] for site in inner.sites},
+        )
+
+        def body(carry, xs):
+            slices, stacks, own = xs
+            here = dict(env)
+            here |= dict(zip((c.inside for c in loop.carries), carry, strict=True))
+            here |= dict(zip((v for _, v in loop.slices), slices, strict=True))
+            here |= dict(zip(emitted, stacks, strict=True))
+            found: dict[int, Any] = {}
+            self._run(inner, here, own, found, count)
+            following = [here[c.following] for c in loop.carries]
+            return following, ([here[v] for v, _ in loop.stacks], found)
+
+        end, (stacks, found) = jax.lax.scan(
+            body,
+            [env[c.before] for c in loop.carries],
+            xs,
+            **loop.options,
+        )
+        env |= dict(zip((c.after for c in loop.carries), end, strict=True))
+        for (_, v), stack in zip(loop.stacks, stacks, strict=True):
+            env[v] = jnp.moveaxis(stack, 0, 1)
+        records.update(found)
+
+
+def run_steps(steps: list[Step], env: Arrays) -> None:
+    """Runs operations without examples, and adds their results to ``env``."""
+    for step in steps:
+        outputs = step.function(*(env[v] for v in step.inputs))
+        env.update(zip(step.outputs, outputs, strict=True))
+
+
+@jax.custom_jvp
+def _tap(y, probe):
+    """``y``, whose gradient is also that of ``probe``, which is not looked at."""
+    del probe
+    return y
+
+
+@_tap.defjvp
+def _tap_rule(primals, tangents):
+    return primals[0], tangents[0] + tangents[1]
+
+
+def _run_opaque(site: Site, axes, probes, arguments):
+    """Runs an operation whose gradient is a rule of its owner's.
+
+    Such a rule cannot be divided: it gives the parameters' gradient of each example
+    as a whole, which the probes get.
+    """
+    inexact = [is_inexact(jax.typeof(x)) for x in arguments]
+
+    def run(arguments):
+        return jax.vmap(site.function, axes)(*arguments)
+
+    def pull(gradients, *arguments):
+        """The gradients in all arguments, of one example."""
+
+        def of(*differentiable):
+            given = iter(differentiable)
+            return site.function(
+                *(
+                    next(given) if is_float else x
+                    for x, is_float in zip(arguments, inexact, strict=True)
+                )
+            )
+
+        chosen = [x for x, is_float in zip(arguments, inexact, strict=True) if is_float]
+        _, backward = jax.vjp(of, *chosen)
+        return backward(gradients)
+
+    @jax.custom_vjp
+    def apply(probes, arguments):
+        del probes
+        return run(arguments)
+
+    def forward(probes, arguments):
+        del probes
+        return run(arguments), arguments
+
+    def backward(arguments, gradients):
+        found = iter(jax.vmap(pull, (0, *axes))(gradients, *arguments))
+        each = [next(found) if is_float else None for is_float in inexact]
+        summed = [
+            jnp.sum(g, 0) if g is not None and axis is None else g
+            for g, axis in zip(each, axes, strict=True)
+        ]
+        return [each[k] for k in site.positions], summed
+
+    apply.defvjp(forward, backward)
+    return apply(probes, arguments)
