@@ -538,7 +538,11 @@ def _run_opaque(site: Site, axes, probes, arguments):
     Such a rule cannot be divided: it gives the parameters' gradient of each example
     as a whole, which the probes get.
     """
-    inexact = [is_inexact(jax.typeof(x)) for x in arguments]
+    # Constants of the rule come first; it has no gradient in them.
+    constants = site.equation.params.get("num_consts", 0)
+    inexact = [
+        k >= constants and is_inexact(jax.typeof(x)) for k, x in enumerate(arguments)
+    ]
 
     def run(arguments):
         return jax.vmap(site.function, axes)(*arguments)
