@@ -607,3 +607,58 @@ def test_errors_name_what_is_wrong(case):
     with pytest.raises(ValueError, match=re.escape(words[0])) as error:
         call()
     assert all(word in str(error.value) for word in words), str(error.value)
+
+
+# Differentiated themselves, with the derivatives by hand.
+
+
+def _line(w, example):
+    x, y = example
+    return (w * x - y) ** 2 / 2
+
+
+LINE = jnp.array([0.5, 1.0, 2.0]), jnp.array([0.0, 3.0, 1.0])
+
+
+@pytest.mark.parametrize("mode", [jax.grad, jax.jacfwd], ids=["reverse", "forward"])
+def test_the_fisher_can_be_differentiated(mode):
+    x, y = map(np.float64, LINE)
+    w = 0.7
+    # F = mean (w x^2 - x y)^2.
+    want = np.mean(2 * (w * x**2 - x * y) * x**2)
+    np.testing.assert_allclose(want, 0.6291667, rtol=1e-6)
+    got = mode(lambda w: wpl_jax.per_example_fisher(_line, w, LINE))(w)
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mode", [jax.grad, jax.jacfwd], ids=["reverse", "forward"])
+def test_the_fisher_of_a_curved_loss_can_be_differentiated(mode):
+    x, w = np.float64(LINE[0]), 0.7
+    t = np.tanh(w * x)
+    # F = mean g^2 with g = 2 t (1 - t^2) x, and dg/dw = 2 (1 - t^2) (1 - 3 t^2) x^2.
+    slope = 2 * (1 - t**2) * (1 - 3 * t**2) * x**2
+    want = np.mean(2 * (2 * t * (1 - t**2) * x) * slope)
+
+    def fisher(w):
+        return wpl_jax.per_example_fisher(lambda w, x: jnp.tanh(w * x) ** 2, w, LINE[0])
+
+    np.testing.assert_allclose(mode(fisher)(w), want, rtol=1e-5)
+
+
+def test_complex_parameters_have_real_fishers():
+    z, x = jnp.array([1 + 2j, 3 - 1j]), jnp.array([[1, 1j], [1j, 2]])
+
+    def loss(z, x):
+        return jnp.abs(jnp.sum(z * x)) ** 2
+
+    # |d/dz|^2 = 4 |x|^2 |sum z x|^2, of which the mean is taken.
+    sums = np.abs(np.sum(np.asarray(z) * np.asarray(x), 1)) ** 2
+    want = np.mean(4 * np.abs(np.asarray(x)) ** 2 * sums[:, None], 0)
+    np.testing.assert_allclose(want, [92, 194])
+    for estimate in (
+        wpl_jax.per_example_fisher,
+        functools.partial(wpl_jax.batch_fisher, batch_size=1),
+    ):
+        got = estimate(loss, z, x)
+        assert got.dtype == jnp.float32
+        np.testing.assert_allclose(got, want, rtol=1e-5)

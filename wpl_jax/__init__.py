@@ -3,6 +3,7 @@
 from wpl_jax.fisher import (
     batch_fisher,
     clip_norm,
+    explain_per_example,
     flush,
     normalize,
     per_example_fisher,
@@ -30,6 +31,7 @@ __all__ = [
     "batch_fisher",
     "clip_norm",
     "consolidate",
+    "explain_per_example",
     "flush",
     "normalize",
     "online",

@@ -28,8 +28,14 @@ import jax
 import jax.numpy as jnp
 
 from wpl_jax.checks import SMALLEST, check_range, check_scalar_loss
-from wpl_jax.curvature.squared_gradients import Loss, sum_squared_gradients
-from wpl_jax.trees import aligned, aligned_mask, widen
+from wpl_jax.curvature.placement import automatic, count_shards, varying_like
+from wpl_jax.curvature.squared_gradients import (
+    Loss,
+    Way,
+    sum_squared_gradients,
+    ways,
+)
+from wpl_jax.trees import aligned, aligned_mask, squared_magnitude
 
 Resample = Callable[[jax.Array, Any, Any], Any]
 
@@ -45,9 +51,10 @@ def per_example_fisher(
 ) -> Any:
     """Mean over examples of the squared per-example gradients.
 
-    Costs one or two batched gradients where every weight is used once in the model,
-    see :mod:`wpl_jax.curvature.squared_gradients`, and the memory of one chunk, however many
-    examples there are.
+    Takes as long as one to three batched gradients, see ``docs/penalty.md``, and the
+    memory of one chunk, however many examples there are. :func:`explain_per_example`
+    tells which parameters take which way. It can be differentiated, forward and in
+    reverse.
 
     Args:
       loss: ``loss(params, example) -> scalar``, the negative log-likelihood in
@@ -75,32 +82,90 @@ def per_example_fisher(
       >>> print(wpl_jax.per_example_fisher(loss, jnp.array(1.0), (x, y)))
       2.5
     """
-    n = _count(examples)
+    _count(examples)
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}.")
-    check_scalar_loss(loss, params, examples)
-    draw = _resampler(resample, key, params)
-    # Chunks are slices of the examples, so that nothing is copied or padded. The
-    # last one starts early enough to be full; what it repeats is counted once.
-    size = min(chunk_size, n)
+    draw = _resampler(resample, key)
+    shards = count_shards(examples)
+
+    def mean_squares(params, examples):
+        check_scalar_loss(loss, params, examples)
+        params = varying_like(params, examples)
+        return _mean_squares(loss, params, examples, chunk_size, shards, draw)
+
+    return automatic(mean_squares, params, examples)
+
+
+def _mean_squares(loss: Loss, params, examples, chunk_size: int, shards: int, draw):
+    """The mean of the squared gradients, chunk after chunk."""
+    # A chunk takes equally many of each device's examples. Chunks are slices, so that
+    # nothing is copied or padded. The last one starts early enough to be full; what it
+    # repeats is counted once.
+    n = _count(examples)
+    here = n // shards
+    size = min(max(chunk_size // shards, 1), here)
 
     def add_chunk(total, start):
-        first = jnp.minimum(start, n - size)
-        chunk = jax.tree.map(
-            lambda x: jax.lax.dynamic_slice_in_dim(x, first, size), examples
-        )
+        first = jnp.minimum(start, here - size)
+        chunk = jax.tree.map(lambda x: _slice(x, shards, first, size), examples)
         index = first + jnp.arange(size)
-        weight = (index >= start).astype(jnp.float32)
-        chunk = draw(chunk, index)
+        weight = jnp.tile((index >= start).astype(jnp.float32), shards)
+        numbers = (jnp.arange(shards)[:, None] * here + index).reshape(-1)
+        chunk = draw(params, chunk, numbers)
         # A weight of 1 or 0 on the loss is a weight of 1 or 0 on its square.
         squares = sum_squared_gradients(
             lambda p, item: item[0] * loss(p, item[1]), params, (weight, chunk)
         )
         return jax.tree.map(jnp.add, total, squares), None
 
-    starts = jnp.arange(0, n, size)
-    total, _ = jax.lax.scan(add_chunk, _zeros(params), starts)
+    starts = jnp.arange(0, here, size)
+    zeros = varying_like(_zeros(params), examples)
+    total, _ = jax.lax.scan(add_chunk, zeros, starts)
     return jax.tree.map(lambda x: x / n, total)
+
+
+def _slice(x, shards: int, first, size: int) -> jax.Array:
+    """The same slice of what each device has of an array's first axis."""
+    by_device = jnp.reshape(x, (shards, len(x) // shards, *x.shape[1:]))
+    taken = jax.lax.dynamic_slice_in_dim(by_device, first, size, axis=1)
+    return taken.reshape(shards * size, *x.shape[1:])
+
+
+def explain_per_example(loss: Loss, params: Any, examples: Any) -> dict[str, Way]:
+    """Tells how :func:`per_example_fisher` treats each parameter, and why.
+
+    Nothing is computed: the loss is traced.
+
+    Args:
+      loss: As in :func:`per_example_fisher`.
+      params: As in :func:`per_example_fisher`.
+      examples: As in :func:`per_example_fisher`.
+
+    Returns:
+      By the path of each parameter ``(name, why)``. The name is ``"squares"`` where the
+      sum of squares is a product of matrices, about as expensive as the batched
+      gradient; ``"each"`` where the gradient of each example is written to memory
+      before it is squared, in a buffer of the parameter's size an example;
+      ``"unused"`` where the loss does not depend on the parameter.
+
+    Raises:
+      ValueError: As :func:`per_example_fisher`.
+
+    Examples:
+      >>> import jax.numpy as jnp, wpl_jax
+      >>> loss = lambda p, x: jnp.sum(jnp.tanh(x @ p["w"]) * jnp.exp(p["s"]))
+      >>> params = {"s": jnp.zeros(()), "w": jnp.ones((3, 2))}
+      >>> found = wpl_jax.explain_per_example(loss, params, jnp.ones((5, 3)))
+      >>> for name, way in found.items():
+      ...     print(name, way.name, "-", way.why)
+      s each - used by mul
+      w squares - meets 1 row of each example
+    """
+    _count(examples)
+    check_scalar_loss(loss, params, examples)
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    names = [jax.tree_util.keystr(p, simple=True, separator="/") for p in paths]
+    return dict(zip(names, ways(loss, params, examples), strict=True))
 
 
 def batch_fisher(
@@ -138,23 +203,29 @@ def batch_fisher(
         raise ValueError(
             f"batch_size must divide the number of examples, got {size} for {n}."
         )
-    check_scalar_loss(loss, params, examples)
-    draw = _resampler(resample, key, params)
+    draw = _resampler(resample, key)
 
     def mean_loss(params, batch):
         losses = jax.vmap(loss, (None, 0))(params, batch)
         return jnp.mean(losses)
 
-    def add_batch(total, start):
-        batch = jax.tree.map(
-            lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), examples
-        )
-        batch = draw(batch, start + jnp.arange(size))
-        gradient = jax.grad(mean_loss)(params, batch)
-        return jax.tree.map(jnp.add, total, square(gradient)), None
+    def mean_squares(params, examples):
+        check_scalar_loss(loss, params, examples)
+        params = varying_like(params, examples)
 
-    total, _ = jax.lax.scan(add_batch, _zeros(params), jnp.arange(0, n, size))
-    return jax.tree.map(lambda x: x / (n // size), total)
+        def add_batch(total, start):
+            batch = jax.tree.map(
+                lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), examples
+            )
+            batch = draw(params, batch, start + jnp.arange(size))
+            gradient = jax.grad(mean_loss)(params, batch)
+            return jax.tree.map(jnp.add, total, square(gradient)), None
+
+        zeros = varying_like(_zeros(params), examples)
+        total, _ = jax.lax.scan(add_batch, zeros, jnp.arange(0, n, size))
+        return jax.tree.map(lambda x: x / (n // size), total)
+
+    return automatic(mean_squares, params, examples)
 
 
 def square(gradient: Any) -> Any:
@@ -169,7 +240,7 @@ def square(gradient: Any) -> Any:
     Returns:
       Its entries squared, at least float32.
     """
-    return jax.tree.map(lambda g: jnp.square(widen(g)), gradient)
+    return jax.tree.map(squared_magnitude, gradient)
 
 
 def sample_class(logits: Callable[[Any, Any], jax.Array]) -> Resample:
@@ -340,14 +411,14 @@ def _count(examples: Any) -> int:
     return sizes.pop()
 
 
-def _resampler(resample: Resample | None, key: jax.Array | None, params: Any):
+def _resampler(resample: Resample | None, key: jax.Array | None):
     """Replaces the examples of a chunk; the same ones whatever the chunk size."""
     if resample is None:
-        return lambda chunk, index: chunk
+        return lambda params, chunk, index: chunk
     if key is None:
         raise ValueError("resample draws from the model: pass key=jax.random.key(...).")
 
-    def draw(chunk, index):
+    def draw(params, chunk, index):
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
         return jax.vmap(resample, (0, None, 0))(keys, params, chunk)
 
@@ -355,4 +426,4 @@ def _resampler(resample: Resample | None, key: jax.Array | None, params: Any):
 
 
 def _zeros(params: Any) -> Any:
-    return jax.tree.map(lambda p: widen(jnp.zeros_like(p)), params)
+    return jax.tree.map(lambda p: squared_magnitude(jnp.zeros_like(p)), params)

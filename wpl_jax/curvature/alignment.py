@@ -1,8 +1,8 @@
 """Parameters that reach a value entry by entry, and squares on their way back.
 
-Where each entry of a value ``u`` depends on one entry of a parameter ``w`` at most and
-each entry of ``w`` is in one entry of ``u`` at most, ``u = j(w)`` has a Jacobian with one
-entry in a row and column, and the square of a gradient goes back through it as
+Let each entry of a value ``u = j(w)`` depend on at most one entry of a parameter ``w``,
+and each entry of ``w`` be in at most one entry of ``u``. Then the Jacobian has at most
+one entry in each row and column, and the square of a gradient goes back through it as
 
     (J^T g)^2 = (J^T 1) * (J^T g^2).
 """
@@ -24,11 +24,13 @@ SAME = {"convert_element_type", "copy", "copy_p", "reduce_precision"}
 _LAYOUT = {"expand_dims", "reshape", "rev", "slice", "squeeze", "transpose"}
 
 # Operations entry by entry, with one or more arguments of the same shape.
-ELEMENTWISE = SAME | set(
-    "abs acos acosh add add_any asin asinh atan atan2 atanh cbrt cos cosh div erf "
-    "erf_inv erfc exp exp2 expm1 integer_pow lgamma log log1p logistic max min mul neg "
-    "pow rsqrt select_n sign sin sinh sqrt square sub tan tanh".split()
-)
+ELEMENTWISE = SAME | {
+    "abs", "acos", "acosh", "add", "add_any", "asin", "asinh", "atan", "atan2",
+    "atanh", "cbrt", "cos", "cosh", "div", "erf", "erf_inv", "erfc", "exp", "exp2",
+    "expm1", "integer_pow", "lgamma", "log", "log1p", "logistic", "max", "min", "mul",
+    "neg", "pow", "rsqrt", "select_n", "sign", "sin", "sinh", "sqrt", "square", "sub",
+    "tan", "tanh",
+}  # fmt: skip
 
 
 def is_aligned(split: Split, parameter: int, name: int) -> bool:

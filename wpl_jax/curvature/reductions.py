@@ -1,8 +1,8 @@
 """Squares on their way back through sums over a weight, as in weight standardization.
 
-A weight ``w`` of inputs and outputs that is used as ``u = f(w, s)``, entry by entry but for
+A weight ``w`` of inputs and outputs is used as ``u = f(w, s)``, entry by entry but for
 sums ``s_r = sum h_r(w, s_1 ... s_{r-1})`` over the inputs of each output (or over
-everything), such as its mean and variance, has in one example the gradient
+everything), such as its mean and variance. In one example it has the gradient
 
     a * g + sum_r b_r * t_r,    a = df/dw,  b_r = dh_r/dw,
 
@@ -106,6 +106,7 @@ def _axes_after(step: Step, before: set[tuple], split: Split, output: int, shape
 
 def _merged(every: set[tuple], size) -> tuple | None:
     """Axes of what is broadcast against each other entry by entry."""
+    every = {axes for axes in every if axes} or {()}
     if {len(axes) for axes in every} != {len(size)}:
         return None
     found = []
@@ -186,7 +187,7 @@ def squares(
         result += 2 * slope * one * mixed
         for r, (other, s) in enumerate(zip(of_each, handed, strict=True)):
             if r <= q:
-                weight = 1 if r == q else 2
-                result += weight * one * other * jnp.sum(t * s, 0)
+                count = 1 if r == q else 2
+                result += count * one * other * jnp.sum(t * s, 0)
     (back,) = jax.linear_transpose(matrix, jax.eval_shape(widen, w))(result)
     return jnp.maximum(back, 0)  # Below zero by rounding.

@@ -223,7 +223,7 @@ def squares_of_products(use: Use, product: Product, value, rows, results) -> jax
       An array like the value, at least float32.
     """
     count = rows.shape[1]
-    if count == 1:
+    if count <= 1:
         rows, results = jnp.square(rows), jnp.square(results)
         return _transposed(use, product, value, rows, results, "mrni,mio->mrno")
     # Of two different rows each pair stands for both orders of it.
@@ -254,15 +254,16 @@ def squares_of_lookup(use: Use, rows, value, records, found) -> jax.Array:
     indices, gradient = jax.vmap(jax.vmap(rows), 1)(indices, gradient)
     indices = indices.reshape(len(indices), -1)  # [examples, reads]
     gradient = gradient.reshape(*indices.shape, -1)  # [examples, reads, width]
+    # Out of its bounds nothing is read, or what is read has no gradient.
+    inside = (indices >= 0) & (indices < len(value))
+    indices = jnp.where(inside, indices, len(value))
+    gradient = jnp.where(inside[..., None], gradient, 0)
     same = indices[:, :, None] == indices[:, None, :]
     total = jnp.einsum("nst,ntw->nsw", same.astype(gradient.dtype), gradient)
     first = jnp.argmax(same, -1) == jnp.arange(indices.shape[1])
     squares = jnp.where(first[..., None], jnp.square(total), 0)
     table = jnp.zeros((len(value), squares.shape[-1]), squares.dtype)
-    # Out of its bounds nothing is read, or what is read has no gradient.
-    table = table.at[jnp.where(indices < 0, len(value), indices)].add(
-        squares, mode="drop"
-    )
+    table = table.at[indices].add(squares, mode="drop")
     return table.reshape(value.shape)
 
 
@@ -388,5 +389,5 @@ def gradient_of(
         return jnp.sum(each, 0)
 
     values = value.reshape(-1, *value.shape[len(use.stacked) :])
-    results = [_by_step(use, y) for y in found]
-    return jax.vmap(of_steps)(values, steps, results).reshape(value.shape)
+    gradients = [_by_step(use, y) for y in found]
+    return jax.vmap(of_steps)(values, steps, gradients).reshape(value.shape)

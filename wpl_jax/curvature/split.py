@@ -47,8 +47,8 @@ class Level:
       length: Number of the loop's steps.
       steps: Operations without examples.
       batched: Operations on examples.
-      emitted: Values of ``steps`` that are met, by name; the names of their stacks, which
-        belong to levels further out.
+      emitted: Names of the values of ``steps`` that are met, with the names of their
+        stacks, which belong to levels further out.
       slices: Names of the loop's slices of arrays without examples.
       sites: The sites in it, those of inner loops included.
     """
@@ -423,9 +423,9 @@ class Split:
             results of the sites, or of the parameters in an opaque one.
 
         Returns:
-          The losses, ``float[n]``, and by the number of a site its arguments that differ
-          between examples or steps, by their position. Axes of loops come first, from
-          the outermost, then that of the examples.
+          The losses, ``float[n]``, and by the number of a site those of its arguments
+          that differ between examples or steps, by their position. Axes of loops come
+          first, from the outermost, then that of the examples.
         """
         env = met | dict(zip(self.example, examples, strict=True))
         count = len(examples[0])

@@ -26,25 +26,30 @@ import jax.numpy as jnp
 from wpl_jax.checks import check_scalar_loss, example_shape
 from wpl_jax.curvature import reductions, sites
 from wpl_jax.curvature.alignment import is_aligned, pull_squares
+from wpl_jax.curvature.placement import varying_like
 from wpl_jax.curvature.reductions import Reductions
 from wpl_jax.curvature.sites import Product, Use
 from wpl_jax.curvature.split import Split
+from wpl_jax.divisors import largest_divisor
 from wpl_jax.trees import squared_magnitude
 
 Loss = Callable[[Any, Any], jax.Array]
 
 
 # Entries from which on gradients are taken one example after the other on a CPU.
-_LARGE = 1 << 12
+LARGE = 1 << 12
+
+# Entries of the gradients of several examples that are in memory at a time elsewhere.
+MOST = 1 << 28
 
 
 class Way(NamedTuple):
-    """How the squares of a parameter are computed.
+    """How the squared gradients of a parameter are computed.
 
     Attributes:
-      name: ``"squares"``, by products alone; ``"each"``, by the gradient of each
-        example; ``"unused"``.
-      why: A few words.
+      name: ``"squares"`` where no gradient is written out; ``"each"`` where that of
+        each example is; ``"unused"`` where the loss does not depend on the parameter.
+      why: The reason, in a few words.
     """
 
     name: Literal["squares", "each", "unused"]
@@ -72,9 +77,8 @@ def sum_squared_gradients(loss: Loss, params: Any, examples: Any) -> Any:
     def losses(probes):
         return split.with_examples(met, examples, probes)
 
-    values, pull, records = jax.vjp(
-        losses, split.probes(len(examples[0])), has_aux=True
-    )
+    probes = varying_like(split.probes(len(examples[0])), examples)
+    values, pull, records = jax.vjp(losses, probes, has_aux=True)
     (found,) = pull(jnp.ones_like(values))
     squares = {
         i: jnp.zeros_like(squared_magnitude(leaf)) for i, leaf in enumerate(leaves)
@@ -103,7 +107,7 @@ class _Plan:
       products: The same as products, where they are.
       reached: For each parameter the met values that depend on it.
       ways: For each parameter how its squares are computed.
-      reductions: The sums over a parameter on its way, where there are some.
+      sums: The sums over a parameter on its way, where there are some.
     """
 
     split: Split
@@ -111,20 +115,20 @@ class _Plan:
     products: dict[int, list[Product | None]]
     reached: list[list[int]]
     ways: list[Way]
-    reductions: dict[int, Reductions]
+    sums: dict[int, Reductions]
 
     def squares(self, parameter: int, leaves, met, records, found) -> jax.Array:
         """The sum of squares of a parameter whose way they have."""
         split, (name,) = self.split, self.reached[parameter]
-        uses, how = self.uses[name], self.reductions.get(parameter)
+        uses, how = self.uses[name], self.sums.get(parameter)
         products = [product for product in self.products[name] if product]
-        if (rows := sites.lookup_of(uses[0], split)) is not None:
-            total = sites.squares_of_lookup(uses[0], rows, met[name], records, found)
-        else:
-            rows, results = sites.rows_and_results(uses, products, records, found)
-            total = sites.squares_of_products(
-                uses[0], products[0], met[name], rows, results
-            )
+        if (lookup := sites.lookup_of(uses[0], split)) is not None:
+            total = sites.squares_of_lookup(uses[0], lookup, met[name], records, found)
+            return pull_squares(split, parameter, name, leaves, total)
+        rows, results = sites.rows_and_results(uses, products, records, found)
+        total = sites.squares_of_products(
+            uses[0], products[0], met[name], rows, results
+        )
         if how is None:
             return pull_squares(split, parameter, name, leaves, total)
         return reductions.squares(
@@ -184,35 +188,33 @@ def _way(plan: _Plan, parameter: int) -> Way:
         how = reductions.find(split, parameter, name, known[0])
     if how is None:
         return Way("each", "its entries are mixed or repeated before it is used")
-    plan.reductions[parameter] = how
+    plan.sums[parameter] = how
     return Way("squares", f"{met}, with sums over it")
 
 
 def _squares_of_each(plan: _Plan, parameters: list[int], leaves, met, records, found):
     """Sums of squares by the gradient of each example.
 
-    On a CPU one example after the other where the gradients are large, in one buffer of
-    their size, which stays in the cache: products for all examples at once are not what
-    XLA is good at there (ten to a hundred times slower, jax 0.10.2).
+    Large gradients of few examples are in memory at a time. On a CPU they are those of
+    one example, in a buffer that stays in the cache: products for all examples at once
+    are not what XLA is good at there (ten to a hundred times slower, jax 0.10.2).
     """
-    large = [i for i in parameters if _size(plan, i, leaves) >= _LARGE]
+    sizes = {i: _size(plan, i, leaves) for i in parameters}
+    large = [i for i in parameters if sizes[i] >= LARGE]
     small = [i for i in parameters if i not in large]
-    squares = {}
-    for some, serial in ((small, False), (large, True)):
-        if not some:
-            continue
+    squares: dict[int, Any] = {}
+    for some in filter(None, (small, large)):
         of_example, numbers = _square_of_example(plan, some, leaves, met)
         arguments, axes = _of_sites(plan.split, numbers, records, found)
-        at_once = functools.partial(_sum_at_once, of_example, axes)
-        squares |= (
-            jax.lax.platform_dependent(
-                *arguments,
-                cpu=functools.partial(_sum_one_by_one, of_example, axes),
-                default=at_once,
-            )
-            if serial
-            else at_once(*arguments)
-        )
+        count = arguments[1][numbers[0]][0].shape[axes[1][numbers[0]]]
+        add_up = functools.partial(_sum_over_examples, of_example, axes)
+        at_once = largest_divisor(count, MOST // max(sizes[i] for i in some))
+        default = functools.partial(add_up, at_once)
+        if some is small:
+            squares |= add_up(count, *arguments)
+        else:
+            one = functools.partial(add_up, 1)
+            squares |= jax.lax.platform_dependent(*arguments, cpu=one, default=default)
     return squares
 
 
@@ -283,14 +285,15 @@ def _of_sites(split: Split, numbers: list[int], records, found):
     return (records, {k: found[k] for k in numbers}), (axes, depths)
 
 
-def _sum_at_once(function, axes, *arguments):
-    """The sum over examples of a function of the arguments of one."""
-    each = jax.vmap(functools.partial(function, serial=False), axes)(*arguments)
-    return jax.tree.map(lambda x: jnp.sum(x, 0), each)
+def _sum_over_examples(function, axes, at_once: int, *arguments):
+    """The sum over examples of a function of the arguments of one.
 
-
-def _sum_one_by_one(function, axes, *arguments):
-    """The same, one example after the other."""
+    Args:
+      function: As :func:`_square_of_example` gives it.
+      axes: Where the axis of examples is in the arguments.
+      at_once: How many examples are computed at a time; it divides their number.
+      *arguments: Of all examples.
+    """
     leaves, treedef = jax.tree.flatten(arguments)
     places: Any = treedef.flatten_up_to(_spread(axes, arguments))  # type: ignore[attr-defined]
     moved = {
@@ -299,19 +302,28 @@ def _sum_one_by_one(function, axes, *arguments):
         if place is not None
     }
 
-    def of(here):
+    def of(here, serial):
         given = [here.get(k, leaf) for k, leaf in enumerate(leaves)]
-        return function(*jax.tree.unflatten(treedef, given), serial=True)
+        return function(*jax.tree.unflatten(treedef, given), serial=serial)
 
-    def add(total, here):
-        return jax.tree.map(jnp.add, total, of(here)), None
+    def of_block(block):
+        if at_once == 1:
+            return of({k: x[0] for k, x in block.items()}, serial=True)
+        each = jax.vmap(lambda here: of(here, serial=False))(block)
+        return jax.tree.map(lambda x: jnp.sum(x, 0), each)
 
-    shapes = jax.eval_shape(of, {k: x[0] for k, x in moved.items()})
+    def add(total, block):
+        return jax.tree.map(jnp.add, total, of_block(block)), None
+
+    blocks = {k: x.reshape(-1, at_once, *x.shape[1:]) for k, x in moved.items()}
+    if len(next(iter(blocks.values()))) == 1:
+        return of_block(moved)
+    shapes = jax.eval_shape(of_block, {k: x[0] for k, x in blocks.items()})
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    return jax.lax.scan(add, zeros, moved)[0]
+    return jax.lax.scan(add, varying_like(zeros, moved), blocks)[0]
 
 
 def _spread(axes, arguments):
     """An axis for each leaf, where it is said for whole trees."""
-    records, found = arguments
+    found = arguments[1]
     return axes[0], {k: [axes[1][k]] * len(found[k]) for k in found}

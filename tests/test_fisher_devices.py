@@ -1,0 +1,92 @@
+"""Fishers of examples and parameters that lie on several devices."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from wpl_jax import batch_fisher, per_example_fisher
+
+DEVICES = 4
+
+
+def loss(p, x):
+    standardized = (p["w"] - p["w"].mean(0)) / 2
+    x = jnp.tanh(x @ standardized + p["b"])
+    return jnp.sum(jnp.tanh(x @ p["v"]) * p["table"][jnp.int32(x.shape[0])])
+
+
+def problem():
+    rng = np.random.default_rng(0)
+    shapes = {"w": (5, 8), "b": (8,), "v": (3, 8, 4), "table": (9, 4)}
+    params = {
+        name: jnp.asarray(rng.normal(size=shape), jnp.float32)
+        for name, shape in shapes.items()
+    }
+    params["v"] = params["v"][0]
+    return params, jnp.asarray(rng.normal(size=(24, 5)), jnp.float32)
+
+
+ESTIMATORS = {
+    "per example": functools.partial(per_example_fisher, loss, chunk_size=8),
+    "batch": functools.partial(batch_fisher, loss, batch_size=12),
+}
+
+
+def assert_equal(got, want):
+    for name in want:
+        np.testing.assert_allclose(got[name], want[name], rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
+@pytest.mark.parametrize("divided", ["examples", "weights"])
+@pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_on_a_mesh_as_on_one_device(estimator, kind, divided, jit):
+    params, examples = problem()
+    function = ESTIMATORS[estimator]
+    want = function(params, examples)
+    mesh = jax.make_mesh(
+        (DEVICES,), ("d",), axis_types=(kind,), devices=jax.devices()[:DEVICES]
+    )
+
+    def put(x, *spec):
+        return jax.device_put(x, NamedSharding(mesh, PartitionSpec(*spec)))
+
+    with jax.set_mesh(mesh):
+        if divided == "examples":
+            params, examples = jax.tree.map(put, params), put(examples, "d")
+        else:
+            examples = put(examples)
+            params = {
+                name: put(p, *[None] * (p.ndim - 1), "d") for name, p in params.items()
+            }
+        got = (jax.jit(function) if jit else function)(params, examples)
+    assert_equal(jax.device_get(got), want)
+
+
+@pytest.mark.parametrize(
+    "estimator", [per_example_fisher, batch_fisher], ids=["per example", "batch"]
+)
+def test_in_a_shard_map_squares_come_before_the_sum_over_devices(estimator):
+    params, examples = problem()
+    # Each device has a batch of its own.
+    whole = {"batch_size": 6} if estimator is batch_fisher else {}
+    want = estimator(loss, params, examples, **whole)
+    mesh = jax.make_mesh((DEVICES,), ("d",), devices=jax.devices()[:DEVICES])
+
+    def mean(params, examples):
+        return jax.lax.pmean(estimator(loss, params, examples), "d")
+
+    spec = PartitionSpec()
+    mapped = jax.shard_map(
+        mean, mesh=mesh, in_specs=(spec, PartitionSpec("d")), out_specs=spec
+    )
+    got = jax.jit(mapped)(
+        jax.device_put(params, NamedSharding(mesh, spec)),
+        jax.device_put(examples, NamedSharding(mesh, PartitionSpec("d"))),
+    )
+    assert_equal(jax.device_get(got), want)
