@@ -2,9 +2,11 @@
 
 Expected before measuring: where every weight meets one vector per example, the
 estimator does one batched backward pass and one more matrix product per layer for
-the squares, so about 1 to 1.5 times one batched gradient. A convolution's weight
-gradient has to be written out per example; its products are as many as in the
-batched gradient, so the ratio is set by how XLA runs them.
+the squares, so about 1 to 1.5 times one batched gradient. Where it meets several, as
+in convolutions, over time or in attention, the gradient of each example has to be
+written to memory; its products are as many as in the batched gradient, and one buffer
+of the weight's size is squared and added for each example: 1 to 2. Standardized weights
+need two more products for each of the two sums over them: 3.
 """
 
 import functools
@@ -18,6 +20,14 @@ from benchmarks import measure, models
 from wpl_jax import per_example_fisher
 
 MODELS = {"MLP": models.mlp, "convnet": models.convnet}
+CHANGED = {
+    "weights / sqrt(n)": models.changed_mlp(lambda w: w / len(w) ** 0.5),
+    "weight standardization": models.changed_mlp(models.standardize),
+    "a dense layer used twice": models.changed_mlp(lambda w: w, times=2),
+    "batch normalization, evaluation": models.normalized_convnet,
+    "GRU over 16 steps": models.gru,
+    "transformer block": models.transformer,
+}
 COUNT = 1000
 FEW, MANY = 100, 10_000
 
@@ -29,10 +39,12 @@ def rows() -> list[dict]:
 
 def _time_rows() -> list[dict]:
     found = []
-    for name, make in MODELS.items():
+    for name, make in (MODELS | CHANGED).items():
         params, loss = make(jax.random.key(0))
         data = models.examples(jax.random.key(1), COUNT)
-        functions = {**_functions(loss), "Python loop over examples": _loop(loss)}
+        functions = _functions(loss)
+        if name in MODELS:
+            functions["Python loop over examples"] = _loop(loss)
         seconds = measure.interleaved_seconds(
             {key: functools.partial(f, params, data) for key, f in functions.items()},
             rounds=9,
