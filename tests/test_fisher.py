@@ -515,7 +515,7 @@ ERRORS = {
     ),
     "chunk of none": (
         lambda: PER_EXAMPLE(loss, params, examples, chunk_size=0),
-        ["chunk_size", "at least 1", "0"],
+        ["chunk_size", "above 0", "0"],
     ),
     "negative chunk": (
         lambda: PER_EXAMPLE(loss, params, examples, chunk_size=-3),
@@ -585,11 +585,14 @@ ERRORS = {
 }
 
 
+SQUARES = jax.tree.map(jnp.square, params)
+
+
 @pytest.mark.parametrize(
     "function",
     [
-        lambda number: wpl_jax.update_average(params, params, eta=number),
-        lambda number: wpl_jax.clip_norm(params, number),
+        lambda number: wpl_jax.update_average(SQUARES, SQUARES, eta=number),
+        lambda number: wpl_jax.clip_norm(SQUARES, number),
         lambda number: wpl_jax.online(number)(*[jnp.ones(2)] * 4),
     ],
     ids=["eta", "max_norm", "gamma"],
@@ -662,3 +665,102 @@ def test_complex_parameters_have_real_fishers():
         got = estimate(loss, z, x)
         assert got.dtype == jnp.float32
         np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+# Numbers at the ends of the range, and those that are none.
+
+HUGE = {"a": jnp.array([1e38, 1e38]), "b": jnp.array([3e38])}
+TINY = {"a": jnp.array([2e-38, 6e-38])}
+
+
+@pytest.mark.parametrize("fisher", [HUGE, TINY], ids=["huge", "tiny"])
+@pytest.mark.parametrize("scale", ["unit", "loss"])
+def test_normalize_at_the_ends_of_the_range(fisher, scale):
+    entries = np.concatenate([np.asarray(f, np.float64) for f in fisher.values()])
+    mean = np.mean(entries)
+    want = entries / (mean if scale == "unit" else np.sqrt(mean))
+    got = np.concatenate([*wpl_jax.normalize(fisher, scale=scale).values()])
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def test_clip_norm_of_the_largest_numbers():
+    got = wpl_jax.clip_norm(HUGE, 10.0)
+    np.testing.assert_allclose(got["a"], [10 / np.sqrt(2)] * 2, rtol=1e-5)
+    np.testing.assert_allclose(got["b"], [10.0], rtol=1e-5)
+
+
+WRONG = jnp.array([1.0, jnp.nan, 3.0, jnp.inf])
+
+
+# What is to become of 1 and 3, beside the others.
+OF_NUMBERS = {
+    "normalize": (wpl_jax.normalize, [0.5, 1.5]),
+    "clip_norm": (
+        lambda fisher: wpl_jax.clip_norm(fisher, 1.0),
+        np.array([1, 3]) / np.sqrt(10),
+    ),
+    "update_average": (
+        lambda fisher: wpl_jax.update_average(jnp.zeros(4), fisher),
+        [1.0, 3.0],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OF_NUMBERS)
+def test_entries_that_are_no_numbers(name):
+    """Known ones are an error; traced ones spoil no other entry."""
+    function, want = OF_NUMBERS[name]
+    with pytest.raises(ValueError, match=r"fisher at '' has entries such as nan"):
+        function(WRONG)
+    got = np.asarray(jax.jit(function)(WRONG))
+    numbers = np.isfinite(WRONG)
+    np.testing.assert_allclose(got[numbers], want, rtol=1e-6)
+
+
+LIBRARY_ERRORS = {
+    "no average": (
+        lambda: wpl_jax.update_average(None, {"w": jnp.ones(2)}),
+        ["fisher", "'w'"],
+    ),
+    "an average lacks a leaf": (
+        lambda: wpl_jax.update_average(
+            {"w": jnp.ones(2)}, {"w": jnp.ones(2), "b": jnp.ones(2)}
+        ),
+        ["fisher", "'b'"],
+    ),
+    "a mask has a leaf more": (
+        lambda: wpl_jax.normalize({"w": jnp.ones(2)}, {"w": 1, "b": 1}),
+        ["mask", "'b'"],
+    ),
+    "nothing to normalize": (lambda: wpl_jax.normalize({}), ["no leaves"]),
+    "whole parameters": (
+        lambda: wpl_jax.per_example_fisher(
+            lambda p, x: p["w"] * x, {"w": 1, "n": 2.0}, jnp.ones(3)
+        ),
+        ["'w'", "int32", "nnx.Param"],
+    ),
+    "a chunk that is a fraction": (
+        lambda: wpl_jax.per_example_fisher(loss, params, examples, chunk_size=1.5),
+        ["chunk_size", "1.5"],
+    ),
+    "a chunk that is True": (
+        lambda: wpl_jax.per_example_fisher(loss, params, examples, chunk_size=True),
+        ["chunk_size", "True"],
+    ),
+    "a norm in words": (
+        lambda: wpl_jax.clip_norm({"w": jnp.ones(2)}, "10"),
+        ["max_norm", "'10'"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LIBRARY_ERRORS)
+def test_library_errors_name_what_is_wrong(case):
+    call, words = LIBRARY_ERRORS[case]
+    with pytest.raises(ValueError, match=re.escape(words[0])) as error:
+        call()
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_the_square_of_a_number():
+    assert wpl_jax.square(-2.0) == 4.0

@@ -917,17 +917,18 @@ def test_online_is_its_recursion(gamma):
 
 def test_replace_forgets_and_any_rule_can_be_given():
     tx = chain(EXPLICIT, 1.0)
-    state = wpl_jax.consolidate(consolidated(tx), params, update)
+    newest = jax.tree.map(jnp.abs, update)
+    state = wpl_jax.consolidate(consolidated(tx), params, newest)
     assert_identical(state[0].anchor, params)
-    assert_identical(state[0].fisher, update)
+    assert_identical(state[0].fisher, newest)
 
     def largest(old_a, old_f, a, f):
         return (jnp.where(f > old_f, a, old_a), f + old_f)
 
-    state = wpl_jax.consolidate(consolidated(tx), params, update, rule=largest)
+    state = wpl_jax.consolidate(consolidated(tx), params, newest, rule=largest)
     chosen = jax.tree.map(
         lambda new, old, p, a: np.where(new > old, p, a),
-        UPDATE,
+        jax.tree.map(np.abs, UPDATE),
         FISHER,
         PARAMS,
         ANCHOR,
@@ -1053,3 +1054,83 @@ def test_errors_name_what_is_wrong(case):
     with pytest.raises(ValueError, match=re.escape(words[0])) as error:
         call()
     assert all(word in str(error.value) for word in words), str(error.value)
+
+
+# Entries that no Fisher has, and strengths that no penalty has.
+
+
+@pytest.mark.parametrize("form", [EXPLICIT, PROXIMAL])
+@pytest.mark.parametrize("entry", [jnp.nan, -jnp.inf, -1 / LR])
+def test_a_wrong_entry_of_a_traced_fisher_leaves_its_parameter_alone(form, entry):
+    tx = chain(form, 1.0)
+    p, g = {"w": jnp.array([1.0, 1.0])}, {"w": jnp.array([0.5, 0.5])}
+
+    @jax.jit
+    def step(fisher):
+        state = wpl_jax.consolidate(tx.init(p), {"w": jnp.zeros(2)}, fisher)
+        updates, state = tx.update(g, state, p)
+        return updates["w"], wpl_jax.penalty_value(state, p, 1.0)
+
+    moved, value = step({"w": jnp.array([entry, 1.0])})
+    plain, plain_value = step({"w": jnp.array([0.0, 1.0])})
+    np.testing.assert_array_equal(moved, plain)
+    np.testing.assert_array_equal(value, plain_value)
+    with pytest.raises(ValueError, match="fisher at 'w'"):
+        wpl_jax.consolidate(tx.init(p), p, {"w": jnp.array([entry, 1.0])})
+
+
+@pytest.mark.parametrize("form", [EXPLICIT, PROXIMAL])
+def test_an_infinite_fisher_outside_the_mask_moves_nothing(form):
+    tx = chain(form, 1.0)
+    p, g = {"w": jnp.array([1.0, 1.0])}, {"w": jnp.array([0.5, 0.5])}
+
+    def step(fisher, mask):
+        state = jax.tree.map(lambda x: x, tx.init(p))
+        state = wpl_jax.penalty.map_states(
+            lambda s: s._replace(fisher={"w": fisher}), state
+        )
+        return tx.update(g, state, p, mask={"w": mask})[0]["w"]
+
+    got = jax.jit(step)(jnp.array([jnp.inf, 1.0]), jnp.array([0, 1]))
+    want = jax.jit(step)(jnp.array([0.0, 1.0]), jnp.array([1, 1]))
+    np.testing.assert_array_equal(got, want)
+
+
+def test_a_schedule_below_zero():
+    tx = chain(EXPLICIT, lambda count: -1.0)
+    p = {"w": jnp.ones(2)}
+    state = wpl_jax.consolidate(tx.init(p), {"w": jnp.zeros(2)}, p)
+    with pytest.raises(ValueError, match=r"schedule returns must be .* at least 0"):
+        tx.update(p, state, p)
+    tx = chain(EXPLICIT, lambda count: -1.0 * count - 1.0)
+    state = wpl_jax.consolidate(tx.init(p), {"w": jnp.zeros(2)}, p)
+    updates, _ = jax.jit(tx.update)(p, state, p)
+    plain, _ = jax.jit(tx.update)(p, tx.init(p), p)
+    np.testing.assert_array_equal(updates["w"], plain["w"])
+
+
+@pytest.mark.parametrize("alpha", ["x", None, "0.5", True])
+def test_a_strength_that_is_no_number(alpha):
+    with pytest.raises(ValueError, match=f"alpha must be a number.*{alpha!r}"):
+        wpl_jax.weight_plasticity(alpha)
+
+
+def test_trees_with_leaves_more_or_less():
+    tx = chain(EXPLICIT, 1.0)
+    p = {"w": jnp.ones(2), "b": jnp.ones(2)}
+    state = tx.init(p)
+    more = p | {"c": jnp.ones(2)}
+    with pytest.raises(ValueError, match=r"fisher tree has leaves at \['c'\]"):
+        wpl_jax.consolidate(state, p, more)
+    with pytest.raises(ValueError, match=r"mask tree has leaves at \['c'\]"):
+        wpl_jax.consolidate(state, p, p, mask=more)
+    less = {"w": jnp.ones(2)}
+    with pytest.raises(ValueError, match=r"anchor tree has leaves at \['b'\]"):
+        tx.update(less, state, less)
+
+
+def test_a_rule_with_one_result():
+    tx = chain(EXPLICIT, 1.0)
+    p = {"w": jnp.ones(2)}
+    with pytest.raises(ValueError, match="must return the pair"):
+        wpl_jax.consolidate(tx.init(p), p, p, rule=lambda *each: each[0])

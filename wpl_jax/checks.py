@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 LARGEST = float(jnp.finfo(jnp.float32).max)
 MOST_NODES = 100  # of a cell: tracing takes time in proportion to their square
@@ -20,8 +21,17 @@ def check_range(name: str, value: Any, low: float, high: float, expected: str) -
     # traced under `jit` even for an array that is known: hence `float`.
     if callable(value) or isinstance(value, jax.core.Tracer):
         return
-    if not low <= float(value) <= high:
-        raise ValueError(f"{name} must be {expected}, got {value}.")
+    # `float` also reads text, and takes True for 1.
+    is_number = isinstance(value, int | float | np.number | np.ndarray | jax.Array)
+    is_number &= not isinstance(value, bool) and np.ndim(value) == 0
+    if not is_number or not low <= float(value) <= high:
+        raise ValueError(f"{name} must be {expected}, got {value!r}.")
+
+
+def is_size(value: Any) -> bool:
+    """Whether it is a whole number above 0, and not True."""
+    is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return is_whole and value >= 1
 
 
 def check_whole(name: str, value: Any) -> None:
@@ -30,7 +40,7 @@ def check_whole(name: str, value: Any) -> None:
     Raises:
       ValueError: If it is anything but a whole number above 0.
     """
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not is_size(value):
         raise ValueError(f"{name} must be a whole number above 0, got {value!r}")
 
 
@@ -45,6 +55,47 @@ def check_nodes(name: str, value: Any, least: int = 1) -> None:
         raise ValueError(
             f"{name} must be a whole number from {least} to {MOST_NODES}, got {value}"
         )
+
+
+def check_differentiable(params: Any) -> None:
+    """Checks that parameters are real or complex numbers, and that there are some.
+
+    Raises:
+      ValueError: With the path and dtype of the first leaf that is neither.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if not leaves:
+        raise ValueError("params has no leaves, expected at least one array.")
+    for path, leaf in leaves:
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            where = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise ValueError(
+                f"The parameter at '{where}' has the dtype {dtype}, expected "
+                "floating-point numbers. Keep counters and keys out of params, and let "
+                "the loss close over them; with Flax NNX: graphdef, params, rest = "
+                "nnx.split(model, nnx.Param, ...)."
+            )
+
+
+def check_importances(name: str, tree: Any) -> None:
+    """Checks entries that are known: finite, and at least 0. Traced arrays pass.
+
+    Raises:
+      ValueError: With the path of the first leaf that has another entry.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if isinstance(leaf, jax.core.Tracer):
+            continue
+        array = np.asarray(leaf, np.float32)
+        wrong = ~(np.isfinite(array) & (array >= 0))
+        if wrong.any():
+            where = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise ValueError(
+                f"The {name} at '{where}' has entries such as {array[wrong][0]}, "
+                "expected finite numbers of at least 0. Look at the loss that it comes "
+                "from."
+            )
 
 
 def example_shape(examples: Any) -> Any:

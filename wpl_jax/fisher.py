@@ -27,7 +27,15 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from wpl_jax.checks import SMALLEST, check_range, check_scalar_loss
+from wpl_jax.checks import (
+    SMALLEST,
+    check_differentiable,
+    check_importances,
+    check_range,
+    check_scalar_loss,
+    check_whole,
+    is_size,
+)
 from wpl_jax.curvature.placement import automatic, count_shards, varying_like
 from wpl_jax.curvature.squared_gradients import (
     Loss,
@@ -35,7 +43,13 @@ from wpl_jax.curvature.squared_gradients import (
     sum_squared_gradients,
     ways,
 )
-from wpl_jax.trees import aligned, aligned_mask, squared_magnitude
+from wpl_jax.trees import (
+    aligned,
+    aligned_mask,
+    check_same_paths,
+    squared_magnitude,
+    widen,
+)
 
 Resample = Callable[[jax.Array, Any, Any], Any]
 
@@ -72,8 +86,8 @@ def per_example_fisher(
 
     Raises:
       ValueError: If there are no examples, their leading axes differ,
-        ``chunk_size`` is below 1, the loss is not a scalar, or ``resample`` comes
-        without a ``key``.
+        ``chunk_size`` is not a whole number above 0, a parameter is not of floating
+        point, the loss is not a scalar, or ``resample`` comes without a ``key``.
 
     Examples:
       >>> import jax.numpy as jnp, wpl_jax
@@ -83,8 +97,8 @@ def per_example_fisher(
       2.5
     """
     _count(examples)
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}.")
+    check_whole("chunk_size", chunk_size)
+    check_differentiable(params)
     draw = _resampler(resample, key)
     shards = count_shards(examples)
 
@@ -198,10 +212,11 @@ def batch_fisher(
         a ``key``.
     """
     n = _count(examples)
+    check_differentiable(params)
     size = n if batch_size is None else batch_size
-    if size < 1 or n % size:
+    if not is_size(size) or n % size:
         raise ValueError(
-            f"batch_size must divide the number of examples, got {size} for {n}."
+            f"batch_size must divide the number of examples, got {size!r} for {n}."
         )
     draw = _resampler(resample, key)
 
@@ -297,9 +312,13 @@ def update_average(
     check_range("eta", eta, 0, 1, "a number in [0, 1]")
 
     def mix(old, new, m):
-        return jnp.where(m != 0, (1 - eta) * old + weights[form] * new, old)
+        mixed = (1 - eta) * old + weights[form] * new
+        return jnp.where((m != 0) & jnp.isfinite(mixed), mixed, old)
 
     leaves, treedef = jax.tree.flatten(average)
+    check_same_paths("fisher", fisher, average)
+    check_same_paths("mask", mask, average)
+    check_importances("fisher", fisher)
     newest, masks = aligned("fisher", fisher, average), aligned_mask(mask, average)
     return jax.tree.unflatten(treedef, map(mix, leaves, newest, masks))
 
@@ -320,12 +339,19 @@ def clip_norm(fisher: Any, max_norm: float) -> Any:
     check_range("max_norm", max_norm, SMALLEST, float("inf"), "a number above 0")
 
     def clip(f):
+        f = jnp.asarray(f)
+        wide = widen(f)
+        finite = jnp.isfinite(wide)
+        moved, factor = _balanced(jnp.where(finite, wide, 0))
         # Of the largest entry first: the sum of squares of a Fisher can overflow.
-        peak = jnp.max(jnp.abs(f), initial=0)
-        unit = f / jnp.where(peak > 0, peak, 1)
+        peak = jnp.max(jnp.abs(moved), initial=0)
+        unit = moved / jnp.where(peak > 0, peak, 1)
         norm = jnp.linalg.norm(unit)
-        return jnp.where(peak * norm > max_norm, unit * (max_norm / norm), f)
+        clipped = unit * (max_norm / jnp.where(norm > 0, norm, 1))
+        above = peak * norm > max_norm * factor
+        return jnp.where(above & finite, clipped, wide).astype(f.dtype)
 
+    check_importances("fisher", fisher)
     return jax.tree.map(clip, fisher)
 
 
@@ -375,28 +401,52 @@ def normalize(
         raise ValueError(f"per must be 'tree' or 'tensor', got {per!r}.")
     if scale not in ("unit", "loss"):
         raise ValueError(f"scale must be 'unit' or 'loss', got {scale!r}.")
+    check_same_paths("mask", mask, fisher)
+    check_importances("fisher", fisher)
     leaves, treedef = jax.tree.flatten(fisher)
+    if not leaves:
+        raise ValueError("The fisher has no leaves, expected at least one array.")
+    leaves = [jnp.asarray(f) for f in leaves]
     masks = [
-        jnp.broadcast_to(m, f.shape)
+        jnp.broadcast_to((m != 0) & jnp.isfinite(f), f.shape)
         for m, f in zip(aligned_mask(mask, fisher), leaves, strict=True)
     ]
+    # All by the same power of 2, so that neither they nor 1 / mean leave the range.
+    finite = [jnp.where(m, widen(f), 0) for f, m in zip(leaves, masks, strict=True)]
+    peak = jnp.max(
+        jnp.stack([jnp.max(f, initial=0).astype(jnp.float32) for f in finite])
+    )
+    factor = _balance(peak)
+    moved = [f * factor for f in finite]
     counts = [jnp.sum(m, dtype=jnp.float32) for m in masks]
     if per == "tree":
         counts = [jnp.sum(jnp.stack(counts))] * len(leaves)
     # Divided before they are added up: the sum of a large Fisher can overflow.
-    means = [
-        jnp.sum(f * m / jnp.maximum(n, 1))
-        for f, m, n in zip(leaves, masks, counts, strict=True)
-    ]
+    means = [jnp.sum(f / jnp.maximum(n, 1)) for f, n in zip(moved, counts, strict=True)]
     if per == "tree":
         means = [jnp.sum(jnp.stack(means))] * len(leaves)
 
-    def rescale(f, m, mean):
-        divisor = mean if scale == "unit" else jnp.sqrt(mean)
-        scaled = f / jnp.where(divisor > 0, divisor, 1)
-        return jnp.where(m != 0, scaled, f)
+    def rescale(f, moved, m, mean):
+        divisor = mean if scale == "unit" else jnp.sqrt(mean) * jnp.sqrt(factor)
+        scaled = moved / jnp.where(divisor > 0, divisor, 1)
+        return jnp.where(m & (divisor > 0), scaled, f).astype(f.dtype)
 
-    return jax.tree.unflatten(treedef, map(rescale, leaves, masks, means))
+    return jax.tree.unflatten(treedef, map(rescale, leaves, moved, masks, means))
+
+
+def _balance(peak: jax.Array) -> jax.Array:
+    """A power of 2 that brings numbers up to ``peak`` into the middle of the range.
+
+    XLA divides by multiplying with the inverse, and that of a number near the largest
+    one is flushed to 0.
+    """
+    return jnp.where(peak > 2.0**64, 2.0**-64, jnp.where(peak < 2.0**-64, 2.0**64, 1.0))
+
+
+def _balanced(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Numbers times a power of 2 that keeps them within range, and that power."""
+    factor = _balance(jnp.max(jnp.abs(x), initial=0)).astype(x.dtype)
+    return x * factor, factor
 
 
 def _count(examples: Any) -> int:

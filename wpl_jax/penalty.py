@@ -33,8 +33,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wpl_jax.checks import LARGEST, check_range
-from wpl_jax.trees import aligned, aligned_mask, widen
+from wpl_jax.checks import LARGEST, check_importances, check_range
+from wpl_jax.trees import aligned, aligned_mask, check_same_paths, widen
 
 Rule = Callable[
     [jax.Array, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]
@@ -98,7 +98,8 @@ def weight_plasticity(
 
         def add_pull(update, param, anchor, fisher, mask):
             displacement = param.astype(fisher.dtype) - anchor.astype(fisher.dtype)
-            pull = strength * (mask * fisher * displacement)
+            pull = strength * (_kept(fisher, mask) * displacement)
+            pull = jnp.where(jnp.isfinite(pull), pull, 0)
             return (update.astype(fisher.dtype) + pull).astype(update.dtype)
 
         return _update_leaves(add_pull, updates, state, params, mask)
@@ -163,12 +164,14 @@ def proximal_weight_plasticity(
             # The closed form, written as the update plus a share of the way from
             # where it leads to the anchor: exactly `update` where tau * F is 0, and
             # no infinity over infinity where tau * F overflows.
-            stiffness = strength * (rate * (mask * fisher))
+            stiffness = strength * (rate * _kept(fisher, mask))
             stiffness = jnp.minimum(stiffness, jnp.finfo(fisher.dtype).max)
             share = stiffness / (1 + stiffness)
             proposal = update.astype(fisher.dtype)
             to_anchor = anchor.astype(fisher.dtype) - param.astype(fisher.dtype)
-            return (proposal + share * (to_anchor - proposal)).astype(update.dtype)
+            way = share * (to_anchor - proposal)
+            way = jnp.where(jnp.isfinite(way), way, 0)
+            return (proposal + way).astype(update.dtype)
 
         return _update_leaves(shrink, updates, state, params, mask)
 
@@ -253,7 +256,12 @@ def consolidate(
 
     def write(state):
         def combine(old_anchor, old_fisher, anchor, fisher, mask):
-            new = rule(old_anchor, old_fisher, anchor, fisher.astype(old_fisher.dtype))
+            new = rule(old_anchor, old_fisher, anchor, _sane(fisher, old_fisher.dtype))
+            if not isinstance(new, tuple) or len(new) != 2:
+                raise ValueError(
+                    "rule(old_anchor, old_fisher, anchor, fisher) must return the pair "
+                    f"(anchor, fisher), got a {type(new).__name__}."
+                )
             return tuple(
                 # `jnp.array` copies: an anchor that aliased the parameters could not
                 # be donated beside them.
@@ -280,7 +288,11 @@ def consolidate(
             ),
         )
 
-    return map_states(write, opt_state)
+    written = map_states(write, opt_state)
+    check_same_paths("fisher", fisher, anchor)
+    check_same_paths("mask", mask, anchor)
+    check_importances("fisher", fisher)
+    return written
 
 
 def map_states(
@@ -336,7 +348,8 @@ def penalty_value(
             strict=True,
         ):
             displacement = param.astype(fisher.dtype) - anchor.astype(fisher.dtype)
-            total += strength / 2 * jnp.sum(m * fisher * displacement**2)
+            each = _kept(fisher, m) * displacement**2
+            total += strength / 2 * jnp.sum(jnp.where(jnp.isfinite(each), each, 0))
     return total
 
 
@@ -391,6 +404,7 @@ def _update_leaves(rule, updates, state, params, mask):
             "tx.update(updates, state, params)."
         )
     leaves, treedef = jax.tree.flatten(updates)
+    check_same_paths("state's anchor", state.anchor, updates)
     leaves = [
         rule(*each)
         for each in zip(
@@ -407,7 +421,23 @@ def _update_leaves(rule, updates, state, params, mask):
 
 
 def _at(value: optax.ScalarOrSchedule, count: chex.Array) -> chex.Numeric:
-    return value(count) if callable(value) else value
+    """A strength or rate at a count; what a schedule says below 0 counts as 0."""
+    if not callable(value):
+        return value
+    found = value(count)
+    _check_nonnegative("What a schedule returns", found)
+    return jnp.where(found > 0, found, 0)
+
+
+def _sane(fisher: jax.Array, dtype: Any) -> jax.Array:
+    """A Fisher with 0 for entries below 0 and NaN, and no infinity."""
+    fisher = fisher.astype(dtype)
+    return jnp.minimum(jnp.where(fisher >= 0, fisher, 0), jnp.finfo(dtype).max)
+
+
+def _kept(fisher: jax.Array, mask: Any) -> jax.Array:
+    """The Fisher of what is in the mask; 0 for entries that no Fisher can have."""
+    return jnp.where((mask != 0) & (fisher > 0), fisher, 0)
 
 
 def _check_nonnegative(name: str, value: optax.ScalarOrSchedule) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 
 def aligned(name: str, tree: Any, like: Any, broadcast: bool = False) -> list:
@@ -45,6 +46,34 @@ def aligned(name: str, tree: Any, like: Any, broadcast: bool = False) -> list:
             )
         leaves.append(leaf)
     return leaves
+
+
+def check_same_paths(name: str, tree: Any, like: Any) -> None:
+    """Checks that a tree has no leaves beside those of another.
+
+    Where ``optax.masked`` or ``optax.partition`` left something out it may have some.
+
+    Raises:
+      ValueError: With the paths that only ``tree`` has.
+    """
+    known, left_out = set(), set()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(
+        like, is_leaf=lambda node: isinstance(node, optax.MaskedNode)
+    ):
+        is_masked = isinstance(leaf, optax.MaskedNode)
+        (left_out if is_masked else known).add(_keys(path))
+    extra = []
+    for path, _ in jax.tree_util.tree_leaves_with_path(tree):
+        keys = _keys(path)
+        beginnings = {keys[:i] for i in range(len(keys) + 1)}
+        if keys not in known and not beginnings & left_out:
+            extra.append("/".join(keys))
+    if extra:
+        raise ValueError(
+            f"The {name} tree has leaves at {sorted(extra)}, where nothing is "
+            f"expected; expected are {sorted(map('/'.join, known))}. Pass a tree with "
+            "the structure of the parameters."
+        )
 
 
 def aligned_mask(mask: Any, like: Any) -> list:
