@@ -37,11 +37,11 @@ SKIPPING = Graph(
 
 
 def random_graphs(count=12):
-    """Cells of all sizes, both with their leaves and with all nodes as output."""
+    """Cells of several sizes, both with their leaves and with all nodes as output."""
     rng = np.random.default_rng(0)
     found = []
     for i in range(count):
-        space = RecurrentCell(7, 4, 1 + i, output=("leaves", "all")[i % 2])
+        space = RecurrentCell(7, 4, 2 + i, output=("leaves", "all")[i % 2])
         architecture = [rng.integers(len(d.choices)) for d in space.decisions]
         found.append(space.graphs(np.array(architecture))["cell"])
     return found

@@ -764,3 +764,72 @@ def test_library_errors_name_what_is_wrong(case):
 
 def test_the_square_of_a_number():
     assert wpl_jax.square(-2.0) == 4.0
+
+
+# Labels in the forms in which people hold them.
+
+
+def _softmax_loss(params, example):
+    x, label = example
+    scores = jax.nn.log_softmax(logits(params, x))
+    return -jnp.sum(scores * label) if jnp.ndim(label) else -scores[label]
+
+
+@pytest.mark.parametrize("form", ["one-hot", "soft", "whole one-hot"])
+def test_one_hot_labels_give_the_fisher_of_class_numbers(form):
+    numbers = examples[1]
+    rows = jax.nn.one_hot(numbers, CLASSES)
+    rows = {"one-hot": rows, "soft": 0.8 * rows + 0.05}.get(
+        form, rows.astype(jnp.int32)
+    )
+    options = {"resample": wpl_jax.sample_class(logits), "key": jax.random.key(1)}
+    want = wpl_jax.per_example_fisher(_softmax_loss, params, examples, **options)
+    got = wpl_jax.per_example_fisher(
+        _softmax_loss, params, (examples[0], rows), **options
+    )
+    assert_close(got, want)
+
+
+def test_a_binary_head_gives_the_closed_form():
+    x = jnp.linspace(-1, 2, 4000)
+    w = jnp.float32(1.3)
+
+    def loss(w, example):
+        x, y = example
+        return jnp.logaddexp(0, w * x) - y * w * x
+
+    resample = wpl_jax.sample_class(lambda w, x: w * x, distribution="bernoulli")
+    got = wpl_jax.per_example_fisher(
+        loss, w, (x, jnp.zeros(4000)), resample=resample, key=jax.random.key(0)
+    )
+    chance = 1 / (1 + np.exp(-1.3 * np.asarray(x, np.float64)))
+    want = np.mean(np.asarray(x, np.float64) ** 2 * chance * (1 - chance))
+    np.testing.assert_allclose(got, want, rtol=0.05)
+
+
+def test_padding_of_a_sequence_stays():
+    table = jnp.array([[0.0, 50.0, 0.0]] * 4)
+    resample = wpl_jax.sample_class(lambda table, x: table)
+    _, numbers = resample(jax.random.key(0), table, (0, jnp.array([0, 2, -1, -1])))
+    np.testing.assert_array_equal(numbers, [1, 1, -1, -1])
+    rows = jnp.eye(3)[jnp.array([0, 2, 0, 0])] * jnp.array([[1], [1], [0], [0]])
+    _, drawn = resample(jax.random.key(0), table, (0, rows))
+    np.testing.assert_array_equal(drawn, [[0, 1, 0], [0, 1, 0], [0] * 3, [0] * 3])
+
+
+LABELS = {
+    "class numbers as fractions": (3, jnp.float32(1.0), "float32"),
+    "a column of class numbers": (3, jnp.array([1]), "(1,)"),
+    "rows of other classes": (3, jnp.ones(4), "(4,)"),
+    "one logit": (1, jnp.int32(1), "bernoulli"),
+}
+
+
+@pytest.mark.parametrize("case", LABELS)
+def test_labels_that_do_not_fit(case):
+    classes, label, word = LABELS[case]
+    resample = wpl_jax.sample_class(lambda params, x: jnp.zeros(classes))
+    with pytest.raises(ValueError, match=re.escape(word)):
+        resample(jax.random.key(0), None, (0, label))
+    with pytest.raises(ValueError, match="bernoulli.*'poisson'"):
+        wpl_jax.sample_class(None, distribution="poisson")

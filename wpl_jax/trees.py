@@ -56,7 +56,8 @@ def check_same_paths(name: str, tree: Any, like: Any) -> None:
     Raises:
       ValueError: With the paths that only ``tree`` has.
     """
-    known, left_out = set(), set()
+    known: set[tuple[str, ...]] = set()
+    left_out: set[tuple[str, ...]] = set()
     for path, leaf in jax.tree_util.tree_leaves_with_path(
         like, is_leaf=lambda node: isinstance(node, optax.MaskedNode)
     ):
