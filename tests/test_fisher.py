@@ -779,9 +779,8 @@ def _softmax_loss(params, example):
 def test_one_hot_labels_give_the_fisher_of_class_numbers(form):
     numbers = examples[1]
     rows = jax.nn.one_hot(numbers, CLASSES)
-    rows = {"one-hot": rows, "soft": 0.8 * rows + 0.05}.get(
-        form, rows.astype(jnp.int32)
-    )
+    forms = {"soft": 0.8 * rows + 0.05, "whole one-hot": rows.astype(jnp.int32)}
+    rows = forms.get(form, rows)
     options = {"resample": wpl_jax.sample_class(logits), "key": jax.random.key(1)}
     want = wpl_jax.per_example_fisher(_softmax_loss, params, examples, **options)
     got = wpl_jax.per_example_fisher(
@@ -817,7 +816,7 @@ def test_padding_of_a_sequence_stays():
     np.testing.assert_array_equal(drawn, [[0, 1, 0], [0, 1, 0], [0] * 3, [0] * 3])
 
 
-LABELS = {
+UNFIT_LABELS = {
     "class numbers as fractions": (3, jnp.float32(1.0), "float32"),
     "a column of class numbers": (3, jnp.array([1]), "(1,)"),
     "rows of other classes": (3, jnp.ones(4), "(4,)"),
@@ -825,11 +824,11 @@ LABELS = {
 }
 
 
-@pytest.mark.parametrize("case", LABELS)
+@pytest.mark.parametrize("case", UNFIT_LABELS)
 def test_labels_that_do_not_fit(case):
-    classes, label, word = LABELS[case]
+    classes, label, word = UNFIT_LABELS[case]
     resample = wpl_jax.sample_class(lambda params, x: jnp.zeros(classes))
     with pytest.raises(ValueError, match=re.escape(word)):
         resample(jax.random.key(0), None, (0, label))
-    with pytest.raises(ValueError, match="bernoulli.*'poisson'"):
+    with pytest.raises(ValueError, match=r"bernoulli.*'poisson'"):
         wpl_jax.sample_class(None, distribution="poisson")

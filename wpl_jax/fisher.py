@@ -312,8 +312,8 @@ def _draw_class(key, logits, label):
         return jnp.where(label < 0, label, drawn.astype(label.dtype))
     raise ValueError(
         f"The label of an example is {label.dtype} of shape {label.shape}, and its "
-        f"logits have the shape {logits.shape}; expected class numbers, whole, of shape "
-        f"{logits.shape[:-1]}, or one-hot rows of shape {logits.shape}."
+        f"logits have the shape {logits.shape}; expected class numbers, whole, of "
+        f"shape {logits.shape[:-1]}, or one-hot rows of shape {logits.shape}."
     )
 
 
