@@ -99,7 +99,6 @@ def weight_plasticity(
         def add_pull(update, param, anchor, fisher, mask):
             displacement = param.astype(fisher.dtype) - anchor.astype(fisher.dtype)
             pull = strength * (_kept(fisher, mask) * displacement)
-            pull = jnp.where(jnp.isfinite(pull), pull, 0)
             return (update.astype(fisher.dtype) + pull).astype(update.dtype)
 
         return _update_leaves(add_pull, updates, state, params, mask)
@@ -169,9 +168,7 @@ def proximal_weight_plasticity(
             share = stiffness / (1 + stiffness)
             proposal = update.astype(fisher.dtype)
             to_anchor = anchor.astype(fisher.dtype) - param.astype(fisher.dtype)
-            way = share * (to_anchor - proposal)
-            way = jnp.where(jnp.isfinite(way), way, 0)
-            return (proposal + way).astype(update.dtype)
+            return (proposal + share * (to_anchor - proposal)).astype(update.dtype)
 
         return _update_leaves(shrink, updates, state, params, mask)
 
@@ -348,8 +345,7 @@ def penalty_value(
             strict=True,
         ):
             displacement = param.astype(fisher.dtype) - anchor.astype(fisher.dtype)
-            each = _kept(fisher, m) * displacement**2
-            total += strength / 2 * jnp.sum(jnp.where(jnp.isfinite(each), each, 0))
+            total += strength / 2 * jnp.sum(_kept(fisher, m) * displacement**2)
     return total
 
 
@@ -437,7 +433,8 @@ def _sane(fisher: jax.Array, dtype: Any) -> jax.Array:
 
 def _kept(fisher: jax.Array, mask: Any) -> jax.Array:
     """The Fisher of what is in the mask; 0 for entries that no Fisher can have."""
-    return jnp.where((mask != 0) & (fisher > 0), fisher, 0)
+    # Where the parameters themselves have left the range, that is not hidden.
+    return jnp.where((mask != 0) & (fisher > 0) & jnp.isfinite(fisher), fisher, 0)
 
 
 def _check_nonnegative(name: str, value: optax.ScalarOrSchedule) -> None:
