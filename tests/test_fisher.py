@@ -820,6 +820,7 @@ UNFIT_LABELS = {
     "class numbers as fractions": (3, jnp.float32(1.0), "float32"),
     "a column of class numbers": (3, jnp.array([1]), "(1,)"),
     "rows of other classes": (3, jnp.ones(4), "(4,)"),
+    "numbers too narrow": (300, jnp.int8(1), "int8"),
     "one logit": (1, jnp.int32(1), "bernoulli"),
 }
 
@@ -832,3 +833,10 @@ def test_labels_that_do_not_fit(case):
         resample(jax.random.key(0), None, (0, label))
     with pytest.raises(ValueError, match=r"bernoulli.*'poisson'"):
         wpl_jax.sample_class(None, distribution="poisson")
+
+
+def test_normalize_of_tensors_far_apart():
+    fisher = {"a": jnp.array([1e38, 3e38]), "b": jnp.array([2e-38, 6e-38])}
+    got = wpl_jax.normalize(fisher, per="tensor")
+    for name in fisher:
+        np.testing.assert_allclose(got[name], [0.5, 1.5], rtol=1e-5)

@@ -1134,3 +1134,40 @@ def test_a_rule_with_one_result():
     p = {"w": jnp.ones(2)}
     with pytest.raises(ValueError, match="must return the pair"):
         wpl_jax.consolidate(tx.init(p), p, p, rule=lambda *each: each[0])
+
+
+def test_fishers_that_add_up_beyond_the_range_still_protect():
+    tx = chain(EXPLICIT, 1.0)
+    p, state = {"w": jnp.ones(1)}, None
+    state = tx.init(p)
+    for _ in range(3):
+        fisher = {"w": jnp.full(1, 3e38)}
+        state = wpl_jax.consolidate(state, p, fisher, rule=wpl_jax.accumulate)
+    value = wpl_jax.penalty_value(state, {"w": jnp.zeros(1)}, 1e-30)
+    np.testing.assert_allclose(value, 1e-30 / 2 * np.finfo(np.float32).max, rtol=1e-5)
+
+
+@pytest.mark.parametrize("form", [EXPLICIT, PROXIMAL])
+def test_complex_parameters_move_as_their_two_parts_do(form):
+    tx = chain(form, 2.0)
+    rng = np.random.default_rng(0)
+    z, anchor, gradient = (
+        jnp.asarray(rng.normal(size=3) + 1j * rng.normal(size=3), jnp.complex64)
+        for _ in range(3)
+    )
+    fisher = jnp.array([0.0, 1.0, 3.0])
+
+    def parts(x):
+        return {"re": x.real, "im": x.imag}
+
+    both = {"re": fisher, "im": fisher}
+    whole = wpl_jax.consolidate(tx.init(z), anchor, fisher)
+    apart = wpl_jax.consolidate(tx.init(parts(z)), parts(anchor), both)
+    got, _ = tx.update(gradient, whole, z)
+    want, _ = tx.update(parts(gradient), apart, parts(z))
+    np.testing.assert_allclose(got, want["re"] + 1j * want["im"], rtol=1e-6)
+    value = wpl_jax.penalty_value(whole, z, 2.0)
+    assert value.dtype == jnp.float32
+    np.testing.assert_allclose(
+        value, wpl_jax.penalty_value(apart, parts(z), 2.0), rtol=1e-6
+    )

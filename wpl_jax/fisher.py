@@ -309,6 +309,11 @@ def _draw_class(key, logits, label):
         return jnp.where(jnp.any(label != 0, -1, keepdims=True), rows, label)
     is_number = jnp.issubdtype(label.dtype, jnp.integer)
     if is_number and label.shape == logits.shape[:-1]:
+        if logits.shape[-1] - 1 > jnp.iinfo(label.dtype).max:
+            raise ValueError(
+                f"Labels of dtype {label.dtype} cannot hold the numbers of "
+                f"{logits.shape[-1]} classes. Cast them to int32."
+            )
         return jnp.where(label < 0, label, drawn.astype(label.dtype))
     raise ValueError(
         f"The label of an example is {label.dtype} of shape {label.shape}, and its "
@@ -462,13 +467,13 @@ def normalize(
         jnp.broadcast_to((m != 0) & jnp.isfinite(f), f.shape)
         for m, f in zip(aligned_mask(mask, fisher), leaves, strict=True)
     ]
-    # All by the same power of 2, so that neither they nor 1 / mean leave the range.
     finite = [jnp.where(m, widen(f), 0) for f, m in zip(leaves, masks, strict=True)]
-    peak = jnp.max(
-        jnp.stack([jnp.max(f, initial=0).astype(jnp.float32) for f in finite])
-    )
-    factor = _balance(peak)
-    moved = [f * factor for f in finite]
+    # By a power of 2, so that neither they nor 1 / mean leave the range.
+    peaks = [jnp.max(f, initial=0).astype(jnp.float32) for f in finite]
+    if per == "tree":
+        peaks = [jnp.max(jnp.stack(peaks))] * len(peaks)
+    factors = [_balance(peak) for peak in peaks]
+    moved = [f * factor for f, factor in zip(finite, factors, strict=True)]
     counts = [jnp.sum(m, dtype=jnp.float32) for m in masks]
     if per == "tree":
         counts = [jnp.sum(jnp.stack(counts))] * len(leaves)
@@ -477,12 +482,13 @@ def normalize(
     if per == "tree":
         means = [jnp.sum(jnp.stack(means))] * len(leaves)
 
-    def rescale(f, moved, m, mean):
+    def rescale(f, moved, m, mean, factor):
         divisor = mean if scale == "unit" else jnp.sqrt(mean) * jnp.sqrt(factor)
         scaled = moved / jnp.where(divisor > 0, divisor, 1)
         return jnp.where(m & (divisor > 0), scaled, f).astype(f.dtype)
 
-    return jax.tree.unflatten(treedef, map(rescale, leaves, moved, masks, means))
+    scaled = map(rescale, leaves, moved, masks, means, factors)
+    return jax.tree.unflatten(treedef, scaled)
 
 
 def _balance(peak: jax.Array) -> jax.Array:

@@ -34,7 +34,7 @@ import jax.numpy as jnp
 import optax
 
 from wpl_jax.checks import LARGEST, check_importances, check_range
-from wpl_jax.trees import aligned, aligned_mask, check_same_paths, widen
+from wpl_jax.trees import aligned, aligned_mask, check_same_paths, squared_magnitude
 
 Rule = Callable[
     [jax.Array, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]
@@ -59,6 +59,9 @@ def weight_plasticity(
     momentum, Adam's second moments, the learning rate). With plain SGD the
     step diverges once ``learning_rate * alpha * F`` exceeds 2 for some
     parameter; :func:`proximal_weight_plasticity` does not.
+
+    Complex parameters are pulled straight towards the anchor, which is right where
+    JAX's gradients are conjugated before the optimizer, as optax asks for.
 
     Until :func:`consolidate` is first called the Fisher is zero, and so is the
     penalty, exactly.
@@ -97,9 +100,9 @@ def weight_plasticity(
         strength = _at(alpha, state.count)
 
         def add_pull(update, param, anchor, fisher, mask):
-            displacement = param.astype(fisher.dtype) - anchor.astype(fisher.dtype)
+            displacement = _at_width(param, fisher) - anchor
             pull = strength * (_kept(fisher, mask) * displacement)
-            return (update.astype(fisher.dtype) + pull).astype(update.dtype)
+            return (_at_width(update, fisher) + pull).astype(update.dtype)
 
         return _update_leaves(add_pull, updates, state, params, mask)
 
@@ -166,8 +169,8 @@ def proximal_weight_plasticity(
             stiffness = strength * (rate * _kept(fisher, mask))
             stiffness = jnp.minimum(stiffness, jnp.finfo(fisher.dtype).max)
             share = stiffness / (1 + stiffness)
-            proposal = update.astype(fisher.dtype)
-            to_anchor = anchor.astype(fisher.dtype) - param.astype(fisher.dtype)
+            proposal = _at_width(update, fisher)
+            to_anchor = anchor - _at_width(param, fisher)
             return (proposal + share * (to_anchor - proposal)).astype(update.dtype)
 
         return _update_leaves(shrink, updates, state, params, mask)
@@ -259,6 +262,9 @@ def consolidate(
                     "rule(old_anchor, old_fisher, anchor, fisher) must return the pair "
                     f"(anchor, fisher), got a {type(new).__name__}."
                 )
+            # What a rule adds up may not leave the range either: an infinite Fisher
+            # would protect nothing.
+            new = new[0], _sane(jnp.asarray(new[1]), old_fisher.dtype)
             return tuple(
                 # `jnp.array` copies: an anchor that aliased the parameters could not
                 # be donated beside them.
@@ -344,8 +350,8 @@ def penalty_value(
             aligned_mask(mask, state.anchor),
             strict=True,
         ):
-            displacement = param.astype(fisher.dtype) - anchor.astype(fisher.dtype)
-            total += strength / 2 * jnp.sum(_kept(fisher, m) * displacement**2)
+            distance = squared_magnitude(_at_width(param, fisher) - anchor)
+            total += strength / 2 * jnp.sum(_kept(fisher, m) * distance)
     return total
 
 
@@ -388,7 +394,7 @@ def _init(params: optax.Params) -> WeightPlasticityState:
         count=jnp.zeros([], jnp.int32),
         anchor=jax.tree.map(jnp.zeros_like, params),
         # bfloat16 would lose the Fisher's range of many orders of magnitude.
-        fisher=jax.tree.map(lambda p: widen(jnp.zeros_like(p)), params),
+        fisher=jax.tree.map(lambda p: squared_magnitude(jnp.zeros_like(p)), params),
     )
 
 
@@ -429,6 +435,11 @@ def _sane(fisher: jax.Array, dtype: Any) -> jax.Array:
     """A Fisher with 0 for entries below 0 and NaN, and no infinity."""
     fisher = fisher.astype(dtype)
     return jnp.minimum(jnp.where(fisher >= 0, fisher, 0), jnp.finfo(dtype).max)
+
+
+def _at_width(x: jax.Array, fisher: jax.Array) -> jax.Array:
+    """An array in at least the Fisher's precision; complex ones stay complex."""
+    return x.astype(jnp.promote_types(x.dtype, fisher.dtype))
 
 
 def _kept(fisher: jax.Array, mask: Any) -> jax.Array:
