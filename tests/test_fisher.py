@@ -840,3 +840,163 @@ def test_normalize_of_tensors_far_apart():
     got = wpl_jax.normalize(fisher, per="tensor")
     for name in fisher:
         np.testing.assert_allclose(got[name], [0.5, 1.5], rtol=1e-5)
+
+
+# Half precision, on thousands of examples.
+
+halves = pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+
+
+def _recurrent_loss(p, example):
+    steps, label = example
+    start = jnp.zeros(4, steps.dtype)
+    h, _ = jax.lax.scan(lambda h, x: (jnp.tanh(h @ p["r"] + x), None), start, steps)
+    scores = jnp.tanh(h / jnp.sqrt(2).astype(h.dtype) @ p["w"]) @ p["w"] + p["b"]
+    return -jax.nn.log_softmax(scores)[label]
+
+
+@halves
+def test_per_example_fisher_of_thousands_in_half_precision(dtype):
+    """The sums are taken in float32; what is left is rounding of each gradient."""
+    n, rng = 4096, np.random.default_rng(0)
+    shapes = {"r": (4, 4), "w": (4, 4), "b": (4,)}
+    p = {k: jnp.asarray(rng.normal(size=s) / 2, dtype) for k, s in shapes.items()}
+    data = (
+        jnp.asarray(rng.normal(size=(n, 3, 4)), dtype),
+        jnp.asarray(rng.integers(4, size=n)),
+    )
+    got = jax.jit(functools.partial(wpl_jax.per_example_fisher, _recurrent_loss))(
+        p, data
+    )
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda x: x.astype(jnp.float64), p)
+        each = jax.jit(jax.vmap(jax.grad(_recurrent_loss), (None, 0)))(
+            wide, (data[0].astype(jnp.float64), data[1])
+        )
+    for name, found in got.items():
+        assert found.dtype == jnp.float32
+        want = np.mean(np.square(each[name]), 0)
+        error = np.linalg.norm(found - want) / np.linalg.norm(want)
+        assert error < float(jnp.finfo(dtype).eps), (name, error)
+
+
+@halves
+def test_averages_and_scales_in_half_precision(dtype):
+    half = jnp.asarray(np.random.default_rng(0).random(5000) * 100, dtype)
+    f = np.asarray(half, np.float64)
+
+    def average(_, mean):
+        return wpl_jax.update_average(mean, half, eta=0.001, form="coded")
+
+    start = wpl_jax.update_average(jnp.zeros(5000, dtype), 0 * half)
+    results = {
+        "average": (
+            jax.jit(lambda start: jax.lax.fori_loop(0, 2000, average, start))(start),
+            f * (1 - 0.999**2000),
+        ),
+        "unit": (wpl_jax.normalize(half), f / np.mean(f)),
+        "loss": (wpl_jax.normalize(half, scale="loss"), f / np.sqrt(np.mean(f))),
+        "clip": (wpl_jax.clip_norm(half, 10.0), f * 10 / np.linalg.norm(f)),
+        "square": (wpl_jax.square(half), f**2),
+        "flush": (wpl_jax.flush(half), 0 * f),
+    }
+    for name, (got, want) in results.items():
+        assert got.dtype == jnp.float32, name
+        np.testing.assert_allclose(got, want, rtol=1e-4, err_msg=name)
+
+
+@halves
+def test_fishers_of_many_models_add_up_in_half_precision(dtype):
+    zero = jnp.zeros(3, dtype)
+    third = jnp.full(3, 0.3, dtype)
+
+    def add(_, state):
+        return wpl_jax.consolidate(state, zero, third, rule=wpl_jax.accumulate)
+
+    state = wpl_jax.weight_plasticity(1.0).init(zero)
+    state = jax.jit(lambda state: jax.lax.fori_loop(0, 3000, add, state))(state)
+    want = 3000 * np.asarray(third, np.float64)
+    np.testing.assert_allclose(state.fisher, want, rtol=1e-3)
+
+
+# What a library call may be given by mistake.
+
+MORE_ERRORS = {
+    "a complex Fisher": (
+        lambda: wpl_jax.normalize({"w": jnp.ones(2) + 1j}),
+        ["'w'", "complex64", "wpl_jax.square"],
+    ),
+    "a traced complex Fisher": (
+        lambda: jax.jit(wpl_jax.clip_norm)({"w": jnp.ones(2) + 1j}, 1.0),
+        ["'w'", "complex64"],
+    ),
+    "a complex average": (
+        lambda: wpl_jax.update_average(jnp.ones(2) * 1j, jnp.ones(2)),
+        ["average", "complex64"],
+    ),
+    "an average that is not a number": (
+        lambda: wpl_jax.update_average(jnp.full(2, jnp.nan), jnp.ones(2)),
+        ["average", "nan"],
+    ),
+    "a mask that is not a number": (
+        lambda: wpl_jax.normalize({"w": jnp.ones(2)}, {"w": jnp.array([jnp.nan, 1])}),
+        ["mask at 'w'", "nan", "0"],
+    ),
+    "a mask of fractions": (
+        lambda: wpl_jax.update_average(jnp.ones(2), jnp.ones(2), mask=0.5),
+        ["mask", "0.5", "multiply the Fisher"],
+    ),
+    "a complex loss": (
+        lambda: wpl_jax.per_example_fisher(
+            lambda w, x: w * x * 1j, jnp.float32(1), jnp.ones(3)
+        ),
+        ["loss", "complex64", "real"],
+    ),
+    "a loss of whole numbers": (
+        lambda: wpl_jax.batch_fisher(
+            lambda w, x: jnp.int32(1), jnp.float32(1), jnp.ones(3)
+        ),
+        ["loss", "int32"],
+    ),
+    "no function as the loss": (
+        lambda: wpl_jax.per_example_fisher(3, jnp.float32(1), jnp.ones(3)),
+        ["loss must be a function", "3"],
+    ),
+    "whole parameters to explain": (
+        lambda: wpl_jax.explain_per_example(
+            lambda w, x: w * x, jnp.int32(1), jnp.ones(3)
+        ),
+        ["int32"],
+    ),
+    "parameters in words": (
+        lambda: wpl_jax.per_example_fisher(lambda w, x: x, {"w": "x"}, jnp.ones(3)),
+        ["'w'", "floating-point"],
+    ),
+    "examples of three": (
+        lambda: wpl_jax.sample_class(logits)(jax.random.key(0), None, (1, 2, 3)),
+        ["pairs (inputs, label)", "tuple"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MORE_ERRORS)
+def test_more_library_errors_name_what_is_wrong(case):
+    call, words = MORE_ERRORS[case]
+    with pytest.raises(ValueError, match=re.escape(words[0])) as error:
+        call()
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_traced_entries_below_zero_spoil_no_other_entry():
+    fisher = jnp.array([3.0, -1.0, 4.0])
+    clipped = jax.jit(lambda f: wpl_jax.clip_norm(f, 1.0))(fisher)
+    np.testing.assert_allclose(clipped, [0.6, -1, 0.8], rtol=1e-6)
+    scaled = jax.jit(wpl_jax.normalize)(fisher)
+    np.testing.assert_allclose(scaled, [3 / 3.5, -1, 4 / 3.5], rtol=1e-6)
+    mean = jax.jit(wpl_jax.update_average)(jnp.ones(3), fisher)
+    np.testing.assert_allclose(mean, [3.1, 1, 4.1], rtol=1e-6)
+
+
+def test_whole_numbers_are_scaled_as_real_ones():
+    got = wpl_jax.normalize(jnp.array([2, 3]))
+    np.testing.assert_allclose(got, [0.8, 1.2], rtol=1e-6)

@@ -3,6 +3,7 @@
 import functools
 import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -1171,3 +1172,209 @@ def test_complex_parameters_move_as_their_two_parts_do(form):
     np.testing.assert_allclose(
         value, wpl_jax.penalty_value(apart, parts(z), 2.0), rtol=1e-6
     )
+
+
+# Trees as wrappers hold them, and entries that are not numbers.
+
+
+def _in_one_array():
+    tree = {"a": jnp.ones(2), "b": jnp.ones(3)}
+    inside = optax.flatten(chain(EXPLICIT, 1.0))
+    return inside.init(tree), tree
+
+
+def _in_two_parts():
+    tree = {"a": jnp.ones(2) * 1j}
+    inside = optax.contrib.split_real_and_imaginary(chain(EXPLICIT, 1.0))
+    return inside.init(tree), tree
+
+
+def _in_a_box(inside):
+    plain = {"a": jnp.ones(2)}
+    boxed = {"a": nn.Partitioned(jnp.ones(2), ("x",))}
+    state, tree = (boxed, plain) if inside else (plain, boxed)
+    return chain(EXPLICIT, 1.0).init(state), tree
+
+
+WRAPPED = {
+    "optax.flatten": _in_one_array,
+    "optax.contrib.split_real_and_imaginary": _in_two_parts,
+    "flax.linen.meta.unbox": lambda: _in_a_box(True),
+    "both without": lambda: _in_a_box(False),
+}
+
+
+@pytest.mark.parametrize("word", WRAPPED)
+def test_wrappers_that_change_the_tree_are_named(word):
+    state, tree = WRAPPED[word]()
+    ones = jax.tree.map(jnp.abs, tree)
+    with pytest.raises(ValueError, match=word):
+        wpl_jax.consolidate(state, tree, ones)
+    with pytest.raises(ValueError, match=word):
+        wpl_jax.penalty_value(state, tree, 1.0)
+
+
+def test_boxes_on_one_side_of_an_update_are_named():
+    plain = {"a": jnp.ones(2)}
+    boxed = {"a": nn.Partitioned(jnp.ones(2), ("x",))}
+    tx = chain(EXPLICIT, 1.0)
+    with pytest.raises(ValueError, match=re.escape("flax.linen.meta.unbox")):
+        tx.update(plain, tx.init(boxed), plain)
+
+
+@pytest.mark.parametrize("form", [EXPLICIT, PROXIMAL])
+def test_complex_parameters_beside_a_split_optimizer(form):
+    """Trained as the loss of real and imaginary parts is, under Adam."""
+    rng = np.random.default_rng(0)
+    target, z = (
+        jnp.asarray(rng.normal(size=3) + 1j * rng.normal(size=3), jnp.complex64)
+        for _ in range(2)
+    )
+    adam = optax.adam(LR)
+    split = optax.contrib.split_real_and_imaginary(adam)
+
+    def join(optimizer):
+        if form == EXPLICIT:
+            return optax.chain(wpl_jax.weight_plasticity(2.0), optimizer)
+        return optax.chain(optimizer, wpl_jax.proximal_weight_plasticity(2.0, LR))
+
+    def loss(z):
+        return jnp.sum(jnp.abs(z**2 - target) ** 2)
+
+    def loss_of_parts(p):
+        return loss(p["re"] + 1j * p["im"])
+
+    fisher = jnp.array([0.0, 1.0, 3.0])
+    parts = {"re": z.real, "im": z.imag}
+    whole, apart = join(split), join(adam)
+    state = wpl_jax.consolidate(whole.init(z), z, fisher)
+    state_apart = wpl_jax.consolidate(
+        apart.init(parts), parts, {"re": fisher, "im": fisher}
+    )
+    start = z
+    for _ in range(5):
+        gradient = jnp.conj(jax.grad(loss)(z))
+        updates, state = whole.update(gradient, state, z)
+        z = optax.apply_updates(z, updates)
+        gradient = jax.grad(loss_of_parts)(parts)
+        updates, state_apart = apart.update(gradient, state_apart, parts)
+        parts = optax.apply_updates(parts, updates)
+    np.testing.assert_allclose(z, parts["re"] + 1j * parts["im"], rtol=1e-5)
+    assert jnp.all(jnp.abs(z - start) > 1e-3)
+
+
+def test_accumulate_takes_complex_anchors():
+    tx = chain(EXPLICIT, 1.0)
+    z = jnp.array([1 + 2j, 3 - 1j])
+    state = wpl_jax.consolidate(tx.init(z), z, jnp.array([1.0, 2.0]))
+    state = wpl_jax.consolidate(
+        state, z + 4j, jnp.array([3.0, 2.0]), rule=wpl_jax.accumulate
+    )
+    (found,) = wpl_jax.plasticity_states(state)
+    np.testing.assert_allclose(found.anchor, [1 + 5j, 3 + 1j], rtol=1e-6)
+    np.testing.assert_allclose(found.fisher, [4, 4])
+
+
+@pytest.mark.parametrize("form", [EXPLICIT, PROXIMAL])
+def test_a_traced_mask_or_anchor_that_is_not_a_number_leaves_entries_alone(form):
+    tx, p = chain(form, 1.0), {"w": jnp.ones(2)}
+    zero = {"w": jnp.zeros(2)}
+    bad = {"w": jnp.array([jnp.nan, 1.0])}
+    state = wpl_jax.consolidate(tx.init(p), zero, p)
+    got = jax.jit(lambda m: tx.update(zero, state, p, mask=m)[0]["w"])(bad)
+    want, _ = tx.update(zero, state, p, mask={"w": jnp.array([0, 1])})
+    np.testing.assert_array_equal(got, want["w"])
+    with pytest.raises(ValueError, match=r"mask at 'w' has entries such as nan"):
+        tx.update(zero, state, p, mask=bad)
+    kept = jax.jit(lambda a: wpl_jax.consolidate(state, a, zero))(bad)
+    (kept,) = wpl_jax.plasticity_states(kept)
+    np.testing.assert_array_equal(kept.anchor["w"], [0, 1])
+    np.testing.assert_array_equal(kept.fisher["w"], [1, 0])
+    with pytest.raises(ValueError, match=r"anchor at 'w' has entries such as nan"):
+        wpl_jax.consolidate(state, bad, zero)
+
+
+@pytest.mark.parametrize("strength", [-1.0, np.nan])
+def test_traced_strengths_that_cannot_be_count_as_zero(strength):
+    p, zero = {"w": jnp.ones(2)}, {"w": jnp.zeros(2)}
+
+    @jax.jit
+    def step(alpha):
+        tx = wpl_jax.weight_plasticity(alpha)
+        state = wpl_jax.consolidate(tx.init(p), zero, p)
+        return tx.update(p, state, p)[0]["w"]
+
+    np.testing.assert_array_equal(step(strength), [1, 1])
+
+
+def test_an_infinite_schedule_does_not_move_what_has_no_fisher():
+    p, zero = {"w": jnp.ones(2)}, {"w": jnp.zeros(2)}
+    tx = wpl_jax.weight_plasticity(lambda count: (count + 1) * jnp.inf)
+
+    @jax.jit
+    def step(fisher):
+        state = wpl_jax.consolidate(tx.init(p), zero, fisher)
+        return tx.update(p, state, p)[0]["w"]
+
+    np.testing.assert_array_equal(step(zero), [1, 1])
+
+
+TREE = {"w": jnp.ones(2)}
+LONGER = TREE | {"c": jnp.ones(2)}
+MORE_ERRORS = {
+    "update's params": (
+        lambda tx, state: tx.update(TREE, state, LONGER),
+        ["params", "['c']"],
+    ),
+    "update's mask": (
+        lambda tx, state: tx.update(TREE, state, TREE, mask=LONGER),
+        ["mask", "['c']"],
+    ),
+    "value's params": (
+        lambda tx, state: wpl_jax.penalty_value(state, LONGER, 1.0),
+        ["params", "['c']"],
+    ),
+    "anchor and Fisher": (
+        lambda tx, state: wpl_jax.consolidate(state, LONGER, LONGER),
+        ["anchor", "['c']"],
+    ),
+    "value's alpha in words": (
+        lambda tx, state: wpl_jax.penalty_value(state, TREE, "0.5"),
+        ["alpha", "'0.5'"],
+    ),
+    "value's alpha below zero": (
+        lambda tx, state: wpl_jax.penalty_value(state, TREE, -1.0),
+        ["alpha", "-1.0"],
+    ),
+    "no rule": (
+        lambda tx, state: wpl_jax.consolidate(state, TREE, TREE, rule=None),
+        ["rule must be a function", "None"],
+    ),
+    "a rule of other shapes": (
+        lambda tx, state: wpl_jax.consolidate(
+            state, TREE, TREE, rule=lambda a, f, anchor, fisher: (anchor[:1], fisher)
+        ),
+        ["rule", "(1,)", "(2,)"],
+    ),
+    "whole parameters": (
+        lambda tx, state: tx.init({"n": jnp.int32(1)}),
+        ["'n'", "int32"],
+    ),
+    "keys among the parameters": (
+        lambda tx, state: tx.init({"key": jax.random.key(0)}),
+        ["'key'", "key<fry>"],
+    ),
+    "a complex Fisher": (
+        lambda tx, state: wpl_jax.consolidate(state, TREE, {"w": jnp.ones(2) * 1j}),
+        ["fisher at 'w'", "complex64"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MORE_ERRORS)
+def test_more_errors_name_what_is_wrong(case):
+    call, words = MORE_ERRORS[case]
+    tx = wpl_jax.weight_plasticity(1.0)
+    with pytest.raises(ValueError, match=re.escape(words[0])) as error:
+        call(tx, tx.init(TREE))
+    assert all(word in str(error.value) for word in words), str(error.value)

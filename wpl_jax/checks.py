@@ -63,11 +63,21 @@ def check_differentiable(params: Any) -> None:
     Raises:
       ValueError: With the path and dtype of the first leaf that is neither.
     """
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    if not leaves:
+    if not jax.tree.leaves(params):
         raise ValueError("params has no leaves, expected at least one array.")
-    for path, leaf in leaves:
-        dtype = jnp.result_type(leaf)
+    check_inexact(params)
+
+
+def check_inexact(params: Any) -> None:
+    """Checks that those parameters that there are are real or complex numbers.
+
+    Raises:
+      ValueError: With the path and dtype of the first leaf that is neither.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        is_number = isinstance(leaf, int | float | complex)
+        array = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
+        dtype = jnp.result_type(leaf) if is_number else array.dtype
         if not jnp.issubdtype(dtype, jnp.inexact):
             where = jax.tree_util.keystr(path, simple=True, separator="/")
             raise ValueError(
@@ -78,16 +88,32 @@ def check_differentiable(params: Any) -> None:
             )
 
 
-def check_importances(name: str, tree: Any) -> None:
-    """Checks entries that are known: finite, and at least 0. Traced arrays pass.
+def check_real(name: str, tree: Any) -> None:
+    """Checks that a Fisher is not complex.
 
     Raises:
-      ValueError: With the path of the first leaf that has another entry.
+      ValueError: With the path and dtype of the first leaf that is.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if isinstance(leaf, jax.core.Tracer):
-            continue
-        array = np.asarray(leaf, np.float32)
+        where = jax.tree_util.keystr(path, simple=True, separator="/")
+        dtype = jnp.result_type(leaf)
+        if jnp.issubdtype(dtype, jnp.complexfloating):
+            raise ValueError(
+                f"The {name} at '{where}' has the dtype {dtype}, expected real "
+                "numbers: the Fisher of a complex parameter is |gradient|^2. Take it "
+                "from an estimator or from wpl_jax.square."
+            )
+
+
+def check_importances(name: str, tree: Any) -> None:
+    """Checks a Fisher: real, and where its entries are known finite and at least 0.
+
+    Raises:
+      ValueError: With the path of the first leaf that is complex or has another entry.
+    """
+    check_real(name, tree)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = _known(leaf)
         wrong = ~(np.isfinite(array) & (array >= 0))
         if wrong.any():
             where = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -96,6 +122,54 @@ def check_importances(name: str, tree: Any) -> None:
                 "expected finite numbers of at least 0. Look at the loss that it comes "
                 "from."
             )
+
+
+def check_mask(tree: Any) -> None:
+    """Checks entries of a mask that are known: 0 or 1. Traced arrays pass.
+
+    Raises:
+      ValueError: With the path of the first leaf that has another entry.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = _known(leaf)
+        wrong = (array != 0) & (array != 1)
+        if wrong.any():
+            where = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise ValueError(
+                f"The mask at '{where}' has entries such as {array[wrong][0]}, "
+                "expected 0 for what is left out and 1 for the rest. For weights "
+                "between them multiply the Fisher."
+            )
+
+
+def check_finite(name: str, tree: Any) -> None:
+    """Checks entries that are known: finite. Traced arrays pass.
+
+    Raises:
+      ValueError: With the path of the first leaf that has another entry.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = _known(leaf)
+        wrong = ~np.isfinite(array)
+        if wrong.any():
+            where = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise ValueError(
+                f"The {name} at '{where}' has entries such as {array[wrong][0]}, "
+                "expected finite numbers. Training has diverged."
+            )
+
+
+def _known(leaf: Any) -> np.ndarray:
+    """Entries of an array; none where it is traced or lies on other processes too."""
+    is_array = isinstance(leaf, jax.Array)
+    if isinstance(leaf, jax.core.Tracer) or (
+        is_array and not leaf.is_fully_addressable
+    ):
+        return np.zeros(0, np.float32)
+    array = np.asarray(leaf)
+    # Half precision is no dtype of numpy's own.
+    is_complex = np.issubdtype(array.dtype, np.complexfloating)
+    return np.atleast_1d(array if is_complex else array.astype(np.float64))
 
 
 def example_shape(examples: Any) -> Any:
@@ -110,8 +184,15 @@ def check_scalar_loss(loss: Any, params: Any, examples: Any) -> None:
     Raises:
       ValueError: If it gives anything else.
     """
+    if not callable(loss):
+        raise ValueError(f"loss must be a function, got {loss!r}.")
     result = jax.eval_shape(loss, params, example_shape(examples))
     shapes = [leaf.shape for leaf in jax.tree.leaves(result)]
+    if shapes == [()] and not jnp.issubdtype(result.dtype, jnp.floating):
+        raise ValueError(
+            "loss(params, example) must return a real number of floating point, got "
+            f"the dtype {result.dtype}."
+        )
     if shapes != [()] or not hasattr(result, "shape"):
         raise ValueError(
             "loss(params, example) must return one scalar for one example, got "

@@ -176,6 +176,7 @@ def explain_per_example(loss: Loss, params: Any, examples: Any) -> dict[str, Way
       w squares - meets 1 row of each example
     """
     _count(examples)
+    check_differentiable(params)
     check_scalar_loss(loss, params, examples)
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     names = [jax.tree_util.keystr(p, simple=True, separator="/") for p in paths]
@@ -276,11 +277,13 @@ def sample_class(
       A ``resample`` for the estimators, for examples that are pairs ``(inputs,
       label)``. The drawn label has the form of the one that it replaces: class numbers
       ``int[...]``, or one-hot rows where the label is of the logits' shape (one-hot or
-      soft). Padding stays: class numbers below 0, rows of zeros.
+      soft). Padding stays: class numbers below 0, rows of zeros, and of
+      ``"bernoulli"`` numbers below 0. Labels of -1 and 1 are therefore not for it:
+      give 0 and 1.
 
     Raises:
       ValueError: If ``distribution`` is not one of the two; when used, if label and
-        logits do not fit each other.
+        logits do not fit each other, or an example is not a pair.
     """
     known = {"categorical": _draw_class, "bernoulli": _draw_yes_or_no}
     if distribution not in known:
@@ -289,6 +292,12 @@ def sample_class(
         )
 
     def resample(key, params, example):
+        if not isinstance(example, tuple | list) or len(example) != 2:
+            raise ValueError(
+                "sample_class takes examples that are pairs (inputs, label), got a "
+                f"{type(example).__name__}. Write resample(key, params, example) for "
+                "others."
+            )
         inputs, label = example
         return inputs, known[distribution](
             key, logits(params, inputs), jnp.asarray(label)
@@ -356,7 +365,8 @@ def update_average(
         Entries where it is 0 keep their average.
 
     Returns:
-      The new average, a tree like ``average``.
+      The new average, a tree like ``average``, at least float32. An entry whose new
+      value is not a finite number keeps its average.
 
     Raises:
       ValueError: If ``form`` is not one of the two, ``eta`` lies outside [0, 1], or
@@ -368,12 +378,15 @@ def update_average(
     check_range("eta", eta, 0, 1, "a number in [0, 1]")
 
     def mix(old, new, m):
+        # In half precision small steps would not change a large average.
+        old, new = widen(jnp.asarray(old)), widen(new)
         mixed = (1 - eta) * old + weights[form] * new
-        return jnp.where((m != 0) & jnp.isfinite(mixed), mixed, old)
+        good = jnp.isfinite(mixed) & (new >= 0) & (old >= 0)
+        return jnp.where(m & good, mixed, old)
 
     leaves, treedef = jax.tree.flatten(average)
     check_same_paths("fisher", fisher, average)
-    check_same_paths("mask", mask, average)
+    check_importances("average", average)
     check_importances("fisher", fisher)
     newest, masks = aligned("fisher", fisher, average), aligned_mask(mask, average)
     return jax.tree.unflatten(treedef, map(mix, leaves, newest, masks))
@@ -387,17 +400,17 @@ def clip_norm(fisher: Any, max_norm: float) -> Any:
       max_norm: Largest norm of a tensor, above 0; the authors' code uses 10.
 
     Returns:
-      The tree; tensors within the norm are untouched.
+      The tree, at least float32; tensors within the norm are untouched.
 
     Raises:
-      ValueError: If ``max_norm`` is not above 0.
+      ValueError: If ``max_norm`` is not above 0, or a known entry is not a finite
+        number of at least 0.
     """
     check_range("max_norm", max_norm, SMALLEST, float("inf"), "a number above 0")
 
     def clip(f):
-        f = jnp.asarray(f)
-        wide = widen(f)
-        finite = jnp.isfinite(wide)
+        wide = widen(jnp.asarray(f))
+        finite = _is_importance(wide)
         moved, factor = _balanced(jnp.where(finite, wide, 0))
         # Of the largest entry first: the sum of squares of a Fisher can overflow.
         peak = jnp.max(jnp.abs(moved), initial=0)
@@ -405,7 +418,7 @@ def clip_norm(fisher: Any, max_norm: float) -> Any:
         norm = jnp.linalg.norm(unit)
         clipped = unit * (max_norm / jnp.where(norm > 0, norm, 1))
         above = peak * norm > max_norm * factor
-        return jnp.where(above & finite, clipped, wide).astype(f.dtype)
+        return jnp.where(above & finite, clipped, wide)
 
     check_importances("fisher", fisher)
     return jax.tree.map(clip, fisher)
@@ -413,7 +426,7 @@ def clip_norm(fisher: Any, max_norm: float) -> Any:
 
 def flush(fisher: Any) -> Any:
     """Forgets the Fisher: zeros like it (every few epochs in the paper)."""
-    return jax.tree.map(jnp.zeros_like, fisher)
+    return jax.tree.map(lambda f: squared_magnitude(jnp.zeros_like(f)), fisher)
 
 
 def normalize(
@@ -447,27 +460,26 @@ def normalize(
       scale: ``"unit"`` or ``"loss"``.
 
     Returns:
-      The scaled tree. Where the mean is 0, it is unchanged.
+      The scaled tree, at least float32. Where the mean is 0, it is unchanged.
 
     Raises:
-      ValueError: If ``per`` or ``scale`` is not one of the two, or the mask does not
-        fit.
+      ValueError: If ``per`` or ``scale`` is not one of the two, the mask does not
+        fit, or a known entry is not a finite number of at least 0.
     """
     if per not in ("tree", "tensor"):
         raise ValueError(f"per must be 'tree' or 'tensor', got {per!r}.")
     if scale not in ("unit", "loss"):
         raise ValueError(f"scale must be 'unit' or 'loss', got {scale!r}.")
-    check_same_paths("mask", mask, fisher)
     check_importances("fisher", fisher)
     leaves, treedef = jax.tree.flatten(fisher)
     if not leaves:
         raise ValueError("The fisher has no leaves, expected at least one array.")
-    leaves = [jnp.asarray(f) for f in leaves]
+    leaves = [widen(jnp.asarray(f)) for f in leaves]
     masks = [
-        jnp.broadcast_to((m != 0) & jnp.isfinite(f), f.shape)
+        jnp.broadcast_to(m & _is_importance(f), f.shape)
         for m, f in zip(aligned_mask(mask, fisher), leaves, strict=True)
     ]
-    finite = [jnp.where(m, widen(f), 0) for f, m in zip(leaves, masks, strict=True)]
+    finite = [jnp.where(m, f, 0) for f, m in zip(leaves, masks, strict=True)]
     # By a power of 2, so that neither they nor 1 / mean leave the range.
     peaks = [jnp.max(f, initial=0).astype(jnp.float32) for f in finite]
     if per == "tree":
@@ -489,6 +501,11 @@ def normalize(
 
     scaled = map(rescale, leaves, moved, masks, means, factors)
     return jax.tree.unflatten(treedef, scaled)
+
+
+def _is_importance(f: jax.Array) -> jax.Array:
+    """Where entries are finite and at least 0, as a Fisher's are."""
+    return jnp.isfinite(f) & (f >= 0)
 
 
 def _balance(peak: jax.Array) -> jax.Array:

@@ -23,6 +23,10 @@ Elastic Weight Consolidation (Kirkpatrick et al., 2017) is the same quadratic
 form; what differs is how a new anchor and Fisher meet the old ones. It is the
 same transformation consolidated with another rule: :func:`accumulate` or
 :func:`online`.
+
+Parameters may be complex. Their Fisher is real, ``|gradient|^2``, and the penalty takes
+``|theta - anchor|^2``. As for all of optax, conjugate JAX's gradients of complex
+parameters before they go into ``update``: ``jax.tree.map(jnp.conj, gradients)``.
 """
 
 from collections.abc import Callable
@@ -33,7 +37,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wpl_jax.checks import LARGEST, check_importances, check_range
+from wpl_jax.checks import (
+    LARGEST,
+    check_finite,
+    check_importances,
+    check_inexact,
+    check_range,
+    check_real,
+)
 from wpl_jax.trees import aligned, aligned_mask, check_same_paths, squared_magnitude
 
 Rule = Callable[
@@ -46,7 +57,7 @@ class WeightPlasticityState(NamedTuple):
 
     count: chex.Array  # shape=(), dtype=jnp.int32; updates seen, for schedules
     anchor: optax.Params  # like the parameters
-    fisher: optax.Params  # like the parameters, at least float32
+    fisher: optax.Params  # like the parameters, real, at least float32
 
 
 def weight_plasticity(
@@ -59,9 +70,6 @@ def weight_plasticity(
     momentum, Adam's second moments, the learning rate). With plain SGD the
     step diverges once ``learning_rate * alpha * F`` exceeds 2 for some
     parameter; :func:`proximal_weight_plasticity` does not.
-
-    Complex parameters are pulled straight towards the anchor, which is right where
-    JAX's gradients are conjugated before the optimizer, as optax asks for.
 
     Until :func:`consolidate` is first called the Fisher is zero, and so is the
     penalty, exactly.
@@ -189,7 +197,9 @@ def accumulate(old_anchor, old_fisher, anchor, fisher):
 
     The sum of the quadratics ``F_k (theta - anchor_k)^2`` is, up to a constant,
     one quadratic with Fisher ``sum_k F_k`` around the mean of the anchors weighted
-    by their Fishers: the separate anchors need no memory of their own.
+    by their Fishers: the separate anchors need no memory of their own. That mean is
+    kept in the parameters' dtype: in bfloat16 it stops moving after some hundreds of
+    equally important models.
     """
     total = old_fisher + fisher
     share = jnp.where(total > 0, fisher / jnp.where(total > 0, total, 1), 1)
@@ -253,23 +263,26 @@ def consolidate(
       ValueError: If the state holds no penalty, or a tree lacks a parameter or
         has it in another shape.
     """
+    if not callable(rule):
+        raise ValueError(f"rule must be a function, got {rule!r}.")
+    check_real("fisher", fisher)
 
     def write(state):
+        check_same_paths("anchor", anchor, state.anchor)
+        check_same_paths("fisher", fisher, state.anchor)
+
         def combine(old_anchor, old_fisher, anchor, fisher, mask):
             new = rule(old_anchor, old_fisher, anchor, _sane(fisher, old_fisher.dtype))
-            if not isinstance(new, tuple) or len(new) != 2:
-                raise ValueError(
-                    "rule(old_anchor, old_fisher, anchor, fisher) must return the pair "
-                    f"(anchor, fisher), got a {type(new).__name__}."
-                )
+            new_anchor, new_fisher = _pair(new, old_anchor.shape)
             # What a rule adds up may not leave the range either: an infinite Fisher
-            # would protect nothing.
-            new = new[0], _sane(jnp.asarray(new[1]), old_fisher.dtype)
+            # would protect nothing. Where it makes no number, the old ones stay.
+            new_fisher = jnp.minimum(new_fisher, jnp.finfo(old_fisher.dtype).max)
+            write = mask & jnp.isfinite(new_anchor) & (new_fisher >= 0)
             return tuple(
                 # `jnp.array` copies: an anchor that aliased the parameters could not
                 # be donated beside them.
-                jnp.array(jnp.where(mask != 0, new, old), old.dtype)
-                for new, old in zip(new, (old_anchor, old_fisher), strict=True)
+                jnp.array(jnp.where(write, new, old), old.dtype)
+                for new, old in ((new_anchor, old_anchor), (new_fisher, old_fisher))
             )
 
         old_leaves, treedef = jax.tree.flatten(state.anchor)
@@ -292,9 +305,8 @@ def consolidate(
         )
 
     written = map_states(write, opt_state)
-    check_same_paths("fisher", fisher, anchor)
-    check_same_paths("mask", mask, anchor)
     check_importances("fisher", fisher)
+    check_finite("anchor", anchor)
     return written
 
 
@@ -333,16 +345,19 @@ def penalty_value(
       mask: As given to ``update``.
 
     Returns:
-      A scalar, float32 or wider. With :func:`accumulate` a constant is missing
+      A real scalar, float32 or wider. With :func:`accumulate` a constant is missing
       that does not depend on the parameters.
 
     Raises:
-      ValueError: If the state holds no penalty, or a tree does not fit it.
+      ValueError: If the state holds no penalty, a tree does not fit it, or ``alpha`` is
+        not a number of at least 0.
     """
+    _check_nonnegative("alpha", alpha)
     total = jnp.zeros((), jnp.float32)
     for state in plasticity_states(opt_state):
         (count,) = jax.tree.leaves(state.count)  # Flax NNX wraps it.
         strength = _at(alpha, count)
+        check_same_paths("params", params, state.anchor)
         for param, anchor, fisher, m in zip(
             aligned("params", params, state.anchor),
             jax.tree.leaves(state.anchor),
@@ -387,6 +402,7 @@ def _is_state(node: Any) -> bool:
 
 
 def _init(params: optax.Params) -> WeightPlasticityState:
+    check_inexact(params)
     # Zeros and not the parameters: a state that aliased them could not be donated
     # beside them, and `init` also runs on shapes alone. With the Fisher at zero
     # the anchor has no effect.
@@ -407,6 +423,7 @@ def _update_leaves(rule, updates, state, params, mask):
         )
     leaves, treedef = jax.tree.flatten(updates)
     check_same_paths("state's anchor", state.anchor, updates)
+    check_same_paths("params", params, updates)
     leaves = [
         rule(*each)
         for each in zip(
@@ -423,18 +440,35 @@ def _update_leaves(rule, updates, state, params, mask):
 
 
 def _at(value: optax.ScalarOrSchedule, count: chex.Array) -> chex.Numeric:
-    """A strength or rate at a count; what a schedule says below 0 counts as 0."""
-    if not callable(value):
+    """A strength or rate at a count; below 0 or not a number it counts as 0."""
+    if isinstance(value, int | float):
         return value
-    found = value(count)
-    _check_nonnegative("What a schedule returns", found)
-    return jnp.where(found > 0, found, 0)
+    found = value(count) if callable(value) else value
+    expected = "a number of at least 0, within the range of float32"
+    check_range("What a schedule returns", found, 0, LARGEST, expected)
+    # Infinity times a Fisher of 0 would not be 0.
+    return jnp.where(found > 0, jnp.minimum(found, LARGEST), 0)
 
 
 def _sane(fisher: jax.Array, dtype: Any) -> jax.Array:
     """A Fisher with 0 for entries below 0 and NaN, and no infinity."""
     fisher = fisher.astype(dtype)
     return jnp.minimum(jnp.where(fisher >= 0, fisher, 0), jnp.finfo(dtype).max)
+
+
+def _pair(new: Any, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """The two arrays that a rule has to return."""
+    expected = (
+        "rule(old_anchor, old_fisher, anchor, fisher) must return the pair (anchor, "
+        f"fisher) of arrays of the shape {shape}"
+    )
+    if not isinstance(new, tuple) or len(new) != 2:
+        raise ValueError(f"{expected}, got a {type(new).__name__}.")
+    shapes = [jnp.shape(each) for each in new]
+    if any(found not in (shape, ()) for found in shapes):
+        raise ValueError(f"{expected}, got the shapes {shapes}.")
+    anchor, fisher = new
+    return anchor, fisher
 
 
 def _at_width(x: jax.Array, fisher: jax.Array) -> jax.Array:
@@ -445,7 +479,7 @@ def _at_width(x: jax.Array, fisher: jax.Array) -> jax.Array:
 def _kept(fisher: jax.Array, mask: Any) -> jax.Array:
     """The Fisher of what is in the mask; 0 for entries that no Fisher can have."""
     # Where the parameters themselves have left the range, that is not hidden.
-    return jnp.where((mask != 0) & (fisher > 0) & jnp.isfinite(fisher), fisher, 0)
+    return jnp.where(mask & (fisher > 0) & jnp.isfinite(fisher), fisher, 0)
 
 
 def _check_nonnegative(name: str, value: optax.ScalarOrSchedule) -> None:

@@ -6,6 +6,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from wpl_jax.checks import check_mask
+
+Paths = set[tuple[str, ...]]
+
 
 def aligned(name: str, tree: Any, like: Any, broadcast: bool = False) -> list:
     """Leaves of ``tree`` in the order of those of ``like``, matched by path.
@@ -31,11 +35,11 @@ def aligned(name: str, tree: Any, like: Any, broadcast: bool = False) -> list:
     for path, expected in jax.tree_util.tree_leaves_with_path(like):
         where = "/".join(_keys(path))
         if _keys(path) not in by_path:
+            remedy = _remedy(_paths(like), set(by_path))
             raise ValueError(
                 f"The {name} tree has no leaf at '{where}', where an array of shape "
                 f"{jnp.shape(expected)} is expected; its leaves are "
-                f"{sorted(map('/'.join, by_path))}. Pass a tree with the structure of "
-                "the parameters."
+                f"{sorted(map('/'.join, by_path))}. {remedy}"
             )
         leaf = jnp.asarray(by_path[_keys(path)])
         shape, target = leaf.shape, jnp.shape(expected)
@@ -56,8 +60,8 @@ def check_same_paths(name: str, tree: Any, like: Any) -> None:
     Raises:
       ValueError: With the paths that only ``tree`` has.
     """
-    known: set[tuple[str, ...]] = set()
-    left_out: set[tuple[str, ...]] = set()
+    known: Paths = set()
+    left_out: Paths = set()
     for path, leaf in jax.tree_util.tree_leaves_with_path(
         like, is_leaf=lambda node: isinstance(node, optax.MaskedNode)
     ):
@@ -68,29 +72,64 @@ def check_same_paths(name: str, tree: Any, like: Any) -> None:
         keys = _keys(path)
         beginnings = {keys[:i] for i in range(len(keys) + 1)}
         if keys not in known and not beginnings & left_out:
-            extra.append("/".join(keys))
+            extra.append(keys)
     if extra:
         raise ValueError(
-            f"The {name} tree has leaves at {sorted(extra)}, where nothing is "
-            f"expected; expected are {sorted(map('/'.join, known))}. Pass a tree with "
-            "the structure of the parameters."
+            f"The {name} tree has leaves at {sorted(map('/'.join, extra))}, where "
+            "nothing is expected; expected are "
+            f"{sorted(map('/'.join, known))}. {_remedy(known, _paths(tree))}"
         )
 
 
 def aligned_mask(mask: Any, like: Any) -> list:
-    """Leaves of a mask that broadcast to those of ``like``; 1 for no mask."""
+    """What a mask keeps, bool arrays that broadcast to ``like``; True for no mask.
+
+    A traced entry that is not a number keeps nothing.
+
+    Raises:
+      ValueError: If a leaf is missing, is one too many or does not broadcast, or has a
+        known entry other than 0 and 1.
+    """
     if mask is None:
-        return [1] * len(jax.tree.leaves(like))
-    return aligned("mask", mask, like, broadcast=True)
+        return [True] * len(jax.tree.leaves(like))
+    leaves = aligned("mask", mask, like, broadcast=True)
+    check_same_paths("mask", mask, like)
+    check_mask(mask)
+    return [(m != 0) & (m == m) for m in leaves]
 
 
 def widen(x: jax.Array) -> jax.Array:
-    """Casts to float32 where narrower: squares need the range of its exponent."""
+    """Casts to float32 or complex64 where narrower, and whole numbers too."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _paths(tree: Any) -> Paths:
+    return {_keys(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def _keys(path) -> tuple[str, ...]:
     return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
+
+
+def _remedy(expected: Paths, found: Paths) -> str:
+    """What to do where the paths of two trees differ, by how libraries wrap trees."""
+    if expected == {()} and len(found) > 1:
+        return (
+            "One array for all is what optax.flatten makes. Chain the penalty outside "
+            "of it: optax.chain(weight_plasticity(...), optax.flatten(...))."
+        )
+    if any((*path, "imaginary") in expected for path in found):
+        return (
+            "Two arrays for a complex one are what optax.contrib.split_real_and_"
+            "imaginary makes. The penalty takes complex parameters: chain it outside."
+        )
+    boxed = {(*path, "value") for path in expected} & found
+    if boxed or {(*path, "value") for path in found} & expected:
+        return (
+            "One of the trees is in boxes, such as flax.linen.Partitioned. Pass both "
+            "in boxes or both without: flax.linen.meta.unbox(tree)."
+        )
+    return "Pass a tree with the structure of the parameters."
 
 
 def _broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
