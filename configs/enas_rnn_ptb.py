@@ -97,9 +97,9 @@ def get_config() -> ConfigDict:
 
     config.penalty = ConfigDict()
     config.penalty.name = "wpl"
-    # Of a Fisher of mean 1. Calibrated where a CPU can, with enas_rnn_ptb_small.py and
-    # enas_rnn_pydoc.py, on validation data: of .01, .03 and .1 the strongest under
-    # which children still learn as fast, or nearly so.
+    # Of a Fisher of mean 1. Calibrated at a size for a CPU, enas_rnn_ptb_small.py, on
+    # validation data, with the estimator "batch": of .01, .03 and .1 the strongest
+    # under which children learn nearly as fast as without a penalty.
     config.penalty.strength = 0.03  # the code: 60, of a Fisher that is not normalized
     config.penalty.normalize = "tree"  # the code: "none"
     config.penalty.compound = False  # the code: True
@@ -108,11 +108,11 @@ def get_config() -> ConfigDict:
     config.penalty.max_norm = config_dict.placeholder(float)  # the code: 10.0
     config.penalty.decay_from = 0  # the code: 14
     config.penalty.decay_epochs = config_dict.placeholder(int)  # the code: 60
-    config.penalty.estimator = "batch"
+    config.penalty.estimator = "per_example"  # the paper and its code: "batch"
     config.penalty.labels = "data"
     config.penalty.split = "valid"
     config.penalty.batches = 1
-    config.penalty.chunk_size = 8  # of the estimator "per_example"
+    config.penalty.chunk_size = 8  # examples, of "per_example"
     config.penalty.eta = 0.9
     config.penalty.average = "printed"  # the code: "coded"
     config.penalty.start_epoch = 5

@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
         {
             "wpl": {"penalty": {"name": "wpl"}},
             "ewc": {"penalty": {"name": "ewc", "strength": 0.0001}},
-            "l2": {"penalty": {"name": "l2"}},
+            "l2": {"penalty": {"name": "l2", "strength": 0.03}},
             "none": none,
             "slower": {**none, "optimizer": {"learning_rate": 10.0}},
         }
