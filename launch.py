@@ -108,7 +108,7 @@ def main(argv: list[str]) -> None:
         with _processes():
             parallel.use(_DEVICES.value)
             overrides = config_flags.get_override_values(flags.FLAGS["config"])
-            command_line.check_overrides(_CONFIG.value, overrides)
+            jobs.check_overrides(_CONFIG.value, overrides, _MODE.value)
             jobs.run(_CONFIG.value, Path(_WORKDIR.value), _MODE.value)
             profiling.remind()
     except UserError as error:
@@ -142,6 +142,9 @@ def _processes() -> Iterator[None]:
             )
         start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     else:
+        alone = [name for name in ("wait", "heartbeat") if flags.FLAGS[name].present]
+        if alone:
+            raise UserError(f"--{alone[0]} is for several processes: leave it out.")
         yield
         return
     with open(os.devnull, "w") as nowhere, contextlib.ExitStack() as stack:

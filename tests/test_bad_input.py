@@ -51,7 +51,7 @@ def refused(config, workdir, overrides=()):
     """What a job says that cannot be run."""
 
     def run():
-        command_line.check_overrides(config, overrides)
+        jobs.check_overrides(config, overrides, "run")
         jobs.run(config, workdir, "run")
 
     with pytest.raises(UserError) as caught:
@@ -73,6 +73,12 @@ ON_THE_COMMAND_LINE = {
     "nodes": (SEARCH, "space.num_nodes=2000", "num_nodes", "100", "got 2000"),
     "nodes of images": (IMAGES, "space.num_nodes=2000", "num_nodes", "got 2000"),
     "epochs": (SEARCH, "search.epochs=3000000000", "epochs", "at most 2147483647"),
+    "layers": (TWO_MODELS, "layers_b=100000", "layers_b is 100000", "at most 100"),
+    "layers of a": (TWO_MODELS, "layers_a=101", "layers_a is 101", "at most 100"),
+    "steps": (TWO_MODELS, "model_b.steps=1000000000000", "steps", "at most 2147483647"),
+    "patience": (SEARCH, "retrain.patience=1000000000", "patience", "at most 10000"),
+    "samples": (SEARCH, "strategy.enas.samples_per_step=1000000000", "at most 10000"),
+    "learning": (SEARCH, "search.learn_per_call=1000000000", "at most 1000000"),
     # Values that float32 cannot hold.
     "rate": (SEARCH, "optimizer.learning_rate=1e39", "learning_rate", "float32"),
     "small rate": (SEARCH, "optimizer.learning_rate=1e-40", "1e-40", "float32"),
@@ -81,6 +87,19 @@ ON_THE_COMMAND_LINE = {
     "alpha": (TWO_MODELS, "model_b.learning_rate=1e39", "learning_rate", "float32"),
     # None where it may not be.
     "none": (SEARCH, "search.epochs=None", "config.search.epochs is None"),
+    # Named where it is set.
+    "of the retraining": (
+        SEARCH,
+        "retrain.task.batch_size=-1",
+        "config.retrain.task.batch_size is -1",
+        "pass --config.retrain.task.batch_size=",
+    ),
+    "space of the retraining": (
+        IMAGES,
+        "retrain.space.layers=4",
+        "config.space with config.retrain.space is",
+        "pass --config.retrain.space.NAME=",
+    ),
     # Images.
     "crop": (IMAGES, "task.augmentation.crop=1000", "crop is 1000", "at most 8"),
 }
@@ -200,10 +219,11 @@ def test_fields_that_may_be_none_can_be_set_to_it(field):
 
 def test_an_override_that_some_arm_does_not_set_is_read():
     config, overrides = parse(SEARCH, "penalty.strength=0.5", "search.epochs=3")
-    command_line.check_overrides(config, overrides)
+    jobs.check_overrides(config, overrides, "run")
     with config.unlocked():
         config.arms.wpl.penalty.strength = 1.0
-    command_line.check_overrides(config, overrides)
+        config.arms.none.penalty.name = "l2"
+    jobs.check_overrides(config, overrides, "run")
 
 
 def all_calls(epochs, children, steps, per_call, proposed, judged):

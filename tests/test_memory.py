@@ -3,13 +3,22 @@
 import jax
 import numpy as np
 import pytest
+import tiny as tiny_models
 import tiny_search
 
-from wpl_jax import jobs, parallel, retrain, search_config
+from wpl_jax import (
+    jobs,
+    parallel,
+    retrain,
+    search_config,
+    two_models_memory,
+    two_models_run,
+)
 from wpl_jax.errors import UserError
 from wpl_jax.memory import Estimate, Need, check, check_all, of_retraining, of_search
 from wpl_jax.parallel import Devices
 from wpl_jax.supernet import gather
+from wpl_jax.two_models_arms import check as check_two_models
 
 
 def size(tree):
@@ -96,7 +105,11 @@ def made(devices=None, **parts):
     ("part", "mode", "advice"),
     [
         ("data", "batch", "less data"),
-        ("state", "batch", r"smaller space \(config\.space\)\.$"),
+        (
+            "state",
+            "batch",
+            r"smaller space \(config\.space\), or fewer search\.children",
+        ),
         ("child", "batch", r"smaller space \(config\.space\)\.$"),
         ("child", "children", r"or fewer search\.together"),
         ("activations", "batch", r"smaller config\.task\.batch_size, .*more devices"),
@@ -146,3 +159,61 @@ def test_a_search_that_does_not_fit_is_refused_before_its_folder_is_made(
 
 def test_there_is_memory_here():
     assert 0 < parallel.memory_of_each(8) < parallel.memory_of_each(1)
+
+
+# The two-model experiment.
+
+
+@pytest.fixture(scope="module")
+def two_models():
+    config = tiny_models.get_config()
+    config.hidden, config.layers_b = 60, 4
+    arms = check_two_models(config)
+    data, names = two_models_run.load_data(config)
+    setting = two_models_run.make_setting(config, data, len(names))
+    sizes = {"seeds": config.num_seeds, "stops": 2, "arms": len(arms)}
+    found = two_models_memory.estimate(data, setting, **sizes)
+    return two_models_run.Experiment(config, data, setting), data, arms, found
+
+
+def test_images_models_and_curves_of_two_models_are_counted(two_models):
+    experiment, data, arms, found = two_models
+    assert found.data == size(data)
+    kept = experiment.abstract_state(arms)
+    bytes_kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
+    assert found.models == pytest.approx(bytes_kept, rel=0.02)
+
+
+def test_the_estimate_of_two_models_is_near_what_xla_says(two_models):
+    experiment, data, arms, found = two_models
+    layers = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((x.shape[0], *x.shape[2:]), x.dtype),
+        experiment.abstract_state(arms)["models_a"],
+    )
+    train = experiment._train_b["proximal"]
+    share, alpha = np.ones(2, bool), np.float32(1)
+    program = train.lower(experiment._key_b, layers, layers, share, alpha, data)
+    said = program.compile().memory_analysis()
+    needed = said.argument_size_in_bytes + said.temp_size_in_bytes
+    assert 0.5 < sum(found) / needed < 2
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "part", "advice"),
+    [
+        ("hidden", 10**7, "training", "config.hidden"),
+        ("batch_size", 10**9, "activations", "config.batch_size"),
+        ("num_seeds", 10**9, "activations", "num_seeds"),
+        ("model_b.steps", 2 * 10**9, "models", "model_b.eval_every"),
+    ],
+)
+def test_two_models_that_do_not_fit_are_refused(
+    field, value, part, advice, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(parallel, "memory_of_each", lambda count: 2**34)
+    config = tiny_models.get_config()
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError, match=rf"has 16\.0 GiB.* of the {part}\.") as caught:
+        jobs.run(config, tmp_path / "run", "run")
+    assert advice in str(caught.value)
+    assert not (tmp_path / "run").exists()

@@ -390,7 +390,7 @@ WRONG = {
     "batches": ({"search": {"eval_batches": 99}}, "at most 5"),
     "penalty": (
         {"arms": {"wpl": {"penalty": {"name": "wlp"}}}},
-        "config.penalty.name is 'wlp'",
+        "config.arms.wpl.penalty.name is 'wlp'",
     ),
     "screening": (
         {"strategy": {"enas": {"candidates": {"screen_batches": 6}}}},

@@ -1,12 +1,14 @@
 """Fields of a configuration on the command line: parsers, and who reads them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from wpl_jax.config_fields import leaves
 from wpl_jax.errors import ConfigError
+from wpl_jax.unread import Unread, why
 
 
 class _Optional(flags.ArgumentParser):
@@ -43,39 +45,55 @@ def config_file(argv: Sequence[str]) -> str:
     return file
 
 
-def check_overrides(config: ConfigDict, fields: Iterable[str]) -> None:
+def check_overrides(
+    config: ConfigDict, fields: Iterable[str], by_arm: Mapping[str, Unread]
+) -> None:
     """Checks that some run reads each field that the command line sets.
 
     Args:
-      config: The configuration, perhaps with arms.
+      config: The configuration.
       fields: Dotted names of what the command line sets.
+      by_arm: Of each arm, what it does not read, and why.
 
     Raises:
-      ConfigError: If every arm has a value of its own for one of them.
+      ConfigError: If no arm reads one of them.
     """
-    arms = config.get("arms")
-    if not isinstance(arms, ConfigDict) or not len(arms):
-        return
-    for field in fields:
-        wanted = _leaves(config, field)
-        setting = [arm for arm in arms if wanted <= _leaves(arms[arm])]
-        if wanted and len(setting) == len(arms):
-            flags_of_arms = " ".join(f"--config.arms.{arm}.{field}=" for arm in setting)
+    for field in fields if by_arm else ():
+        set_now = list(leaves(_below(config, field), field))
+        reasons = {
+            arm: [why(unread, leaf) for leaf in set_now]
+            for arm, unread in by_arm.items()
+        }
+        if not set_now or not all(all(found) for found in reasons.values()):
+            continue
+        if all(_sets(config, arm, set_now) for arm in by_arm):
+            arms_flags = " ".join(f"--config.arms.{arm}.{field}=" for arm in by_arm)
             raise ConfigError(
                 f"--config.{field} changes nothing: every arm sets config.{field} "
-                f"itself ({', '.join(setting)}). Set it in an arm "
-                f"({flags_of_arms}), or mend config.arms in the config file."
+                f"itself ({', '.join(by_arm)}). Set it in an arm ({arms_flags}), or "
+                "mend config.arms in the config file."
             )
+        told: dict[str, str] = {}
+        for arm, found in reasons.items():
+            told.setdefault(str(found[0]), arm)
+        several = len(told) > 1
+        because = "; ".join(
+            f"in the arm {arm}, {one}" if several else one for one, arm in told.items()
+        )
+        raise ConfigError(
+            f"--config.{field} changes nothing: {because}. Leave the flag out, or "
+            "change what keeps it from being read."
+        )
 
 
-def _leaves(config: Any, field: str = "") -> set[str]:
-    """Dotted names of the settings in a configuration, of those below a field."""
-    value = config
-    for name in field.split(".") if field else ():
-        if not isinstance(value, ConfigDict) or name not in value:
-            return set()
-        value = value[name]
-    if not isinstance(value, ConfigDict):
-        return {field} if field else set()
-    below = (f"{field}.{name}" if field else name for name in value)
-    return {leaf for name in below for leaf in _leaves(config, name)}
+def _sets(config: ConfigDict, arm: str, fields: Iterable[str]) -> bool:
+    """Whether an arm has values of its own for all of some fields."""
+    return set(fields) <= set(leaves(config.arms[arm]))
+
+
+def _below(config: Any, field: str) -> Any:
+    for name in field.split("."):
+        if not isinstance(config, ConfigDict) or name not in config:
+            return ConfigDict()
+        config = config[name]
+    return config

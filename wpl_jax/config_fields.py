@@ -1,9 +1,10 @@
 """Checks of a configuration's fields: each says what it found and what was expected."""
 
+import contextlib
 import difflib
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -185,6 +186,45 @@ def _check_known(config: ConfigDict, changes: Any, said: str, path: str = "") ->
                     f"expected settings of {sorted(config[name])}."
                 )
             _check_known(config[name], value, said, below)
+
+
+@contextlib.contextmanager
+def changes_of(prefix: str, changes: Any) -> Iterator[None]:
+    """Names fields in errors by where they are set.
+
+    Args:
+      prefix: Of the configuration's part that has changes to other parts.
+      changes: What is there.
+
+    Raises:
+      ConfigError: In place of one about ``config.FIELD``, where FIELD is one of the
+        changes: about ``config.PREFIX.FIELD``.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        said = str(error)
+        for field in leaves(changes):
+            one = rf"config\.{re.escape(field)}(?!\w|\.\w)"
+            said = re.sub(one, f"config.{prefix}.{field}", said)
+            above = field.rpartition(".")[0]
+            if above:
+                several = rf"(?<!-)config\.{re.escape(above)}(?= is )"
+                both = f"config.{above} with config.{prefix}.{above}"
+                said = re.sub(several, both, said)
+                flag = f"--config.{above}.NAME="
+                said = said.replace(flag, f"--config.{prefix}.{above}.NAME=")
+        raise ConfigError(said) from error
+
+
+def leaves(config: Any, field: str = "") -> Iterator[str]:
+    """Dotted names of the settings in a configuration, of those below a field."""
+    if not isinstance(config, ConfigDict | dict):
+        if field:
+            yield field
+        return
+    for name in config:
+        yield from leaves(config[name], f"{field}.{name}" if field else str(name))
 
 
 def get_field(config: ConfigDict, field: str) -> Any:

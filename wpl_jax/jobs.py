@@ -1,11 +1,12 @@
 """The jobs that a configuration can name; a new one is one line here."""
 
 import difflib
+from collections.abc import Iterable
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from wpl_jax import search_run, two_models_run
+from wpl_jax import command_line, search_run, two_models_run, unread
 from wpl_jax.errors import ConfigError, UserError, shorten
 
 # Of each job, its modes: functions of the configuration and the folder.
@@ -13,6 +14,22 @@ JOBS = {
     "search": search_run.MODES,
     "two_models": two_models_run.MODES,
 }
+
+
+# Of jobs that do not read all settings: functions of the configuration and the mode,
+# which return what each arm does not read.
+UNREAD = {"search": unread.by_arm}
+
+
+def check_overrides(config: ConfigDict, fields: Iterable[str], mode: str) -> None:
+    """Checks that the job reads each field that the command line sets.
+
+    Raises:
+      ConfigError: If it does not read one of them.
+    """
+    fields, job = list(fields), config.get("job")
+    if fields and isinstance(job, str) and job in UNREAD:
+        command_line.check_overrides(config, fields, UNREAD[job](config, mode))
 
 
 def run(config: ConfigDict, workdir: Path, mode: str) -> None:

@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from wpl_jax import parallel
-from wpl_jax.errors import UserError
+from wpl_jax import capacity
 from wpl_jax.parallel import (
     ALONE,
     Devices,
@@ -149,17 +148,9 @@ def check(need: Need) -> str:
     Raises:
       UserError: If it is more than there is, with what to reduce.
     """
-    found, settings = need.memory, need.settings
-    limit = parallel.memory_of_each(need.devices.count)
-    parts = ", ".join(f"{name} {_told(n)}" for name, n in found._asdict().items())
-    line = (
-        f"Memory of a device for the {need.what}, estimated: {_told(found.total)} "
-        f"({parts})"
-    )
-    if limit is None or found.total <= limit:
-        return line
-    largest = max(found._asdict(), key=lambda name: getattr(found, name))
+    settings = need.settings
     smaller = f"Take a smaller space ({settings}.space)"
+    fewer = ", or fewer search.children or candidates" if need.what == "search" else ""
     less = f"Take a smaller {settings}.task.batch_size, of text also .task.length"
     sharing = {
         "batch": (smaller, f"{less}, or more devices, which share a batch"),
@@ -172,18 +163,9 @@ def check(need: Need) -> str:
     advice = {
         "data": "Take less data, or smaller images (config.task.shrink), or more "
         "devices that divide them (config.task.divide_images)",
-        "state": smaller,
+        "state": f"{smaller}{fewer}",
         "child": of_child,
         "activations": of_activations,
     }
-    raise UserError(
-        f"{line}, but it has {_told(limit)}. Most is of the {largest}. "
-        f"{advice[largest]}."
-    )
-
-
-def _told(count: int) -> str:
-    for unit, power in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
-        if count >= 2**power:
-            return f"{count / 2**power:.1f} {unit}"
-    return f"{count} bytes"
+    parts, count = need.memory._asdict(), need.devices.count
+    return capacity.check(f"the {need.what}", parts, count, advice)

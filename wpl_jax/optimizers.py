@@ -150,5 +150,16 @@ def make_sgd(config: ConfigDict, path: str = "optimizer") -> Sgd:
     )
 
 
+def unread(config: ConfigDict, path: str) -> dict[str, str]:
+    """Settings under a path that the optimizer does not read, and why."""
+    require_choice(config, f"{path}.schedule", SCHEDULES)
+    name = get_field(config, f"{path}.schedule")
+    why = f"config.{path}.schedule is {name!r}"
+    found = {f"{path}.{other}": why for other in SCHEDULES if other != name}
+    if get_field(config, f"{path}.momentum") is None:
+        found[f"{path}.nesterov"] = f"config.{path}.momentum is None"
+    return found
+
+
 def _fields(kind: Any) -> set[str]:
     return {field.name for field in dataclasses.fields(kind)}

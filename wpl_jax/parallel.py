@@ -432,6 +432,11 @@ def told(used: Iterable[Devices]) -> str:
     )
 
 
+def asked() -> int | None:
+    """How many devices :func:`use` was given; None for all."""
+    return _asked
+
+
 def memory_of_each(count: int) -> int | None:
     """Bytes of a device, None if nobody says.
 

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from wpl_jax import fisher, penalty
 from wpl_jax.config_fields import (
+    get_field,
     require,
     require_choice,
     require_int,
@@ -348,6 +349,8 @@ def _zeros(params):
 
 # Without a running average its settings, eta among them, mean nothing.
 _AS_IT_COMES = {"average": None, "max_norm": None, "compound": False}
+_OF_EXAMPLES = ("chunk_size", "labels")  # settings of the estimator "per_example"
+_OF_BATCHES = (*_OF_EXAMPLES, "batches", "split")  # of all but "uniform"
 
 
 def make_wpl(config: ConfigDict) -> Protection:
@@ -377,6 +380,29 @@ PENALTIES: dict[str, Callable[[ConfigDict], Protection]] = {
     "ewc": make_ewc,
     "wpl": make_wpl,
 }
+
+
+def unread(config: ConfigDict) -> dict[str, str]:
+    """Settings under ``config.penalty`` that the penalty does not read, and why."""
+    require_choice(config, "penalty.name", PENALTIES)
+    name = config.penalty.name
+    why = f"config.penalty.name is {name!r}"
+    found: dict[str, str] = {}
+    if name == "none":
+        others = (field for field in config.penalty if field != "name")
+        return {f"penalty.{field}": why for field in others}
+    if get_field(config, "penalty.decay_epochs") is None:
+        found["penalty.decay_from"] = "config.penalty.decay_epochs is None"
+    estimator = get_field(config, "penalty.estimator")
+    if name != "l2" and estimator != "per_example":
+        unused = _OF_BATCHES if estimator == "uniform" else _OF_EXAMPLES
+        because = f"config.penalty.estimator is {estimator!r}"
+        found |= {f"penalty.{field}": because for field in unused}
+    if name in ("ewc", "l2"):
+        found |= {f"penalty.{field}": why for field in (*_AS_IT_COMES, "eta")}
+    if name == "l2":
+        found |= {f"penalty.{field}": why for field in ("estimator", *_OF_BATCHES)}
+    return found
 
 
 def make_protection(config: ConfigDict) -> Protection:

@@ -35,6 +35,7 @@ from wpl_jax.stopping import StopRequest
 from wpl_jax.supernet import Decision, random_architecture
 from wpl_jax.tasks import Data
 
+_MOST_ARCHITECTURES = 10_000
 RANKS_FILE = "rank_disorder.json"
 _SPLITS = ("valid",)  # Nobody is to choose among many by the test.
 
@@ -180,5 +181,6 @@ def correlation(one: Any, other: Any) -> Interval:
 
 def check(config: ConfigDict) -> None:
     """Checks ``config.ranking``; a ConfigError names what is wrong."""
-    require_int(config, "ranking.architectures", 5)
+    why = "each is trained in a folder of its own"
+    require_int(config, "ranking.architectures", 5, why, most=_MOST_ARCHITECTURES)
     require_int(config, "ranking.epochs", 1)

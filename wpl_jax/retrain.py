@@ -22,7 +22,12 @@ from ml_collections import ConfigDict
 
 from wpl_jax import processes
 from wpl_jax.compiled import compiled
-from wpl_jax.config_fields import require_int, require_number, with_changes
+from wpl_jax.config_fields import (
+    changes_of,
+    require_int,
+    require_number,
+    with_changes,
+)
 from wpl_jax.errors import UserError
 from wpl_jax.optimizers import Sgd, make_sgd
 from wpl_jax.parallel import ONE, Devices, make_devices
@@ -37,6 +42,7 @@ RETRAINED_FILE = "retrained.json"
 # Between two calls it is seen that a signal has come. How the batches are divided into
 # calls does not change what they give.
 SECONDS_OF_A_CALL = 2.0
+_MOST_PATIENCE = 10_000  # epochs, whose errors are part of the state
 
 
 def read_retrained(
@@ -67,7 +73,10 @@ class State(NamedTuple):
     average: Any  # mean of the parameters since averaging began
     averaged: jax.Array  # int32[]; steps in it, 0 before it begins
     averaging: jax.Array  # bool[]
-    history: Evaluation  # of float32[epochs]; validation, inf where still to come
+    last: Evaluation  # of float32[]; newest validation, inf where not finite
+    lowest: Evaluation  # of float32[]; the lowest nats and error so far
+    recent: jax.Array  # float32[patience]; errors of the last epochs, as a ring
+    before: jax.Array  # float32[]; the lowest error of the epochs before them
     best: Any  # parameters of the lowest error of them
     nats: jax.Array  # float32[]; sum over this epoch's batches
     skipped: jax.Array  # int32[]; steps that were not finite
@@ -107,7 +116,10 @@ class Retraining:
             average=jax.tree.map(jnp.zeros_like, params),
             averaged=jnp.int32(0),
             averaging=jnp.bool(False),
-            history=Evaluation(*(jnp.full(self.epochs, jnp.inf),) * 2),
+            last=Evaluation(*(jnp.float32(jnp.inf),) * 2),
+            lowest=Evaluation(*(jnp.float32(jnp.inf),) * 2),
+            recent=jnp.full(self.patience or 0, jnp.inf, jnp.float32),
+            before=jnp.float32(jnp.inf),
             best=params,
             nats=jnp.float32(0),
             skipped=jnp.int32(0),
@@ -163,20 +175,21 @@ class Retraining:
         found = self._evaluate(params, state, data, "valid")
         # NaN has no order.
         found = jax.tree.map(lambda x: jnp.where(jnp.isfinite(x), x, jnp.inf), found)
-        errors = state.history.error
-        better = found.error < jnp.min(errors)
+        better = found.error < state.lowest.error
         best = jax.tree.map(
             lambda new, old: jnp.where(better, new, old), params, state.best
         )
-        averaging = state.averaging
-        if self.patience is not None:
-            earlier = jnp.arange(self.epochs) < epoch - self.patience
-            before = jnp.min(jnp.where(earlier, errors, jnp.inf))
-            averaging |= found.error > before
-        history = jax.tree.map(
-            lambda old, new: old.at[epoch].set(new), state.history, found
+        state = state._replace(
+            last=found, best=best, lowest=jax.tree.map(jnp.minimum, state.lowest, found)
         )
-        return state._replace(history=history, best=best, averaging=averaging)
+        if self.patience is None:
+            return state
+        oldest = epoch % self.patience
+        return state._replace(
+            averaging=state.averaging | (found.error > state.before),
+            before=jnp.minimum(state.before, state.recent[oldest]),
+            recent=state.recent.at[oldest].set(found.error),
+        )
 
     @compiled(static_argnames="split")
     def evaluate(self, state: State, data: Data, split: str) -> Evaluation:
@@ -206,7 +219,7 @@ def check(config: ConfigDict) -> None:
     """Checks ``config.retrain``; a ConfigError names what is wrong."""
     require_int(config, "retrain.epochs", 1)
     require_number(config, "retrain.checkpoint_seconds", least=0)
-    require_int(config, "retrain.patience", 1, optional=True)
+    require_int(config, "retrain.patience", 1, optional=True, most=_MOST_PATIENCE)
     make_sgd(config, "retrain.optimizer")
 
 
@@ -231,8 +244,10 @@ def load(config: ConfigDict, shelf: Shelf | None = None) -> tuple[Retraining, Da
       UserError: If a setting or the data is wrong.
     """
     changed = config_for_task(config)
-    devices = make_devices(changed)
-    task, data, _ = load_task(changed, devices, shelf)
+    changes = {"space": config.retrain.space, "task": config.retrain.task}
+    with changes_of("retrain", changes):
+        devices = make_devices(changed)
+        task, data, _ = load_task(changed, devices, shelf)
     return make_retraining(changed, task, devices), data
 
 
@@ -295,11 +310,11 @@ def run(
             epoch, first = divmod(number, per_epoch)
             if first == batches:
                 job.state = retraining.validate(job.state, data, np.int32(epoch))
-                record = _record(jax.device_get(job.state), epoch, batches)
+                record = _record(jax.device_get(job.state), batches)
                 job.record(epoch, record)
                 if record["skipped"] == (epoch + 1) * batches:
                     raise _diverged(folder, "no step that was finite")
-                error = job.state.history.error[epoch]
+                error = float(job.state.last.error)
                 told = f", {task.error_name} {error:.2f}"
             else:
                 end = min(first + processes.agree(speed.batches_of_a_call()), batches)
@@ -340,11 +355,11 @@ class _Speed:
         return f", {self._batches * self._per_batch / self._seconds:,.0f} a second"
 
 
-def _record(state: State, epoch: int, batches: int) -> dict[str, Any]:
+def _record(state: State, batches: int) -> dict[str, Any]:
     return {
         "train_nats": finite(state.nats / batches),
-        "valid_nats": finite(state.history.nats[epoch]),
-        "valid_error": finite(state.history.error[epoch]),
+        "valid_nats": finite(state.last.nats),
+        "valid_error": finite(state.last.error),
         "averaged_steps": int(state.averaged),
         "skipped": int(state.skipped),
     }
@@ -374,7 +389,7 @@ def _finish(retraining, state, data, folder, title, splits) -> dict[str, Any]:
     for split in splits:
         evaluation = retraining.evaluate(state, data, split)
         nats, error = (float(each) for each in evaluation)
-        if not np.isfinite(nats) or not np.any(np.isfinite(state.history.nats)):
+        if not np.isfinite(nats) or not np.isfinite(state.lowest.nats):
             raise _diverged(folder, f"{nats} nats on {split} data")
         found[f"{split}_nats"] = nats
         found[f"{split}_error"] = error

@@ -23,6 +23,7 @@ from wpl_jax.search import Search
 from wpl_jax.strategies import make_strategy
 from wpl_jax.tasks import Data, Shelf, load_task
 
+_MOST_LEARN_PER_CALL = 1_000_000  # of which each leaves numbers in the call
 _MOST_SEEDS = 10_000  # of a configuration: each has a folder
 
 
@@ -100,10 +101,12 @@ def make_search(
         "together",
         "batches",
         "eval_batches",
-        "learn_per_call",
         "max_bad_steps",
     ):
         require_int(config, f"search.{name}", 1)
+    require_int(
+        config, "search.learn_per_call", 1, "in one call", most=_MOST_LEARN_PER_CALL
+    )
     require(
         config.search.children % config.search.together == 0,
         config,

@@ -10,7 +10,7 @@ import functools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -25,6 +25,7 @@ from wpl_jax import (
     retrain,
     search_report,
 )
+from wpl_jax.config_fields import changes_of
 from wpl_jax.data import DataError
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.forgetting import Forgetting
@@ -41,6 +42,7 @@ from wpl_jax.supernet import Space, architecture_from_json, architecture_to_json
 from wpl_jax.tasks import Data, Shelf, open_task, ranking
 
 ARCHITECTURE_FILE = "architecture.json"
+Made = TypeVar("Made")
 _RETRAINING = "retraining"  # in the name of data
 
 
@@ -268,8 +270,18 @@ def _search_of_each_arm(
     runs: list[Run], shelf: Shelf
 ) -> dict[str, tuple[Search, Data, str]]:
     """Seeds of an arm share its search, its data and the line about the data."""
-    first = _first_of_each_arm(runs)
-    return {arm: make_search(config, shelf) for arm, config in first.items()}
+    return _of_each_arm(runs, lambda arm, config: make_search(config, shelf))
+
+
+def _of_each_arm(
+    runs: list[Run], make: Callable[[str, ConfigDict], Made]
+) -> dict[str, Made]:
+    """Something of each arm; an error names a field where the arm sets it."""
+    found: dict[str, Made] = {}
+    for arm, config in _first_of_each_arm(runs).items():
+        with changes_of(f"arms.{arm}", config.arms[arm]):
+            found[arm] = make(arm, config)
+    return found
 
 
 def _fingerprints(searches: dict[str, tuple[Search, Data, str]]) -> dict[str, str]:
@@ -286,8 +298,8 @@ def _is_finished(each: Run, workdir: Path) -> bool:
 
 def _make_arms(runs: list[Run]) -> dict[str, "_Arm"]:
     """By name; they share what they have in common of the data."""
-    shelf, first = Shelf(), _first_of_each_arm(runs)
-    return {arm: _Arm(arm, config, shelf) for arm, config in first.items()}
+    shelf = Shelf()
+    return _of_each_arm(runs, lambda arm, config: _Arm(arm, config, shelf))
 
 
 class _Arm:

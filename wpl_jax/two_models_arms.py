@@ -19,6 +19,7 @@ from wpl_jax.config_fields import (
 )
 from wpl_jax.two_models import ACTIVATIONS, FORMS, IMPORTANCES, NORMALIZATIONS
 
+_MOST_LAYERS = 100  # of a model: tracing takes time in proportion
 CONVERGED = 1.0  # An accuracy at which no training is stopped early.
 
 
@@ -49,8 +50,11 @@ def check(config: ConfigDict) -> list[Arm]:
         require_int(config, field, 1)
     require_int(config, "seed", 0, most=MOST_SEED)
     require_choice(config, "activation", ACTIVATIONS)
-    require_int(config, "layers_a", 2)
-    require_int(config, "layers_b", config.layers_a, "layers_a, which it shares")
+    require_int(config, "layers_a", 2, most=_MOST_LAYERS)
+    least = config.layers_a
+    require_int(
+        config, "layers_b", least, "layers_a, which it shares", most=_MOST_LAYERS
+    )
     for model in ("model_a", "model_b"):
         require_number(config, f"{model}.learning_rate", above=0)
         require_int(config, f"{model}.steps", 1)

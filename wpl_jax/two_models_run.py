@@ -14,7 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from wpl_jax import fingerprint, processes, two_models, two_models_report
+from wpl_jax import (
+    fingerprint,
+    parallel,
+    processes,
+    two_models,
+    two_models_memory,
+    two_models_report,
+)
 from wpl_jax.data import DataError, ImageDataset, load_images
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.resumable import Resumable
@@ -50,6 +57,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
             "The two-model experiment runs in one process. Leave out --coordinator, "
             "--processes, --process and --cluster."
         )
+    if (parallel.asked() or 1) > 1:
+        raise UserError("The two-model experiment runs on one device. Omit --devices.")
     arms = check(config)
     results = workdir / two_models_report.RESULTS_FILE
     page = workdir / two_models_report.REPORT_FILE
@@ -63,6 +72,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
         if not results.exists():
             raise
         found, lost = {}, f"\nIts data is not there to be compared. {error}"
+    else:
+        if not results.exists():
+            _check_memory(config, arms, *data)
     with open_run(workdir, config.to_dict()):
         claim_data(workdir, found)
         if results.exists():
@@ -74,6 +86,20 @@ def run(config: ConfigDict, workdir: Path) -> None:
             state = _train_all(config, workdir, arms, *data)
             write_atomically(results, to_json(_results(config, arms, state)))
         report(config, workdir)
+
+
+def _check_memory(
+    config: ConfigDict, arms: list[Arm], data: Data, class_names: tuple[str, ...]
+) -> None:
+    """Checks that the device can hold the experiment."""
+    found = two_models_memory.estimate(
+        data,
+        make_setting(config, data, len(class_names)),
+        seeds=config.num_seeds,
+        stops=len(config.stops) + 1,
+        arms=len(arms),
+    )
+    two_models_memory.check(found)
 
 
 def report(config: ConfigDict, workdir: Path) -> None:

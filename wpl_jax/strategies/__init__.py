@@ -17,6 +17,14 @@ STRATEGIES: dict[str, Callable[[ConfigDict, tuple[Decision, ...]], Strategy]] = 
 }
 
 
+def unread(config: ConfigDict) -> dict[str, str]:
+    """Settings under ``config.strategy`` that the strategy does not read, and why."""
+    require_choice(config, "strategy.name", STRATEGIES)
+    name = config.strategy.name
+    why = f"config.strategy.name is {name!r}"
+    return {f"strategy.{other}": why for other in STRATEGIES if other != name}
+
+
 def make_strategy(config: ConfigDict, decisions: tuple[Decision, ...]) -> Strategy:
     """The strategy that ``config.strategy.name`` names.
 

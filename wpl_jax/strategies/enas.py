@@ -19,6 +19,8 @@ from wpl_jax.config_fields import (
 from wpl_jax.strategies.strategy import Candidates, Learned, RewardsFn, make_candidates
 from wpl_jax.supernet import Decision, num_choices
 
+_MOST_SAMPLES = 10_000  # which one step holds in memory
+
 
 class State(NamedTuple):
     """The controller and what its training remembers."""
@@ -136,8 +138,10 @@ def distance_prior(decisions: tuple[Decision, ...]) -> np.ndarray:
 def make(config: ConfigDict, decisions: tuple[Decision, ...]) -> Enas:
     """The strategy with the settings of ``config.strategy.enas``."""
     path = "strategy.enas"
-    for name in ("steps", "hidden", "samples_per_step"):
+    for name in ("steps", "hidden"):
         require_int(config, f"{path}.{name}", 1)
+    most = _MOST_SAMPLES
+    require_int(config, f"{path}.samples_per_step", 1, "all at once", most=most)
     for name in ("learning_rate", "temperature"):
         require_number(config, f"{path}.{name}", above=0)
     require_number(config, f"{path}.baseline_decay", least=0, below=1)

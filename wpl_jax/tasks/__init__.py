@@ -32,6 +32,20 @@ TASKS: dict[str, Callable[[ConfigDict, Devices, Shelf], Opened]] = {
 }
 
 
+# By the same names: functions of the configuration, which return the fields below
+# ``config.task`` that a task does not read, and why. Tasks that read all are not here.
+UNREAD: dict[str, Callable[[ConfigDict], dict[str, str]]] = {
+    "image_classification": image_classification.unread,
+}
+
+
+def unread(config: ConfigDict) -> dict[str, str]:
+    """Settings under ``config.task`` that the task does not read, and why."""
+    require_choice(config, "task.name", TASKS)
+    name = config.task.name
+    return UNREAD[name](config) if name in UNREAD else {}
+
+
 def open_task(
     config: ConfigDict, devices: Devices = ONE, shelf: Shelf | None = None
 ) -> Opened:

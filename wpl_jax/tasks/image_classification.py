@@ -159,7 +159,9 @@ class ImageClassification:
         key, key_of_child = jax.random.split(key)
         images, labels = self._training_batch(data, step, key, axis)
         batches = self.num_batches(data, "train")
-        grown = jnp.minimum(step / (self.drop_path.epochs * batches), 1)
+        # A float: the product may be beyond int32.
+        last = jnp.float32(self.drop_path.epochs * batches)
+        grown = jnp.minimum(step / last, 1)
         noise = Noise(key_of_child, self.dropout, self.drop_path.rate * grown)
         child, images = jax.tree.map(
             lambda x: x.astype(self.compute_dtype), (child, images)
@@ -392,6 +394,19 @@ def check(config: ConfigDict) -> None:
     require_choice(config, "task.normalization.moments", ("batch", "train"))
     require_int(config, "task.normalization.batches", 1)
     require_choice(config, "task.compute_dtype", ("bfloat16", "float32"))
+
+
+def unread(config: ConfigDict) -> dict[str, str]:
+    """Settings under ``config.task`` that are not read, and why."""
+    found = {}
+    if not get_field(config, "task.drop_path.rate"):
+        found["task.drop_path.epochs"] = "config.task.drop_path.rate is 0"
+    if get_field(config, "task.normalization.moments") == "batch":
+        why = "config.task.normalization.moments is 'batch'"
+        found["task.normalization.batches"] = why
+    if not config.space.get("auxiliary"):
+        found["task.auxiliary_weight"] = "config.space.auxiliary is False"
+    return found
 
 
 def open_task(

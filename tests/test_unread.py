@@ -1,0 +1,190 @@
+"""Every setting either changes what is run, or is told to be read by nobody."""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+import tiny_images
+import tiny_search
+from ml_collections import ConfigDict
+
+from wpl_jax import jobs, retrain, unread
+from wpl_jax.errors import UserError
+from wpl_jax.search_config import expand, make_search
+from wpl_jax.tasks import Shelf
+
+SHELF = Shelf()
+# What choices by name lead to, beside the configurations as they are.
+VARIANTS = {
+    "text": (tiny_search, {}),
+    "images": (tiny_images, {}),
+    "random": (tiny_search, {"strategy.name": "random"}),
+    "none": (tiny_search, {"penalty.name": "none"}),
+    "ewc": (tiny_search, {"penalty.name": "ewc"}),
+    "l2": (tiny_search, {"penalty.name": "l2", "penalty.decay_epochs": 3}),
+    "per example": (tiny_search, {"penalty.estimator": "per_example"}),
+    "uniform": (tiny_search, {"penalty.estimator": "uniform"}),
+    "momentum": (tiny_search, {"optimizer.momentum": 0.5}),
+    "plain images": (
+        tiny_images,
+        {
+            "space.auxiliary": False,
+            "retrain.space.auxiliary": False,
+            "task.drop_path.rate": 0.0,
+            "retrain.task.drop_path.rate": 0.0,
+            "task.normalization.moments": "train",
+        },
+    ),
+}
+# Read where parts are put together, or by the data, or by other modes.
+ELSEWHERE = re.compile(
+    r"job|seed|num_seeds|arms.*|main_arm|search\..*|(retrain\.)?task\.data\..*|"
+    r"task\.(shrink|divide_images)|ranking\..*|retrain\.(checkpoint_seconds|"
+    r"architecture)|.*\.(name|schedule)|penalty.compound"
+)
+TEXTS = ("cosine", "exponential", "explicit", "proximal", "tree", "tensor", "none")
+TEXTS += ("all", "choices", "leaves", "last", "output", "train", "valid", "model")
+TEXTS += ("data", "batch", "per_example", "uniform", "printed", "coded", "bfloat16")
+TEXTS += ("regularizer", "reward", "distance", "float32")
+
+
+def variant(name):
+    module, fields = VARIANTS[name]
+    config = module.get_config()
+    config.arms = ConfigDict({"wpl": {}})
+    for field, value in fields.items():
+        change(config, field, value)
+    return config
+
+
+def change(config, field, value):
+    above, _, last = field.rpartition(".")
+    for name in filter(None, above.split(".")):
+        config = config[name]
+    with config.unlocked(), config.ignore_type():
+        config[last] = value
+
+
+def values(old):
+    """Others of the same kind."""
+    if isinstance(old, bool):
+        return [not old]
+    if isinstance(old, str):
+        return [text for text in TEXTS if text != old]
+    if isinstance(old, int):
+        return [old + 1, old - 1, old + 3, 2 * old]
+    return [0.37, 0.73, 7] if old is None or old < 1 else [old * 1.5, 0.5]
+
+
+def parts(config):
+    """What a search and its retraining are made of, but for their data."""
+    config = expand(config)[0].config
+    search, _, _ = make_search(config, SHELF)
+    retraining, _ = retrain.load(config, SHELF)
+    return search.task, search.strategy, search.protection, search.optimizer, retraining
+
+
+def program(config):
+    """What trains a child and protects it, as text."""
+    search, data, _ = make_search(expand(config)[0].config, SHELF)
+    state = jax.eval_shape(search.init, jax.random.key(0))
+    traced = jax.make_jaxpr(search.train_and_protect)(
+        state, data, np.int32(0), np.int32(0)
+    )
+    return re.sub("0x[0-9a-f]+", "", str(traced))
+
+
+def leaves(config, field=""):
+    for name in config:
+        below = f"{field}.{name}" if field else name
+        if isinstance(config[name], ConfigDict):
+            yield from leaves(config[name], below)
+        elif not ELSEWHERE.fullmatch(below):
+            yield below, config[name]
+
+
+def changed(name, field, old):
+    """The variant with another value, the first that it takes."""
+    for value in values(old):
+        config = variant(name)
+        change(config, field, value)
+        try:
+            return config, parts(config)
+        except (UserError, TypeError):
+            continue
+    raise AssertionError(f"config.{field} takes no other value than {old}")
+
+
+def loud_and_silent(name):
+    """Fields that change parts though they are told to be unread, and the reverse."""
+    as_they_are = parts(variant(name))
+    told = unread.by_arm(variant(name), "run")["wpl"]
+    loud, silent = {}, []
+    for field, old in leaves(variant(name)):
+        config, others = changed(name, field, old)
+        why = unread.why(told, field)
+        if others != as_they_are and why is not None:
+            loud[field] = config
+        if others == as_they_are and why is None:
+            silent.append(field)
+    return loud, silent
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_setting_that_changes_no_part_is_told_of(name):
+    assert loud_and_silent(name)[1] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VARIANTS)
+def test_an_unread_setting_that_a_part_holds_changes_no_program(name):
+    same = program(variant(name))
+    for field, config in loud_and_silent(name)[0].items():
+        # Of a retraining the same classes; of a factor of 0 other constants.
+        if not field.startswith("retrain.") and "drop_path" not in field:
+            assert program(config) == same, field
+
+
+CHANGES_NOTHING = {
+    "strategy": ("text", "strategy.random.candidates.keep", "strategy.name is 'enas'"),
+    "subtree": ("text", "strategy.random.candidates", "strategy.name is 'enas'"),
+    "schedule": ("text", "optimizer.cosine.period", "schedule is 'exponential'"),
+    "of retraining": ("text", "retrain.optimizer.nesterov", "momentum is None"),
+    "labels": ("text", "penalty.labels", "penalty.estimator is 'batch'"),
+    "penalty": ("none", "penalty.strength", "config.penalty.name is 'none'"),
+    "drop path": ("plain images", "task.drop_path.epochs", "drop_path.rate is 0"),
+    "architecture": ("text", "retrain.architecture", "--mode=retrain"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES_NOTHING)
+def test_an_override_that_is_not_read_is_an_error(name):
+    which, field, expected = CHANGES_NOTHING[name]
+    config = variant(which)
+    config.strategy.random.candidates.keep = 3
+    if "cosine" in field:
+        config.optimizer.cosine = ConfigDict({"period": 3})
+    with pytest.raises(UserError, match="changes nothing: ") as caught:
+        jobs.check_overrides(config, [field], "run")
+    assert f"--config.{field} " in str(caught.value)
+    assert expected in str(caught.value)
+
+
+def test_reasons_are_told_of_each_arm():
+    config = variant("text")
+    config.arms = ConfigDict({"wpl": {}, "none": {"penalty": {"name": "none"}}})
+    jobs.check_overrides(config, ["penalty.strength", "penalty.eta"], "run")
+    config.arms = ConfigDict(
+        {"wpl": {"penalty": {"eta": 0.5}}, "none": {"penalty": {"name": "none"}}}
+    )
+    with pytest.raises(UserError) as caught:
+        jobs.check_overrides(config, ["penalty.eta"], "run")
+    assert "in the arm wpl, wpl sets it; in the arm none, config.penalty.name" in str(
+        caught.value
+    )
+
+
+def test_the_architecture_is_read_where_it_is_trained():
+    for mode in ("retrain", "evaluate"):
+        jobs.check_overrides(variant("text"), ["retrain.architecture"], mode)

@@ -1,0 +1,39 @@
+"""Whether a device has the memory that an estimate asks for."""
+
+from collections.abc import Mapping
+
+from wpl_jax import parallel
+from wpl_jax.errors import UserError
+
+
+def check(
+    what: str, parts: Mapping[str, int], devices: int, advice: Mapping[str, str]
+) -> str:
+    """A line about what will be needed of each device.
+
+    Args:
+      what: What needs it, for the line.
+      parts: Bytes of a device, by name.
+      devices: How many are used.
+      advice: How to reduce each of the parts.
+
+    Raises:
+      UserError: If it is more than there is, with what to reduce.
+    """
+    total, limit = sum(parts.values()), parallel.memory_of_each(devices)
+    told = ", ".join(f"{name} {_told(count)}" for name, count in parts.items())
+    line = f"Memory of a device for {what}, estimated: {_told(total)} ({told})"
+    if limit is None or total <= limit:
+        return line
+    largest = max(parts, key=lambda name: parts[name])
+    raise UserError(
+        f"{line}, but it has {_told(limit)}. Most is of the {largest}. "
+        f"{advice[largest]}."
+    )
+
+
+def _told(count: int) -> str:
+    for unit, power in (("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if count >= 2**power:
+            return f"{count / 2**power:,.1f} {unit}"
+    return f"{count} bytes"

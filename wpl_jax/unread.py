@@ -1,0 +1,66 @@
+"""Settings that a search does not read, for those that the command line sets.
+
+What is chosen by a name has settings of its own, and those of what is not chosen are
+read by nobody. Each part tells of its own settings.
+"""
+
+from ml_collections import ConfigDict
+
+from wpl_jax import optimizers, protection, strategies, tasks
+from wpl_jax.config_fields import leaves
+from wpl_jax.retrain import config_for_task
+from wpl_jax.search_config import expand
+
+# Of dotted names of fields, or of those below which all fields are meant, the reasons.
+Unread = dict[str, str]
+
+_OF_A_FILE = ("evaluate", "retrain")  # modes that train one architecture
+
+
+def by_arm(config: ConfigDict, mode: str) -> dict[str, Unread]:
+    """What no search of an arm reads, by the arms' names.
+
+    Args:
+      config: The configuration of the searches.
+      mode: What is to be done.
+
+    Raises:
+      ConfigError: If a name in it is not known.
+    """
+    if mode in _OF_A_FILE:
+        return {}
+    found = {}
+    for run in expand(config):
+        if run.arm not in found:
+            own = dict.fromkeys(leaves(config.arms[run.arm]), f"{run.arm} sets it")
+            found[run.arm] = of_search(run.config) | own
+    return found
+
+
+def of_search(config: ConfigDict) -> Unread:
+    """What is read neither by the search of an arm nor by its retraining."""
+    found = {
+        **strategies.unread(config),
+        **protection.unread(config),
+        **optimizers.unread(config, "optimizer"),
+        **optimizers.unread(config, "retrain.optimizer"),
+        "retrain.architecture": "it is for --mode=retrain and --mode=evaluate",
+    }
+    in_search, in_retraining = (
+        tasks.unread(config),
+        tasks.unread(config_for_task(config)),
+    )
+    own = {f"task.{field}" for field in leaves(config.retrain.task)}
+    for field, why in in_search.items():
+        if field in own or field in in_retraining:
+            found[field] = why
+    for field in own & in_retraining.keys():
+        found[f"retrain.{field}"] = f"for the retraining {in_retraining[field]}"
+    return found
+
+
+def why(unread: Unread, field: str) -> str | None:
+    """Why a field is not read; None if it is."""
+    names = field.split(".")
+    above = (".".join(names[:count]) for count in range(len(names), 0, -1))
+    return next((unread[name] for name in above if name in unread), None)
