@@ -733,6 +733,8 @@ LIBRARY_ERRORS = {
         ["mask", "'b'"],
     ),
     "nothing to normalize": (lambda: wpl_jax.normalize({}), ["no leaves"]),
+    "nothing to clip": (lambda: wpl_jax.clip_norm({}, 1.0), ["no leaves"]),
+    "nothing to average": (lambda: wpl_jax.update_average({}, {}), ["no leaves"]),
     "whole parameters": (
         lambda: wpl_jax.per_example_fisher(
             lambda p, x: p["w"] * x, {"w": 1, "n": 2.0}, jnp.ones(3)
@@ -878,6 +880,29 @@ def test_per_example_fisher_of_thousands_in_half_precision(dtype):
         want = np.mean(np.square(each[name]), 0)
         error = np.linalg.norm(found - want) / np.linalg.norm(want)
         assert error < float(jnp.finfo(dtype).eps), (name, error)
+
+
+@halves
+def test_batch_fisher_of_thousands_in_half_precision(dtype):
+    """Most gradients fall on few rows of the table, where a long sum would stop."""
+
+    def loss(p, example):
+        row, target = example
+        return jnp.sum(jnp.tanh(p["table"][row] + p["b"]) * target)
+
+    n, rng = 4096, np.random.default_rng(0)
+    p = {"table": jnp.asarray(rng.normal(size=(3, 4)), dtype), "b": jnp.zeros(4, dtype)}
+    rows, targets = rng.integers(3, size=n), jnp.asarray(rng.random((n, 4)), dtype)
+    got = wpl_jax.batch_fisher(loss, p, (rows, targets))
+    table, b = (np.asarray(p[name], np.float64) for name in ("table", "b"))
+    each = np.asarray(targets, np.float64) * (1 - np.tanh(table[rows] + b) ** 2)
+    want = {
+        "table": np.stack([each[rows == row].sum(0) / n for row in range(3)]) ** 2,
+        "b": each.mean(0) ** 2,
+    }
+    for name, found in got.items():
+        assert found.dtype == jnp.float32
+        np.testing.assert_allclose(found, want[name], rtol=2 * jnp.finfo(dtype).eps)
 
 
 @halves

@@ -313,3 +313,37 @@ def test_nnx_per_example_fisher_fits_the_state():
     for key, got in leaves(penalty.fisher).items():
         expected = np.mean([np.square(g[key]) for g in each], axis=0)
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
+
+
+class Noisy(nnx.Module):
+    """A model with counters and statistics beside its parameters."""
+
+    def __init__(self, rngs):
+        self.first = nnx.Linear(3, 4, rngs=rngs)
+        self.norm = nnx.BatchNorm(4, use_running_average=True, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+        self.last = nnx.Linear(4, 2, rngs=rngs)
+
+    def __call__(self, x):
+        return self.last(self.dropout(self.norm(self.first(x))))
+
+
+def test_nnx_counters_and_statistics_stay_out_of_the_fisher():
+    model = Noisy(nnx.Rngs(0))
+    count = int(model.dropout.rngs.count[...])
+    optimizer = nnx.Optimizer(model, make_tx(ALPHA), wrt=nnx.Param)
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+
+    def loss(p, x):
+        return jnp.sum(nnx.merge(graph, p, rest, copy=True)(x) ** 2)
+
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 3)), jnp.float32)
+    fisher = wpl_jax.per_example_fisher(loss, params, x)
+    each = jax.vmap(jax.grad(loss), (None, 0))(params, x)
+    optimizer.opt_state = wpl_jax.consolidate(optimizer.opt_state, params, fisher)
+    (penalty,) = wpl_jax.plasticity_states(optimizer.opt_state)
+    expected = leaves(jax.tree.map(lambda g: jnp.mean(g**2, 0), each))
+    assert set(expected) == set(leaves(penalty.fisher)), "no counters"
+    for key, got in leaves(penalty.fisher).items():
+        np.testing.assert_allclose(got, expected[key], rtol=1e-4, atol=1e-6)
+    assert int(model.dropout.rngs.count[...]) == count

@@ -14,6 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
+from wpl_jax.checks import leaves_by_path
 from wpl_jax.errors import UserError
 from wpl_jax.run_files import make_folder
 from wpl_jax.trees import is_key, without_keys
@@ -316,8 +317,6 @@ def _crc32(stored: Any) -> int:
 def _form(tree: Any) -> dict[str, str]:
     """The dtype and shape of each array, by its path."""
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): (
-            f"{leaf.dtype} of shape {list(leaf.shape)}"
-        )
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        where: f"{leaf.dtype} of shape {list(leaf.shape)}"
+        for where, leaf in leaves_by_path(tree)
     }

@@ -1,5 +1,6 @@
 """Checks of arguments, at trace time or when a space is made, the same for all."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -57,14 +58,23 @@ def check_nodes(name: str, value: Any, least: int = 1) -> None:
         )
 
 
+def check_leaves(name: str, tree: Any) -> None:
+    """Checks that a tree is not empty.
+
+    Raises:
+      ValueError: If it has no leaves.
+    """
+    if not jax.tree.leaves(tree):
+        raise ValueError(f"{name} has no leaves, expected at least one array.")
+
+
 def check_differentiable(params: Any) -> None:
     """Checks that parameters are real or complex numbers, and that there are some.
 
     Raises:
       ValueError: With the path and dtype of the first leaf that is neither.
     """
-    if not jax.tree.leaves(params):
-        raise ValueError("params has no leaves, expected at least one array.")
+    check_leaves("params", params)
     check_inexact(params)
 
 
@@ -74,12 +84,11 @@ def check_inexact(params: Any) -> None:
     Raises:
       ValueError: With the path and dtype of the first leaf that is neither.
     """
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    for where, leaf in leaves_by_path(params):
         is_number = isinstance(leaf, int | float | complex)
         array = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
         dtype = jnp.result_type(leaf) if is_number else array.dtype
         if not jnp.issubdtype(dtype, jnp.inexact):
-            where = jax.tree_util.keystr(path, simple=True, separator="/")
             raise ValueError(
                 f"The parameter at '{where}' has the dtype {dtype}, expected "
                 "floating-point numbers. Keep counters and keys out of params, and let "
@@ -94,8 +103,7 @@ def check_real(name: str, tree: Any) -> None:
     Raises:
       ValueError: With the path and dtype of the first leaf that is.
     """
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        where = jax.tree_util.keystr(path, simple=True, separator="/")
+    for where, leaf in leaves_by_path(tree):
         dtype = jnp.result_type(leaf)
         if jnp.issubdtype(dtype, jnp.complexfloating):
             raise ValueError(
@@ -112,16 +120,8 @@ def check_importances(name: str, tree: Any) -> None:
       ValueError: With the path of the first leaf that is complex or has another entry.
     """
     check_real(name, tree)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = _known(leaf)
-        wrong = ~(np.isfinite(array) & (array >= 0))
-        if wrong.any():
-            where = jax.tree_util.keystr(path, simple=True, separator="/")
-            raise ValueError(
-                f"The {name} at '{where}' has entries such as {array[wrong][0]}, "
-                "expected finite numbers of at least 0. Look at the loss that it comes "
-                "from."
-            )
+    expected = "finite numbers of at least 0. Look at the loss that it comes from"
+    _check_entries(name, tree, lambda x: np.isfinite(x) & (x >= 0), expected)
 
 
 def check_mask(tree: Any) -> None:
@@ -130,16 +130,11 @@ def check_mask(tree: Any) -> None:
     Raises:
       ValueError: With the path of the first leaf that has another entry.
     """
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = _known(leaf)
-        wrong = (array != 0) & (array != 1)
-        if wrong.any():
-            where = jax.tree_util.keystr(path, simple=True, separator="/")
-            raise ValueError(
-                f"The mask at '{where}' has entries such as {array[wrong][0]}, "
-                "expected 0 for what is left out and 1 for the rest. For weights "
-                "between them multiply the Fisher."
-            )
+    expected = (
+        "0 for what is left out and 1 for the rest. For weights between them multiply "
+        "the Fisher"
+    )
+    _check_entries("mask", tree, lambda x: (x == 0) | (x == 1), expected)
 
 
 def check_finite(name: str, tree: Any) -> None:
@@ -148,15 +143,29 @@ def check_finite(name: str, tree: Any) -> None:
     Raises:
       ValueError: With the path of the first leaf that has another entry.
     """
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    _check_entries(name, tree, np.isfinite, "finite numbers. Training has diverged")
+
+
+def _check_entries(
+    name: str, tree: Any, good: Callable[[np.ndarray], np.ndarray], expected: str
+) -> None:
+    for where, leaf in leaves_by_path(tree):
         array = _known(leaf)
-        wrong = ~np.isfinite(array)
+        wrong = ~good(array)
         if wrong.any():
-            where = jax.tree_util.keystr(path, simple=True, separator="/")
             raise ValueError(
                 f"The {name} at '{where}' has entries such as {array[wrong][0]}, "
-                "expected finite numbers. Training has diverged."
+                f"expected {expected}."
             )
+
+
+def leaves_by_path(tree: Any) -> list[tuple[str, Any]]:
+    """Leaves with their paths, as messages print them."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return [
+        (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
+        for path, leaf in leaves
+    ]
 
 
 def _known(leaf: Any) -> np.ndarray:

@@ -31,10 +31,12 @@ from wpl_jax.checks import (
     SMALLEST,
     check_differentiable,
     check_importances,
+    check_leaves,
     check_range,
     check_scalar_loss,
     check_whole,
     is_size,
+    leaves_by_path,
 )
 from wpl_jax.curvature.placement import automatic, count_shards, varying_like
 from wpl_jax.curvature.squared_gradients import (
@@ -43,6 +45,7 @@ from wpl_jax.curvature.squared_gradients import (
     sum_squared_gradients,
     ways,
 )
+from wpl_jax.divisors import largest_divisor
 from wpl_jax.trees import (
     aligned,
     aligned_mask,
@@ -52,6 +55,9 @@ from wpl_jax.trees import (
 )
 
 Resample = Callable[[jax.Array, Any, Any], Any]
+
+# Examples whose gradients autodiff adds up in half precision.
+FEW = 8
 
 
 def per_example_fisher(
@@ -178,8 +184,7 @@ def explain_per_example(loss: Loss, params: Any, examples: Any) -> dict[str, Way
     _count(examples)
     check_differentiable(params)
     check_scalar_loss(loss, params, examples)
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    names = [jax.tree_util.keystr(p, simple=True, separator="/") for p in paths]
+    names = [where for where, _ in leaves_by_path(params)]
     return dict(zip(names, ways(loss, params, examples), strict=True))
 
 
@@ -221,10 +226,6 @@ def batch_fisher(
         )
     draw = _resampler(resample, key)
 
-    def mean_loss(params, batch):
-        losses = jax.vmap(loss, (None, 0))(params, batch)
-        return jnp.mean(losses)
-
     def mean_squares(params, examples):
         check_scalar_loss(loss, params, examples)
         params = varying_like(params, examples)
@@ -234,7 +235,7 @@ def batch_fisher(
                 lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), examples
             )
             batch = draw(params, batch, start + jnp.arange(size))
-            gradient = jax.grad(mean_loss)(params, batch)
+            gradient = _mean_gradient(loss, params, batch)
             return jax.tree.map(jnp.add, total, square(gradient)), None
 
         zeros = varying_like(_zeros(params), examples)
@@ -242,6 +243,36 @@ def batch_fisher(
         return jax.tree.map(lambda x: x / (n // size), total)
 
     return automatic(mean_squares, params, examples)
+
+
+def _mean_gradient(loss: Loss, params, batch):
+    """The gradient of the mean loss of a batch, at least float32.
+
+    Autodiff adds up a batch in the dtype of the parameters, where in half precision the
+    later examples of many vanish. There a few are differentiated at a time.
+    """
+
+    def mean_loss(params, some):
+        return jnp.mean(jax.vmap(loss, (None, 0))(params, some))
+
+    def gradient(some):
+        return jax.tree.map(widen, jax.grad(mean_loss)(params, some))
+
+    if all(widen(leaf).dtype == leaf.dtype for leaf in jax.tree.leaves(params)):
+        return gradient(batch)
+    n = _count(batch)
+    size = largest_divisor(n, FEW)
+
+    def add(total, some):
+        return jax.tree.map(jnp.add, total, gradient(some)), None
+
+    # Of each device's examples as many.
+    parts = jax.tree.map(
+        lambda x: jnp.moveaxis(x.reshape(size, n // size, *x.shape[1:]), 1, 0), batch
+    )
+    zeros = jax.tree.map(lambda p: widen(jnp.zeros_like(p)), params)
+    total, _ = jax.lax.scan(add, varying_like(zeros, batch), parts)
+    return jax.tree.map(lambda g: g / (n // size), total)
 
 
 def square(gradient: Any) -> Any:
@@ -386,6 +417,7 @@ def update_average(
 
     leaves, treedef = jax.tree.flatten(average)
     check_same_paths("fisher", fisher, average)
+    check_leaves("average", average)
     check_importances("average", average)
     check_importances("fisher", fisher)
     newest, masks = aligned("fisher", fisher, average), aligned_mask(mask, average)
@@ -420,6 +452,7 @@ def clip_norm(fisher: Any, max_norm: float) -> Any:
         above = peak * norm > max_norm * factor
         return jnp.where(above & finite, clipped, wide)
 
+    check_leaves("fisher", fisher)
     check_importances("fisher", fisher)
     return jax.tree.map(clip, fisher)
 
@@ -471,9 +504,8 @@ def normalize(
     if scale not in ("unit", "loss"):
         raise ValueError(f"scale must be 'unit' or 'loss', got {scale!r}.")
     check_importances("fisher", fisher)
+    check_leaves("fisher", fisher)
     leaves, treedef = jax.tree.flatten(fisher)
-    if not leaves:
-        raise ValueError("The fisher has no leaves, expected at least one array.")
     leaves = [widen(jnp.asarray(f)) for f in leaves]
     masks = [
         jnp.broadcast_to(m & _is_importance(f), f.shape)
