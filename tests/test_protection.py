@@ -72,7 +72,8 @@ def to_jax(tree):
 def settings_of(**changed):
     """Settings of the penalty without anything that changes the Fisher."""
     config = enas_rnn_ptb.get_config()
-    plain = {"name": "wpl", "normalize": "none", "split": "valid", "eta": 0.75}
+    plain = {"name": "wpl", "estimator": "batch", "normalize": "none"}
+    plain |= {"split": "valid", "eta": 0.75}
     with config.ignore_type():
         config.penalty.update(plain | changed)
     return config
@@ -368,7 +369,7 @@ def test_settings_of_the_configuration_arrive():
         decay_epochs=None,
         form="proximal",
         rule=penalty.replace,
-        estimator="batch",
+        estimator="per_example",
         labels="data",
         split="valid",
         batches=1,

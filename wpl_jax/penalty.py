@@ -45,7 +45,13 @@ from wpl_jax.checks import (
     check_range,
     check_real,
 )
-from wpl_jax.trees import aligned, aligned_mask, check_same_paths, squared_magnitude
+from wpl_jax.trees import (
+    aligned,
+    aligned_mask,
+    check_same_paths,
+    squared_magnitude,
+    zero_importance,
+)
 
 Rule = Callable[
     [jax.Array, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]
@@ -410,7 +416,7 @@ def _init(params: optax.Params) -> WeightPlasticityState:
         count=jnp.zeros([], jnp.int32),
         anchor=jax.tree.map(jnp.zeros_like, params),
         # bfloat16 would lose the Fisher's range of many orders of magnitude.
-        fisher=jax.tree.map(lambda p: squared_magnitude(jnp.zeros_like(p)), params),
+        fisher=zero_importance(params),
     )
 
 

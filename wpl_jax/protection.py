@@ -31,7 +31,7 @@ from wpl_jax.config_fields import (
 from wpl_jax.parallel import ALONE, Axis
 from wpl_jax.supernet import is_all
 from wpl_jax.tasks.task import Data, Task
-from wpl_jax.trees import widen
+from wpl_jax.trees import widen, zero_importance
 
 Memory = Any  # a tree like the parameters, or nothing
 
@@ -234,7 +234,7 @@ class QuadraticProtection:
 
     def init(self, params):
         """The running average, zero."""
-        return () if self.average is None else _zeros(params)
+        return () if self.average is None else zero_importance(params)
 
     def memory_rows(self, rows):
         """The same."""
@@ -297,7 +297,9 @@ class QuadraticProtection:
             found = estimate(trained, task, data, batch, key_of_batch, axis)
             return jax.tree.map(jnp.add, total, found), None
 
-        total, _ = jax.lax.scan(add, _zeros(trained.params), jnp.arange(self.batches))
+        total, _ = jax.lax.scan(
+            add, zero_importance(trained.params), jnp.arange(self.batches)
+        )
         return jax.tree.map(lambda f: f / self.batches, total)
 
     def _of_batch(self, trained, task, data, batch, key, axis):
@@ -341,10 +343,6 @@ def _of_each_tensor(function, rows, *trees):
         return (function if is_all(index) else jax.vmap(function))(*leaves)
 
     return jax.tree.map(of_leaf, rows, *trees)
-
-
-def _zeros(params):
-    return jax.tree.map(lambda p: widen(jnp.zeros_like(p)), params)
 
 
 # Without a running average its settings, eta among them, mean nothing.

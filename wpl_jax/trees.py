@@ -148,6 +148,11 @@ def without_keys(tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, tree)
 
 
+def zero_importance(params: Any) -> Any:
+    """The Fisher of parameters that nothing has used: zeros, real, at least float32."""
+    return jax.tree.map(lambda p: squared_magnitude(jnp.zeros_like(p)), params)
+
+
 def squared_magnitude(x: jax.Array) -> jax.Array:
     """``|x|^2`` entry by entry, real and at least float32."""
     x = jnp.asarray(x)

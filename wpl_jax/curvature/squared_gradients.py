@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from wpl_jax.checks import check_scalar_loss, example_shape
-from wpl_jax.curvature import reductions, sites
+from wpl_jax.curvature import reductions, running, sites
 from wpl_jax.curvature.alignment import is_aligned, pull_squares
 from wpl_jax.curvature.placement import varying_like
 from wpl_jax.curvature.reductions import Reductions
@@ -72,12 +72,12 @@ def sum_squared_gradients(loss: Loss, params: Any, examples: Any) -> Any:
     plan = _plan(loss, params, examples)
     split = plan.split
     examples = jax.tree.leaves(examples)
-    met = split.without_examples(split.met, dict(enumerate(leaves)))
+    met = running.without_examples(split, split.met, dict(enumerate(leaves)))
 
     def losses(probes):
-        return split.with_examples(met, examples, probes)
+        return running.with_examples(split, met, examples, probes)
 
-    probes = varying_like(split.probes(len(examples[0])), examples)
+    probes = varying_like(running.init_probes(split, len(examples[0])), examples)
     values, pull, records = jax.vjp(losses, probes, has_aux=True)
     (found,) = pull(jnp.ones_like(values))
     squares = {
@@ -242,7 +242,9 @@ def _square_of_example(plan: _Plan, parameters: list[int], leaves, met):
     # A parameter that is met as it is needs no way back.
     bare = {i: split.params[i] for i in parameters if split.params[i] in names}
     changed = [name for name in names if name not in bare.values()]
-    _, pull = jax.vjp(lambda own: split.without_examples(changed, rest | own), own)
+    _, pull = jax.vjp(
+        lambda own: running.without_examples(split, changed, rest | own), own
+    )
 
     def of_example(records, found, serial):
         def gradient(name):

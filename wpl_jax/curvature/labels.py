@@ -1,0 +1,92 @@
+"""Labels drawn from the model, for the Fisher itself instead of the empirical one."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+Resample = Callable[[jax.Array, Any, Any], Any]
+
+
+def sample_class(
+    logits: Callable[[Any, Any], jax.Array],
+    *,
+    distribution: Literal["categorical", "bernoulli"] = "categorical",
+) -> Resample:
+    """Draws the label of a classification example from the model.
+
+    Args:
+      logits: ``logits(params, inputs)`` for one example. Of ``"categorical"``
+        ``float[..., num_classes]``: leading axes, if any, are the positions of a
+        sequence. Of ``"bernoulli"`` an array like the label.
+      distribution: ``"categorical"``, one class of several; or ``"bernoulli"``, yes or
+        no for each number, as of a binary head or of several labels.
+
+    Returns:
+      A ``resample`` for the estimators, for examples that are pairs ``(inputs,
+      label)``. The drawn label has the form of the one that it replaces: class numbers
+      ``int[...]``, or one-hot rows where the label is of the logits' shape (one-hot or
+      soft). Padding stays: class numbers below 0, rows of zeros, and of
+      ``"bernoulli"`` numbers below 0. Labels of -1 and 1 are therefore not for it:
+      give 0 and 1.
+
+    Raises:
+      ValueError: If ``distribution`` is not one of the two; when used, if label and
+        logits do not fit each other, or an example is not a pair.
+    """
+    known = {"categorical": _draw_class, "bernoulli": _draw_yes_or_no}
+    if distribution not in known:
+        raise ValueError(
+            f"distribution must be one of {sorted(known)}, got {distribution!r}."
+        )
+
+    def resample(key, params, example):
+        if not isinstance(example, tuple | list) or len(example) != 2:
+            raise ValueError(
+                "sample_class takes examples that are pairs (inputs, label), got a "
+                f"{type(example).__name__}. Write resample(key, params, example) for "
+                "others."
+            )
+        inputs, label = example
+        return inputs, known[distribution](
+            key, logits(params, inputs), jnp.asarray(label)
+        )
+
+    return resample
+
+
+def _draw_class(key, logits, label):
+    if not logits.shape or logits.shape[-1] == 1:
+        raise ValueError(
+            f"The logits of an example have the shape {logits.shape}: one class only. "
+            "For a binary head pass sample_class(..., distribution='bernoulli')."
+        )
+    drawn = jax.random.categorical(key, logits.astype(jnp.float32))
+    if label.shape == logits.shape:
+        rows = jax.nn.one_hot(drawn, logits.shape[-1], dtype=label.dtype)
+        return jnp.where(jnp.any(label != 0, -1, keepdims=True), rows, label)
+    is_number = jnp.issubdtype(label.dtype, jnp.integer)
+    if is_number and label.shape == logits.shape[:-1]:
+        if logits.shape[-1] - 1 > jnp.iinfo(label.dtype).max:
+            raise ValueError(
+                f"Labels of dtype {label.dtype} cannot hold the numbers of "
+                f"{logits.shape[-1]} classes. Cast them to int32."
+            )
+        return jnp.where(label < 0, label, drawn.astype(label.dtype))
+    raise ValueError(
+        f"The label of an example is {label.dtype} of shape {label.shape}, and its "
+        f"logits have the shape {logits.shape}; expected class numbers, whole, of "
+        f"shape {logits.shape[:-1]}, or one-hot rows of shape {logits.shape}."
+    )
+
+
+def _draw_yes_or_no(key, logits, label):
+    if label.shape != logits.shape:
+        raise ValueError(
+            f"The label of an example has the shape {label.shape}, and its logits have "
+            f"the shape {logits.shape}; expected the same, a 0 or 1 for each logit."
+        )
+    chance = jax.nn.sigmoid(logits.astype(jnp.float32))
+    drawn = jax.random.bernoulli(key, chance).astype(label.dtype)
+    return jnp.where(label < 0, label, drawn)
