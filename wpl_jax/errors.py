@@ -20,3 +20,27 @@ def shorten(value: Any) -> str:
     short = reprlib.Repr()
     short.maxstring = short.maxother = short.maxlong = 60
     return short.repr(value)
+
+
+def printable(text: str) -> str:
+    r"""Text in one line that a terminal or a file in UTF-8 can show.
+
+    Names of files may hold anything: line ends, codes that a terminal obeys, bytes that
+    are not UTF-8. Whitespace becomes a space, and what is left of them escapes.
+
+    Args:
+      text: Text with names in it.
+
+    Returns:
+      The text, unchanged if all of it can be printed.
+
+    Examples:
+      >>> print(printable("runs/a\x1b[2J\nb"))
+      runs/a\x1b[2J b
+    """
+    return "".join(
+        c
+        if c.isprintable()
+        else (" " if c.isspace() else c.encode("unicode_escape").decode())
+        for c in text
+    )

@@ -84,7 +84,11 @@ IMAGES = np.zeros((12, 2, 2), np.uint8)
         (b"\0\0", "magic number 0x0000", "download it again"),
         (_idx(IMAGES)[:10], "10 bytes: it is truncated", "download it again"),
         (_idx(IMAGES)[:-1], "63 bytes: it is truncated", "download it again"),
-        (_idx(IMAGES) + b"x", "65 bytes: it is too long", "download it again"),
+        (
+            _idx(IMAGES) + b"x",
+            "more than 64 bytes: it is too long",
+            "download it again",
+        ),
         (_idx(IMAGES, 0xD03), "0x00000d03 (no idx file", "download it again"),
         (_idx(IMAGES[:, 0, 0]), "0x00000801 (labels)", "exchanged"),
         (b"<html>404</html>", "0x3c68746d", "download it again"),

@@ -5,6 +5,7 @@ pixels: red, green and blue in turn, each 32 x 32, row by row
 (https://www.cs.toronto.edu/~kriz/cifar.html).
 """
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,7 +78,7 @@ def read_cifar_binary(path: PathLike | None = None) -> Source:
 def _find_variant(folder: Path) -> _Variant:
     """The data set of which the folder has at least one file."""
     for variant in _VARIANTS:
-        if any((folder / name).exists() for name in (*variant.train, variant.test)):
+        if any(os.path.lexists(folder / n) for n in (*variant.train, variant.test)):
             return variant
     files = " or ".join(f"{v.train[0]}, ..., {v.test}" for v in _VARIANTS)
     raise DataError(
@@ -113,7 +114,7 @@ def _read_records(file: Path, variant: _Variant) -> Split:
 def _read_names(folder: Path, variant: _Variant) -> tuple[str, ...]:
     """The class names, or digits for them where their file is not there."""
     file, expected = folder / variant.names, f"{variant.num_classes} class names"
-    if not file.exists():
+    if not os.path.lexists(file):
         return tuple(str(label) for label in range(variant.num_classes))
     text = read_bytes(file, expected).decode("utf-8", errors="replace")
     names = tuple(line.strip() for line in text.splitlines() if line.strip())

@@ -1,6 +1,8 @@
 """The one exception for data that cannot be used as it is."""
 
-from wpl_jax.errors import UserError
+from wpl_jax.errors import UserError, printable
+
+_LONGEST_WHERE = 500
 
 
 class DataError(UserError):
@@ -33,8 +35,11 @@ class DataError(UserError):
 
     def __str__(self) -> str:
         """The message in one line, whatever is in a file's name or a cause's text."""
-        message = (
-            f"{self.where}: found {self.found}; expected {self.expected}."
+        where = self.where
+        if len(where) > _LONGEST_WHERE:  # Some are longer than any system allows.
+            half = _LONGEST_WHERE // 2
+            where = f"{where[:half]}...{where[-half:]}"
+        return printable(
+            f"{where}: found {self.found}; expected {self.expected}."
             f" To mend it: {self.remedy}."
         )
-        return " ".join(message.splitlines())

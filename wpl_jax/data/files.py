@@ -2,9 +2,11 @@
 
 import difflib
 import os
+import stat
 from pathlib import Path
 
 from wpl_jax.data.errors import DataError
+from wpl_jax.data.host_memory import require_memory
 
 PathLike = str | os.PathLike[str]
 
@@ -20,13 +22,18 @@ def require_path(path: PathLike | None, expected: str) -> Path:
       The path; nothing is known yet about what is there.
 
     Raises:
-      DataError: No path was given, or not a path.
+      DataError: No path was given, not a path, or one in an unknown home folder.
     """
     if not isinstance(path, str | os.PathLike) or not os.fspath(path):
         raise DataError(
             "path", repr(path), f"the path of {expected}", "give it as `path`"
         )
-    return Path(path).expanduser()
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        found = "the home folder of a user that this system does not know"
+        remedy = "write the folder's full path instead of ~"
+        raise DataError(path, found, f"the path of {expected}", remedy) from error
 
 
 def require_file(path: Path, expected: str) -> Path:
@@ -40,15 +47,19 @@ def require_file(path: Path, expected: str) -> Path:
       ``path``.
 
     Raises:
-      DataError: Nothing is there, or a folder, or an empty file.
+      DataError: Nothing is there, or what is no file (a folder, pipe or device), or
+        an empty file.
     """
-    if os.path.isdir(path):
+    found = _status(path, expected)
+    if stat.S_ISDIR(found.st_mode):
         raise DataError(
             path, f"a folder ({contents(path)})", expected, "give the file's own path"
         )
-    if not os.path.exists(path):
-        raise missing(path, expected)
-    if os.path.getsize(path) == 0:
+    if not stat.S_ISREG(found.st_mode):
+        # They may have no end, or wait for one who writes for ever.
+        remedy = "write its content to a file, and give that file's path"
+        raise DataError(path, _kind(found.st_mode), expected, remedy)
+    if found.st_size == 0:
         raise DataError(
             path, "an empty file (0 bytes)", expected, "copy or download it again"
         )
@@ -68,14 +79,39 @@ def require_folder(path: Path, expected: str) -> Path:
     Raises:
       DataError: Nothing is there, or a file, or an empty folder.
     """
-    if not os.path.exists(path):
-        raise missing(path, expected)
-    if not os.path.isdir(path):
+    found = _status(path, expected)
+    if not stat.S_ISDIR(found.st_mode):
         remedy = f"give the folder that holds the files, perhaps {path.parent}"
-        raise DataError(path, "a file", expected, remedy)
+        raise DataError(path, _kind(found.st_mode), expected, remedy)
     if not entries(path):
         raise DataError(path, "an empty folder", expected, "put the files into it")
     return path
+
+
+def _status(path: Path, expected: str) -> os.stat_result:
+    """What the system knows of a file or folder; links are followed."""
+    try:
+        return os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        if not os.path.islink(path):
+            raise missing(path, expected) from error
+        found = f"a symbolic link to {os.readlink(path)}, where nothing is"
+        remedy = "make the link anew, or copy the file or folder here"
+        raise DataError(path, found, expected, remedy) from error
+    except OSError as error:
+        raise unreadable(path, error, expected) from error
+
+
+def _kind(mode: int) -> str:
+    """What is at a path, in words."""
+    kinds = {
+        stat.S_IFREG: "a file",
+        stat.S_IFIFO: "a pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
+    return kinds.get(stat.S_IFMT(mode), "something that is no file")
 
 
 def read_bytes(path: Path, expected: str) -> bytes:
@@ -89,18 +125,24 @@ def read_bytes(path: Path, expected: str) -> bytes:
       Its bytes, at least one.
 
     Raises:
-      DataError: As :func:`require_file`, or the file cannot be read.
+      DataError: As :func:`require_file`, or the file cannot be read, or is larger than
+        the memory that is free.
     """
+    file = require_file(path, expected)
     try:
-        return require_file(path, expected).read_bytes()
+        remedy = "take less data, or a machine with more memory"
+        require_memory(file.stat().st_size, file, "a file", remedy)
+        return file.read_bytes()
     except OSError as error:
         raise unreadable(path, error, expected) from error
 
 
 def unreadable(path: Path, error: Exception, expected: str) -> DataError:
     """The error for a file or folder that the system refuses to read."""
-    remedy = "check its permissions, or copy or download it again"
-    return DataError(path, f"a file that cannot be read ({error})", expected, remedy)
+    remedy = "check its path and permissions, or copy or download it again"
+    # The system's words; all of the error would repeat the path.
+    why = getattr(error, "strerror", None) or error
+    return DataError(path, f"a file that cannot be read ({why})", expected, remedy)
 
 
 def missing(path: Path, expected: str) -> DataError:
@@ -136,7 +178,7 @@ def entries(folder: Path) -> list[Path]:
 
 def contents(folder: Path, like: str = "", limit: int = 6) -> str:
     """A few of the names in a folder, for a message; those ``like`` one first."""
-    names = [p.name + ("/" if p.is_dir() else "") for p in entries(folder)]
+    names = [p.name + ("/" if os.path.isdir(p) else "") for p in entries(folder)]
     close = difflib.get_close_matches(like, names, n=limit) if like else []
     shown = (close + [name for name in names if name not in close])[:limit]
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""

@@ -5,12 +5,16 @@ rank, one big-endian uint32 for each dimension, then the values, last dimension
 fastest (http://yann.lecun.com/exdb/mnist/).
 """
 
+import contextlib
 import gzip
 import itertools
 import math
+import os
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import numpy as np
 
@@ -19,11 +23,13 @@ from wpl_jax.data.errors import DataError
 from wpl_jax.data.files import (
     PathLike,
     contents,
-    read_bytes,
+    require_file,
     require_folder,
     require_path,
+    unreadable,
 )
 from wpl_jax.data.source import Source, Split
+from wpl_jax.data.unpacking import MOST_PER_BYTE, WrongSizeError, unpack
 
 _EXPECTED = "a folder with the four idx files of MNIST, or of a set like it"
 _GZIP = b"\x1f\x8b"  # how every gzip file begins
@@ -70,7 +76,7 @@ def _find(folder: Path, stem: str, *, rank: int) -> Path:
         for mark, end in itertools.product("-.", ("", ".gz"))
     ]
     for name in names:
-        if (folder / name).exists():
+        if os.path.lexists(folder / name):
             return folder / name
     raise DataError(
         folder / names[0],
@@ -82,40 +88,65 @@ def _find(folder: Path, stem: str, *, rank: int) -> Path:
 
 def _read_array(file: Path, *, rank: int) -> np.ndarray:
     """The array of one file, uint8 of the given rank."""
-    data = _read_decompressed(file)
-    _check_magic(file, data, rank)
+    require_file(file, "an idx file")
+    try:
+        with _decompressed(file) as stream:
+            return _read_stream(stream, file, rank)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        found = f"a broken or truncated gzip file ({error})"
+        raise DataError(file, found, "a whole gzip file", _AGAIN) from error
+    except OSError as error:
+        raise unreadable(file, error, "an idx file") from error
+
+
+def _read_stream(stream: BinaryIO, file: Path, rank: int) -> np.ndarray:
+    """The array of an open file: its header, and no more than that says."""
     start = 4 + 4 * rank
-    if len(data) < start:
-        found = f"{len(data)} bytes: it is truncated"
+    header = stream.read(start)
+    _check_magic(file, header, rank)
+    if len(header) < start:
+        found = f"{len(header)} bytes: it is truncated"
         raise DataError(file, found, f"a header of {start} bytes", _AGAIN)
-    shape = struct.unpack(f">{rank}I", data[4:start])
-    length = start + math.prod(shape)
-    if len(data) != length:
-        kind = "truncated" if len(data) < length else "too long"
-        found = f"{len(data)} bytes: it is {kind}"
-        expected = f"{length} bytes for its shape {shape}"
+    shape = struct.unpack(f">{rank}I", header[4:])
+    size = math.prod(shape)
+    expected = f"{start + size} bytes for its shape {shape}"
+    packed = os.path.getsize(file)
+    most = packed * MOST_PER_BYTE if file.suffix == ".gz" else packed - start
+    if size > most:
+        found = f"{packed} bytes: it is truncated"
         raise DataError(file, found, expected, _AGAIN)
-    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+    try:
+        data = unpack(stream, size, file, f"an array of shape {shape}")
+    except WrongSizeError as error:
+        found = f"more than {start + size} bytes: it is too long"
+        raise DataError(file, found, expected, _AGAIN) from error
+    if len(data) < size:
+        found = f"{start + len(data)} bytes: it is truncated"
+        raise DataError(file, found, expected, _AGAIN)
+    return data.reshape(shape)
 
 
-def _read_decompressed(file: Path) -> bytes:
-    """The bytes of a file, decompressed if its name says so."""
-    data = read_bytes(file, "an idx file")
-    if file.suffix == ".gz":
-        if not data.startswith(_GZIP):
+@contextlib.contextmanager
+def _decompressed(file: Path) -> Iterator[BinaryIO]:
+    """A file, open, decompressed as it is read if its name says so."""
+    compressed = file.suffix == ".gz"
+    with file.open("rb") as stream:
+        begins = stream.read(len(_GZIP)) == _GZIP
+        stream.seek(0)
+        if compressed and not begins:
             remedy = (
                 "take the ending .gz off if it is an idx file, or download it again"
             )
             raise DataError(file, "a file that is not gzip", "a gzip file", remedy)
-        try:
-            return gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            found = f"a broken or truncated gzip file ({error})"
-            raise DataError(file, found, "a whole gzip file", _AGAIN) from error
-    if data.startswith(_GZIP):
-        remedy = f"rename it to {file.name}.gz"
-        raise DataError(file, "a gzip file", "an idx file, not compressed", remedy)
-    return data
+        if begins and not compressed:
+            remedy = f"rename it to {file.name}.gz"
+            expected = "an idx file, not compressed"
+            raise DataError(file, "a gzip file", expected, remedy)
+        if not compressed:
+            yield stream
+            return
+        with gzip.GzipFile(fileobj=stream) as unpacked:
+            yield cast(BinaryIO, unpacked)
 
 
 def _check_magic(file: Path, data: bytes, rank: int) -> None:

@@ -3,6 +3,8 @@
 import concurrent.futures
 import dataclasses
 import itertools
+import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from wpl_jax.data.files import (
     require_folder,
     require_path,
 )
+from wpl_jax.data.host_memory import require_memory
 from wpl_jax.data.pixels import read_form, read_pixels
 from wpl_jax.data.source import Source, Split
 
@@ -56,6 +59,10 @@ class ImageFiles:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """Reads them, several at a time: uint8[n, height, width, channels]."""
+        what = f"{len(self)} images of {self.form}"
+        remedy = "give a smaller size, read some at a time, or take fewer"
+        folder = self.files[0].parent.parent if len(self) else "images"
+        require_memory(math.prod(self.shape), folder, what, remedy)
         images = np.empty(self.shape, np.uint8)
 
         def read(place: int) -> None:
@@ -141,6 +148,9 @@ def _splits(root: Path) -> dict[str, Path]:
         if (root / alias).is_dir():
             remedy = f"rename it to {root / 'valid'}"
             raise DataError(root / alias, "an unknown split", _LAYOUT, remedy)
+    for name in ("train", "valid", "test"):
+        if os.path.islink(root / name):
+            require_folder(root / name, "the folder of a split")
     for name in ("train", "test"):
         if not (root / name).is_dir():
             found = f"no folder {name}/, but {contents(root, like=name)}"
@@ -157,6 +167,9 @@ def _splits(root: Path) -> dict[str, Path]:
 def _class_files(folder: Path) -> dict[str, list[Path]]:
     """The images of each class of a split, classes and images in order."""
     inside = entries(folder)
+    for path in inside:
+        if os.path.islink(path) and not os.path.exists(path):
+            require_folder(path, "the folder of a class")
     loose = [path for path in inside if path.suffix.lower() in _ENDINGS]
     classes = {path.name: _image_files(path) for path in inside if path.is_dir()}
     if loose or not classes:

@@ -1,17 +1,20 @@
 """Arrays in one npz file, as numpy.savez writes them."""
 
+import lzma
 import zipfile
 import zlib
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.lib.npyio import NpzFile
 
 from wpl_jax.data.checks import as_split
 from wpl_jax.data.errors import DataError
 from wpl_jax.data.files import PathLike, require_file, require_path, unreadable
 from wpl_jax.data.source import Source, Split
+from wpl_jax.data.unpacking import unpack_npy
 
 _ZIP = b"PK\x03\x04"  # how every zip file begins that is not empty
 _EXPECTED = "an npz file, as numpy.savez writes it"
@@ -19,7 +22,7 @@ _EXPECTED = "an npz file, as numpy.savez writes it"
 # RuntimeError is that of encrypted members and of unknown compression.
 _BROKEN = (
     *(OSError, ValueError, EOFError, MemoryError, RuntimeError),
-    *(zipfile.BadZipFile, zlib.error),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
 )
 
 
@@ -119,15 +122,29 @@ def _array(archive: NpzFile, file: Path, key: str, option: str) -> np.ndarray:
         remedy = f"save it under that key, or say which it is with {option}='KEY'"
         raise DataError(where, found, f"an array of {option}", remedy)
     try:
-        array = archive[key]
+        array = _unpack(archive, key, where)
+    except DataError:  # which is a ValueError too
+        raise
     except _BROKEN as error:
         found = f"an array that cannot be read ({error})"
         remedy = "copy or download the file again; save plain arrays, not objects"
         raise DataError(where, found, "numbers or strings", remedy) from error
-    if not isinstance(array, np.ndarray):
+    if array is None:
         found = "bytes that are not an array in numpy's format"
         raise DataError(where, found, _EXPECTED, "write the file with numpy.savez")
     return array
+
+
+def _unpack(archive: NpzFile, key: str, where: str) -> np.ndarray | None:
+    """One array of the archive, None if it is something else."""
+    members = cast(zipfile.ZipFile, archive.zip)
+    is_name = key in members.namelist()  # Keys are names without their ending.
+    member = members.getinfo(key if is_name else f"{key}.npy")
+    with members.open(member) as stream:
+        if stream.read(len(npy.MAGIC_PREFIX)) != npy.MAGIC_PREFIX:
+            return None
+        stream.seek(0)
+        return unpack_npy(cast(BinaryIO, stream), member.file_size, where)
 
 
 def _class_names(

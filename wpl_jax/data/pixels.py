@@ -1,6 +1,7 @@
 """The pixels of image files, by Pillow."""
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,46 @@ from typing import Any
 import numpy as np
 
 from wpl_jax.data.errors import DataError
-from wpl_jax.data.files import require_file
+from wpl_jax.data.files import require_file, unreadable
+from wpl_jax.data.host_memory import require_memory
 
 _EXPECTED = "an image with 8 bits a channel"
+# Pillow looks at a file's content, not at its name. Some of its other formats start
+# programs (EPS starts Ghostscript) or are of several images.
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+# Bytes of a pixel while it is decoded: with transparency, and converted to RGB.
+_BYTES_OF_PIXEL = 4 + 3
+_PIXELS_AT_ONCE = 2**27  # in all threads, about 1 GiB
+_SMALL = 2**22  # pixels for which free memory is not looked up, which takes time
 # Pillow's names for what is in a file; others have 16 bits or floats.
 _GREY = ("1", "L", "LA")
 _PALETTE = ("P", "PA")
 _COLOUR = ("RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+
+
+class _Share:
+    """A share of something limited, which threads wait for and give back."""
+
+    def __init__(self, total: int):
+        self._left = self._total = total
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def take(self, amount: int) -> Iterator[None]:
+        """Waits for so much of it, or all of it if the amount is larger."""
+        amount = min(amount, self._total)
+        with self._changed:
+            self._changed.wait_for(lambda: self._left >= amount)
+            self._left -= amount
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._left += amount
+                self._changed.notify_all()
+
+
+_decoding = _Share(_PIXELS_AT_ONCE)
 
 
 def read_form(file: Path, channels: int | None) -> tuple[int, int, int]:
@@ -53,7 +87,7 @@ def read_pixels(
       DataError: The file is missing, empty, truncated, no image, or has other
         than 8 bits a channel.
     """
-    with _opened(file) as image:
+    with _opened(file) as image, _decoding.take(image.width * image.height):
         # From a palette with transparency straight to RGB, Pillow warns.
         image_or_rgba = image.convert("RGBA") if image.mode in _PALETTE else image
         pixels = image_or_rgba.convert("L" if _is_grey(image, channels) else "RGB")
@@ -75,17 +109,46 @@ def _opened(file: Path) -> Iterator[Any]:
 
     require_file(file, _EXPECTED)
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=_FORMATS) as image:
             _check_mode(file, image.mode)
+            _check_size(file, image)
             yield image
     except DataError:  # which is a ValueError too
         raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large(file, str(error)) from error
+    except PermissionError as error:
+        raise unreadable(file, error, _EXPECTED) from error
     # Pillow's decoders raise nearly anything at bytes that are not what they claim
     # to be: OSError, SyntaxError, TypeError, struct.error, ...
     except Exception as error:
         found = f"a file that is no image, broken or truncated ({error})"
         remedy = "save it anew, copy it again, or remove it"
         raise DataError(file, found, _EXPECTED, remedy) from error
+
+
+def _check_size(file: Path, image: Any) -> None:
+    """The pixels fit into memory. A few kilobytes can hold thousands of millions."""
+    from PIL import Image
+
+    count = image.width * image.height
+    if Image.MAX_IMAGE_PIXELS is not None and count > Image.MAX_IMAGE_PIXELS:
+        # Pillow only warns of up to twice as many.
+        raise _too_large(file, f"{image.height} x {image.width} pixels")
+    if count <= _SMALL:
+        return
+    what = f"an image of {image.height} x {image.width} pixels"
+    remedy = "make it smaller, or take a machine with more memory"
+    require_memory(count * _BYTES_OF_PIXEL, file, what, remedy)
+
+
+def _too_large(file: Path, found: str) -> DataError:
+    """The error for an image with more pixels than Pillow takes for one."""
+    from PIL import Image
+
+    expected = f"an image of at most {Image.MAX_IMAGE_PIXELS:,} pixels"
+    remedy = "make it smaller; if it is of somebody else, do not trust it"
+    return DataError(file, f"an image that is too large ({found})", expected, remedy)
 
 
 def _check_mode(file: Path, mode: str) -> None:
