@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import AxisType
 
 from wpl_jax.checks import check_mask
 
@@ -48,8 +49,24 @@ def aligned(name: str, tree: Any, like: Any, broadcast: bool = False) -> list:
                 f"The {name} at '{where}' has shape {shape}, expected "
                 f"{'one that broadcasts to ' if broadcast else ''}{target}."
             )
-        leaves.append(leaf)
+        leaves.append(_divided_like(leaf, expected) if shape == target else leaf)
     return leaves
+
+
+def _divided_like(leaf: jax.Array, expected: Any) -> jax.Array:
+    """The leaf, divided over an explicit mesh as the expected array is.
+
+    Types with explicit axes do not let a Fisher that is whole on every device meet
+    parameters that are divided.
+    """
+    there = jax.typeof(expected).sharding
+    is_explicit = AxisType.Explicit in there.mesh.axis_types
+    if not is_explicit or jax.typeof(leaf).sharding == there:
+        return leaf
+    is_known = isinstance(expected, jax.Array) and not isinstance(
+        expected, jax.core.Tracer
+    )
+    return jax.sharding.reshard(leaf, expected.sharding if is_known else there)
 
 
 def check_same_paths(name: str, tree: Any, like: Any) -> None:
