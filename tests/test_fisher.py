@@ -1001,6 +1001,26 @@ MORE_ERRORS = {
         lambda: wpl_jax.sample_class(logits)(jax.random.key(0), None, (1, 2, 3)),
         ["pairs (inputs, label)", "tuple"],
     ),
+    "several classes an example": (
+        lambda: wpl_jax.per_example_fisher(
+            lambda w, item: jnp.sum(w * item[0]),
+            jnp.ones(3),
+            (jnp.ones((2, 3)), jnp.array([[0, 1, 0], [1, 0, 1]])),
+            resample=wpl_jax.sample_class(lambda w, x: w * x),
+            key=jax.random.key(0),
+        ),
+        ["sums to 2", "bernoulli"],
+    ),
+    "labels of minus one": (
+        lambda: wpl_jax.batch_fisher(
+            lambda w, item: w * item[0],
+            jnp.float32(1),
+            (jnp.ones(2), jnp.array([-1, 1])),
+            resample=wpl_jax.sample_class(lambda w, x: w * x, distribution="bernoulli"),
+            key=jax.random.key(0),
+        ),
+        ["-1 and 1", "expected 0 and 1", "padding"],
+    ),
 }
 
 

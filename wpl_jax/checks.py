@@ -150,7 +150,7 @@ def _check_entries(
     name: str, tree: Any, good: Callable[[np.ndarray], np.ndarray], expected: str
 ) -> None:
     for where, leaf in leaves_by_path(tree):
-        array = _known(leaf)
+        array = known_entries(leaf)
         wrong = ~good(array)
         if wrong.any():
             raise ValueError(
@@ -168,8 +168,11 @@ def leaves_by_path(tree: Any) -> list[tuple[str, Any]]:
     ]
 
 
-def _known(leaf: Any) -> np.ndarray:
-    """Entries of an array; none where it is traced or lies on other processes too."""
+def known_entries(leaf: Any) -> np.ndarray:
+    """Entries of an array, at least float64[1] or complex[1] where they are known.
+
+    There are none where the array is traced or lies on other processes too.
+    """
     is_array = isinstance(leaf, jax.Array)
     if isinstance(leaf, jax.core.Tracer) or (
         is_array and not leaf.is_fully_addressable

@@ -109,7 +109,7 @@ def per_example_fisher(
     _count(examples)
     check_whole("chunk_size", chunk_size)
     check_differentiable(params)
-    draw = _resampler(resample, key)
+    draw = _resampler(resample, key, params, examples)
     shards = count_shards(examples)
 
     def mean_squares(params, examples):
@@ -228,7 +228,7 @@ def batch_fisher(
         raise ValueError(
             f"batch_size must divide the number of examples, got {size!r} for {n}."
         )
-    draw = _resampler(resample, key)
+    draw = _resampler(resample, key, params, examples)
 
     def mean_squares(params, examples):
         check_scalar_loss(loss, params, examples)
@@ -306,12 +306,14 @@ def _count(examples: Any) -> int:
     return sizes.pop()
 
 
-def _resampler(resample: Resample | None, key: jax.Array | None):
+def _resampler(resample: Resample | None, key: jax.Array | None, params, examples):
     """Replaces the examples of a chunk; the same ones whatever the chunk size."""
     if resample is None:
         return lambda params, chunk, index: chunk
     if key is None:
         raise ValueError("resample draws from the model: pass key=jax.random.key(...).")
+    if hasattr(resample, "check"):
+        resample.check(params, examples)
 
     def draw(params, chunk, index):
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)

@@ -1,10 +1,14 @@
 """Labels drawn from the model, for the Fisher itself instead of the empirical one."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from wpl_jax.checks import example_shape, known_entries
 
 Resample = Callable[[jax.Array, Any, Any], Any]
 
@@ -33,27 +37,53 @@ def sample_class(
 
     Raises:
       ValueError: If ``distribution`` is not one of the two; when used, if label and
-        logits do not fit each other, or an example is not a pair.
+        logits do not fit each other, an example is not a pair, or known labels are of
+        another distribution (rows that sum to more than 1, or labels of -1 and 1).
     """
-    known = {"categorical": _draw_class, "bernoulli": _draw_yes_or_no}
-    if distribution not in known:
+    if distribution not in _DISTRIBUTIONS:
         raise ValueError(
-            f"distribution must be one of {sorted(known)}, got {distribution!r}."
+            f"distribution must be one of {sorted(_DISTRIBUTIONS)}, got "
+            f"{distribution!r}."
         )
+    return _Resample(logits, distribution)
 
-    def resample(key, params, example):
-        if not isinstance(example, tuple | list) or len(example) != 2:
-            raise ValueError(
-                "sample_class takes examples that are pairs (inputs, label), got a "
-                f"{type(example).__name__}. Write resample(key, params, example) for "
-                "others."
-            )
-        inputs, label = example
-        return inputs, known[distribution](
-            key, logits(params, inputs), jnp.asarray(label)
+
+@dataclasses.dataclass(frozen=True)
+class _Resample:
+    """A ``resample`` that can look at labels before the first is drawn."""
+
+    logits: Callable[[Any, Any], jax.Array]
+    distribution: str
+
+    def __call__(self, key, params, example):
+        """The example with a label drawn from the model."""
+        inputs, label = _pair(example)
+        draw, _ = _DISTRIBUTIONS[self.distribution]
+        return inputs, draw(key, self.logits(params, inputs), jnp.asarray(label))
+
+    def check(self, params: Any, examples: Any) -> None:
+        """Checks labels whose entries are known.
+
+        Raises:
+          ValueError: If they are not of the distribution.
+        """
+        inputs, label = _pair(examples)
+        of_one = example_shape(inputs)
+        shape = jax.eval_shape(self.logits, params, of_one).shape
+        entries = known_entries(label)
+        if entries.size and entries.shape[1:] == shape:
+            _, check = _DISTRIBUTIONS[self.distribution]
+            check(entries)
+
+
+def _pair(example: Any) -> tuple[Any, Any]:
+    if not isinstance(example, tuple | list) or len(example) != 2:
+        raise ValueError(
+            "sample_class takes examples that are pairs (inputs, label), got a "
+            f"{type(example).__name__}. Write resample(key, params, example) for "
+            "others."
         )
-
-    return resample
+    return example[0], example[1]
 
 
 def _draw_class(key, logits, label):
@@ -90,3 +120,30 @@ def _draw_yes_or_no(key, logits, label):
     chance = jax.nn.sigmoid(logits.astype(jnp.float32))
     drawn = jax.random.bernoulli(key, chance).astype(label.dtype)
     return jnp.where(label < 0, label, drawn)
+
+
+def _check_rows(labels: np.ndarray) -> None:
+    """One-hot and soft labels: rows that sum to 1, or to 0 for padding."""
+    sums = labels.sum(-1)
+    if (sums > 1.1).any():
+        raise ValueError(
+            f"A row of the labels sums to {sums.max():.4g}, expected 1 (one class of "
+            "several, one-hot or soft), or 0 for padding. For several labels an "
+            "example pass sample_class(..., distribution='bernoulli')."
+        )
+
+
+def _check_signs(labels: np.ndarray) -> None:
+    """Labels of yes and no: not -1 and 1."""
+    if (np.abs(labels) == 1).all() and (labels < 0).any():
+        raise ValueError(
+            "The labels are -1 and 1, expected 0 and 1: numbers below 0 are padding. "
+            "Pass (labels + 1) / 2, and let the loss take these."
+        )
+
+
+# How labels are drawn, and how those of the data are checked.
+_DISTRIBUTIONS: dict[str, Any] = {
+    "categorical": (_draw_class, _check_rows),
+    "bernoulli": (_draw_yes_or_no, _check_signs),
+}
