@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 import scipy.optimize
+from raising import assert_says
 
 import wpl_jax
 
@@ -953,6 +954,9 @@ def bad(name, leaf):
 TX = wpl_jax.weight_plasticity(1.0)
 STATE = TX.init(params)
 PLAIN = optax.adam(LR).init(params)
+TREE = {"w": jnp.ones(2)}
+LONGER = TREE | {"c": jnp.ones(2)}
+SMALL = TX.init(TREE)
 ERRORS = {
     "negative alpha": (
         lambda: wpl_jax.weight_plasticity(-0.5),
@@ -1038,6 +1042,52 @@ ERRORS = {
     "gamma above 1": (lambda: wpl_jax.online(1.5), ["gamma", "[0, 1]", "1.5"]),
     "gamma below 0": (lambda: wpl_jax.online(-1), ["gamma", "[0, 1]", "-1"]),
     "gamma not a number": (lambda: wpl_jax.online(float("nan")), ["gamma", "nan"]),
+    "update's params": (
+        lambda: TX.update(TREE, SMALL, LONGER),
+        ["params", "['c']"],
+    ),
+    "update's mask": (
+        lambda: TX.update(TREE, SMALL, TREE, mask=LONGER),
+        ["mask", "['c']"],
+    ),
+    "value's params": (
+        lambda: wpl_jax.penalty_value(SMALL, LONGER, 1.0),
+        ["params", "['c']"],
+    ),
+    "anchor and Fisher": (
+        lambda: wpl_jax.consolidate(SMALL, LONGER, LONGER),
+        ["anchor", "['c']"],
+    ),
+    "value's alpha in words": (
+        lambda: wpl_jax.penalty_value(SMALL, TREE, "0.5"),
+        ["alpha", "'0.5'"],
+    ),
+    "value's alpha below zero": (
+        lambda: wpl_jax.penalty_value(SMALL, TREE, -1.0),
+        ["alpha", "-1.0"],
+    ),
+    "no rule": (
+        lambda: wpl_jax.consolidate(SMALL, TREE, TREE, rule=None),
+        ["rule must be a function", "None"],
+    ),
+    "a rule of other shapes": (
+        lambda: wpl_jax.consolidate(
+            SMALL, TREE, TREE, rule=lambda a, f, anchor, fisher: (anchor[:1], fisher)
+        ),
+        ["rule", "(1,)", "(2,)"],
+    ),
+    "whole parameters": (
+        lambda: TX.init({"n": jnp.int32(1)}),
+        ["'n'", "int32"],
+    ),
+    "keys among the parameters": (
+        lambda: TX.init({"key": jax.random.key(0)}),
+        ["'key'", "key<fry>"],
+    ),
+    "a complex Fisher": (
+        lambda: wpl_jax.consolidate(SMALL, TREE, {"w": jnp.ones(2) * 1j}),
+        ["fisher at 'w'", "complex64"],
+    ),
 }
 
 
@@ -1051,10 +1101,7 @@ def test_negative_scalars_of_numpy_and_jax_are_errors(kind):
 
 @pytest.mark.parametrize("case", ERRORS)
 def test_errors_name_what_is_wrong(case):
-    call, words = ERRORS[case]
-    with pytest.raises(ValueError, match=re.escape(words[0])) as error:
-        call()
-    assert all(word in str(error.value) for word in words), str(error.value)
+    assert_says(*ERRORS[case])
 
 
 # Entries that no Fisher has, and strengths that no penalty has.
@@ -1321,60 +1368,3 @@ def test_an_infinite_schedule_does_not_move_what_has_no_fisher():
 
 TREE = {"w": jnp.ones(2)}
 LONGER = TREE | {"c": jnp.ones(2)}
-MORE_ERRORS = {
-    "update's params": (
-        lambda tx, state: tx.update(TREE, state, LONGER),
-        ["params", "['c']"],
-    ),
-    "update's mask": (
-        lambda tx, state: tx.update(TREE, state, TREE, mask=LONGER),
-        ["mask", "['c']"],
-    ),
-    "value's params": (
-        lambda tx, state: wpl_jax.penalty_value(state, LONGER, 1.0),
-        ["params", "['c']"],
-    ),
-    "anchor and Fisher": (
-        lambda tx, state: wpl_jax.consolidate(state, LONGER, LONGER),
-        ["anchor", "['c']"],
-    ),
-    "value's alpha in words": (
-        lambda tx, state: wpl_jax.penalty_value(state, TREE, "0.5"),
-        ["alpha", "'0.5'"],
-    ),
-    "value's alpha below zero": (
-        lambda tx, state: wpl_jax.penalty_value(state, TREE, -1.0),
-        ["alpha", "-1.0"],
-    ),
-    "no rule": (
-        lambda tx, state: wpl_jax.consolidate(state, TREE, TREE, rule=None),
-        ["rule must be a function", "None"],
-    ),
-    "a rule of other shapes": (
-        lambda tx, state: wpl_jax.consolidate(
-            state, TREE, TREE, rule=lambda a, f, anchor, fisher: (anchor[:1], fisher)
-        ),
-        ["rule", "(1,)", "(2,)"],
-    ),
-    "whole parameters": (
-        lambda tx, state: tx.init({"n": jnp.int32(1)}),
-        ["'n'", "int32"],
-    ),
-    "keys among the parameters": (
-        lambda tx, state: tx.init({"key": jax.random.key(0)}),
-        ["'key'", "key<fry>"],
-    ),
-    "a complex Fisher": (
-        lambda tx, state: wpl_jax.consolidate(state, TREE, {"w": jnp.ones(2) * 1j}),
-        ["fisher at 'w'", "complex64"],
-    ),
-}
-
-
-@pytest.mark.parametrize("case", MORE_ERRORS)
-def test_more_errors_name_what_is_wrong(case):
-    call, words = MORE_ERRORS[case]
-    tx = wpl_jax.weight_plasticity(1.0)
-    with pytest.raises(ValueError, match=re.escape(words[0])) as error:
-        call(tx, tx.init(TREE))
-    assert all(word in str(error.value) for word in words), str(error.value)
