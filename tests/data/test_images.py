@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from wpl_jax.data import FORMATS, ImageDataset, Split, load_images
+from wpl_jax.data.layout import check_layout
 
 
 @pytest.fixture
@@ -238,10 +239,21 @@ def test_label_without_a_name(write, data_error):
     ("images", "found", "remedy"),
     [
         (np.zeros((6, 20), np.uint8), "shape (6, 20)", "reshape"),
+        (np.zeros((6, 784), np.uint8), "shape (6, 784)", "images.reshape(-1, 28, 28)"),
+        (np.zeros((6, 3072), np.uint8), "(6, 3072)", "reshape(-1, 3, 32, 32).transp"),
+        (np.zeros((5, 4, 3, 6), np.uint8), "6 labels: the examples", "moveaxis"),
+        (np.zeros((5, 4, 6), np.uint8), "the examples are its last axis", "moveaxis"),
+        (np.zeros((6, 3, 32, 48), np.uint8), "channels first", "transpose(0, 2, 3, 1)"),
         (np.zeros((6, 0, 5), np.uint8), "shape (6, 0, 5)", "reshape"),
         (np.zeros((6, 3, 8, 8), np.uint8), "channels first", "transpose(0, 2, 3, 1)"),
         (np.zeros((6, 4, 5), np.int64), "dtype int64", "astype(numpy.uint8)"),
         (np.zeros((6, 4, 5), complex), "dtype complex128", "astype(numpy.uint8)"),
+        (np.zeros((6, 4, 5), bool), "dtype bool", "astype(numpy.uint8) * numpy.uint8"),
+        (
+            np.full((6, 4, 5), 999, np.uint16),
+            "uint16 from 999 to 999",
+            "all splits alike",
+        ),
         (np.full((6, 4, 5), 255.0), "floats from 255 to 255", "divide"),
         (np.full((6, 4, 5), -0.5), "floats from -0.5", "normalisation"),
         (np.full((6, 4, 5), np.nan), "floats from nan", "normalisation"),
@@ -252,4 +264,84 @@ def test_label_without_a_name(write, data_error):
 def test_wrong_images(images, found, remedy, write, data_error):
     file = write(test_images=images)
     with data_error(file, found, remedy):
+        load_images("npz", file)
+
+
+CHANNELS_FIRST = [
+    *[(3, 32, 48), (1, 28, 20), (3, 48, 32), (4, 32, 48), (2, 9, 9), (3, 4, 4)],
+    *[(1, 3, 3), (13, 64, 64), (13, 48, 64), (13, 64, 48)],
+]
+CHANNELS_LAST = [
+    *[(32, 48, 3), (28, 20, 1), (48, 32, 3), (32, 48, 4), (9, 9, 2), (4, 4, 3)],
+    *[(3, 3, 1), (64, 64, 13), (64, 48, 13), (48, 64, 13), (32, 32, 200), (24, 16, 32)],
+    *[(4, 5, 1), (4, 4, 4), (1, 64, 3), (64, 1, 1), (3, 4, 3), (8, 8, 8)],
+]
+
+
+@pytest.mark.parametrize("shape", CHANNELS_FIRST)
+def test_channels_first(shape, data_error):
+    with data_error("file", "channels first", "images.transpose(0, 2, 3, 1)"):
+        check_layout(np.zeros((2, *shape), np.uint8), "file")
+
+
+@pytest.mark.parametrize("shape", CHANNELS_LAST)
+def test_channels_last(shape):
+    check_layout(np.zeros((2, *shape), np.uint8), "file")
+
+
+def test_advice_about_examples_and_channels_is_right():
+    """What the messages advise leads to images that are taken as they are meant."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (7, 32, 32, 3), np.uint8)
+    first = images.transpose(0, 3, 1, 2)
+    assert (first.transpose(0, 2, 3, 1) == images).all()
+    flat = first.reshape(7, -1)
+    assert (flat.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1) == images).all()
+    matlab = np.moveaxis(images, 0, -1)
+    assert (np.moveaxis(matlab, -1, 0) == images).all()
+    mask = images > 127
+    assert np.unique(mask.astype(np.uint8) * np.uint8(255)).tolist() == [0, 255]
+
+
+@pytest.mark.parametrize(
+    ("images", "found"),
+    [
+        (np.full((20, 4, 5), 7, np.uint8), "pixels from 7 to 7, with a standard dev"),
+        (np.full((20, 4, 5), 0.5), "pixels from 128 to 128"),
+        ((np.arange(400) % 2).reshape(20, 4, 5).astype(np.uint8), "from 0 to 1"),
+    ],
+)
+def test_training_images_of_one_colour(images, found, write, data_error):
+    file = write(train_images=images)
+    with data_error(file, found, "scale them to 0..255"):
+        load_images("npz", file)
+
+
+def test_channels_of_one_colour_each(write, data_error):
+    images = np.full((20, 4, 5, 3), [9, 90, 200], np.uint8)
+    file = write(train_images=images, test_images=images[:6])
+    with data_error(file, "pixels from 9 to 200, with a standard deviation of 0", ""):
+        load_images("npz", file)
+    images[:, ::2, :, 1] = 95  # One channel is enough.
+    file = write(train_images=images, test_images=images[:6])
+    assert load_images("npz", file).image_shape == (4, 5, 3)
+
+
+def test_low_contrast_is_taken(write):
+    images = (np.arange(400) % 2 * 2).reshape(20, 4, 5).astype(np.uint8)
+    assert load_images("npz", write(train_images=images)).train.images.std() == 1
+
+
+@pytest.mark.parametrize("names", [None, np.array(["cat"])])
+def test_a_single_class(names, write, data_error):
+    zeros = np.zeros(20, int)
+    file = write(train_labels=zeros, test_labels=zeros[:6], class_names=names)
+    found = f"a single class, {'cat' if names is not None else '0'}"
+    with data_error(file, found, "of another class"):
+        load_images("npz", file)
+
+
+def test_one_example_of_each_class(write, data_error):
+    file = write(train_labels=np.arange(20), test_labels=np.arange(6))
+    with data_error(file, "one training example of each of 20", "split of its own"):
         load_images("npz", file)

@@ -12,7 +12,7 @@ import pytest
 import scipy.stats
 
 from configs import enas_cnn_digits
-from wpl_jax.data import ImageDataset, Split, open_images
+from wpl_jax.data import DataError, ImageDataset, Split, open_images
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.parallel import ALONE, Devices, Divided
 from wpl_jax.spaces.micro_cell import MicroCell, Outputs
@@ -643,6 +643,17 @@ def test_mean_and_deviation_are_those_of_the_training_images():
     np.testing.assert_allclose(data.mean, [pixels.mean(), 7], rtol=1e-6)
     np.testing.assert_allclose(data.deviation, [pixels.std(), 1], rtol=1e-6)
     assert data.mean.dtype == data.deviation.dtype == np.float32
+
+
+@pytest.mark.parametrize("shrink", [1, 2])
+def test_training_images_of_one_colour_are_refused(shrink):
+    dataset = make_dataset()
+    rows, columns = np.indices((4, 6)) if shrink == 2 else np.zeros((2, 4, 6), int)
+    # Of a chessboard one colour is left, of each channel another one.
+    board = (rows + columns)[..., None] % 2 * [100, 60] + [20, 200]
+    dataset.train.images[:] = board[: dataset.image_shape[0], : dataset.image_shape[1]]
+    with pytest.raises(DataError, match="noise: found training images of one colour"):
+        prepare(dataset, shrink=shrink)
 
 
 @pytest.mark.parametrize(("height", "width"), [(4, 6), (5, 7), (4, 5)])

@@ -6,7 +6,10 @@ from collections.abc import Iterable
 import numpy as np
 
 from wpl_jax.data.errors import DataError
+from wpl_jax.data.layout import check_examples_first, check_layout
 from wpl_jax.data.source import Source, Split
+
+_AT_ONCE = 1024  # images
 
 
 def as_split(images: np.ndarray, labels: np.ndarray, where: tuple[str, str]) -> Split:
@@ -24,6 +27,7 @@ def as_split(images: np.ndarray, labels: np.ndarray, where: tuple[str, str]) -> 
     Raises:
       DataError: One of them is not like that, or their counts differ.
     """
+    check_examples_first(images, labels, where[0])
     split = Split(as_images(images, where[0]), as_labels(labels, where[1]))
     if len(split.images) != len(split.labels):
         raise DataError(
@@ -37,25 +41,32 @@ def as_split(images: np.ndarray, labels: np.ndarray, where: tuple[str, str]) -> 
 
 def as_images(images: np.ndarray, where: str) -> np.ndarray:
     """Images as uint8[n, height, width, channels] in 0..255."""
-    expected = "images [n, height, width] or [n, height, width, channels]"
-    if images.ndim not in (3, 4) or 0 in images.shape:
-        raise DataError(
-            where, f"an array of shape {images.shape}", expected, "reshape the array"
-        )
-    shape = images.shape
-    if len(shape) == 4 and shape[1] in (1, 3) and shape[2] == shape[3] > 4:
-        remedy = "move the channels to the end: images.transpose(0, 2, 3, 1)"
-        raise DataError(where, f"shape {shape}, channels first", expected, remedy)
+    check_layout(images, where)
     if np.issubdtype(images.dtype, np.floating):
         images = _from_unit_floats(images, where)
     if images.dtype != np.uint8:
-        raise DataError(
-            where,
-            f"images of dtype {images.dtype}",
-            "uint8 in 0..255, or floats in [0, 1]",
-            "save 8-bit values as uint8: images.astype(numpy.uint8)",
-        )
+        found, remedy = _other_values(images)
+        expected = "uint8 in 0..255, or floats in [0, 1]"
+        raise DataError(where, found, expected, remedy)
     return images if images.ndim == 4 else images[..., np.newaxis]
+
+
+def _other_values(images: np.ndarray) -> tuple[str, str]:
+    """What images of another dtype hold, and how they become uint8 without loss."""
+    found = f"images of dtype {images.dtype}"
+    if images.dtype == bool:
+        return found, "save 0 and 255: images.astype(numpy.uint8) * numpy.uint8(255)"
+    if not np.issubdtype(images.dtype, np.integer):
+        return found, "save 8-bit values as uint8: images.astype(numpy.uint8)"
+    low, high = int(images.min()), int(images.max())
+    if low >= 0 and high <= 255:
+        return found, "save 8-bit values as uint8: images.astype(numpy.uint8)"
+    # astype alone would keep the lowest 8 bits, which are noise.
+    scaled = f"((images - {low}.0) / {high - low} * 255).round().astype(numpy.uint8)"
+    return (
+        f"{found} from {low} to {high}",
+        f"scale them to 0..255, all splits alike, e.g. {scaled}",
+    )
 
 
 def _from_unit_floats(images: np.ndarray, where: str) -> np.ndarray:
@@ -68,7 +79,11 @@ def _from_unit_floats(images: np.ndarray, where: str) -> np.ndarray:
             "floats in [0, 1], or uint8 in 0..255",
             "undo the normalisation, or divide 0..255 by 255, before saving",
         )
-    return np.rint(images.astype(np.float32) * 255).astype(np.uint8)
+    scaled = np.empty(images.shape, np.uint8)
+    for first in range(0, len(images), _AT_ONCE):  # All at once takes much memory.
+        some = images[first : first + _AT_ONCE].astype(np.float32)
+        scaled[first : first + _AT_ONCE] = np.rint(some * 255)
+    return scaled
 
 
 def as_labels(labels: np.ndarray, where: str) -> np.ndarray:
@@ -99,8 +114,8 @@ def check_source(source: Source) -> tuple[str, ...]:
       The name of each class; its digits where the source has no names.
 
     Raises:
-      DataError: Images of different shape, a label without a name, or a class
-        without training examples.
+      DataError: Images of different shape, a label without a name, a class without
+        training examples, or a single class.
     """
     splits = {"train": source.train, "valid": source.valid, "test": source.test}
     present = {name: split for name, split in splits.items() if split is not None}
@@ -149,6 +164,14 @@ def _check_classes(splits: dict[str, Split], source: Source) -> None:
                 "every class to have training examples",
                 f"add training examples of them, or take them out of {name}",
             )
+    if len(trained) == 1 and len(source.class_names or "1") == 1:
+        raise DataError(
+            source.name,
+            f"training examples of a single class, {_some(trained.tolist(), source)}",
+            "two classes or more",
+            "add examples of another class, and check that the labels are the right"
+            " array",
+        )
     # Not arange(count): one stray label of 2e9 would fill the memory.
     count = len(source.class_names or ()) or int(trained[-1]) + 1
     if len(trained) < count:

@@ -69,6 +69,14 @@ def hold_out(
     counts = np.bincount(split.labels)
     total = share if isinstance(share, int) else round(share * len(split.labels))
     limit = len(split.labels) - len(counts)
+    if limit == 0:
+        raise DataError(
+            source,
+            f"one training example of each of {len(counts)} classes, so that none can"
+            f" be held out for {argument}",
+            "a class with two training examples or more",
+            f"add examples, or give {argument} a split of its own",
+        )
     if not 0 < total <= limit:
         raise DataError(
             source,

@@ -7,6 +7,7 @@ import numpy as np
 
 from wpl_jax.data.arguments import check_options, choose, require_int
 from wpl_jax.data.checks import check_source
+from wpl_jax.data.contrast import check_contrast
 from wpl_jax.data.files import PathLike
 from wpl_jax.data.formats import FORMATS
 from wpl_jax.data.holdout import check_share, hold_out
@@ -43,12 +44,17 @@ class ImageDataset:
         return height, width, channels
 
     def read(self) -> "ImageDataset":
-        """The data set, with all images in memory."""
+        """The data set, with all images in memory.
+
+        Raises:
+          DataError: An image is broken, or all training images are of one colour.
+        """
 
         def in_memory(split: Split) -> Split:
             return split._replace(images=np.asarray(split.images))
 
         train, valid, test = map(in_memory, (self.train, self.valid, self.test))
+        check_contrast(train.images, self.source)
         return dataclasses.replace(self, train=train, valid=valid, test=test)
 
 

@@ -28,6 +28,7 @@ from wpl_jax.config_fields import (
     require_only,
 )
 from wpl_jax.data import ImageDataset, Split, open_images
+from wpl_jax.data.contrast import require_contrast
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.parallel import ALONE, ONE, Axis, Devices, Divided
 from wpl_jax.spaces import make_space
@@ -503,6 +504,9 @@ def prepare(dataset: ImageDataset, shrink: int = 1, devices: Devices = ONE) -> D
     Returns:
       The images, each split in a random order of its own: in files classes often come
       one after the other, and a batch of one class has moments of its own.
+
+    Raises:
+      DataError: If an image is broken, or all training images are of one colour.
     """
 
     def moved(split: Split) -> tuple[Images, np.ndarray]:
@@ -514,12 +518,12 @@ def prepare(dataset: ImageDataset, shrink: int = 1, devices: Devices = ONE) -> D
         return whole, images
 
     train, pixels = moved(dataset.train)
-    mean, deviation = _mean_and_deviation(pixels)
+    mean, deviation = _mean_and_deviation(pixels, dataset.source)
     (valid, _), (test, _) = moved(dataset.valid), moved(dataset.test)
     return Data(train, valid, test, mean, deviation)
 
 
-def _mean_and_deviation(images: np.ndarray) -> tuple[jax.Array, jax.Array]:
+def _mean_and_deviation(images: np.ndarray, where: str) -> tuple[jax.Array, jax.Array]:
     """Of each channel, over the images of all processes, by sums that are exact."""
     sums = np.zeros((3, images.shape[-1]), np.int64)
     for image in images:
@@ -531,7 +535,10 @@ def _mean_and_deviation(images: np.ndarray) -> tuple[jax.Array, jax.Array]:
         ]
     count, total, squares = processes.total(sums).astype(np.float64)
     mean = total / count
-    variance = np.maximum(squares / count - mean**2, 1)
+    variance = squares / count - mean**2
+    largest = np.sqrt(max(variance.max(), 0))
+    require_contrast(largest, f"a mean of {mean.mean():.3g}", where)
+    variance = np.maximum(variance, 1)
     return jnp.float32(mean), jnp.float32(np.sqrt(variance))
 
 
