@@ -162,7 +162,7 @@ def _processes() -> Iterator[None]:
 
 def _parse(argv: list[str]) -> list[str]:
     """Parses the flags; what does not fit the configuration is said in one message."""
-    command_line.register_parsers()
+    command_line.register_parsers(flags.FLAGS["config"], argv)
     try:
         rest = app.parse_flags_with_usage(argv)
         config = _CONFIG.value

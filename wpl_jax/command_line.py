@@ -1,10 +1,12 @@
 """Fields of a configuration on the command line: parsers, and who reads them."""
 
+import ast
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict, config_dict, config_flags
 
 from wpl_jax.config_fields import leaves
 from wpl_jax.errors import ConfigError
@@ -29,10 +31,65 @@ class _Optional(flags.ArgumentParser):
         return f"{self._parser.flag_type()} or None"
 
 
-def register_parsers() -> None:
-    """Lets fields that are numbers be set to None; a field's check says if it may."""
+class _Literal(flags.ArgumentParser):
+    """A parser of Python's literals; what is none is a text."""
+
+    def parse(self, argument: Any) -> Any:
+        """The value."""
+        try:
+            return ast.literal_eval(argument)
+        except (SyntaxError, ValueError):
+            return argument
+
+    def flag_type(self) -> str:
+        """The type's name in the help."""
+        return "literal"
+
+
+class _OpenSections(flags.ArgumentParser):
+    """A parser of configuration files that lets flags add options of data formats.
+
+    Which options there are, and of which types, only the reader of a format knows; it
+    refuses others.
+    """
+
+    def __init__(self, parser: flags.ArgumentParser, argv: Sequence[str]):
+        """Takes the parser of the files, and the flags."""
+        super().__init__()
+        self._parser = parser
+        self._options = [found.groups() for found in map(_OPTION.match, argv) if found]
+
+    def parse(self, argument: Any) -> Any:
+        """The configuration, with the options as fields that take any value."""
+        config = self._parser.parse(argument)
+        for section, name in self._options:
+            options = _below(config, section)
+            if options is None or (name in options and options.get_type(name) is str):
+                continue
+            with options.unlocked(), options.ignore_type():
+                value = options.get(name)
+                options[name] = config_dict.FieldReference(value, field_type=object)
+        return config
+
+
+_OPTION = re.compile(r"--?config\.((?:\w+\.)*data)\.(\w+)(?:=|$)")
+
+
+def register_parsers(config_flag: flags.Flag, argv: Sequence[str]) -> None:
+    """Lets the command line set all that a configuration can hold.
+
+    Fields that are numbers can be set to None, and those that are None to any literal;
+    a field's check says if they may.
+    Sections named ``data`` take options that the file does not have.
+
+    Args:
+      config_flag: The flag of the configuration file.
+      argv: The arguments.
+    """
     config_flags.register_flag_parser_for_type(int, _Optional(flags.IntegerParser()))
     config_flags.register_flag_parser_for_type(float, _Optional(flags.FloatParser()))
+    config_flags.register_flag_parser_for_type(type(None), _Literal())
+    config_flag.parser = _OpenSections(config_flag.parser, argv)
 
 
 def config_file(argv: Sequence[str]) -> str:
@@ -59,12 +116,13 @@ def check_overrides(
       ConfigError: If no arm reads one of them.
     """
     for field in fields if by_arm else ():
-        set_now = list(leaves(_below(config, field), field))
+        found = _below(config, field)
+        set_now = list(leaves(ConfigDict() if found is None else found, field))
         reasons = {
             arm: [why(unread, leaf) for leaf in set_now]
             for arm, unread in by_arm.items()
         }
-        if not set_now or not all(all(found) for found in reasons.values()):
+        if not set_now or not all(map(all, reasons.values())):
             continue
         if all(_sets(config, arm, set_now) for arm in by_arm):
             arms_flags = " ".join(f"--config.arms.{arm}.{field}=" for arm in by_arm)
@@ -74,8 +132,8 @@ def check_overrides(
                 "mend config.arms in the config file."
             )
         told: dict[str, str] = {}
-        for arm, found in reasons.items():
-            told.setdefault(str(found[0]), arm)
+        for arm, all_reasons in reasons.items():
+            told.setdefault(str(all_reasons[0]), arm)
         several = len(told) > 1
         because = "; ".join(
             f"in the arm {arm}, {one}" if several else one for one, arm in told.items()
@@ -92,8 +150,9 @@ def _sets(config: ConfigDict, arm: str, fields: Iterable[str]) -> bool:
 
 
 def _below(config: Any, field: str) -> Any:
+    """What a configuration has under a dotted name, None for nothing."""
     for name in field.split("."):
         if not isinstance(config, ConfigDict) or name not in config:
-            return ConfigDict()
+            return None
         config = config[name]
     return config
