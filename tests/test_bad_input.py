@@ -1,14 +1,16 @@
 """Input that cannot be run: one message each, before a folder is claimed."""
 
+import pathlib
 import subprocess
 import sys
 import types
 
+import numpy as np
 import pytest
 import tiny
 import tiny_search
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict, config_dict, config_flags
 
 from wpl_jax import command_line, jobs
 from wpl_jax.errors import UserError
@@ -142,6 +144,29 @@ IN_A_FILE = {
         ["config.arms.wpl sets penalty to 3", "expected settings"],
     ),
 }
+for name, value in {
+    "path": pathlib.Path("x"),
+    "set": {1, 2},
+    "nan": float("nan"),
+    "infinity": [1.0, float("inf")],
+    "bytes": b"x",
+    "complex": 1j,
+    "number of an array": np.float32(0.5),
+    "function": len,
+    "nested": (1, [2, ({3},)]),
+}.items():
+    IN_A_FILE[name] = (tiny_search, {"main_arm": value}, ["config.main_arm is "])
+    IN_A_FILE[f"{name} of two models"] = (tiny, {"stops": value}, ["config.stops is "])
+IN_A_FILE["required"] = (
+    tiny,
+    {"seed": config_dict.required_placeholder(int)},
+    ["config.seed has no value", "--config.seed=VALUE"],
+)
+IN_A_FILE["whole number as a name"] = (
+    tiny,
+    {"main": ConfigDict({3: 4})},
+    ["config.main has the name 3"],
+)
 NAMES = ["a/b", "/tmp/a", "$\\frac{$", "a" * 250, '"><script>alert(1)<', "\x1b[2J", ""]
 
 

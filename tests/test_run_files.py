@@ -213,3 +213,10 @@ def test_file_that_is_no_object_is_named(content, expected, tmp_path):
     assert str(caught.value).startswith(f"{path} is damaged: ")
     assert expected in str(caught.value)
     assert len(str(caught.value)) < 400
+
+
+def test_a_path_that_is_not_utf8_is_written_in_escapes(tmp_path):
+    name = b"b\xffd".decode(errors="surrogateescape")
+    write_atomically(tmp_path / "page", f"data of {name}")
+    assert (tmp_path / "page").read_text() == r"data of b\udcffd"
+    assert list(tmp_path.iterdir()) == [tmp_path / "page"]

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from wpl_jax.errors import ConfigError, shorten
 
@@ -143,6 +143,56 @@ def require_choices(config: ConfigDict, field: str, known: Collection[Any]) -> N
         and all(value in known for value in values)
     )
     require(valid, config, field, f"some of {sorted(known)}")
+
+
+def check_values(config: ConfigDict, field: str = "") -> None:
+    """Checks that all values are of kinds that a file of JSON can hold.
+
+    Args:
+      config: The configuration, or the part of it that has the name ``field``.
+      field: Dotted name.
+
+    Raises:
+      ConfigError: Naming the first field with another value.
+    """
+    for name in config:
+        if not isinstance(name, str) or not _is_text(name):
+            where = f"config.{field}" if field else "config"
+            raise ConfigError(f"{where} has the name {name!a}, expected a text.")
+        below = f"{field}.{name}" if field else name
+        try:
+            value = config[name]
+        except config_dict.RequiredValueError as error:
+            raise ConfigError(
+                f"config.{below} has no value. Pass --config.{below}=VALUE."
+            ) from error
+        if isinstance(value, ConfigDict):
+            check_values(value, below)
+        elif not _is_plain(value):
+            raise ConfigError(
+                f"config.{below} is {shorten(value)}, expected a finite number, a "
+                "text, True, False, None, or a list or tuple of those. Write a path as "
+                "str(path), a set as a tuple, and numbers of arrays as int or float."
+            )
+
+
+def _is_plain(value: Any) -> bool:
+    if type(value) in (list, tuple):
+        return all(map(_is_plain, value))
+    if isinstance(value, str):
+        return type(value) is str  # A path may hold bytes that are not UTF-8.
+    if type(value) is float:
+        return math.isfinite(value)
+    return value is None or type(value) in (bool, int)
+
+
+def _is_text(value: str) -> bool:
+    """Whether it can be written as UTF-8."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def require_names(config: ConfigDict, field: str) -> None:

@@ -19,7 +19,8 @@ def shorten(value: Any) -> str:
     """A value for a message, however large it is."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = short.maxlong = 60
-    return short.repr(value)
+    # What cannot be written is written in escapes.
+    return short.repr(value).encode(errors="backslashreplace").decode()
 
 
 def printable(text: str) -> str:

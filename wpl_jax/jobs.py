@@ -7,6 +7,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from wpl_jax import command_line, search_run, two_models_run, unread
+from wpl_jax.config_fields import check_values
 from wpl_jax.errors import ConfigError, UserError, shorten
 
 # Of each job, its modes: functions of the configuration and the folder.
@@ -55,6 +56,7 @@ def run(config: ConfigDict, workdir: Path, mode: str) -> None:
             f"--mode={mode} is not a mode of the job {config.job}, which has "
             f"{sorted(modes)}.{f' Did you mean {close[0]}?' if close else ''}"
         )
+    check_values(config)
     try:
         workdir.stat()
     except FileNotFoundError:

@@ -43,20 +43,22 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
     Args:
       path: The file. If it is a symbolic link, the link is replaced.
-      content: All of it; text is encoded as UTF-8.
+      content: All of it; text is encoded as UTF-8, and what is no
+        text, as a path of other bytes, in escapes.
 
     Raises:
       UserError: If it cannot be written, for a full disk say; the old one is left.
     """
     if not processes.leads():
         return
-    data = content.encode() if isinstance(content, str) else content
+    if isinstance(content, str):
+        content = content.encode(errors="backslashreplace")
     temporary = path.with_name(f".{path.name}.tmp")
     with writing(path):
         try:
             temporary.unlink(missing_ok=True)
             with create(temporary) as file:
-                file.write(data)
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
