@@ -144,6 +144,11 @@ IN_A_FILE = {
         ["config.arms.wpl sets penalty to 3", "expected settings"],
     ),
 }
+IN_A_FILE["no number of epochs"] = (
+    tiny_search,
+    {"retrain": ConfigDict({"epochs": None})},
+    ["config.retrain.epochs is None", "at least 0"],
+)
 for name, value in {
     "path": pathlib.Path("x"),
     "set": {1, 2},
@@ -194,6 +199,16 @@ def test_names_are_those_of_folders(module, field, name, tmp_path):
     assert f"config.{field} has the name" in message
     assert "\x1b" not in message
     assert len(message) < 300
+
+
+@pytest.mark.parametrize("found", [None, 3, "", "nowhere.json"])
+def test_an_architecture_that_is_no_file_is_said(found, tmp_path):
+    config = tiny_search.get_config()
+    with config.retrain.unlocked(), config.retrain.ignore_type():
+        config.retrain.architecture = found
+    with pytest.raises(UserError) as caught:
+        jobs.run(config, tmp_path / "run", "retrain")
+    assert f"config.retrain.architecture is {found!r}" in str(caught.value)
 
 
 FLAGS = {

@@ -72,14 +72,6 @@ def test_what_was_written_of_a_file_is_removed_again(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_write_atomically_keeps_the_old_file_when_text_cannot_be_written(tmp_path):
-    path = tmp_path / "x.json"
-    write_atomically(path, "old")
-    with pytest.raises(UnicodeEncodeError):
-        write_atomically(path, "new" + "\ud800")
-    assert path.read_text() == "old"
-
-
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_write_atomically_can_be_cut_off_at_every_line(tmp_path):
     path = tmp_path / "x.json"

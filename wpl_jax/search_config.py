@@ -67,6 +67,7 @@ def expand(config: ConfigDict) -> list[Run]:
         "retrain",
         "the settings of the retraining",
     )
+    require_int(config, "retrain.epochs", 0, "0 for no retraining")
     changed = {}
     for arm in arm_names(config):
         said = f"config.arms.{arm} changes a field that the configuration does not have"

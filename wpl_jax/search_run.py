@@ -196,10 +196,11 @@ def _restore(search: Search, each: Run, folder: Path) -> State:
 
 def retrain_file(config: ConfigDict, workdir: Path) -> None:
     """Trains the architecture of ``config.retrain.architecture`` from scratch."""
-    path = Path(config.retrain.architecture)
+    found = config.retrain.architecture
+    path = Path(found if isinstance(found, str) else "")
     if processes.leads() and not path.is_file():
         raise ConfigError(
-            f"config.retrain.architecture is {str(path)!r}, expected the file of an "
+            f"config.retrain.architecture is {found!r}, expected the file of an "
             "architecture, as a search writes it. Pass "
             "--config.retrain.architecture=FOLDER/architecture.json."
         )
@@ -209,9 +210,9 @@ def retrain_file(config: ConfigDict, workdir: Path) -> None:
     remedy = "Give a file that a search of this space wrote."
     read = functools.partial(_read_architecture, space=space, remedy=remedy)
     architecture = _on_all(read, path, space)
-    found = fingerprint.of_each({_RETRAINING: data})
+    data_now = fingerprint.of_each({_RETRAINING: data})
     with open_run(workdir, config.to_dict()), StopRequest() as stop:
-        claim_data(workdir, found)
+        claim_data(workdir, data_now)
         folder = workdir / "retrain"
         retrain.run(
             config,
