@@ -96,6 +96,8 @@ def main(argv: list[str]) -> None:
     """Runs the job, and says what is wrong with its input in one message."""
     if len(argv) > 1:
         _fail(f"Unexpected arguments: {argv[1:]}. Flags start with --.")
+    said = logging.get_absl_handler().python_handler
+    said.stream = console.lasting(said.stream)
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file it writes.
     try:
         if not _WORKDIR.value:

@@ -41,6 +41,26 @@ def test_other_errors_are_raised():
         console.lasting(stream).write("x")
 
 
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("perplexity 3.1 ± 0.2\n\tä é 漢", "perplexity 3.1 ± 0.2\n\tä é 漢"),
+        ("a\x1b[2Jb", r"a\x1b[2Jb"),
+        ("a\x9b2Jb\rc\x07", r"a\x9b2Jb\rc\x07"),
+        ("cod\u202eexe\u2066", r"cod\u202eexe\u2066"),
+        ("\x00", r"\x00"),
+    ],
+)
+def test_codes_that_control_a_terminal_are_written_in_escapes(text, written):
+    stream = io.StringIO()
+    assert console.lasting(stream).write(text) == len(text)
+    assert stream.getvalue() == written
+    assert console.printable(written) == written
+    raw = io.StringIO()
+    console.lasting(raw, escape=False).write(text)
+    assert raw.getvalue() == text
+
+
 def test_path_that_is_no_text_is_written_in_escapes(tmp_path):
     with (tmp_path / "log").open("w", encoding="utf-8") as stream:
         print("runs/a\udcff", file=console.lasting(stream))

@@ -222,3 +222,9 @@ def test_film_is_whole_or_not_there_on_a_full_disk(tmp_path):
         animate([SKIPPING], ["best of epoch 1"], path)
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["film.gif"]
+
+
+def test_labels_of_pictures_are_plain(tmp_path):
+    graph = Graph({"a": "$\\frac{$", "b": "50 $ x_1$"}, (("a", "b", "$$"),))
+    animate([graph], ["$\\frac{$"], tmp_path / "cell.gif")
+    assert (tmp_path / "cell.gif").stat().st_size > 0

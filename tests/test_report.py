@@ -6,6 +6,7 @@ import re
 import pytest
 from tiny import small_files
 
+from wpl_jax import console
 from wpl_jax.errors import UserError
 from wpl_jax.report import Page, new_figure
 
@@ -172,3 +173,32 @@ def test_figures_that_is_a_file_is_named(tmp_path):
     with pytest.raises(UserError, match="figures cannot be made"):
         write_page(tmp_path)
     assert (tmp_path / "figures").read_text() == "in the way"
+
+
+@pytest.mark.parametrize(
+    "text", [NASTY, "$\\frac{$", "a $x_1$ b", "\x1b[2J \u202e", "50 $"]
+)
+def test_text_in_figures_is_plain(text, tmp_path):
+    figure = new_figure(12.0, 8.0)
+    ax = figure.subplots()
+    ax.plot([1, 10**7], [1, 10**7], label=text)
+    ax.set(title=text, xlabel=text, xscale="log")
+    ax.text(1, 1, text)
+    ax.legend()
+    page = Page(text, tmp_path)
+    page.figure(figure, "one", text)
+    page.write(tmp_path / "report.html")
+    found = Elements((tmp_path / "report.html").read_text())
+    assert "script" not in found.tags
+    visible = console.printable(text)
+    assert found.text.count(visible) >= 3
+    svg = Elements((tmp_path / "figures" / "one.svg").read_text())
+    assert svg.text.count(visible) == 4
+    assert "script" not in svg.tags
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "", "a b", "$x$", '"><script>'])
+def test_names_of_figures_are_those_of_files(name, tmp_path):
+    with pytest.raises(ValueError, match="a figure's name is"):
+        Page("A report", tmp_path).figure(new_figure(), name, "")
+    assert list(tmp_path.iterdir()) == []

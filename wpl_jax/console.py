@@ -15,11 +15,11 @@ class _Lasting:
     Once its reader has gone, as under ``| head -1``, what is written is dropped.
     """
 
-    def __init__(self, stream: Any):
-        self._stream = stream
+    def __init__(self, stream: Any, escape: bool):
+        self._stream, self._escape = stream, escape
 
     def write(self, text: str) -> int:
-        self._try(self._stream.write, text)
+        self._try(self._stream.write, printable(text) if self._escape else text)
         return len(text)
 
     def flush(self) -> None:
@@ -37,11 +37,26 @@ class _Lasting:
                     os.dup2(nowhere.fileno(), self._stream.fileno())
 
 
-def lasting(stream: Any) -> Any:
+def printable(text: str) -> str:
+    """A text with what is no letter, sign or space in escapes, but for ends of lines.
+
+    Names of files, and what is in files, may hold codes that clear a terminal or change
+    the order of letters.
+    """
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text
+    )
+
+
+def lasting(stream: Any, escape: bool = True) -> Any:
     """The stream, but that errors of the system do not end the program.
 
     What cannot be encoded, as a path that is not UTF-8, is written in escapes.
+
+    Args:
+      stream: Of text.
+      escape: Whether codes that control a terminal are written in escapes as well.
     """
     with contextlib.suppress(AttributeError):  # Not one of files.
         stream.reconfigure(errors="backslashreplace")
-    return _Lasting(stream)
+    return _Lasting(stream, escape)

@@ -9,7 +9,7 @@ from matplotlib.patches import FancyArrowPatch
 from matplotlib.text import Text
 from PIL import Image
 
-from wpl_jax.report import COLORS, new_figure
+from wpl_jax.report import COLORS, new_figure, save
 from wpl_jax.run_files import write_atomically
 from wpl_jax.supernet import Graph
 
@@ -134,7 +134,7 @@ def animate(graphs: Sequence[Graph], titles: Sequence[str], path: Path) -> None:
         draw(graph, ax)
         ax.set_title(title)
         drawn = io.BytesIO()
-        figure.savefig(drawn, format="png", dpi=80)
+        save(figure, drawn, format="png", dpi=80)
         frames.append(Image.open(drawn).convert("RGB"))
     gif = io.BytesIO()
     frames[0].save(

@@ -160,9 +160,9 @@ class Progress:
             tqdm(
                 total=total,
                 initial=done,
-                desc=title,
+                desc=console.printable(title),
                 dynamic_ncols=True,
-                file=console.lasting(sys.stderr),
+                file=console.lasting(sys.stderr, escape=False),
             )
             if sys.stderr.isatty()
             else None
@@ -172,7 +172,7 @@ class Progress:
         """Counts so many more, and says what they were."""
         self._done += count
         if self._bar is not None:
-            self._bar.set_postfix_str(note, refresh=False)
+            self._bar.set_postfix_str(console.printable(note), refresh=False)
             self._bar.update(count)
         elif (
             time.monotonic() - self._last >= self._interval or self._done == self._total

@@ -6,12 +6,15 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from string import Template
+from typing import IO, Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
+from wpl_jax.console import printable
 from wpl_jax.run_files import make_folder, write_atomically
 
 # Wong, "Points of view: Color blindness", Nature Methods 2011.
@@ -41,6 +44,14 @@ $body
 """)
 
 
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def _escaped(text: str) -> str:
+    """A text for a page, whatever is in it."""
+    return html.escape(printable(text))
+
+
 class Page:
     """A report in the making: paragraphs, tables and figures in order."""
 
@@ -51,21 +62,21 @@ class Page:
 
     def heading(self, text: str) -> None:
         """Adds a section's heading."""
-        self._parts.append(f"<h2>{html.escape(text)}</h2>")
+        self._parts.append(f"<h2>{_escaped(text)}</h2>")
 
     def text(self, *paragraphs: str) -> None:
         """Adds paragraphs of plain text."""
-        self._parts.extend(f"<p>{html.escape(text)}</p>" for text in paragraphs)
+        self._parts.extend(f"<p>{_escaped(text)}</p>" for text in paragraphs)
 
     def code(self, text: str) -> None:
         """Adds a block of preformatted text."""
-        self._parts.append(f"<pre>{html.escape(text)}</pre>")
+        self._parts.append(f"<pre>{_escaped(text)}</pre>")
 
     def table(self, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Adds a table of text cells."""
 
         def row(cells: Sequence[str], tag: str) -> str:
-            inner = "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
+            inner = "".join(f"<{tag}>{_escaped(cell)}</{tag}>" for cell in cells)
             return f"<tr>{inner}</tr>"
 
         body = "\n".join(row(cells, "td") for cells in rows)
@@ -73,13 +84,18 @@ class Page:
 
     def figure(self, figure: Figure, name: str, caption: str) -> None:
         """Adds a figure, and saves it as ``figures/NAME.png`` and ``.svg``."""
+        if not _NAME.fullmatch(name):
+            raise ValueError(
+                f"a figure's name is {name!r}, expected letters, digits, _ and -: it "
+                "is that of a file"
+            )
         folder = make_folder(self._workdir / "figures")
         png, svg = io.BytesIO(), io.StringIO()
-        figure.savefig(png, format="png", dpi=150, metadata={"Software": None})
+        save(figure, png, format="png", dpi=150, metadata={"Software": None})
         write_atomically(folder / f"{name}.png", png.getvalue())
         # The salt makes the ids in the file, and so the file, reproducible.
         with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
-            figure.savefig(svg, format="svg", metadata={"Date": None})
+            save(figure, svg, format="svg", metadata={"Date": None})
         write_atomically(folder / f"{name}.svg", svg.getvalue())
         # Inline, all figures share one namespace of ids.
         inline = svg.getvalue()[svg.getvalue().index("<svg") :]
@@ -89,17 +105,40 @@ class Page:
             inline,
         )
         self._parts.append(
-            f"<figure>{inline}<figcaption>{html.escape(caption)}</figcaption></figure>"
+            f"<figure>{inline}<figcaption>{_escaped(caption)}</figcaption></figure>"
         )
 
     def write(self, path: Path) -> None:
         """Writes the page."""
         write_atomically(
             path,
-            _PAGE.substitute(
-                title=html.escape(self._title), body="\n".join(self._parts)
-            ),
+            _PAGE.substitute(title=_escaped(self._title), body="\n".join(self._parts)),
         )
+
+
+def save(figure: Figure, file: IO, **options: Any) -> None:
+    """Draws a figure; only labels of ticks may be formulas, all other text is plain.
+
+    Args:
+      figure: The figure.
+      file: Where it is written to.
+      **options: As of matplotlib's ``savefig``.
+    """
+    of_ticks = {
+        label
+        for ax in figure.axes
+        for axis in (ax.xaxis, ax.yaxis)
+        for label in (
+            *axis.get_ticklabels(),
+            *axis.get_ticklabels(minor=True),
+            axis.get_offset_text(),
+        )
+    }
+    for text in figure.findobj(Text):
+        if text not in of_ticks:
+            text.set_parse_math(False)
+            text.set_text(printable(text.get_text()))
+    figure.savefig(file, **options)
 
 
 def new_figure(width: float = 8.0, height: float = 4.5) -> Figure:

@@ -365,10 +365,11 @@ def _cells(
 
 def _graphviz(graph: Graph, path: Path) -> None:
     """The picture in Graphviz's language, and drawn by it where it is installed."""
-    write_atomically(path.with_suffix(".dot"), to_dot(graph))
+    text = to_dot(graph).encode(errors="backslashreplace")
+    write_atomically(path.with_suffix(".dot"), text)
     if shutil.which("dot"):
-        command = ["dot", "-Tsvg", f"{path}.dot"]
-        drawn = subprocess.run(command, check=False, stdout=subprocess.PIPE)
+        command = ["dot", "-Tsvg"]  # Not with the path, which may look like a flag.
+        drawn = subprocess.run(command, check=False, input=text, stdout=subprocess.PIPE)
         if drawn.returncode == 0:  # A broken Graphviz is no loss.
             write_atomically(Path(f"{path}_graphviz.svg"), drawn.stdout)
 
