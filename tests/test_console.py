@@ -46,7 +46,7 @@ def test_other_errors_are_raised():
     [
         ("perplexity 3.1 ± 0.2\n\tä é 漢", "perplexity 3.1 ± 0.2\n\tä é 漢"),
         ("a\x1b[2Jb", r"a\x1b[2Jb"),
-        ("a\x9b2Jb\rc\x07", r"a\x9b2Jb\rc\x07"),
+        ("a\x9b2Jb\rc\x07", r"a\x9b2Jb c\x07"),
         ("cod\u202eexe\u2066", r"cod\u202eexe\u2066"),
         ("\x00", r"\x00"),
     ],
@@ -55,7 +55,7 @@ def test_codes_that_control_a_terminal_are_written_in_escapes(text, written):
     stream = io.StringIO()
     assert console.lasting(stream).write(text) == len(text)
     assert stream.getvalue() == written
-    assert console.printable(written) == written
+    assert console.shown(written) == written
     raw = io.StringIO()
     console.lasting(raw, escape=False).write(text)
     assert raw.getvalue() == text

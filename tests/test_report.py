@@ -190,7 +190,7 @@ def test_text_in_figures_is_plain(text, tmp_path):
     page.write(tmp_path / "report.html")
     found = Elements((tmp_path / "report.html").read_text())
     assert "script" not in found.tags
-    visible = console.printable(text)
+    visible = console.shown(text)
     assert found.text.count(visible) >= 3
     svg = Elements((tmp_path / "figures" / "one.svg").read_text())
     assert svg.text.count(visible) == 4

@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from wpl_jax.errors import printable
+
 _GONE = (errno.EPIPE, errno.EIO)  # the other end of a pipe, a terminal
 
 
@@ -19,7 +21,7 @@ class _Lasting:
         self._stream, self._escape = stream, escape
 
     def write(self, text: str) -> int:
-        self._try(self._stream.write, printable(text) if self._escape else text)
+        self._try(self._stream.write, shown(text) if self._escape else text)
         return len(text)
 
     def flush(self) -> None:
@@ -37,15 +39,13 @@ class _Lasting:
                     os.dup2(nowhere.fileno(), self._stream.fileno())
 
 
-def printable(text: str) -> str:
-    """A text with what is no letter, sign or space in escapes, but for ends of lines.
+def shown(text: str) -> str:
+    """A text as :func:`wpl_jax.errors.printable` writes it, in as many lines.
 
     Names of files, and what is in files, may hold codes that clear a terminal or change
     the order of letters.
     """
-    return "".join(
-        c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text
-    )
+    return "".join(c if c in "\n\t" else printable(c) for c in text)
 
 
 def lasting(stream: Any, escape: bool = True) -> Any:

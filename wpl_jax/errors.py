@@ -19,8 +19,7 @@ def shorten(value: Any) -> str:
     """A value for a message, however large it is."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = short.maxlong = 60
-    # What cannot be written is written in escapes.
-    return short.repr(value).encode(errors="backslashreplace").decode()
+    return printable(short.repr(value))
 
 
 def printable(text: str) -> str:

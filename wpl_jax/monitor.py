@@ -160,7 +160,7 @@ class Progress:
             tqdm(
                 total=total,
                 initial=done,
-                desc=console.printable(title),
+                desc=console.shown(title),
                 dynamic_ncols=True,
                 file=console.lasting(sys.stderr, escape=False),
             )
@@ -172,7 +172,7 @@ class Progress:
         """Counts so many more, and says what they were."""
         self._done += count
         if self._bar is not None:
-            self._bar.set_postfix_str(console.printable(note), refresh=False)
+            self._bar.set_postfix_str(console.shown(note), refresh=False)
             self._bar.update(count)
         elif (
             time.monotonic() - self._last >= self._interval or self._done == self._total

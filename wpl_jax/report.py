@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from wpl_jax.console import printable
+from wpl_jax.console import shown
 from wpl_jax.run_files import make_folder, write_atomically
 
 # Wong, "Points of view: Color blindness", Nature Methods 2011.
@@ -49,7 +49,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 def _escaped(text: str) -> str:
     """A text for a page, whatever is in it."""
-    return html.escape(printable(text))
+    return html.escape(shown(text))
 
 
 class Page:
@@ -137,7 +137,7 @@ def save(figure: Figure, file: IO, **options: Any) -> None:
     for text in figure.findobj(Text):
         if text not in of_ticks:
             text.set_parse_math(False)
-            text.set_text(printable(text.get_text()))
+            text.set_text(shown(text.get_text()))
     figure.savefig(file, **options)
 
 
