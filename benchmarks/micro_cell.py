@@ -104,7 +104,7 @@ def _mean(x):
 def _child(number: int, batch: int) -> list[dict]:
     space = MicroCell((SIZE, SIZE, 3), CLASSES, filters=FILTERS, layers=LAYERS)
     architecture = random_architecture(jax.random.key(number), space.decisions)
-    data = _data(batch)
+    data = make_data(batch)
     programs = {
         "wpl": _searching(space, architecture, "wpl", data, batch),
         "none": _searching(space, architecture, "none", data, batch),
@@ -137,7 +137,8 @@ def _child(number: int, batch: int) -> list[dict]:
     ]
 
 
-def _data(batch: int) -> Data:
+def make_data(batch: int) -> Data:
+    """Noise, for a batch of some size."""
     rng = np.random.default_rng(0)
 
     def images(count):

@@ -142,7 +142,7 @@ def _pytorch(hidden: int) -> dict[str, Callable[[], None]]:
         return {}
     from benchmarks import pytorch
 
-    rates = _task(hidden).dropout._asdict()
+    rates = make_task(hidden).dropout._asdict()
     steps = pytorch.Steps(
         WORDS,
         hidden,
@@ -177,7 +177,7 @@ class Running:
         config = enas_rnn_ptb.get_config()
         config.penalty.name = penalty
         config.penalty.start_epoch = 1  # No Fisher in the epoch that is measured.
-        task = _task(hidden)
+        task = make_task(hidden)
         self.search = Search(
             task,
             make_strategy(config, task.space.decisions),
@@ -219,7 +219,7 @@ def _fisher(task: LanguageModel):
     return fisher
 
 
-def _task(hidden: int) -> LanguageModel:
+def make_task(hidden: int) -> LanguageModel:
     space = RecurrentCell(WORDS, hidden, NODES, init_scale=0.025)
     dropout = Dropout(embedding=0.1, input=0.65, output=0.4, recurrent=0.5)
     return LanguageModel(space, LENGTH, BATCH, dropout)
@@ -245,7 +245,7 @@ def _static(hidden: int, steps: int, data: Data):
 
 def static_program(hidden: int, steps: int, data: Data):
     """The child as one would write it alone, trained by the same optimizer."""
-    task = _task(hidden)
+    task = make_task(hidden)
     sizes = {"input": hidden, "recurrent": hidden}
     sizes |= {f"edge_{j}": hidden for j in range(1, NODES)}
     keys = iter(jax.random.split(jax.random.key(0), NODES + 2))

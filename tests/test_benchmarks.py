@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from benchmarks import growth, micro_cell, search
+from benchmarks import fisher_of_children, growth, micro_cell, search
 
 
 def assert_figures(rows):
@@ -37,6 +37,19 @@ def test_a_step_on_text(monkeypatch):
     assert ["WPL" in row["figure"] for row in steps] == [True, False]
     assert "Fisher update / shared step" in [row["figure"] for row in rows]
     assert sum("of the authors' code" in row["figure"] for row in rows) == 3
+
+
+@pytest.mark.slow
+def test_fishers_of_children(monkeypatch):
+    for name, value in (("SIZE", 8), ("FILTERS", 4), ("LAYERS", 3)):
+        monkeypatch.setattr(micro_cell, name, value)
+    for name, value in (("WORDS", 50), ("BATCH", 4), ("LENGTH", 3)):
+        monkeypatch.setattr(search, name, value)
+    monkeypatch.setattr(fisher_of_children, "CELLS", ((8, 2),))
+    monkeypatch.setattr(fisher_of_children, "BATCH", 4)
+    rows = list(fisher_of_children.rows())
+    assert_figures(rows)
+    assert ["hidden 8" in row["benchmark"] for row in rows] == [True, False]
 
 
 @pytest.mark.slow

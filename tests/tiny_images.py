@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     config.search.update({"epochs": 1, "children": 4, "batches": 2})
     config.search.update({"eval_batches": 2, "learn_per_call": 2})
     config.penalty.start_epoch = 0
-    config.penalty.estimator = "batch"  # It compiles in half of the time.
+    config.penalty.estimator = "batch"  # It compiles faster than "per_example".
     config.optimizer.update({"learning_rate": 1e-3, "nesterov": False})
     config.optimizer.momentum = 0.0
     config.strategy.enas.steps = 4
