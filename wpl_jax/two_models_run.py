@@ -23,6 +23,7 @@ from wpl_jax import (
     two_models_report,
 )
 from wpl_jax.data import DataError, ImageDataset, load_images
+from wpl_jax.data.repeats import describe_repeated
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.resumable import Resumable
 from wpl_jax.run_directory import claim_data, open_run
@@ -122,6 +123,9 @@ def load_data(config: ConfigDict) -> tuple[Data, tuple[str, ...]]:
       ConfigError: If it has too few validation images.
     """
     dataset: ImageDataset = load_images(**config.data.to_dict())
+    sizes = {name: len(getattr(dataset, name).labels) for name in ("valid", "test")}
+    if repeated := describe_repeated(dataset.repeated or {}, sizes):
+        print(f"{dataset.source}: {repeated}.")
     valid, count = dataset.valid, config.fisher_examples
     if len(valid.labels) < 2 * count:
         raise ConfigError(

@@ -64,13 +64,15 @@ def test_class_names(folder, data_error):
 def test_cifar100_has_fine_classes(tmp_path, data_error):
     records = [_plain(i % 20, i % 100, value=i) for i in range(200)]
     (tmp_path / "train.bin").write_bytes(b"".join(records))
-    (tmp_path / "test.bin").write_bytes(b"".join(records[:100]))
+    (tmp_path / "test.bin").write_bytes(
+        b"".join([*records[:99], _plain(0, 99, value=255)])
+    )
     names = [f"name {i}" for i in range(100)]
     (tmp_path / "fine_label_names.txt").write_text("\n".join(names))
     data = load_images("cifar_binary", tmp_path, valid=0.3)
     assert data.class_names == tuple(names)
     np.testing.assert_array_equal(data.test.labels, np.arange(100))
-    np.testing.assert_array_equal(data.test.images[:, 31, 0, 2], np.arange(100))
+    np.testing.assert_array_equal(data.test.images[:, 31, 0, 2], [*range(99), 255])
     (tmp_path / "test.bin").write_bytes(_plain(0, 100))
     with data_error(tmp_path / "test.bin", "label 100 in record 0", "right file"):
         load_images("cifar_binary", tmp_path)

@@ -58,7 +58,7 @@ def test_bytes_in_their_order(folder):
         bytes([0, 0, 8, 1, 0, 0, 0, 2, 1, 0])
     )
     header = bytes([0, 0, 8, 3, 0, 0, 0, 12, 0, 0, 0, 2, 0, 0, 0, 3])
-    (folder / "train-images-idx3-ubyte").write_bytes(header + bytes(range(72)))
+    (folder / "train-images-idx3-ubyte").write_bytes(header + bytes(range(100, 172)))
     data = load_images("idx", folder, valid=3)
     assert data.test.images[..., 0].tolist() == [
         [[0, 1, 2], [3, 4, 5]],

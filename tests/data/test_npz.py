@@ -49,7 +49,7 @@ def test_floats_are_scaled_back_exactly(dtype, file):
     labels = np.array([0, 1, 0, 1])
     np.savez(
         file,
-        train_images=unit,
+        train_images=1 - unit,
         train_labels=labels,
         test_images=unit,
         test_labels=labels,
@@ -62,7 +62,11 @@ def test_other_keys(file, arrays):
     names = ("x_train", "y_train", "x_test", "y_test")
     renamed = dict(zip(names, arrays.values(), strict=True))
     np.savez(
-        file, x_v=arrays["test_images"], y_v=[0, 1, 2], names=list("abc"), **renamed
+        file,
+        x_v=255 - arrays["test_images"],
+        y_v=[0, 1, 2],
+        names=list("abc"),
+        **renamed,
     )
     options = dict(zip(arrays, names, strict=True))
     options |= {"valid_images": "x_v", "valid_labels": "y_v", "class_names": "names"}

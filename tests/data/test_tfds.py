@@ -133,20 +133,22 @@ def test_splits(tmp_path, data_error):
 
 def test_mocked_mnist(online):
     with tfds.testing.mock_data(num_examples=200):
-        data = load_images("tfds", "mnist", valid=0.1)
+        # Mocked splits are all of the same images, which is refused.
+        data = load_images("tfds", "mnist", valid=0.1, test_split=None)
     assert data.image_shape == (28, 28, 1)
     assert data.num_classes == 10
     sizes = [len(split.labels) for split in (data.train, data.valid, data.test)]
-    assert sizes == [180, 20, 200]
+    assert sizes == [144, 16, 40]
 
 
-def test_mocked_over_metadata_on_disk(tmp_path, offline):
+def test_mocked_over_metadata_on_disk(tmp_path, offline, data_error):
     """With metadata, a mocked data set counts as prepared and has its splits."""
     _prepare("wpl_stripes_with_validation", tmp_path)
-    with tfds.testing.mock_data(num_examples=30, data_dir=str(tmp_path)):
-        data = load_images("tfds", "wpl_stripes_with_validation")
-    sizes = [len(split.labels) for split in (data.train, data.valid, data.test)]
-    assert sizes == [30, 30, 30]
+    with (
+        tfds.testing.mock_data(num_examples=30, data_dir=str(tmp_path)),
+        data_error("tfds", "all 30 valid images also in train", "in no other split"),
+    ):
+        load_images("tfds", "wpl_stripes_with_validation")
 
 
 def test_neither_disk_nor_network(tmp_path, data_error):

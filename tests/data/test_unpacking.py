@@ -121,12 +121,13 @@ def test_npz_larger_than_memory(tmp_path, data_error):
 
 @pytest.fixture
 def folder(tmp_path):
+    greys = iter(range(0, 80, 10))
     for split in ("train", "test"):
         for name in ("cat", "dog"):
             place = tmp_path / split / name
             place.mkdir(parents=True)
-            Image.new("L", (20, 20)).save(place / "0.png")
-            Image.new("L", (20, 20), 9).save(place / "1.png")
+            Image.new("L", (20, 20), next(greys)).save(place / "0.png")
+            Image.new("L", (20, 20), next(greys)).save(place / "1.png")
     return tmp_path
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from wpl_jax.data.errors import DataError
+from wpl_jax.data.repeats import hash_rows
 from wpl_jax.data.source import Split
 
 
@@ -42,7 +43,9 @@ def hold_out(
 
     Stratified: each class gives in proportion to its size, up to rounding, and
     keeps at least one example. Random but for the seed, and both parts keep the
-    order of the examples.
+    order of the examples. Copies of one image are not divided: they stay, and other
+    examples are held out for them, or fewer where there are none. Images that wait in
+    files are not compared.
 
     Args:
       split: n examples with labels in [0, num_classes), none of the classes empty.
@@ -57,7 +60,7 @@ def hold_out(
 
     Raises:
       DataError: The share comes to no example, or to so many that a class would
-        have no example left.
+        have no example left, or all examples are copies of each other.
 
     Examples:
       >>> labels = np.array([0, 0, 0, 0, 1, 1], np.int32)
@@ -87,13 +90,42 @@ def hold_out(
         )
     rng = np.random.default_rng([seed, *argument.encode()])
     held = np.zeros(len(split.labels), bool)
+    orders = []
     for label, take in enumerate(_quotas(counts, total)):
         members = np.flatnonzero(split.labels == label)
-        held[rng.permutation(members)[:take]] = True
+        orders.append(rng.permutation(members))
+        held[orders[-1][:take]] = True
+    if isinstance(split.images, np.ndarray):
+        _return_copies(held, hash_rows(split.images), orders)
+        if not held.any():
+            found = "only copies of the same images among the training examples"
+            remedy = f"leave copies out, or give {argument} a split of its own"
+            raise DataError(source, found, "different images", remedy)
     return (
         Split(split.images[~held], split.labels[~held]),
         Split(split.images[held], split.labels[held]),
     )
+
+
+def _return_copies(
+    held: np.ndarray, hashes: np.ndarray, orders: list[np.ndarray]
+) -> None:
+    """Gives back what is held out and has a copy in the rest; others take its place.
+
+    Args:
+      held: Which examples are held out, bool[n]; changed in place.
+      hashes: The same number for the same images, int64[n].
+      orders: The examples of each class, in the order in which they are held out.
+    """
+    back = held & np.isin(hashes, hashes[~held])
+    if not back.any():
+        return
+    _, group, sizes = np.unique(hashes, return_inverse=True, return_counts=True)
+    single = sizes[group] == 1
+    for order in orders:
+        others = order[single[order] & ~held[order]]
+        held[others[: back[order].sum()]] = True
+    held[back] = False
 
 
 def _quotas(counts: np.ndarray, total: int) -> np.ndarray:

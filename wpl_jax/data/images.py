@@ -1,6 +1,7 @@
 """Images for classification: one type, one function, many formats."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ from wpl_jax.data.contrast import check_contrast
 from wpl_jax.data.files import PathLike
 from wpl_jax.data.formats import FORMATS
 from wpl_jax.data.holdout import check_share, hold_out
+from wpl_jax.data.repeats import count_repeated, hash_rows
 from wpl_jax.data.source import Source, Split
+from wpl_jax.errors import printable
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -24,6 +27,8 @@ class ImageDataset:
       test: Examples to report on, once.
       class_names: The name of class i at position i.
       source: Where the data is from, for messages and reports.
+      repeated: For "valid" and "test" the number of images whose pixels an earlier
+        split has as well; None while they wait in files.
     """
 
     train: Split
@@ -31,6 +36,7 @@ class ImageDataset:
     test: Split
     class_names: tuple[str, ...]
     source: str
+    repeated: Mapping[str, int] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -47,15 +53,22 @@ class ImageDataset:
         """The data set, with all images in memory.
 
         Raises:
-          DataError: An image is broken, or all training images are of one colour.
+          DataError: An image is broken, all training images are of one colour, or
+            all images of a split are in an earlier one.
         """
 
         def in_memory(split: Split) -> Split:
             return split._replace(images=np.asarray(split.images))
 
         train, valid, test = map(in_memory, (self.train, self.valid, self.test))
-        check_contrast(train.images, self.source)
-        return dataclasses.replace(self, train=train, valid=valid, test=test)
+        repeated = self.repeated
+        if repeated is None:
+            check_contrast(train.images, self.source)
+            splits = {"train": train, "valid": valid, "test": test}
+            repeated = _count_repeated(splits, self.source)
+        return dataclasses.replace(
+            self, train=train, valid=valid, test=test, repeated=repeated
+        )
 
 
 def load_images(
@@ -102,6 +115,7 @@ def open_images(
     A source's own splits are taken as they are. What it lacks is held out of its
     training examples, first the test share and then the validation share of what
     is left: random, but the same for the same seed, and each class in proportion.
+    Copies of an image stay together in train, where its pixels are in memory.
 
     Args:
       format: A key of ``FORMATS``: "cifar_binary", "digits", "folder", "idx",
@@ -134,6 +148,8 @@ def _complete(
     """The data set of a source, with what it lacks held out of its train split."""
     class_names = check_source(source)
     train, valid_split, test_split = source.train, source.valid, source.test
+    if isinstance(train.images, np.ndarray):
+        check_contrast(train.images, source.name)
     if test_split is None:
         train, test_split = hold_out(
             train, test, seed=seed, argument="test", source=source.name
@@ -142,4 +158,16 @@ def _complete(
         train, valid_split = hold_out(
             train, valid, seed=seed, argument="valid", source=source.name
         )
-    return ImageDataset(train, valid_split, test_split, class_names, source.name)
+    splits = {"train": train, "valid": valid_split, "test": test_split}
+    repeated = None
+    if all(isinstance(split.images, np.ndarray) for split in splits.values()):
+        repeated = _count_repeated(splits, source.name)
+    return ImageDataset(
+        train, valid_split, test_split, class_names, printable(source.name), repeated
+    )
+
+
+def _count_repeated(splits: dict[str, Split], where: str) -> dict[str, int]:
+    """How many images each split shares with those before it."""
+    hashes = {name: hash_rows(split.images) for name, split in splits.items()}
+    return count_repeated(hashes, where)

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,12 @@ from numpy.typing import ArrayLike
 from wpl_jax.data.arguments import check_options, choose, require_int
 from wpl_jax.data.errors import DataError
 from wpl_jax.data.files import PathLike
+from wpl_jax.data.repeats import check_text, share_repeated
 from wpl_jax.data.text_formats import TEXT_FORMATS
 from wpl_jax.data.text_levels import LEVELS, Level
 from wpl_jax.data.text_source import TextSource
 from wpl_jax.data.text_vocabulary import build_vocabulary, encode
+from wpl_jax.errors import printable
 
 _SPLITS = ("train", "valid", "test")
 
@@ -34,6 +37,8 @@ class TextDataset:
         training text is not counted. That of train is 0 unless max_vocabulary or
         min_count cut words.
       level: A key of ``LEVELS``: "word" or "character".
+      repeated: For "valid" and "test" the share of tokens that are in passages of
+        training text too, of at least 50 words or 250 characters.
     """
 
     train: np.ndarray
@@ -43,6 +48,7 @@ class TextDataset:
     source: str
     unknown: dict[str, int]
     level: str
+    repeated: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def vocabulary_size(self) -> int:
@@ -109,8 +115,9 @@ def load_text(
       The data set.
 
     Raises:
-      DataError: The source cannot be read, two splits are the same text, or an
-        argument is wrong. The message says where, what and how to mend it.
+      DataError: The source cannot be read, a split is the text of another or a part
+        of the training text, or an argument is wrong. The message says where, what
+        and how to mend it.
 
     Examples:
       >>> data = load_text("pydoc", min_count=2)
@@ -128,6 +135,8 @@ def load_text(
     _check_distinct(source)
     tokens = {name: cut.split(getattr(source, name)) for name in _SPLITS}
     counts = {name: Counter(tokens[name]) for name in _SPLITS}
+    repeated = _find_repeated(tokens, counts, cut.passage)
+    check_text(repeated, {name: getattr(source, name).where for name in _SPLITS})
     vocabulary = build_vocabulary(
         counts["train"],
         counts["valid"].keys() | counts["test"].keys(),
@@ -138,9 +147,10 @@ def load_text(
     return TextDataset(
         **{name: encode(tokens[name], vocabulary) for name in _SPLITS},
         vocabulary=vocabulary,
-        source=source.name,
+        source=printable(source.name),
         unknown={name: _count_unknown(counts[name], vocabulary) for name in _SPLITS},
         level=level,
+        repeated=repeated,
     )
 
 
@@ -160,6 +170,19 @@ def _check_distinct(source: TextSource) -> None:
             expected = "splits that are different parts of the text"
             remedy = "copy the right file there; a split that is another one leaks it"
             raise DataError(second.where, found, expected, remedy)
+
+
+def _find_repeated(
+    tokens: dict[str, Sequence[str]], counts: dict[str, Counter[str]], length: int
+) -> dict[str, float]:
+    """The share of valid and test that is in passages of train too."""
+    # All words have numbers of their own here, also those outside the vocabulary.
+    every = tuple(counts["train"] | counts["valid"] | counts["test"])
+    numbers = {name: encode(tokens[name], every) for name in _SPLITS}
+    return {
+        name: share_repeated(numbers[name], numbers["train"], length)
+        for name in ("valid", "test")
+    }
 
 
 def _count_unknown(counts: Counter[str], vocabulary: tuple[str, ...]) -> int:

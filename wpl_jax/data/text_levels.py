@@ -17,6 +17,7 @@ class Level(NamedTuple):
     split: Callable[[TextSplit], Sequence[str]]
     join: Callable[[Sequence[str]], str]
     specials: tuple[str, ...]  # tokens that the smallest vocabulary has to hold
+    passage: int  # tokens in a row that are in two texts only by copying
 
 
 def split_words(split: TextSplit) -> list[str]:
@@ -67,6 +68,6 @@ def split_characters(split: TextSplit) -> str:
 
 
 LEVELS = {
-    "word": Level(split_words, join_words, (END, UNKNOWN)),
-    "character": Level(split_characters, "".join, (UNKNOWN,)),
+    "word": Level(split_words, join_words, (END, UNKNOWN), passage=50),
+    "character": Level(split_characters, "".join, (UNKNOWN,), passage=250),
 }

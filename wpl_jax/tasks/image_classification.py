@@ -27,8 +27,9 @@ from wpl_jax.config_fields import (
     require_number,
     require_only,
 )
-from wpl_jax.data import ImageDataset, Split, open_images
+from wpl_jax.data import ImageDataset, open_images
 from wpl_jax.data.contrast import require_contrast
+from wpl_jax.data.repeats import count_repeated, describe_repeated, hash_rows
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.parallel import ALONE, ONE, Axis, Devices, Divided
 from wpl_jax.spaces import make_space
@@ -506,20 +507,33 @@ def prepare(dataset: ImageDataset, shrink: int = 1, devices: Devices = ONE) -> D
       one after the other, and a batch of one class has moments of its own.
 
     Raises:
-      DataError: If an image is broken, or all training images are of one colour.
+      DataError: If an image is broken, all training images are of one colour, or all
+        images of a split are in an earlier one.
     """
+    hashes = {}
 
-    def moved(split: Split) -> tuple[Images, np.ndarray]:
+    def moved(name: str) -> tuple[Images, np.ndarray]:
+        split = getattr(dataset, name)
         count = len(split.labels)
         order = np.random.default_rng(0).permutation(count)
-        here = order[devices.rows_here(count)]
-        images = _shrunk(np.asarray(split.images[here]), shrink)
+        rows = devices.rows_here(count)
+        images = np.asarray(split.images[order[rows]])
+        if dataset.repeated is None:
+            hashes[name] = np.zeros(count, np.int64)
+            hashes[name][rows] = hash_rows(images)
+            if devices.count > 1:  # Each process has other rows.
+                hashes[name] = processes.total(hashes[name])
+        images = _shrunk(images, shrink)
         whole = Images(devices.divide(images, count), jnp.asarray(split.labels[order]))
         return whole, images
 
-    train, pixels = moved(dataset.train)
+    train, pixels = moved("train")
     mean, deviation = _mean_and_deviation(pixels, dataset.source)
-    (valid, _), (test, _) = moved(dataset.valid), moved(dataset.test)
+    (valid, _), (test, _) = moved("valid"), moved("test")
+    if hashes:
+        repeated = count_repeated(hashes, dataset.source)
+        if said := describe_repeated(repeated, _sizes(dataset)):
+            print(f"{dataset.source}: {said}.")
     return Data(train, valid, test, mean, deviation)
 
 
@@ -582,4 +596,10 @@ def describe(dataset: ImageDataset, shape: tuple[int, int, int]) -> str:
     """How many images there are, and the size at which they are used."""
     counts = ", ".join(f"{len(getattr(dataset, n).labels):,} {n}" for n in SPLITS)
     size, classes = "x".join(map(str, shape)), dataset.num_classes
-    return f"{dataset.source}: images {counts}, {size}; {classes} classes"
+    repeated = describe_repeated(dataset.repeated or {}, _sizes(dataset))
+    about = f"{dataset.source}: images {counts}, {size}; {classes} classes"
+    return f"{about}; {repeated}" if repeated else about
+
+
+def _sizes(dataset: ImageDataset) -> dict[str, int]:
+    return {name: len(getattr(dataset, name).labels) for name in SPLITS}
