@@ -69,7 +69,7 @@ def per_example_fisher(
     params: Any,
     examples: Any,
     *,
-    chunk_size: int = 64,
+    chunk_size: int = 128,
     resample: Resample | None = None,
     key: jax.Array | None = None,
 ) -> Any:
