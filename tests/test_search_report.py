@@ -72,6 +72,14 @@ VALID_ERRORS = {
     ("none", 0): 44.0,
     ("none", 1): 50.0,
 }
+CHILD_ERRORS = {
+    ("wpl", 0): 31.0,
+    ("wpl", 1): 21.0,
+    ("none", 0): 58.0,
+    ("none", 1): 59.0,
+}
+# Half of the searches are no better; of one the children alone.
+GUESS = {"nats": 4.0, "error": 55.0, "least_error": 50.0}
 ARCHITECTURES = {
     ("wpl", 0): [0, 0, 1, 0, 2],
     ("wpl", 1): [3, 0, 2, 1, 1],
@@ -126,6 +134,7 @@ def write_search(folder, arm, seed, epochs=EPOCHS):
             "err1": err1,
             "err2": [err1[0] + 0.1, None, err1[2] - 0.1],
             "best": [epoch % 4, 0, 1, epoch % 2, 3],
+            "child_error": CHILD_ERRORS[arm, seed],
             "alpha": 0.01,
             "skipped": 0,
         }
@@ -136,6 +145,7 @@ def write_search(folder, arm, seed, epochs=EPOCHS):
         "error_name": "ppl",
         "valid_error": VALID_ERRORS[arm, seed],
         "valid_nats": float(np.log(VALID_ERRORS[arm, seed])),
+        "guess": GUESS,
     }
     (folder / "results.json").write_text(json.dumps(results))
 
@@ -226,6 +236,41 @@ def test_one_seed_has_no_error_and_a_penalty_that_never_shows_the_last_epoch(
         ],
     ]
     assert "1 seed(s)" in page.text
+
+
+def test_page_begins_with_what_is_no_better_than_guessing(page):
+    text = " ".join(page.text.split())
+    first, _ = text.split("One set of shared weights")
+    assert "No better than guessing on the validation data: none, seed 0" in first
+    said, _ = first.split("No better than")[1].split("A guess knows")
+    assert [part.strip() for part in said.split(":")[1].split(";")] == [
+        "none, seed 0, the mean child of the last epoch (ppl 58.00, guessing 55.00)",
+        "none, seed 1, the best architecture (ppl 50.00, guessing 55.00)",
+        "none, seed 1, the mean child of the last epoch (ppl 59.00, guessing 55.00).",
+    ]
+
+
+def test_training_from_scratch_and_rankings_at_the_level_are_named(searches, tmp_path):
+    some = read_all(searches, [("wpl", 0)])
+    retrained = {"parameters": 9, "valid_error": 61.0, "test_error": 3.0}
+    ranks = {"scratch": [70.0, None] * 3, "shared": {"wpl-seed0": [None, 51.0] * 3}}
+    (tmp_path / "rank_disorder.json").write_text(json.dumps(ranks))
+    some[0] = some[0]._replace(retrained=retrained | {"guess": GUESS})
+    search_report.write(tmp_path, CONFIG, some, SPACE, ABOUT)
+    text = Parsed(tmp_path / "report.html").text
+    for said in (
+        "wpl, seed 0, the best random architecture with the shared weights (ppl 51.00",
+        "wpl, seed 0, trained from scratch (ppl 61.00",
+        "the best random architecture, trained from scratch (ppl 70.00",
+        "config.retrain.optimizer.learning_rate",
+        "config.search.epochs",
+    ):
+        assert said in text, said
+
+
+def test_results_of_an_earlier_version_say_nothing_of_guessing(folder):
+    with_field("guess", None)(folder / RESULTS)
+    read(folder)
 
 
 def test_page_tells_of_the_run(page):
@@ -348,6 +393,8 @@ METRICS, RESULTS, RETRAINED = "metrics.jsonl", "results.json", "retrain/retraine
         (RESULTS, with_field("valid_error", "2"), "'valid_error' is '2', expected"),
         (RESULTS, with_field("architecture", [0, 0, 1, 9, 2]), "each within its"),
         (RESULTS, with_field("architecture", [0]), "architecture of 5 decisions"),
+        (RESULTS, with_field("guess", {"nats": 1}), "in 'guess', the field 'error'"),
+        (METRICS, with_field("child_error", "1"), "line 1: the field 'child_error'"),
         (METRICS, cut_off, "the first 3 are whole, expected 4"),
         (METRICS, with_field("error_best_mean", None, 3), "line 4: the field 'error_b"),
         (METRICS, with_field("error_max", "much"), "line 1: the field 'error_max' is"),

@@ -16,6 +16,7 @@ from tiny_search import RUNS, assert_same
 from wpl_jax import jobs, search_run, tasks
 from wpl_jax.data import DataError
 from wpl_jax.errors import ConfigError, UserError
+from wpl_jax.guessing import Guess
 from wpl_jax.run_directory import open_run
 from wpl_jax.search_config import arm_names, expand, make_search
 from wpl_jax.stopping import StopRequest
@@ -61,6 +62,19 @@ def records(folder):
     return [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+def guess_by_hand():
+    """The mean of the training examples, on the validation examples."""
+    data = jax.tree.map(np.float64, toy.make_data())
+    losses = ((data.valid - data.train.mean((0, 1))) ** 2).sum(-1).ravel() / 2
+    least = losses.mean() - 3 * losses.std() / np.sqrt(losses.size)
+    error = np.sqrt(2 * losses.mean())
+    return {
+        "nats": losses.mean(),
+        "error": error,
+        "least_error": np.sqrt(2 * max(least, 0)),
+    }
+
+
 def test_a_run_leaves_what_a_search_found(finished):
     assert (finished / "report.html").stat().st_size > 10_000
     config = toy.get_config()
@@ -81,13 +95,15 @@ def test_a_run_leaves_what_a_search_found(finished):
             assert line["nats_mean"] == pytest.approx((err2 - err1).mean(), abs=1e-5)
             assert len(err1) == config.search.children
             assert line["best"] in [[a, b] for a in range(3) for b in range(3)]
+        assert results["guess"] == pytest.approx(guess_by_hand(), rel=1e-5)
         retrained = json.loads((folder / "retrain" / "retrained.json").read_text())
+        assert retrained["guess"] == results["guess"]
         assert retrained["architecture"] == results["architecture"]
         assert retrained["parameters"] == 3 * toy.SIZE
         assert retrained["test_error"] > 0
     wpl, none = (records(finished / "searches" / run) for run in RUNS)
     # The penalty begins in the second epoch.
-    assert [line["alpha"] for line in wpl] == pytest.approx([0, 0.03, 0.03])
+    assert [line["alpha"] for line in wpl] == pytest.approx([0, 0.01, 0.01])
     assert [line["alpha"] for line in none] == [0, 0, 0]
 
 
@@ -291,7 +307,8 @@ def test_an_architecture_file_is_retrained(finished, tmp_path, capsys):
     found = finished / "searches" / "wpl-seed0"
     config.retrain.architecture = str(found / "architecture.json")
     jobs.run(config, tmp_path / "run", "retrain")
-    capsys.readouterr()
+    # The toy's examples are noise, of which there is no more to know than the mean.
+    assert "No better than guessing" in capsys.readouterr().out
     again = json.loads((tmp_path / "run" / "retrain" / "retrained.json").read_text())
     assert again == json.loads((found / "retrain" / "retrained.json").read_text())
     jobs.run(config, tmp_path / "run", "evaluate")
@@ -300,13 +317,20 @@ def test_an_architecture_file_is_retrained(finished, tmp_path, capsys):
     )
 
 
-def test_deriving_again_finds_the_same(finished, tmp_path):
+def test_deriving_again_finds_the_same(finished, tmp_path, monkeypatch, capsys):
+    """And says whether it is better than guessing, as the run does."""
+    guesses = iter([Guess(0.5, 1.25, least_error=0.0), Guess(99.0, 99.0, 99.0)])
+    monkeypatch.setattr(toy.ToyTask, "guess", lambda *_: next(guesses))
     workdir = shutil.copytree(finished, tmp_path / "run")
     path = workdir / "searches" / "wpl-seed0" / "architecture.json"
     expected = path.read_text()
     path.write_text("lost")
     jobs.run(toy.get_config(), workdir, "derive")
     assert path.read_text() == expected
+    said = capsys.readouterr().out
+    assert said.count("No better than guessing") == 1
+    assert "wpl, seed 0, the best architecture (distance" in said
+    assert "guessing 1.25)" in said
 
 
 @pytest.mark.slow

@@ -68,6 +68,9 @@ def unfinish(workdir):
 def test_results_hold_every_arm_and_seed(results):
     assert results["config"] == json.loads(json.dumps(get_config().to_dict()))
     assert results["stops"] == [0.2, 1.0]
+    data, _ = load_data(get_config())
+    shares = [np.mean(np.asarray(data.valid.labels) == label) for label in range(10)]
+    assert results["guess"]["error"] == pytest.approx(100 * (1 - max(shares)))
     arms = results["arms"]
     assert [Arm(*(arm[name] for name in Arm._fields)) for arm in arms] == check(
         get_config()

@@ -36,6 +36,7 @@ th:first-child, td:first-child { text-align: left; }
 th { border-bottom: 2px solid #888; vertical-align: bottom; }
 figure { margin: 1.5rem 0; } figure svg { max-width: 100%; height: auto; }
 figcaption { color: #555; font-size: 0.9rem; }
+.warning { border-left: 4px solid #D55E00; padding-left: 0.7rem; }
 pre { background: #f5f5f5; padding: 0.7rem; overflow-x: auto; font-size: 0.8rem; }
 </style>
 <h1>$title</h1>
@@ -67,6 +68,11 @@ class Page:
     def text(self, *paragraphs: str) -> None:
         """Adds paragraphs of plain text."""
         self._parts.extend(f"<p>{_escaped(text)}</p>" for text in paragraphs)
+
+    def warning(self, text: str) -> None:
+        """Adds a paragraph that stands out; nothing for an empty text."""
+        if text:
+            self._parts.append(f'<p class="warning">{html.escape(text)}</p>')
 
     def code(self, text: str) -> None:
         """Adds a block of preformatted text."""

@@ -29,6 +29,7 @@ from wpl_jax.config_fields import (
     with_changes,
 )
 from wpl_jax.errors import UserError
+from wpl_jax.guessing import NO_BETTER, Model, check_guess, print_remark
 from wpl_jax.optimizers import Sgd, make_sgd
 from wpl_jax.parallel import ONE, Devices, make_devices
 from wpl_jax.resumable import Resumable
@@ -59,7 +60,9 @@ def read_retrained(
     """
     fields = {"parameters": NUMBER, **{f"{split}_error": NUMBER for split in splits}}
     remedy = "Delete it and run again: it is made anew from the checkpoint."
-    return read_json(path, fields, remedy)
+    found = read_json(path, fields, remedy)
+    check_guess(found, path, remedy)
+    return found
 
 
 class State(NamedTuple):
@@ -306,6 +309,7 @@ def run(
                 "train this one, or give another --workdir."
             )
         speed, told = _Speed(task.predictions_per_batch), ""
+        guess = task.guess(data)
         for number in job.calls():
             epoch, first = divmod(number, per_epoch)
             if first == batches:
@@ -316,6 +320,8 @@ def run(
                     raise _diverged(folder, "no step that was finite")
                 error = float(job.state.last.error)
                 told = f", {task.error_name} {error:.2f}"
+                if guess.explains(float(error)):
+                    told += f", {NO_BETTER}"
             else:
                 end = min(first + processes.agree(speed.batches_of_a_call()), batches)
                 job.took = end - first
@@ -365,6 +371,7 @@ def _record(state: State, batches: int) -> dict[str, Any]:
     }
 
 
+REMEDY = "Lower config.retrain.optimizer.learning_rate, or raise config.retrain.epochs."
 _TOLD = {"valid": "validation"}
 
 
@@ -385,6 +392,8 @@ def _finish(retraining, state, data, folder, title, splits) -> dict[str, Any]:
         "parameters": int(num_parameters(state.params, rows)),
         "averaged_steps": int(state.averaged),
     }
+    guess = task.guess(data)
+    found["guess"] = guess._asdict()
     told = []
     for split in splits:
         evaluation = retraining.evaluate(state, data, split)
@@ -400,4 +409,7 @@ def _finish(retraining, state, data, folder, title, splits) -> dict[str, Any]:
         f"{found['parameters']:,} parameters.",
         flush=True,
     )
+    if "valid" in splits:
+        model = Model(title, found["valid_error"], guess)
+        print_remark([model], task.error_name, REMEDY)
     return found

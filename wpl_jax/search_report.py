@@ -13,9 +13,11 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from wpl_jax.drawing import animate, draw, height, to_dot
 from wpl_jax.errors import UserError
+from wpl_jax.guessing import Model, check_guess, lowest, read_guess, remark
 from wpl_jax.monitor import METRICS_FILE, whole_records
 from wpl_jax.rank_disorder import correlation, read_ranks
 from wpl_jax.report import COLORS, Page, band, new_figure
+from wpl_jax.retrain import REMEDY as REMEDY_FROM_SCRATCH
 from wpl_jax.retrain import RETRAINED_FILE, read_retrained
 from wpl_jax.run_files import (
     NUMBER,
@@ -55,6 +57,10 @@ COLUMNS = {
 }
 
 
+# Where a search has learned nothing.
+REMEDY = "Lower config.optimizer.learning_rate, or raise config.search.epochs."
+RANKED = "the best random architecture with the shared weights"
+
 LINEAR = 10  # Axes of differences that go beyond are logarithmic there.
 
 
@@ -66,6 +72,11 @@ class Searched(NamedTuple):
     metrics: list[dict[str, Any]]  # a line an epoch
     results: dict[str, Any]
     retrained: dict[str, Any] | None  # what training from scratch gave
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder."""
+        return f"{self.arm}-seed{self.seed}"
 
     def curve(self, name: str) -> np.ndarray:
         """A column of the metrics, nan where it was not finite."""
@@ -101,6 +112,7 @@ def read(
     }
     remedy = "Delete it and run again: it is made anew from the checkpoint."
     results = read_json(path, fields, remedy)
+    check_guess(results, path, remedy)
     metrics = _read_metrics(folder, decisions, epochs)
     scratch = folder / "retrain" / RETRAINED_FILE
     retrained = read_retrained(scratch) if scratch.exists() else None
@@ -120,7 +132,8 @@ def _read_metrics(
         what = f"of its records the first {len(lines)} are whole, expected {epochs}"
         damaged(path, f"{what}, one an epoch, and nothing else", remedy)
     fields: dict[str, Kind] = dict.fromkeys(
-        [*PANELS, *(name for name, _ in COLUMNS.values())], NUMBER_OR_NULL
+        ["child_error", *PANELS, *(name for name, _ in COLUMNS.values())],
+        NUMBER_OR_NULL,
     )
     fields["best"] = below(num_choices(decisions))
     records = []
@@ -154,6 +167,7 @@ def write(
     for one in searches:
         arms.setdefault(one.arm, []).append(one)
     page = Page("A search with shared weights", workdir)
+    _no_better_than_guessing(page, workdir, searches)
     _introduction(page, config, searches, about)
     _forgetting(page, config, arms)
     _curves(page, config, arms)
@@ -164,6 +178,34 @@ def write(
     page.heading("Configuration")
     page.code(json.dumps(config, indent=1, sort_keys=True))
     page.write(workdir / REPORT_FILE)
+
+
+def _no_better_than_guessing(
+    page: Page, workdir: Path, searches: Sequence[Searched]
+) -> None:
+    """Names the searches, and trainings from scratch, that have learned nothing."""
+    found, scratch = [], []
+    ranks = read_ranks(workdir, [one.folder for one in searches])
+    for one in searches:
+        name, guess = f"{one.arm}, seed {one.seed}", read_guess(one.results)
+        children = one.curve("child_error")[-1]
+        found += [
+            Model(f"{name}, the best architecture", one.results["valid_error"], guess),
+            Model(f"{name}, the mean child of the last epoch", children, guess),
+        ]
+        if ranks:
+            best = lowest(ranks["shared"][one.folder])
+            found.append(Model(f"{name}, {RANKED}", best, guess))
+        if one.retrained:
+            error, guess = one.retrained["valid_error"], read_guess(one.retrained)
+            scratch.append(Model(f"{name}, trained from scratch", error, guess))
+    if ranks:
+        name = "the best random architecture, trained from scratch"
+        guess = read_guess(searches[0].results)
+        scratch.append(Model(name, lowest(ranks["scratch"]), guess))
+    error_name = searches[0].results["error_name"]
+    page.warning(remark(found, error_name, REMEDY))
+    page.warning(remark(scratch, error_name, REMEDY_FROM_SCRATCH))
 
 
 def _introduction(
@@ -303,7 +345,7 @@ def _retrained(page: Page, arms: dict[str, list[Searched]]) -> None:
 
 def _ranking(page: Page, workdir: Path, arms: dict[str, list[Searched]]) -> None:
     """What ``--mode=rank`` has found, if it has been run."""
-    names = [f"{one.arm}-seed{one.seed}" for seeds in arms.values() for one in seeds]
+    names = [one.folder for seeds in arms.values() for one in seeds]
     found = read_ranks(workdir, names)
     if found is None:
         return
@@ -315,7 +357,7 @@ def _ranking(page: Page, workdir: Path, arms: dict[str, list[Searched]]) -> None
     rows = []
     for ax, ((arm, seeds), color) in zip(grid[0], _colored(arms), strict=True):
         for one in seeds:
-            shared = np.array(found["shared"][f"{arm}-seed{one.seed}"], float)
+            shared = np.array(found["shared"][one.folder], float)
             tau, low, high = correlation(shared, scratch)
             rows.append((arm, str(one.seed), f"{tau:.2f}", f"{low:.2f} to {high:.2f}"))
             ax.plot(shared, scratch, "o", color=color, alpha=0.6, ms=4)

@@ -29,6 +29,7 @@ from wpl_jax.config_fields import changes_of
 from wpl_jax.data import DataError
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.forgetting import Forgetting
+from wpl_jax.guessing import NO_BETTER, Guess, Model, lowest, print_remark
 from wpl_jax.resumable import Resumable, newest
 from wpl_jax.run_directory import claim_data, open_run
 from wpl_jax.run_files import finite, read_text, to_json, write_atomically
@@ -147,7 +148,8 @@ def derive(config: ConfigDict, workdir: Path) -> None:
                 sys.exit(stop.exit_code())
             # Of an unfinished search, what says so: its results are still to come.
             done = (folder / RESULTS_FILE).exists()
-            _finish(search, state, folder, title, "" if done else "derived_")
+            prefix = "" if done else "derived_"
+            _finish(search, data, state, folder, title, prefix)
 
 
 def rank(config: ConfigDict, workdir: Path) -> None:
@@ -182,6 +184,12 @@ def rank(config: ConfigDict, workdir: Path) -> None:
                 search, params, data, architectures
             )
             print(f"{each.arm}, seed {each.seed}: ranked.", flush=True)
+            best = Model(
+                f"{each.arm}, seed {each.seed}, {search_report.RANKED}",
+                lowest(shared[folder.name]),
+                search.task.guess(data),
+            )
+            print_remark([best], search.task.error_name, search_report.REMEDY)
         rank_disorder.write(workdir, architectures, scratch, shared)
         _report(config, workdir, space, about)
 
@@ -447,7 +455,7 @@ def _search(
         place=search.devices.replicate,
         landmark=calls.begins_epoch,  # what a search goes back to
     ) as job:
-        told = ""
+        told, guess = "", search.task.guess(data)
         for number in job.calls():
             call, job.took = calls[number], _taken(search, calls, number)
             job.state = _advance(config, search, data, job.state, call)
@@ -458,9 +466,9 @@ def _search(
                 epoch = np.int32(call.epoch)
                 measured = jax.device_get(search.measure(job.state, epoch))
                 job.record(call.epoch, record(measured))
-                told = f", {describe(search, measured)}"
+                told = f", {describe(search, measured, guess)}"
             job.note = f"{_where(config, call)}{told}"
-        _finish(search, job.state, folder, title)
+        _finish(search, data, job.state, folder, title)
 
 
 def _where(config: ConfigDict, call: Call) -> str:
@@ -489,7 +497,12 @@ def _go_back(job: Resumable, title: str, call: Call) -> None:
 
 
 def _finish(
-    search: Search, state: State, folder: Path, title: str, prefix: str = ""
+    search: Search,
+    data: Data,
+    state: State,
+    folder: Path,
+    title: str,
+    prefix: str = "",
 ) -> None:
     """Writes the best architecture, and what it reaches with the shared weights."""
     selection = jax.device_get(state.selection)
@@ -503,7 +516,9 @@ def _finish(
             f"{folder}: none of the candidates has a finite error with the shared "
             "weights. Lower config.optimizer.learning_rate, and give another --workdir."
         )
+    guess = search.task.guess(data)
     results = {
+        "guess": guess._asdict(),
         "architecture": architecture.tolist(),
         "error_name": search.task.error_name,
         "valid_nats": nats,
@@ -511,6 +526,8 @@ def _finish(
     }
     write_atomically(folder / f"{prefix}{RESULTS_FILE}", to_json(results))
     print(f"{title}: the best has {search.task.error_name} {error:.2f}.", flush=True)
+    model = Model(f"{title}, the best architecture", error, guess)
+    print_remark([model], search.task.error_name, search_report.REMEDY)
 
 
 def record(measured: Measured) -> dict[str, Any]:
@@ -523,9 +540,10 @@ def record(measured: Measured) -> dict[str, Any]:
     return found
 
 
-def describe(search: Search, measured: Measured) -> str:
+def describe(search: Search, measured: Measured, guess: Guess) -> str:
     """An epoch in a few words, for who watches."""
+    level = f"{NO_BETTER}, " if guess.explains(float(measured.child_error)) else ""
     return (
-        f"{search.task.error_name} {measured.child_error:.1f}, "
+        f"{search.task.error_name} {measured.child_error:.1f}, {level}"
         f"forgotten {measured.error.mean:.2f}, reward {measured.child_reward:.3f}"
     )

@@ -4,11 +4,12 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from wpl_jax.errors import UserError, shorten
+from wpl_jax.guessing import Guess, Model, check_guess, read_guess, remark
 from wpl_jax.report import COLORS, Page, band, new_figure
 from wpl_jax.run_directory import differing_fields
 from wpl_jax.run_files import (
@@ -45,7 +46,14 @@ NAMES = {
 }
 
 
-def read(workdir: Path, config: dict[str, Any], arms: Sequence[Arm]) -> list[Outcome]:
+class Results(NamedTuple):
+    """What a finished run has found."""
+
+    outcomes: list[Outcome]
+    guess: Guess | None  # on the validation images
+
+
+def read(workdir: Path, config: dict[str, Any], arms: Sequence[Arm]) -> Results:
     """Reads the results of a run.
 
     Args:
@@ -83,7 +91,8 @@ def read(workdir: Path, config: dict[str, Any], arms: Sequence[Arm]) -> list[Out
     for number, (found, arm) in enumerate(zip(results["arms"], arms, strict=True), 1):
         own = {name: equal_to(value) for name, value in arm._asdict().items()}
         check_fields(found, own | fields, path, remedy, f"arm {number}: ")
-    return read_outcomes(results)
+    check_guess(results, path, remedy)
+    return Results(read_outcomes(results), read_guess(results))
 
 
 def write(workdir: Path, config: dict[str, Any], arms: Sequence[Arm]) -> None:
@@ -97,8 +106,9 @@ def write(workdir: Path, config: dict[str, Any], arms: Sequence[Arm]) -> None:
     Raises:
       UserError: As :func:`read` does.
     """
-    outcomes = read(workdir, config, arms)
+    outcomes, guess = read(workdir, config, arms)
     page = Page("Two models that share layers", workdir)
+    page.warning(_no_better_than_guessing(outcomes, config, guess))
     _introduction(page, config, outcomes)
     _summary(page, outcomes, config)
     _training_curves(page, outcomes, config)
@@ -109,6 +119,35 @@ def write(workdir: Path, config: dict[str, Any], arms: Sequence[Arm]) -> None:
     page.heading("Configuration")
     page.code(json.dumps(config, indent=1, sort_keys=True))
     page.write(workdir / REPORT_FILE)
+
+
+def _no_better_than_guessing(
+    outcomes: Sequence[Outcome], config: dict, guess: Guess | None
+) -> str:
+    """Names the models whose training has taught them nothing."""
+    if guess is None:
+        return ""
+    accuracies: dict[str, np.ndarray] = {}
+    for outcome in select(outcomes, penalty="none"):
+        stop, shared = outcome.stop, outcome.shared
+        accuracies[f"A {_stop_name(stop)}"] = outcome.start_valid
+        of_b = f"B beside A {_stop_name(stop)}, {shared} layers shared"
+        accuracies[f"{of_b}, no penalty"] = outcome.final_valid[:, 1]
+        if found := _calibrated(outcomes, config, stop, shared):
+            name = f"{of_b}, {found.chosen.penalty}"
+            accuracies[name] = found.chosen.final_valid[:, 1]
+    models = []
+    for name, accuracy in accuracies.items():
+        errors = 100 * (1 - accuracy)
+        at_level = errors[[guess.explains(error) for error in errors]]
+        if len(at_level):
+            name += f", {len(at_level)} of {len(errors)} seeds"
+            models.append(Model(name, float(at_level.mean()), guess))
+    remedy = (
+        "Lower config.model_a.learning_rate or config.model_b.learning_rate, or raise "
+        "config.model_a.steps or config.model_b.steps."
+    )
+    return remark(models, "% error", remedy)
 
 
 def _introduction(page: Page, config: dict, outcomes: Sequence[Outcome]) -> None:

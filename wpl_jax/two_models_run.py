@@ -25,6 +25,7 @@ from wpl_jax import (
 from wpl_jax.data import DataError, ImageDataset, load_images
 from wpl_jax.data.repeats import describe_repeated
 from wpl_jax.errors import ConfigError, UserError
+from wpl_jax.guessing import NO_BETTER, Guess, of_classes
 from wpl_jax.resumable import Resumable
 from wpl_jax.run_directory import claim_data, open_run
 from wpl_jax.run_files import finite, to_json, write_atomically
@@ -84,8 +85,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
             print(f"This run is finished: {page}{lost}")
             return
         if not results.exists():
-            state = _train_all(config, workdir, arms, *data)
-            write_atomically(results, to_json(_results(config, arms, state)))
+            guess = of_classes(np.asarray(data[0].valid.labels))
+            state = _train_all(config, workdir, arms, *data, guess)
+            write_atomically(results, to_json(_results(config, arms, state, guess)))
         report(config, workdir)
 
 
@@ -247,7 +249,7 @@ class Experiment:
         return {"models_a": models_a, "steps_a": steps, "curves": curves}
 
 
-def _train_all(config, workdir, arms, data, class_names) -> dict[str, Any]:
+def _train_all(config, workdir, arms, data, class_names, guess) -> dict[str, Any]:
     """Trains A, then B in every arm, from wherever an earlier process stopped."""
     setting = make_setting(config, data, len(class_names))
     experiment = Experiment(config, data, setting)
@@ -277,7 +279,7 @@ def _train_all(config, workdir, arms, data, class_names) -> dict[str, Any]:
                 all_arms[i] = one
             record = _record(arms[i], curves)
             job.record(i, record)
-            job.note = _describe(arms[i], record)
+            job.note = _describe(arms[i], record) + _level(curves, guess)
         return job.state
 
 
@@ -305,11 +307,25 @@ def _describe(arm: Arm, record: dict[str, Any]) -> str:
     )
 
 
-def _results(config: ConfigDict, arms: list[Arm], state: dict[str, Any]) -> Any:
+def _level(curves: Curves, guess: Guess) -> str:
+    """Which models are no better than guessing, in the mean over seeds."""
+    accuracies = {"A": curves.start_valid, "B": curves.final_valid[:, 1]}
+    found = [
+        model
+        for model, accuracy in accuracies.items()
+        if guess.explains(100 * (1 - float(accuracy.mean())))
+    ]
+    return f"; {' and '.join(found)} {NO_BETTER}" if found else ""
+
+
+def _results(
+    config: ConfigDict, arms: list[Arm], state: dict[str, Any], guess: Guess
+) -> Any:
     """Everything that the report is made from, as JSON."""
     curves = dict(zip(Curves._fields, state["curves"], strict=True))
     return {
         "config": config.to_dict(),
+        "guess": guess._asdict(),
         "stops": [*sorted(config.stops), CONVERGED],
         "steps_a": state["steps_a"].tolist(),
         "arms": [

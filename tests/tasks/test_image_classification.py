@@ -953,3 +953,12 @@ def test_loading_looks_at_the_memory(monkeypatch):
     monkeypatch.setattr(jax, "local_devices", lambda: devices)
     with pytest.raises(UserError, match="images of scikit-learn digits need"):
         load_task(make_config())
+
+
+def test_a_guess_names_the_most_frequent_class_of_the_validation_images():
+    _, labels = SPLITS["valid"]
+    wrong = min(np.mean(labels != name) for name in range(CLASSES))
+    found = PLAIN.guess(DATA)
+    np.testing.assert_allclose(found.error, 100 * wrong)
+    margin = 3 * np.sqrt(wrong * (1 - wrong) / len(labels))
+    np.testing.assert_allclose(found.least_error, 100 * max(wrong - margin, 0))

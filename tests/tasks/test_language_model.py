@@ -422,3 +422,12 @@ def test_data_is_loaded_once_for_tasks_that_differ_in_other_things(tmp_path):
     assert longer.train is not data.train
     _, unshared, _ = load_task(make_config(tmp_path))
     assert unshared.train is not data.train
+
+
+def test_a_guess_knows_the_frequencies_of_the_training_text():
+    counts = [1 + np.sum(TEXT.train == word) for word in range(VOCABULARY)]
+    chances = np.array(counts) / (TEXT.train.size + VOCABULARY)
+    losses = [-np.log(chances[word]) for row in TEXT.valid for word in row[1:]]
+    found = TASK.guess(jax.tree.map(jnp.asarray, TEXT))
+    np.testing.assert_allclose(found.nats, np.mean(losses))
+    np.testing.assert_allclose(found.error, min(np.exp(np.mean(losses)), VOCABULARY))

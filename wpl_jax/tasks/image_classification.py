@@ -31,6 +31,7 @@ from wpl_jax.data import ImageDataset, open_images
 from wpl_jax.data.contrast import require_contrast
 from wpl_jax.data.repeats import count_repeated, describe_repeated, hash_rows
 from wpl_jax.errors import ConfigError, UserError
+from wpl_jax.guessing import Guess, of_classes
 from wpl_jax.parallel import ALONE, ONE, Axis, Devices, Divided
 from wpl_jax.spaces import make_space
 from wpl_jax.spaces.micro_cell import Noise
@@ -242,6 +243,10 @@ class ImageClassification:
         logits = self._logits_of_example(child, architecture, example)[0]
         label = jax.random.categorical(key, logits).astype(example.label.dtype)
         return example._replace(label=label)
+
+    def guess(self, data: Data) -> Guess:
+        """Always the most frequent class."""
+        return of_classes(np.asarray(data.valid.labels))
 
     def reward(self, evaluation):
         """The share that is right."""

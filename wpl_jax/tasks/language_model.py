@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, Protocol, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -25,6 +26,7 @@ from wpl_jax.config_fields import (
 )
 from wpl_jax.data import TextDataset, batchify, load_text
 from wpl_jax.divisors import largest_divisor
+from wpl_jax.guessing import Guess, of_words
 from wpl_jax.parallel import ALONE, Devices
 from wpl_jax.spaces import make_space
 from wpl_jax.spaces.recurrent_cell import Dropout, Hidden
@@ -207,6 +209,11 @@ class LanguageModel:
         hidden = self._alone(child, architecture, inputs)
         logits = self.space.logits(child, hidden.raw[0])
         return inputs, jax.random.categorical(key, logits).astype(targets.dtype)
+
+    def guess(self, data: Data) -> Guess:
+        """Each word with its frequency in the training text."""
+        valid = np.asarray(data.valid)[:, 1:]  # The first words are not predicted.
+        return of_words(np.asarray(data.train), valid, self.space.vocabulary_size)
 
     def reward(self, evaluation):
         """``reward_scale / perplexity`` (Pham et al., 2018)."""

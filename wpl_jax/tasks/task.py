@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from wpl_jax.guessing import Guess
 from wpl_jax.parallel import ALONE, Axis
 from wpl_jax.supernet import Space
 
@@ -138,6 +139,9 @@ class Task(Protocol):
         self, key: jax.Array, child: Any, architecture: jax.Array, example: Any
     ) -> Any:
         """The example with labels drawn from the model, for the true Fisher."""
+
+    def guess(self, data: Data) -> Guess:
+        """What a guess is worth on the validation data; computed on the host."""
 
     def reward(self, evaluation: Evaluation) -> jax.Array:
         """What a strategy is given for it, higher is better."""
