@@ -52,8 +52,13 @@ class Files:  # Images that tell which of them are read.
 
 
 read = []
-split = Split(Files(), np.arange(9, dtype=np.int32))
-dataset = ImageDataset(split, split, split, ("a",), "numbers")
+others = numbers + 18
+others[8] = 3  # An image that another process has in its rows of train.
+splits = [
+    Split(Files(each), np.arange(9, dtype=np.int32))
+    for each in (numbers, numbers + 9, others)
+]
+dataset = ImageDataset(*splits, ("a",), "numbers")
 images = devices.replicate(prepare(dataset, devices=devices))
 whole = devices.replicate(prepare(dataset))  # All of them on each.
 take = devices.compile(lambda data, places: (data.train.images[places], data.mean))
@@ -123,6 +128,7 @@ def test_two_processes_agree():
     for index, (out, err) in enumerate(said):
         assert out, err
         found = out.splitlines()[-1].split("|")
+        assert out.count("numbers: 1 of 9 test images are in an earlier") == 2
         assert found[:5] == [str(index), str(index == 0), "7", "True", "False"]
         assert json.loads(found[5]) == [0, 1, 2, 3]
         # Of four devices each has two of the rows.
