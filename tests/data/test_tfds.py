@@ -151,7 +151,11 @@ def test_mocked_over_metadata_on_disk(tmp_path, offline, data_error):
         load_images("tfds", "wpl_stripes_with_validation")
 
 
-def test_neither_disk_nor_network(tmp_path, data_error):
+def test_neither_disk_nor_network(tmp_path, data_error, monkeypatch):
+    def prepare(*args, **options):
+        raise AssertionError("tensorflow-datasets tries, which it does for minutes")
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", prepare)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound, but not listening: it refuses
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/"
@@ -235,10 +239,18 @@ def test_a_server_that_answers():
         thread.join()
 
 
-def test_a_server_that_says_nothing():
+def test_a_server_that_says_nothing(monkeypatch):
+    limits, urlopen = [], network.urllib.request.urlopen
+
+    def opened(*args, timeout):
+        limits.append(timeout)
+        return urlopen(*args, timeout=timeout)
+
+    monkeypatch.setattr(network.urllib.request, "urlopen", opened)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
         assert not network.answers(url, limit=0.2)  # It would else wait for ever.
+    assert limits == [0.2]
 
 
 def test_a_name_whose_lookup_hangs(monkeypatch):
