@@ -17,7 +17,8 @@ def _interrupted(signum: int, frame: object) -> None:
     getattr(loaded, "leave", os._exit)(128 + signum)
 
 
-if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+# A shell has SIGINT ignored by what a script starts with &.
+if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, signal.SIG_IGN):
     signal.signal(signal.SIGINT, _interrupted)
 
 import contextlib

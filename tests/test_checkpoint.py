@@ -6,6 +6,7 @@ import shutil
 import sys
 import time
 import types
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ import pytest
 from tiny import ORBAX_FAILING, small_files
 
 from wpl_jax import checkpoint
-from wpl_jax.checkpoint import Checkpoints
+from wpl_jax.checkpoint import Checkpoints, check_path
 from wpl_jax.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings(*ORBAX_FAILING)
@@ -412,3 +413,18 @@ def test_folder_that_cannot_be_made_is_a_user_error(tmp_path):
         opened(tmp_path / "file") as checkpoints,
     ):
         checkpoints.save(0, make_state())
+
+
+@pytest.mark.parametrize("first", ["s3", "gs", "az", "hf"])
+def test_folders_that_stand_for_places_elsewhere_are_refused(first, monkeypatch):
+    with pytest.raises(UserError, match=f"stands for {first}://runs") as caught:
+        check_path(Path(f"/{first}/runs"))
+    assert "symbolic link" in str(caught.value)
+    monkeypatch.chdir("/")
+    with pytest.raises(UserError, match="stands for"):
+        check_path(Path(f"{first}/runs").absolute())
+
+
+@pytest.mark.parametrize("name", ["/tmp/s3/runs", "/s3runs", "/~/a", "/a b%20?"])
+def test_other_folders_are_taken(name):
+    check_path(Path(name))

@@ -2,6 +2,8 @@
 
 import contextlib
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -103,13 +105,41 @@ def test_saving_may_take_longer_than_the_grace_time(earlier, ended, monkeypatch)
     assert ended.codes == []
 
 
-def test_signals_that_are_ignored_stay_ignored(earlier, ended):
-    """As nohup has SIGHUP, and a shell without job control SIGINT."""
+def test_hangups_that_are_ignored_stay_ignored(earlier, ended):
+    """As nohup has them."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with StopRequest() as stop:
         signal.raise_signal(signal.SIGHUP)
         assert stop.signum is None
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_other_signals_stop_also_where_they_were_ignored(number, earlier, ended):
+    signal.signal(number, signal.SIG_IGN)
+    with StopRequest() as stop:
+        signal.raise_signal(number)
+        assert stop.signum == number
+    assert signal.getsignal(number) is signal.SIG_IGN
+    assert ended.codes == []
+
+
+IN_BACKGROUND = """
+import os, signal
+assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+from wpl_jax.stopping import StopRequest
+with StopRequest() as stop:
+    os.kill(os.getpid(), signal.SIGINT)
+    print(stop.asked(), stop.exit_code())
+"""
+
+
+def test_what_a_script_starts_in_the_background_can_be_interrupted():
+    """Shells without job control have it ignore SIGINT."""
+    script = 'python=$1; shift; "$python" -c "$1" & wait $!'
+    command = ["sh", "-c", script, "sh", sys.executable, IN_BACKGROUND]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout == "True 130\n", done.stderr
 
 
 @pytest.mark.parametrize("failing", [False, True])

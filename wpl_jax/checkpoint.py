@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
+from etils import epath
 
 from wpl_jax.checks import leaves_by_path
 from wpl_jax.errors import UserError
@@ -27,7 +28,8 @@ def check_path(path: Path) -> None:
     """Checks that checkpoints below a folder could be read again.
 
     Tensorstore takes a backslash for a slash when it reads, and wants UTF-8; Orbax
-    takes ``gs:/``, wherever it stands, for Google's storage.
+    takes ``gs:/``, wherever it stands, for Google's storage, and folders such as
+    ``/s3`` for those of others.
 
     Args:
       path: The folder, absolute.
@@ -40,13 +42,16 @@ def check_path(path: Path) -> None:
         found = "a backslash"
     elif "gs:/" in f"{name}/":
         found = "a folder whose name ends in gs:"
+    elif str(epath.Path(name)) != name:
+        found = f"a first folder that stands for {epath.Path(name)}"
     elif not _is_text(name):
         found = "bytes that are not UTF-8"
     else:
         return
     raise UserError(
         f"The folder {name!a} has {found} in its path: checkpoints that are "
-        "written there cannot be read again. Give another --workdir."
+        "written there cannot be read again. Give another --workdir, or a symbolic "
+        "link to that one."
     )
 
 

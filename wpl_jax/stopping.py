@@ -31,8 +31,9 @@ class StopRequest:
     A context, for the main thread. The process ends at once where a signal of the same
     kind comes again, or no safe point is reached within the grace time: during a
     compilation, for instance, in which Python handles no signal. Nothing is lost then
-    but the work since the last checkpoint. Signals that the process ignores, as under
-    ``nohup``, stay ignored.
+    but the work since the last checkpoint. SIGHUP stays ignored where it is, as under
+    ``nohup``. The others do not: a shell has SIGINT ignored by what a script starts
+    with ``&``, which nobody has asked for.
 
     Attributes:
       signum: None, or the first signal that came.
@@ -53,7 +54,8 @@ class StopRequest:
         # main thread does.
         self._earlier_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         for signum in SIGNALS:
-            if signal.getsignal(signum) is not signal.SIG_IGN:
+            ignored = signal.getsignal(signum) is signal.SIG_IGN
+            if not ignored or signum != signal.SIGHUP:
                 self._earlier[signum] = signal.signal(signum, self._note)
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
