@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from configs import enas_rnn_pydoc
 from wpl_jax import retrain
 from wpl_jax.errors import ConfigError, UserError
+from wpl_jax.guessing import Guess
 from wpl_jax.optimizers import Exponential, Sgd
 from wpl_jax.parallel import ALONE
 from wpl_jax.retrain import Retraining
@@ -27,6 +28,7 @@ ARCHITECTURE = np.array([3, 1], np.int32)
 DECAY = Exponential(0.9, decay_from=1)
 SGD = Sgd(0.2, DECAY, clip_norm=2.0, weight_decay=0.01, momentum=0.3)
 ROUNDING = {"rtol": 2e-5, "atol": 1e-6}
+GUESS = Guess(nats=9.0, error=8e3, least_error=7e3)
 STREAM = 0.3  # how much of the last batch the next one's prediction gets
 
 
@@ -45,6 +47,9 @@ class ToyTask:
     """Half the squared distance of a point, which the child says, to the data's."""
 
     space, error_name, predictions_per_batch = ToySpace(), "distortion", 1
+
+    def guess(self, data):
+        return GUESS
 
     def init_stream(self):
         return {"last": jnp.zeros(SIZE), "drawn": jnp.zeros(EPOCHS * BATCHES), "at": 0}
@@ -438,6 +443,7 @@ def test_run_tells_of_each_epoch_and_of_what_is_kept(retraining, undisturbed):
     assert valid == min(reference.history()) < reference.history()[-1]
     assert found.pop("architecture") == ARCHITECTURE.tolist()
     assert found.pop("error_name") == "distortion"
+    assert found.pop("guess") == GUESS._asdict()
     assert found == pytest.approx(
         {
             "parameters": 3 * SIZE,  # two rows of the stack and the shift
