@@ -46,10 +46,20 @@ def assert_equal(got, want):
         np.testing.assert_allclose(got[name], want[name], rtol=2e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
-@pytest.mark.parametrize("divided", ["examples", "weights"])
-@pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto])
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+# Without jit each operation is a program of its own: two cases of it.
+@pytest.mark.parametrize(
+    ("estimator", "kind", "divided", "jit"),
+    [
+        (estimator, kind, divided, True)
+        for estimator in ESTIMATORS
+        for kind in (AxisType.Explicit, AxisType.Auto)
+        for divided in ("examples", "weights")
+    ]
+    + [
+        ("per example", AxisType.Explicit, "examples", False),
+        ("batch", AxisType.Auto, "weights", False),
+    ],
+)
 def test_on_a_mesh_as_on_one_device(estimator, kind, divided, jit):
     params, examples = problem()
     function, want = ESTIMATORS[estimator], on_one_device(estimator)
