@@ -301,7 +301,7 @@ def test_what_cannot_be_read_again_is_said_at_once(directory):
 
 
 def test_checkpoints_that_are_of_no_use_are_passed_over(directory, caplog):
-    def usable(step):
+    def usable(step, beside):
         return "too new" if step == 4 else ""
 
     with opened(directory) as checkpoints:

@@ -15,7 +15,7 @@ import pytest
 from tiny import Death
 
 from wpl_jax.errors import UserError
-from wpl_jax.monitor import Progress
+from wpl_jax.monitor import Progress, whole_records
 from wpl_jax.resumable import Resumable
 
 TOTAL = 6
@@ -266,6 +266,24 @@ def test_damaged_records_before_every_checkpoint_are_a_user_error(tmp_path):
     # The advice works: without them the job starts anew.
     shutil.rmtree(tmp_path / "checkpoints")
     assert_finished(tmp_path, work(tmp_path, events))
+
+
+def test_a_record_that_has_changed_is_made_again(tmp_path, caplog):
+    """It is a whole record still: only its checksum tells."""
+    events = Events()
+    crash(
+        tmp_path, events, 5, "after", checkpoint_seconds=0.0, landmark={2}.__contains__
+    )
+    path = tmp_path / "metrics.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    number = next(c for c in lines[2] if chr(c) in "456789")
+    lines[2] = lines[2].replace(bytes([number]), bytes([number - 1]), 1)
+    assert len(whole_records(path)) == len(lines)
+    path.write_bytes(b"".join(lines))
+    value = work(tmp_path, events)
+    assert events.made[5:] == [2, 3, 4, 5]
+    assert f"{path}: a record has changed since it was written" in caplog.text
+    assert_finished(tmp_path, value)
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="Linux lists them")

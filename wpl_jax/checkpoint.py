@@ -108,7 +108,7 @@ class Checkpoints:
         self,
         like: Any,
         landmark: bool = False,
-        usable: Callable[[int], str] = lambda step: "",
+        usable: Callable[[int, int | None], str] = lambda step, beside: "",
     ) -> tuple[int, Any] | None:
         """Reads the newest checkpoint that can be read, and deletes newer ones.
 
@@ -116,7 +116,8 @@ class Checkpoints:
           like: A tree of ``jax.ShapeDtypeStruct``, or of arrays that are not keys: the
             expected state.
           landmark: Whether only landmarks count.
-          usable: Of a step, why its checkpoint cannot be used; "" if it can.
+          usable: Of a step, and of the checksum that was saved with it (None without
+            one), why the checkpoint cannot be used; "" if it can.
 
         Returns:
           Its step and state, of numpy arrays and keys, or None where there is no
@@ -130,13 +131,15 @@ class Checkpoints:
         steps = [s for s in every if self._landmark(s)] if landmark else every
         reason = ""
         for step in steps:
-            reason = usable(step)
-            if not reason:
-                try:
-                    with _quiet_threads():
+            try:
+                with _quiet_threads():
+                    reason = usable(step, self._check(step).get("beside"))
+                    if not reason:
                         state = self._read(step, target)
-                except Exception as error:  # Orbax and tensorstore raise many kinds.
-                    reason = f"{type(error).__name__}: {error}"
+            except UserError:
+                raise
+            except Exception as error:  # Orbax and tensorstore raise many kinds.
+                reason = f"{type(error).__name__}: {error}"
             if reason:
                 reason = reason.splitlines()[0]
                 if len(reason) > _LONGEST:
@@ -182,8 +185,7 @@ class Checkpoints:
 
     def _read(self, step: int, target: Any) -> Any:
         # The form first: Orbax fits arrays to shapes that they do not have.
-        args = ocp.args.Composite(check=ocp.args.JsonRestore())
-        check = self._manager.restore(step, args=args)["check"]
+        check = self._check(step)
         expected = _form(target)
         for name in sorted(check["form"].keys() | expected.keys()):
             there, wanted = check["form"].get(name), expected.get(name)
@@ -198,12 +200,18 @@ class Checkpoints:
             raise ValueError("its arrays do not have the checksum they were saved with")
         return jax.tree.map(_as, stored, target)
 
-    def save(self, step: int, state: Any) -> None:
+    def _check(self, step: int) -> dict[str, Any]:
+        """What was saved to check a state by."""
+        args = ocp.args.Composite(check=ocp.args.JsonRestore())
+        return self._manager.restore(step, args=args)["check"]
+
+    def save(self, step: int, state: Any, beside: int | None = None) -> None:
         """Writes the state, whole when this returns.
 
         Args:
           step: Above all earlier steps.
           state: A tree of arrays.
+          beside: A checksum of what else going on from this state needs.
 
         Raises:
           UserError: If it could not be written (a full disk, say). Earlier
@@ -218,7 +226,7 @@ class Checkpoints:
         try:
             # Numpy's arrays, which Orbax takes from one process of several.
             stored = jax.tree.map(np.asarray, without_keys(state))
-            check = {"crc32": _crc32(stored), "form": _form(state)}
+            check = {"crc32": _crc32(stored), "form": _form(state), "beside": beside}
             self._find_room(stored)
             with _quiet_threads():
                 saved = self._manager.save(

@@ -6,6 +6,7 @@ import socket
 import struct
 import sys
 import time
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,9 @@ class Metrics:
                 missing(kept, resume_at),
                 "Restore it from a copy, or delete its folder to start anew.",
             )
-        write_atomically(self._path, b"".join(kept[:resume_at]))
+        before = b"".join(kept[:resume_at])
+        self._checksum = zlib.crc32(before)
+        write_atomically(self._path, before)
         self._board = _Board(self._path.with_name("tensorboard"), resume_at)
         try:
             self._file = run_files.open_to_append(self._path)
@@ -66,14 +69,19 @@ class Metrics:
         Raises:
           UserError: If it cannot be written.
         """
-        line = json.dumps({"step": step, **record}, sort_keys=True)
+        line = json.dumps({"step": step, **record}, sort_keys=True).encode() + b"\n"
+        self._checksum = zlib.crc32(line, self._checksum)
         with writing(self._path):
-            self._file.write(line.encode() + b"\n")
+            self._file.write(line)
             self._file.flush()
             os.fsync(self._file.fileno())
         for name, value in record.items():
             if isinstance(value, int | float) and not isinstance(value, bool):
                 self._board.add(name, value, step)
+
+    def checksum(self) -> int:
+        """A checksum of all records, as they were written."""
+        return self._checksum
 
     def close(self) -> None:
         """Closes the files."""

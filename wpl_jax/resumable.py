@@ -3,6 +3,7 @@
 import contextlib
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -150,13 +151,18 @@ class Resumable(contextlib.AbstractContextManager):
         found = _on_all(found, self._like)
         return found and (found[0], self._place(found[1]))
 
-    def _lacks(self, done: int) -> str:
+    def _lacks(self, done: int, checksum: int | None) -> str:
         """What the metrics lack for going on after so many calls; "" for nothing."""
         kept, needed = whole_records(self._path), self._record_of(done)
-        return "" if len(kept) >= needed else f"{self._path}: {missing(kept, needed)}"
+        if len(kept) < needed:
+            return f"{self._path}: {missing(kept, needed)}"
+        if checksum not in (None, zlib.crc32(b"".join(kept[:needed]))):
+            return f"{self._path}: a record has changed since it was written"
+        return ""
 
     def _save(self) -> None:
-        self._checkpoints.save(self._done, self.state)
+        checksum = self._metrics.checksum()
+        self._checkpoints.save(self._done, self.state, beside=checksum)
         self._note_saved()
 
     def _note_saved(self) -> None:
