@@ -201,6 +201,11 @@ def test_names_are_those_of_folders(module, field, name, tmp_path):
     assert len(message) < 300
 
 
+def test_two_models_take_no_more_than_one_device(tmp_path, monkeypatch):
+    monkeypatch.setattr("wpl_jax.parallel._asked", 2)
+    assert "Omit --devices" in refused(tiny.get_config(), tmp_path / "run")
+
+
 @pytest.mark.parametrize("found", [None, 3, "", "nowhere.json"])
 def test_an_architecture_that_is_no_file_is_said(found, tmp_path):
     config = tiny_search.get_config()
@@ -213,6 +218,7 @@ def test_an_architecture_that_is_no_file_is_said(found, tmp_path):
 
 FLAGS = {
     "port": (["--coordinator=foo", "--processes=2", "--process=0"], "HOST:PORT"),
+    "wait": (["--wait=3"], "Error: --wait is for several processes"),
     "profile": (["--profile=-1"], "--profile=-1"),
     "positional": (["run"], "Error: Unexpected arguments: ['run']"),
     "syntax": (["--config={folder}/syntax.py"], "syntax.py: invalid syntax"),
