@@ -51,7 +51,14 @@ def run_epoch(search, state, data, epoch):
 def make_settings(**changes):
     config = toy.get_config()
     config.penalty.update(
-        {"start_epoch": 1, "flush_every": 2, "strength": 3.0, "batches": 2, **changes}
+        {
+            "start_epoch": 1,
+            "flush_every": 2,
+            "strength": 3.0,
+            "batches": 2,
+            "estimator": "batch",
+            **changes,
+        }
     )
     return config
 

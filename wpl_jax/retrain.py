@@ -121,7 +121,7 @@ class Retraining:
             averaging=jnp.bool(False),
             last=Evaluation(*(jnp.float32(jnp.inf),) * 2),
             lowest=Evaluation(*(jnp.float32(jnp.inf),) * 2),
-            recent=jnp.full(self.patience or 0, jnp.inf, jnp.float32),
+            recent=jnp.full(self.patience or 1, jnp.inf, jnp.float32),
             before=jnp.float32(jnp.inf),
             best=params,
             nats=jnp.float32(0),
