@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 WORKDIR ?= runs/enas_rnn_pydoc
-# Two cores: the tests' time is compilation, which a second process halves.
+# Two cores: the tests' time is compilation, which a second process halves. The tests of a
+# file share what they compile, and so stay in one process.
 WORKERS ?= 2
 
 .PHONY: search test test-slow lint bench clean
@@ -12,7 +13,7 @@ search: $(VENV)/installed
 	$(RUN) launch.py --config=configs/enas_rnn_pydoc.py --workdir=$(WORKDIR)
 
 test: $(VENV)/installed
-	$(RUN) -m pytest -n $(WORKERS)
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile
 
 test-slow: $(VENV)/installed
 	$(RUN) -m pytest -n $(WORKERS) -m slow

@@ -59,11 +59,15 @@ def get_config(name):
 
 
 # Sizes of another configuration: the same calls, and time.
-SMALL = pytest.param("enas_cnn_cifar10_small", marks=pytest.mark.slow)
+SIZES_ALONE = {"enas_cnn_cifar10_small", "enas_cnn_digits"}
 
 
 @pytest.mark.parametrize(
-    "name", [SMALL if name in SMALL.values else name for name in NAMES]
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in SIZES_ALONE else [])
+        for name in NAMES
+    ],
 )
 def test_every_call_of_every_arm_keeps_the_form_of_the_state(name):
     config = get_config(name)
