@@ -1,5 +1,6 @@
 """The command line as a user meets it: what it says, and how it ends."""
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -171,14 +172,19 @@ def test_interruption_before_the_job_is_one_line(finished, tmp_path):
     assert said == "\nInterrupted.\n"
 
 
-def test_second_signal_ends_a_call_that_lasts(tmp_path):
-    """Training A takes minutes here, and is one call."""
-    flags = ["--config.model_a.steps=20000000", "--grace=1000"]
-    command, env = arguments(tmp_path / "run", *flags), environment()
+@contextlib.contextmanager
+def training_for_minutes(workdir, *flags):
+    """A run in its first call, which trains A."""
+    command = arguments(workdir, "--config.model_a.steps=20000000", *flags)
     with subprocess.Popen(
-        command, env=env, cwd=tiny.ROOT, stdout=-1, stderr=-1, text=True
+        command, env=environment(), cwd=tiny.ROOT, stdout=-1, stderr=-1, text=True
     ) as process:
         assert process.stdout.readline() == "Training A ...\n"
+        yield process
+
+
+def test_second_signal_ends_a_call_that_lasts(tmp_path):
+    with training_for_minutes(tmp_path / "run", "--grace=1000") as process:
         while process.poll() is None:
             process.send_signal(signal.SIGTERM)
             time.sleep(0.05)
@@ -191,12 +197,7 @@ def test_second_signal_ends_a_call_that_lasts(tmp_path):
 
 
 def test_call_that_lasts_longer_than_the_grace_time_is_left(tmp_path):
-    flags = ["--config.model_a.steps=20000000", "--grace=0.1"]
-    command, env = arguments(tmp_path / "run", *flags), environment()
-    with subprocess.Popen(
-        command, env=env, cwd=tiny.ROOT, stdout=-1, stderr=-1, text=True
-    ) as process:
-        assert process.stdout.readline() == "Training A ...\n"
+    with training_for_minutes(tmp_path / "run", "--grace=0.1") as process:
         process.send_signal(signal.SIGHUP)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 129

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from wpl_jax import parallel
-from wpl_jax.errors import UserError
+from wpl_jax.errors import UserError, in_bytes
 
 
 def check(
@@ -21,19 +21,12 @@ def check(
       UserError: If it is more than there is, with what to reduce.
     """
     total, limit = sum(parts.values()), parallel.memory_of_each(devices)
-    told = ", ".join(f"{name} {_told(count)}" for name, count in parts.items())
-    line = f"Memory of a device for {what}, estimated: {_told(total)} ({told})"
+    told = ", ".join(f"{name} {in_bytes(count)}" for name, count in parts.items())
+    line = f"Memory of a device for {what}, estimated: {in_bytes(total)} ({told})"
     if limit is None or total <= limit:
         return line
     largest = max(parts, key=lambda name: parts[name])
     raise UserError(
-        f"{line}, but it has {_told(limit)}. Most is of the {largest}. "
+        f"{line}, but it has {in_bytes(limit)}. Most is of the {largest}. "
         f"{advice[largest]}."
     )
-
-
-def _told(count: int) -> str:
-    for unit, power in (("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)):
-        if count >= 2**power:
-            return f"{count / 2**power:,.1f} {unit}"
-    return f"{count} bytes"

@@ -22,6 +22,14 @@ def shorten(value: Any) -> str:
     return printable(short.repr(value))
 
 
+def in_bytes(count: int) -> str:
+    """A number of bytes for a message, in units of powers of 1,024."""
+    for unit, power in (("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if count >= 2**power:
+            return f"{count / 2**power:,.1f} {unit}"
+    return f"{count} bytes"
+
+
 def printable(text: str) -> str:
     r"""Text in one line that a terminal or a file in UTF-8 can show.
 

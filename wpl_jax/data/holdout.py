@@ -64,7 +64,8 @@ def hold_out(
 
     Examples:
       >>> labels = np.array([0, 0, 0, 0, 1, 1], np.int32)
-      >>> split = Split(np.zeros((6, 1, 1, 1), np.uint8), labels)
+      >>> images = np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1)
+      >>> split = Split(images, labels)
       >>> rest, held = hold_out(split, 3, seed=0, argument="valid", source="six")
       >>> rest.labels, held.labels
       (array([0, 0, 1], dtype=int32), array([0, 0, 1], dtype=int32))

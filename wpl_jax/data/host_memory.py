@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from wpl_jax.data.errors import DataError
+from wpl_jax.errors import in_bytes
 
 _UNLIMITED = 2**60  # version 1 of cgroups writes a number like this for "no limit"
 
@@ -23,8 +24,8 @@ def require_memory(size: int, where: object, what: str, remedy: str) -> None:
     """
     free = free_memory()
     if free is not None and size > free:
-        found = f"{what}, which takes {_amount(size)}"
-        expected = f"at most the {_amount(free)} of memory that are free"
+        found = f"{what}, which takes {in_bytes(size)}"
+        expected = f"at most the {in_bytes(free)} of memory that are free"
         raise DataError(where, found, expected, remedy)
 
 
@@ -109,11 +110,3 @@ def _text(file: Path) -> str:
         return file.read_text(errors="replace")
     except OSError:
         return ""
-
-
-def _amount(size: int) -> str:
-    """A number of bytes for a message."""
-    for unit, power in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
-        if size >= 2**power:
-            return f"{size / 2**power:,.1f} {unit}"
-    return f"{size} bytes"

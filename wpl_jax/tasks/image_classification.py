@@ -30,7 +30,7 @@ from wpl_jax.config_fields import (
 from wpl_jax.data import ImageDataset, open_images
 from wpl_jax.data.contrast import require_contrast
 from wpl_jax.data.repeats import count_repeated, describe_repeated, hash_rows
-from wpl_jax.errors import ConfigError, UserError
+from wpl_jax.errors import ConfigError, UserError, in_bytes
 from wpl_jax.guessing import Guess, of_classes
 from wpl_jax.parallel import ALONE, ONE, Axis, Devices, Divided
 from wpl_jax.spaces import make_space
@@ -586,12 +586,12 @@ def check_memory(
     height, width, channels = dataset.image_shape
     size = (height // shrink) * (width // shrink) * channels
     count = sum(len(getattr(dataset, name).labels) for name in SPLITS)
-    needed = size * count / devices.count
+    needed = size * count // devices.count
     available = parallel.memory_of_each(devices.count)
     if available is not None and needed > available:
         raise UserError(
-            f"The images of {dataset.source} need {needed / 2**30:.1f} GiB on each "
-            f"device, which has {available / 2**30:.1f} GiB. Take fewer or smaller "
+            f"The images of {dataset.source} need {in_bytes(needed)} on each "
+            f"device, which has {in_bytes(available)}. Take fewer or smaller "
             "ones: config.task.shrink halves their sides with 2; or more devices, with "
             "config.task.divide_images."
         )
