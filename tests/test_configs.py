@@ -59,19 +59,28 @@ def get_config(name):
 
 
 # Sizes of another configuration: the same calls, and time.
-SIZES_ALONE = {"enas_cnn_cifar10_small", "enas_cnn_digits"}
+SIZES_ALONE = {
+    "enas_cnn_cifar10_small",
+    "enas_cnn_digits",
+    "enas_rnn_pydoc_penalties",
+    "enas_rnn_pydoc_strength",
+}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] if name in SIZES_ALONE else [])
-        for name in NAMES
-    ],
-)
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in SIZES_ALONE])
+def test_every_call_keeps_the_form_of_the_state(name):
+    assert_calls_keep_the_form(get_config(name), arms=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_every_call_of_every_arm_keeps_the_form_of_the_state(name):
     config = get_config(name)
-    for each in expand(config)[: len(config.arms)]:
+    assert_calls_keep_the_form(config, len(config.arms))
+
+
+def assert_calls_keep_the_form(config, arms):
+    for each in expand(config)[:arms]:
         search, data, _ = make_search(each.config)
         state = jax.eval_shape(search.init, each.key())
         firsts = {c.phase: c for c in search_run.calls_of_search(each.config, search)}

@@ -179,8 +179,11 @@ def training_for_minutes(workdir, *flags):
     with subprocess.Popen(
         command, env=environment(), cwd=tiny.ROOT, stdout=-1, stderr=-1, text=True
     ) as process:
-        assert process.stdout.readline() == "Training A ...\n"
-        yield process
+        try:
+            assert process.stdout.readline() == "Training A ...\n"
+            yield process
+        finally:
+            process.kill()
 
 
 def test_second_signal_ends_a_call_that_lasts(tmp_path):
@@ -198,11 +201,11 @@ def test_second_signal_ends_a_call_that_lasts(tmp_path):
 
 def test_call_that_lasts_longer_than_the_grace_time_is_left(tmp_path):
     with training_for_minutes(tmp_path / "run", "--grace=0.1") as process:
-        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=60)
-    assert process.returncode == 129
+    assert process.returncode == 143
     first, second = said.splitlines()
-    assert "SIGHUP: stopping as soon as" in first
+    assert "SIGTERM: stopping as soon as" in first
     assert "0.1 seconds of --grace" in second
 
 

@@ -352,7 +352,7 @@ def text_on_one(estimator, together=1):
 @pytest.mark.parametrize(
     ("count", "estimator"),
     [
-        (2, "batch"),
+        pytest.param(2, "batch", marks=pytest.mark.slow),
         pytest.param(8, "batch", marks=pytest.mark.slow),
         pytest.param(2, "per_example", marks=pytest.mark.slow),
     ],
