@@ -147,6 +147,7 @@ def test_signals_stop_the_program_with_all_saved(finished, tmp_path):
         assert not (run / "results.json").exists()
 
 
+@pytest.mark.slow
 def test_reader_that_goes_does_not_end_the_program(finished, tmp_path):
     """As under ``| head -1``; the results are those of any other run."""
     with finished.start(tmp_path / "run") as process:

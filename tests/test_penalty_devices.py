@@ -67,7 +67,7 @@ def on_one_device(rules):
         (AxisType.Explicit, "columns", False, "whole"),
         (AxisType.Explicit, "nothing", True, "divided"),
         (AxisType.Auto, "rows", True, "whole"),
-        (AxisType.Auto, "columns", False, "divided"),
+        (AxisType.Auto, "columns", True, "divided"),
     ],
 )
 def test_on_a_mesh_as_on_one_device(kind, divided, jit, fisher_is):

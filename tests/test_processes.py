@@ -413,6 +413,7 @@ def test_a_process_that_falls_silent_is_lost_within_the_stated_time(alone, tmp_p
     assert "Process 0 has ended before it was done" in err.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_process_that_does_not_come_is_told(tmp_path):
     command = search(tmp_path / "run", "--wait=2")[0]
     done = call(command, environment(), timeout=60)

@@ -355,6 +355,7 @@ def train_on(count):
     return jax.device_get(run(*devices.replicate(arguments)))
 
 
+@pytest.mark.slow
 def test_devices_that_share_a_batch_make_the_same_of_it(monkeypatch):
     def cells(inputs, weights, wiring, kept, moments, axis):
         """The cells have a test of their own, and take their time to compile."""
@@ -533,6 +534,7 @@ def numpy_dropping(inputs, operations):
     return numpy_network(DROPPING, doubles(params), architecture, doubles(images))
 
 
+@pytest.mark.slow
 def test_dropout_takes_features_away_and_keeps_their_mean():
     features = numpy_dropping(*AVERAGES)[0][0]
     logits = np.array([logits[0] for logits, _ in draw(*AVERAGES, 0.0)])
