@@ -89,11 +89,20 @@ def test_the_lowest_of_errors_that_are_numbers():
     assert math.isnan(guessing.lowest([None]))
 
 
-@pytest.mark.parametrize(("error", "told"), [(90.0, True), (80.0, False)])
-def test_an_epoch_at_the_level_is_said_to_be(error, told):
+@pytest.mark.parametrize(
+    ("error", "nats", "told"),
+    [
+        (90.0, [2.1, np.nan], True),
+        (80.0, [2.1, np.nan], False),
+        (90.0, [1.9, 900.0], False),  # One explodes, another has learned.
+    ],
+)
+def test_an_epoch_at_the_level_is_said_to_be(error, nats, told):
     search = SimpleNamespace(task=SimpleNamespace(error_name="% error"))
     mean = SimpleNamespace(mean=0.0)
-    measured = SimpleNamespace(child_error=error, error=mean, child_reward=0.1)
+    measured = SimpleNamespace(
+        child_error=error, err2=np.array(nats), error=mean, child_reward=0.1
+    )
     said = search_run.describe(search, measured, Guess(2.0, 90.0, 88.5))
     assert ("no better than guessing" in said) == told
 

@@ -749,7 +749,9 @@ class Interrupted(StopRequest):
         return type(self).left < 0
 
 
-@pytest.mark.parametrize("counts", [(1, 1), (4, 1), (1, 4)])
+@pytest.mark.parametrize(
+    "counts", [(1, 1), (4, 1), pytest.param((1, 4), marks=pytest.mark.slow)]
+)
 def test_a_search_goes_on_with_another_number_of_devices(
     counts, tmp_path, monkeypatch, undisturbed
 ):

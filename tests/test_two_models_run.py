@@ -862,6 +862,7 @@ def survive(kills, finished, tmp_path):
     return hits
 
 
+@pytest.mark.slow
 def test_killed_run_leaves_the_same_bytes(finished, tmp_path):
     rng = random.Random(0)
     hits = survive([kill_in_save(rng.randrange(2, 5))], finished, tmp_path)

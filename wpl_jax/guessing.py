@@ -29,6 +29,20 @@ class Guess(NamedTuple):
         """Whether a model of this validation error may have learned nothing."""
         return not error < self.least_error  # NaN is no better.
 
+    def explains_all(self, error: float, nats: Iterable[float | None]) -> bool:
+        """Whether none of several models need have learned anything.
+
+        A mean alone would not tell: one model that explodes is off by more than all
+        others have learned.
+
+        Args:
+          error: Their mean validation error.
+          nats: The validation loss of each, None or NaN where it is not finite.
+        """
+        return self.explains(error) and not any(
+            x is not None and x < self.nats for x in nats
+        )
+
 
 def of_losses(losses: np.ndarray, to_error: Callable[[float], float]) -> Guess:
     """The guess with these losses.

@@ -542,7 +542,8 @@ def record(measured: Measured) -> dict[str, Any]:
 
 def describe(search: Search, measured: Measured, guess: Guess) -> str:
     """An epoch in a few words, for who watches."""
-    level = f"{NO_BETTER}, " if guess.explains(float(measured.child_error)) else ""
+    learned_nothing = guess.explains_all(float(measured.child_error), measured.err2)
+    level = f"{NO_BETTER}, " if learned_nothing else ""
     return (
         f"{search.task.error_name} {measured.child_error:.1f}, {level}"
         f"forgotten {measured.error.mean:.2f}, reward {measured.child_reward:.3f}"
