@@ -64,7 +64,10 @@ def on_one_device(rules):
     [
         (AxisType.Explicit, "rows", True, "divided"),
         (AxisType.Explicit, "rows", True, "whole"),
-        (AxisType.Explicit, "columns", False, "whole"),
+        (AxisType.Explicit, "columns", True, "whole"),
+        pytest.param(
+            *(AxisType.Explicit, "columns", False, "whole"), marks=pytest.mark.slow
+        ),
         (AxisType.Explicit, "nothing", True, "divided"),
         (AxisType.Auto, "rows", True, "whole"),
         (AxisType.Auto, "columns", True, "divided"),

@@ -393,6 +393,7 @@ def selected(name):
     return found
 
 
+@pytest.mark.slow
 def test_the_controller_finds_what_is_best_and_random_search_as_often_as_computed():
     def hits(name):
         best = [

@@ -637,6 +637,7 @@ def evaluate(params, architecture, image, moments):
     return PLAIN.apply(child, architecture, image[None], moments=moments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_single_images_are_normalized_with_given_moments(seed):
     params, architecture = random_params(PLAIN, seed), random_architecture(PLAIN, seed)
