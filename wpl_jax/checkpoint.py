@@ -16,7 +16,7 @@ from absl import logging
 from etils import epath
 
 from wpl_jax.checks import leaves_by_path
-from wpl_jax.errors import UserError
+from wpl_jax.errors import UserError, is_text
 from wpl_jax.run_files import make_folder
 from wpl_jax.trees import is_key, without_keys
 
@@ -44,7 +44,7 @@ def check_path(path: Path) -> None:
         found = "a folder whose name ends in gs:"
     elif str(epath.Path(name)) != name:
         found = f"a first folder that stands for {epath.Path(name)}"
-    elif not _is_text(name):
+    elif not is_text(name):
         found = "bytes that are not UTF-8"
     else:
         return
@@ -53,14 +53,6 @@ def check_path(path: Path) -> None:
         "written there cannot be read again. Give another --workdir, or a symbolic "
         "link to that one."
     )
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 class Checkpoints:

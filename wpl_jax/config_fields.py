@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from wpl_jax.errors import ConfigError, shorten
+from wpl_jax.errors import ConfigError, is_text, shorten
 
 MOST_INT = 2**31 - 1  # of a count, which JAX holds as int32
 MOST_SEED = 2**32 - 1  # of a seed: keys are made of 32 bits
@@ -156,7 +156,7 @@ def check_values(config: ConfigDict, field: str = "") -> None:
       ConfigError: Naming the first field with another value.
     """
     for name in config:
-        if not isinstance(name, str) or not _is_text(name):
+        if not isinstance(name, str) or not is_text(name):
             where = f"config.{field}" if field else "config"
             raise ConfigError(f"{where} has the name {name!a}, expected a text.")
         below = f"{field}.{name}" if field else name
@@ -184,15 +184,6 @@ def _is_plain(value: Any) -> bool:
     if type(value) is float:
         return math.isfinite(value)
     return value is None or type(value) in (bool, int)
-
-
-def _is_text(value: str) -> bool:
-    """Whether it can be written as UTF-8."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def require_names(config: ConfigDict, field: str) -> None:

@@ -30,6 +30,15 @@ def in_bytes(count: int) -> str:
     return f"{count} bytes"
 
 
+def is_text(name: str) -> bool:
+    """Whether a name can be written as UTF-8; a path may hold other bytes."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def printable(text: str) -> str:
     r"""Text in one line that a terminal or a file in UTF-8 can show.
 

@@ -72,7 +72,7 @@ class Page:
     def warning(self, text: str) -> None:
         """Adds a paragraph that stands out; nothing for an empty text."""
         if text:
-            self._parts.append(f'<p class="warning">{html.escape(text)}</p>')
+            self._parts.append(f'<p class="warning">{_escaped(text)}</p>')
 
     def code(self, text: str) -> None:
         """Adds a block of preformatted text."""

@@ -320,7 +320,7 @@ def run(
                     raise _diverged(folder, "no step that was finite")
                 error = float(job.state.last.error)
                 told = f", {task.error_name} {error:.2f}"
-                if guess.explains(float(error)):
+                if guess.explains(error):
                     told += f", {NO_BETTER}"
             else:
                 end = min(first + processes.agree(speed.batches_of_a_call()), batches)
@@ -330,7 +330,7 @@ def run(
                     job.state = retraining.train(job.state, data, *numbers)
                     jax.block_until_ready(job.state)
             job.note = f"epoch {epoch + 1}{told}{speed}"
-        return _finish(retraining, job.state, data, folder, title, splits)
+        return _finish(retraining, job.state, data, guess, folder, title, splits)
 
 
 class _Speed:
@@ -383,7 +383,7 @@ def _diverged(folder: Path, how: str) -> UserError:
     )
 
 
-def _finish(retraining, state, data, folder, title, splits) -> dict[str, Any]:
+def _finish(retraining, state, data, guess, folder, title, splits) -> dict[str, Any]:
     task = retraining.task
     rows = task.space.rows(state.architecture)
     found: dict[str, Any] = {
@@ -392,7 +392,6 @@ def _finish(retraining, state, data, folder, title, splits) -> dict[str, Any]:
         "parameters": int(num_parameters(state.params, rows)),
         "averaged_steps": int(state.averaged),
     }
-    guess = task.guess(data)
     found["guess"] = guess._asdict()
     told = []
     for split in splits:

@@ -149,7 +149,7 @@ def derive(config: ConfigDict, workdir: Path) -> None:
             # Of an unfinished search, what says so: its results are still to come.
             done = (folder / RESULTS_FILE).exists()
             prefix = "" if done else "derived_"
-            _finish(search, data, state, folder, title, prefix)
+            _finish(search, search.task.guess(data), state, folder, title, prefix)
 
 
 def rank(config: ConfigDict, workdir: Path) -> None:
@@ -468,7 +468,7 @@ def _search(
                 job.record(call.epoch, record(measured))
                 told = f", {describe(search, measured, guess)}"
             job.note = f"{_where(config, call)}{told}"
-        _finish(search, data, job.state, folder, title)
+        _finish(search, guess, job.state, folder, title)
 
 
 def _where(config: ConfigDict, call: Call) -> str:
@@ -498,7 +498,7 @@ def _go_back(job: Resumable, title: str, call: Call) -> None:
 
 def _finish(
     search: Search,
-    data: Data,
+    guess: Guess,
     state: State,
     folder: Path,
     title: str,
@@ -516,7 +516,6 @@ def _finish(
             f"{folder}: none of the candidates has a finite error with the shared "
             "weights. Lower config.optimizer.learning_rate, and give another --workdir."
         )
-    guess = search.task.guess(data)
     results = {
         "guess": guess._asdict(),
         "architecture": architecture.tolist(),

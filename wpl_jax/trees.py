@@ -60,13 +60,21 @@ def _divided_like(leaf: jax.Array, expected: Any) -> jax.Array:
     parameters that are divided.
     """
     there = jax.typeof(expected).sharding
-    is_explicit = AxisType.Explicit in there.mesh.axis_types
-    if not is_explicit or jax.typeof(leaf).sharding == there:
+    if not is_explicit(expected) or jax.typeof(leaf).sharding == there:
         return leaf
-    is_known = isinstance(expected, jax.Array) and not isinstance(
-        expected, jax.core.Tracer
-    )
-    return jax.sharding.reshard(leaf, expected.sharding if is_known else there)
+    return jax.sharding.reshard(leaf, sharding_of(expected))
+
+
+def is_explicit(x: Any) -> bool:
+    """Whether the axes of a mesh are part of an array's type."""
+    return AxisType.Explicit in jax.typeof(x).sharding.mesh.axis_types
+
+
+def sharding_of(x: Any) -> Any:
+    """How an array is divided: as it lies on devices, traced as its type tells."""
+    if isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer):
+        return x.sharding
+    return jax.typeof(x).sharding
 
 
 def check_same_paths(name: str, tree: Any, like: Any) -> None:

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import NamedSharding
+
+from wpl_jax.trees import is_explicit, sharding_of
 
 
 def automatic(function: Callable[..., Any], params: Any, *rest: Any) -> Any:
@@ -28,15 +30,10 @@ def automatic(function: Callable[..., Any], params: Any, *rest: Any) -> Any:
       What the function returns, divided as the parameters are.
     """
     leaves = jax.tree.leaves((params, rest))
-    if not any(map(_is_explicit, leaves)):
+    if not any(map(is_explicit, leaves)):
         return function(params, *rest)
     shardings = jax.tree.map(lambda p: jax.typeof(p).sharding, params)
     return jax.sharding.auto_axes(function, out_sharding=shardings)(params, *rest)
-
-
-def _is_explicit(x: Any) -> bool:
-    mesh = jax.typeof(x).sharding.mesh
-    return AxisType.Explicit in mesh.axis_types
 
 
 def count_shards(examples: Any) -> int:
@@ -49,9 +46,7 @@ def count_shards(examples: Any) -> int:
 
 def _shards_of(x: Any) -> int:
     """Over how many devices the first axis of an array is divided."""
-    sharding = jax.typeof(x).sharding
-    if isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer):
-        sharding = x.sharding
+    sharding = sharding_of(x)
     if not isinstance(sharding, NamedSharding) or not sharding.spec:
         return 1
     axes = sharding.spec[0] or ()
