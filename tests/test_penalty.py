@@ -554,8 +554,9 @@ def test_half_precision_is_kept_and_accurate(kind, dtype):
     state = wpl_jax.consolidate(tx.init(p), a, fisher)
     updates, state = tx.update(u, state, p)
     assert {x.dtype for x in jax.tree.leaves(updates)} == {jnp.dtype(dtype)}
-    assert {x.dtype for x in jax.tree.leaves(state.anchor)} == {jnp.dtype(dtype)}
-    assert_identical(state.fisher, fisher)  # Still float32, not rounded.
+    # Both are float32, and the anchor is not rounded once more.
+    assert_identical(state.anchor, to_jax(a, jnp.float32))
+    assert_identical(state.fisher, fisher)
     p, a, u = (jax.tree.map(np.float64, tree) for tree in (p, a, u))
     expected = references(kind, 3.0, u, p, a, FISHER)
     # One rounding at the end: nothing in between is in half precision.
@@ -573,7 +574,7 @@ def test_consolidation_keeps_the_dtypes_of_the_state(kind):
         assert jax.tree.map(jnp.result_type, new) == jax.tree.map(
             jnp.result_type, state
         )
-        assert_identical(new.anchor, to_jax(ANCHOR, jnp.bfloat16))
+        assert_identical(new.anchor, anchor)
         assert_identical(new.fisher, to_jax(half))
 
 
@@ -629,7 +630,8 @@ def test_state_is_stable_through_cond(kind, dtype):
     assert_identical(off, state)
     on = step(True, u, state, p)
     assert jax.tree.map(jnp.result_type, on) == jax.tree.map(jnp.result_type, state)
-    assert_identical(wpl_jax.plasticity_states(on)[0].anchor, p)
+    anchor_now = wpl_jax.plasticity_states(on)[0].anchor
+    assert_identical(anchor_now, to_jax(p, jnp.float32))
 
 
 @both_kinds
@@ -902,6 +904,24 @@ def test_accumulate_is_the_sum_of_the_separate_quadratics(kind, jitted):
     got = [wpl_jax.penalty_value(state, p, alpha) for p in (params, anchor, update)]
     true = [value(p) for p in (PARAMS, ANCHOR, UPDATE)]
     np.testing.assert_allclose(np.diff(got), np.diff(true), rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_accumulate_keeps_the_mean_of_thousands_of_anchors(dtype):
+    rng = np.random.default_rng(0)
+    models, shape = 5000, (8,)
+    anchors = jnp.asarray(2 + rng.normal(size=(models, *shape)), dtype)
+    fishers = jnp.asarray(rng.uniform(0.5, 1.5, (models, *shape)), jnp.float32)
+
+    def merge(state, model):
+        return wpl_jax.consolidate(state, *model, rule=wpl_jax.accumulate), None
+
+    start = wpl_jax.weight_plasticity(1.0).init(jnp.zeros(shape, dtype))
+    state, _ = jax.lax.scan(merge, start, (anchors, fishers))
+    weights = np.float64(fishers)
+    mean = (weights * np.float64(anchors)).sum(0) / weights.sum(0)
+    np.testing.assert_allclose(state.anchor, mean, rtol=1e-5)
+    np.testing.assert_allclose(state.fisher, weights.sum(0), rtol=1e-5)
 
 
 @pytest.mark.parametrize("gamma", [0, 0.25, 1.0])

@@ -50,6 +50,7 @@ from wpl_jax.trees import (
     aligned_mask,
     check_same_paths,
     squared_magnitude,
+    widen,
     zero_importance,
 )
 
@@ -62,7 +63,7 @@ class WeightPlasticityState(NamedTuple):
     """What the penalty remembers of the models trained so far."""
 
     count: chex.Array  # shape=(), dtype=jnp.int32; updates seen, for schedules
-    anchor: optax.Params  # like the parameters
+    anchor: optax.Params  # like the parameters, at least float32
     fisher: optax.Params  # like the parameters, real, at least float32
 
 
@@ -203,14 +204,11 @@ def accumulate(old_anchor, old_fisher, anchor, fisher):
 
     The sum of the quadratics ``F_k (theta - anchor_k)^2`` is, up to a constant,
     one quadratic with Fisher ``sum_k F_k`` around the mean of the anchors weighted
-    by their Fishers: the separate anchors need no memory of their own. That mean is
-    kept in the parameters' dtype: in bfloat16 it stops moving after some hundreds of
-    equally important models.
+    by their Fishers: the separate anchors need no memory of their own.
     """
     total = old_fisher + fisher
     share = jnp.where(total > 0, fisher / jnp.where(total > 0, total, 1), 1)
-    mean = old_anchor + share * (anchor - old_anchor)
-    return mean.astype(anchor.dtype), total
+    return old_anchor + share * (anchor - old_anchor), total
 
 
 def online(gamma: float) -> Rule:
@@ -414,7 +412,8 @@ def _init(params: optax.Params) -> WeightPlasticityState:
     # the anchor has no effect.
     return WeightPlasticityState(
         count=jnp.zeros([], jnp.int32),
-        anchor=jax.tree.map(jnp.zeros_like, params),
+        # A mean of anchors in bfloat16 would lose small steps.
+        anchor=jax.tree.map(lambda p: widen(jnp.zeros_like(p)), params),
         # bfloat16 would lose the Fisher's range of many orders of magnitude.
         fisher=zero_importance(params),
     )
