@@ -1,9 +1,11 @@
 """The report of searches: numbers by hand, damaged files, one page on its own."""
 
+import contextlib
 import html.parser
 import json
 import re
 import shutil
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from PIL import Image
 
 from wpl_jax import search_report
+from wpl_jax.checkpoint import Checkpoints
 from wpl_jax.errors import UserError
 from wpl_jax.spaces.recurrent_cell import ACTIVATIONS, RecurrentCell
 
@@ -423,6 +426,31 @@ def test_damaged_file_is_a_user_error_that_names_it(name, damage, said, folder):
     assert message.startswith(f"{folder / name} is damaged: ")
     assert said in message
     assert "elete " in message
+
+
+@pytest.mark.parametrize("line", [0, EPOCHS - 1])
+def test_records_other_than_those_of_the_checkpoint_are_a_user_error(line, folder):
+    """They are whole and in order: only the checksum shows it."""
+    records = (folder / METRICS).read_bytes().splitlines(keepends=True)
+    with contextlib.closing(Checkpoints(folder / "checkpoints")) as checkpoints:
+        for step in (EPOCHS - 1, EPOCHS):
+            checksum = zlib.crc32(b"".join(records[:step]))
+            checkpoints.save(step, {"x": np.zeros(2)}, beside=checksum)
+    assert len(read(folder).metrics) == EPOCHS
+    with_field("child_error", 77.5, line)(folder / METRICS)
+    with pytest.raises(UserError) as caught:
+        read(folder)
+    message = str(caught.value)
+    assert message.startswith(f"{folder / METRICS} is damaged: a record has changed")
+    assert f"delete {folder}" in message
+    # Of the records before the other checkpoint, that one's checksum is left.
+    newest = next((folder / "checkpoints" / str(EPOCHS) / "check").glob("meta*"))
+    newest.write_bytes(b"{")
+    if line < EPOCHS - 1:
+        with pytest.raises(UserError, match="a record has changed"):
+            read(folder)
+    shutil.rmtree(folder / "checkpoints")
+    assert len(read(folder).metrics) == EPOCHS
 
 
 def test_seeds_of_unequal_length_are_a_user_error(searches):

@@ -154,6 +154,14 @@ class Checkpoints:
             )
         return None
 
+    def beside(self) -> int | None:
+        """The checksum saved with the newest checkpoint that has a readable one."""
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            # Orbax raises many kinds; a run that is finished needs no checkpoint.
+            with contextlib.suppress(Exception), _quiet_threads():
+                return self._check(step).get("beside")
+        return None
+
     def verify(self, step: int, like: Any) -> None:
         """Checks that a checkpoint that was just saved can be read.
 

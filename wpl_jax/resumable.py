@@ -1,10 +1,11 @@
 """Long jobs as a sequence of calls, from wherever an earlier process stopped."""
 
 import contextlib
+import itertools
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from wpl_jax.checkpoint import Checkpoints
 from wpl_jax.monitor import METRICS_FILE, Metrics, Progress, missing, whole_records
 from wpl_jax.profiling import Tracer
 from wpl_jax.stopping import StopRequest
+
+_CHECKPOINTS = "checkpoints"  # the folder
+_CHANGED = "a record has changed since it was written"
 
 
 class Resumable(contextlib.AbstractContextManager):
@@ -82,7 +86,7 @@ class Resumable(contextlib.AbstractContextManager):
                 return stack.enter_context(contextlib.closing(thing))
 
             self._checkpoints = closing(
-                Checkpoints, folder / "checkpoints", landmark=landmark
+                Checkpoints, folder / _CHECKPOINTS, landmark=landmark
             )
             resumed = self._restore()
             if resumed is not None:
@@ -157,7 +161,7 @@ class Resumable(contextlib.AbstractContextManager):
         if len(kept) < needed:
             return f"{self._path}: {missing(kept, needed)}"
         if checksum not in (None, zlib.crc32(b"".join(kept[:needed]))):
-            return f"{self._path}: a record has changed since it was written"
+            return f"{self._path}: {_CHANGED}"
         return ""
 
     def _save(self) -> None:
@@ -181,8 +185,30 @@ def newest(folder: Path, like: Any) -> tuple[int, Any] | None:
     Returns:
       Both as the first process reads them, on every process; None if there is nothing.
     """
-    with contextlib.closing(_of_leader(Checkpoints, folder / "checkpoints")) as found:
+    with contextlib.closing(_of_leader(Checkpoints, folder / _CHECKPOINTS)) as found:
         return _on_all(found.restore(like), like)
+
+
+def changed_records(folder: Path, records: Sequence[bytes]) -> str:
+    """What shows that records of a finished job are not those that it wrote.
+
+    Args:
+      folder: Of the job.
+      records: All of its metrics, one line each.
+
+    Returns:
+      What was found; "" where they have the checksum that the newest checkpoint
+      keeps, or no checkpoint is left.
+    """
+    if not (folder / _CHECKPOINTS).is_dir():
+        return ""
+    with contextlib.closing(Checkpoints(folder / _CHECKPOINTS)) as checkpoints:
+        expected = checkpoints.beside()
+    # Of all records where the checkpoint is the last; of the first ones before it.
+    checksums = itertools.accumulate(
+        records, lambda total, line: zlib.crc32(line, total), initial=0
+    )
+    return "" if expected is None or expected in checksums else _CHANGED
 
 
 def _on_all(found: tuple[int, Any] | None, like: Any) -> tuple[int, Any] | None:

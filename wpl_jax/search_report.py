@@ -17,6 +17,7 @@ from wpl_jax.guessing import Model, check_guess, lowest, read_guess, remark
 from wpl_jax.monitor import METRICS_FILE, whole_records
 from wpl_jax.rank_disorder import correlation, read_ranks
 from wpl_jax.report import COLORS, Page, band, new_figure
+from wpl_jax.resumable import changed_records
 from wpl_jax.retrain import REMEDY as REMEDY_FROM_SCRATCH
 from wpl_jax.retrain import RETRAINED_FILE, read_retrained
 from wpl_jax.run_files import (
@@ -131,6 +132,8 @@ def _read_metrics(
     if len(lines) != epochs or b"".join(lines) != path.read_bytes():
         what = f"of its records the first {len(lines)} are whole, expected {epochs}"
         damaged(path, f"{what}, one an epoch, and nothing else", remedy)
+    if changed := changed_records(folder, lines):
+        damaged(path, changed, remedy)
     fields: dict[str, Kind] = dict.fromkeys(
         ["child_error", *PANELS, *(name for name, _ in COLUMNS.values())],
         NUMBER_OR_NULL,
