@@ -1,3 +1,4 @@
+import shutil
 import struct
 import zlib
 
@@ -244,6 +245,7 @@ def test_opened_images_are_read_when_they_are_needed(folder):
 
 
 def test_with_size_and_channels_no_file_is_opened_too_early(folder):
+    shutil.copytree(folder / "test", folder / "valid")  # Else train is compared.
     for file in folder.rglob("*.png"):
         file.write_bytes(b"text, not pixels")
     data = open_images("folder", folder, size=(3, 2), channels=3)
@@ -268,6 +270,32 @@ def test_a_damaged_image_is_told_of_by_who_reads_it(folder, data_error):
     assert np.asarray(images[np.arange(len(images)) != place]).shape == (4, 4, 5, 1)
     with data_error(file, "truncated", "save it anew"):
         np.asarray(images[np.array([place])])
+
+
+def test_copies_among_files_stay_on_one_side(folder):
+    """Also copies that another format holds, with the same pixels."""
+    for c, name in enumerate(("cat", "dog")):
+        for i in range(4):
+            pixels = np.full((4, 5), 10 * c + i, np.uint8)
+            Image.fromarray(pixels).save(folder / "train" / name / f"copy{i}.bmp")
+        for i in range(10):
+            pixels = np.full((4, 5), 200 + 20 * c + i, np.uint8)
+            _write(folder / "train" / name / f"other{i}.png", pixels)
+    for seed in range(3):
+        data = open_images("folder", folder, valid=6, seed=seed)
+        rest, held = (
+            np.asarray(split.images)[:, 0, 0, 0] for split in (data.train, data.valid)
+        )
+        assert len(held) == 6
+        assert not set(rest) & set(held)
+        assert data.read().repeated == {"valid": 0, "test": 0}
+
+
+def test_a_damaged_image_is_told_of_where_some_are_held_out(folder, data_error):
+    file = folder / "train" / "dog" / "0.png"
+    file.write_bytes(file.read_bytes()[:50])
+    with data_error(file, "truncated", "save it anew"):
+        open_images("folder", folder, size=(4, 5), channels=1)
 
 
 def test_sixteen_bits(folder, data_error):

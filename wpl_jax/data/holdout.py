@@ -44,8 +44,8 @@ def hold_out(
     Stratified: each class gives in proportion to its size, up to rounding, and
     keeps at least one example. Random but for the seed, and both parts keep the
     order of the examples. Copies of one image are not divided: they stay, and other
-    examples are held out for them, or fewer where there are none. Images that wait in
-    files are not compared.
+    examples are held out for them, or fewer where there are none. Images in files are
+    read for that, some at a time.
 
     Args:
       split: n examples with labels in [0, num_classes), none of the classes empty.
@@ -60,7 +60,8 @@ def hold_out(
 
     Raises:
       DataError: The share comes to no example, or to so many that a class would
-        have no example left, or all examples are copies of each other.
+        have no example left, or all examples are copies of each other; or an image
+        is broken.
 
     Examples:
       >>> labels = np.array([0, 0, 0, 0, 1, 1], np.int32)
@@ -96,12 +97,11 @@ def hold_out(
         members = np.flatnonzero(split.labels == label)
         orders.append(rng.permutation(members))
         held[orders[-1][:take]] = True
-    if isinstance(split.images, np.ndarray):
-        _return_copies(held, hash_rows(split.images), orders)
-        if not held.any():
-            found = "only copies of the same images among the training examples"
-            remedy = f"leave copies out, or give {argument} a split of its own"
-            raise DataError(source, found, "different images", remedy)
+    _return_copies(held, hash_rows(split.images), orders)
+    if not held.any():
+        found = "only copies of the same images among the training examples"
+        remedy = f"leave copies out, or give {argument} a split of its own"
+        raise DataError(source, found, "different images", remedy)
     return (
         Split(split.images[~held], split.labels[~held]),
         Split(split.images[held], split.labels[held]),

@@ -97,7 +97,8 @@ def read_image_folder(
       size: (height, width) in pixels, to which every image is resized, bilinear
         and without regard to its proportions; None if all have the same size.
       channels: 1 for grey or 3 for RGB; None for grey if all images are grey and
-        RGB if any is not. With it and ``size`` no file is opened before it is needed.
+        RGB if any is not. With it and ``size`` no file is opened before it is needed;
+        without valid/, those of train are, to be compared.
 
     Returns:
       The splits of the folder, their images still in the files.

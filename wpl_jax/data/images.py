@@ -110,12 +110,12 @@ def open_images(
     """Opens a data set; images that are files of their own wait until asked for.
 
     ``np.asarray(split.images[numbers])`` reads some, and may find broken ones. Of
-    other formats all is read.
+    other formats all is read, and so are images of which some are held out.
 
     A source's own splits are taken as they are. What it lacks is held out of its
     training examples, first the test share and then the validation share of what
     is left: random, but the same for the same seed, and each class in proportion.
-    Copies of an image stay together in train, where its pixels are in memory.
+    Copies of an image stay together in train.
 
     Args:
       format: A key of ``FORMATS``: "cifar_binary", "digits", "folder", "idx",
