@@ -1,6 +1,7 @@
 """Input that cannot be run: one message each, before a folder is claimed."""
 
 import pathlib
+import re
 import subprocess
 import sys
 import types
@@ -71,8 +72,17 @@ ON_THE_COMMAND_LINE = {
     "large seed": (SEARCH, f"seed={2**63}", "config.seed is", "at most 4294967295"),
     "seeds": (SEARCH, "num_seeds=100000000", "num_seeds", "at most 10000"),
     "seed of two models": (TWO_MODELS, "seed=4294967296", "at most 4294967295"),
-    "one node": (SEARCH, "space.num_nodes=1", "num_nodes", "from 2 to 100", "got 1"),
-    "nodes": (SEARCH, "space.num_nodes=2000", "num_nodes", "100", "got 2000"),
+    "one node": (
+        SEARCH,
+        "space.num_nodes=1",
+        "config.space.num_nodes must be a whole number from 2 to 100, got 1. M",
+    ),
+    "nodes": (
+        SEARCH,
+        "space.num_nodes=2000",
+        "config.space.num_nodes must be a whole number from 2 to 100, got 2000.",
+        "pass --config.space.num_nodes=VALUE.",
+    ),
     "nodes of images": (IMAGES, "space.num_nodes=2000", "num_nodes", "got 2000"),
     "epochs": (SEARCH, "search.epochs=3000000000", "epochs", "at most 2147483647"),
     "layers": (TWO_MODELS, "layers_b=100000", "layers_b is 100000", "at most 100"),
@@ -86,6 +96,7 @@ ON_THE_COMMAND_LINE = {
     "small rate": (SEARCH, "optimizer.learning_rate=1e-40", "1e-40", "float32"),
     "strength": (SEARCH, "penalty.strength=1e300", "penalty.strength", "float32"),
     "not a number": (SEARCH, "penalty.strength=nan", "penalty.strength is nan"),
+    "alphas": (TWO_MODELS, "studies.methods.alphas=(1e39,)", "alphas", "float32"),
     "alpha": (TWO_MODELS, "model_b.learning_rate=1e39", "learning_rate", "float32"),
     # None where it may not be.
     "none": (SEARCH, "search.epochs=None", "config.search.epochs is None"),
@@ -99,8 +110,8 @@ ON_THE_COMMAND_LINE = {
     "space of the retraining": (
         IMAGES,
         "retrain.space.layers=4",
-        "config.space with config.retrain.space is",
-        "pass --config.retrain.space.NAME=",
+        "config.retrain.space.layers must be a multiple of 3, got 4. Mend",
+        "pass --config.retrain.space.layers=VALUE",
     ),
     # Images.
     "crop": (IMAGES, "task.augmentation.crop=1000", "crop is 1000", "at most 8"),
@@ -118,6 +129,42 @@ def test_what_the_command_line_sets_wrong_is_said(name, tmp_path):
         assert part in message
 
 
+MISSING = {
+    "search": (SEARCH, "run", ["retrain.space", "retrain.task", "space", "task.data"]),
+    "retraining": (
+        SEARCH,
+        "retrain",
+        ["retrain", "retrain.architecture", "seed"],
+    ),
+    "two models": (TWO_MODELS, "run", ["data", "data.format", "main", "main.form"]),
+}
+
+
+@pytest.mark.usefixtures("no_compiling")
+@pytest.mark.parametrize("name", MISSING)
+def test_what_a_file_lacks_is_said(name, tmp_path):
+    file, mode, fields = MISSING[name]
+    for field in fields:
+        config, _ = parse(file)
+        *above, last = field.split(".")
+        part = config
+        for section in above:
+            part = part[section]
+        with part.unlocked():
+            del part[last]
+        with pytest.raises(
+            UserError, match=rf"config\.{re.escape(field)}\S* is missing"
+        ):
+            jobs.run(config, tmp_path / "run", mode)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_seed_of_a_training_of_one_architecture_is_checked(tmp_path):
+    config, _ = parse(SEARCH, f"seed={2**63}")
+    with pytest.raises(UserError, match=r"config\.seed is .*at most 4294967295"):
+        jobs.run(config, tmp_path / "run", "retrain")
+
+
 def changed(module, **fields):
     config = module.get_config()
     config.unlock()
@@ -132,6 +179,21 @@ IN_A_FILE = {
     "no arms": (tiny_search, {"arms": ConfigDict()}, ["config.arms", "at least one"]),
     "an arm": (tiny_search, {"arms": ConfigDict({"wpl": None})}, ["config.arms.wpl"]),
     "retrain": (tiny_search, {"retrain": None}, ["config.retrain is None"]),
+    "space": (
+        tiny_search,
+        {"space": ConfigDict({"name": "recurrent_cell", "hidden": 4, "node": 3})},
+        ["config.space.node is not a setting", "num_nodes"],
+    ),
+    "no size": (
+        tiny_search,
+        {"space": ConfigDict({"name": "recurrent_cell"})},
+        ["config.space.hidden is missing"],
+    ),
+    "size of the data": (
+        tiny_search,
+        {"space": ConfigDict({"name": "recurrent_cell", "vocabulary_size": 3})},
+        ["config.space.vocabulary_size is not a setting"],
+    ),
     "job": (tiny_search, {"job": ["search"]}, ["config.job is ['search']"]),
     "typo": (
         tiny_search,

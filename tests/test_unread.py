@@ -185,6 +185,51 @@ def test_reasons_are_told_of_each_arm():
     )
 
 
-def test_the_architecture_is_read_where_it_is_trained():
-    for mode in ("retrain", "evaluate"):
-        jobs.check_overrides(variant("text"), ["retrain.architecture"], mode)
+def retraining(config):
+    """What a mode that trains one architecture is made of, and its seed."""
+    return retrain.load(config, SHELF)[0], config.seed
+
+
+@pytest.mark.parametrize("name", ["text", "images", "plain images"])
+def test_a_training_of_one_architecture_is_told_what_it_does_not_read(name):
+    told = unread.by_arm(variant(name), "retrain")[""]
+    as_it_is = retraining(variant(name))
+    for field, old in leaves(variant(name)):
+        config, others = variant(name), as_it_is
+        for value in values(old):
+            change(config, field, value)
+            try:
+                others = retraining(config)
+            except (UserError, TypeError):
+                continue
+            break
+        reason = unread.why(told, field)
+        if others == as_it_is:
+            assert reason is not None, field
+        else:  # Some parts hold settings that their functions do not use.
+            assert "does not read" not in str(reason), field
+            assert "replaces" not in str(reason), field
+
+
+OF_A_FILE = {
+    "search": ("search.epochs", "--mode={} does not read it"),
+    "penalty": ("penalty.strength", "--mode={} does not read it"),
+    "seeds": ("num_seeds", "--mode={} does not read it"),
+    "arms": ("arms.none.penalty.name", "--mode={} does not read it"),
+    "optimizer": ("optimizer.learning_rate", "--mode={} does not read it"),
+    "replaced": ("task.batch_size", "config.retrain.task.batch_size replaces it"),
+    "nesterov": ("retrain.optimizer.nesterov", "retrain.optimizer.momentum is None"),
+}
+
+
+@pytest.mark.parametrize("mode", ["retrain", "evaluate"])
+def test_overrides_of_a_training_of_one_architecture_are_read(mode):
+    config = tiny_search.get_config()
+    for field, reason in OF_A_FILE.values():
+        with pytest.raises(UserError, match="changes nothing: ") as caught:
+            jobs.check_overrides(config, [field], mode)
+        assert f"--config.{field} " in str(caught.value)
+        assert reason.format(mode) in str(caught.value)
+    read = ["seed", "space.num_nodes", "task.length", "task.data.level"]
+    read += ["retrain.architecture", "retrain.epochs", "retrain.task.batch_size"]
+    jobs.check_overrides(config, read, mode)

@@ -110,7 +110,8 @@ def check_overrides(
     Args:
       config: The configuration.
       fields: Dotted names of what the command line sets.
-      by_arm: Of each arm, what it does not read, and why.
+      by_arm: Of each arm, what it does not read, and why; under the name "", of what
+        has no arms.
 
     Raises:
       ConfigError: If no arm reads one of them.
@@ -146,7 +147,7 @@ def check_overrides(
 
 def _sets(config: ConfigDict, arm: str, fields: Iterable[str]) -> bool:
     """Whether an arm has values of its own for all of some fields."""
-    return set(fields) <= set(leaves(config.arms[arm]))
+    return bool(arm) and set(fields) <= set(leaves(config.arms[arm]))
 
 
 def _below(config: Any, field: str) -> Any:

@@ -4,7 +4,7 @@ import contextlib
 import difflib
 import math
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
@@ -12,7 +12,7 @@ from ml_collections import ConfigDict, config_dict
 from wpl_jax.errors import ConfigError, is_text, shorten
 
 MOST_INT = 2**31 - 1  # of a count, which JAX holds as int32
-MOST_SEED = 2**32 - 1  # of a seed: keys are made of 32 bits
+MOST_SEED = 2**32 - 1  # keys are made of 32 bits
 _MOST_FLOAT = 3.4028234663852886e38  # of float32
 _LEAST_FLOAT = 1.1754943508222875e-38
 _MOST_SHOWN = 300  # characters of a value in a message
@@ -56,6 +56,11 @@ def require_int(
     require(valid or (optional and value is None), config, field, expected)
 
 
+def check_seed(config: ConfigDict) -> None:
+    """Checks ``config.seed``; a ConfigError says what is wrong."""
+    require_int(config, "seed", 0, most=MOST_SEED)
+
+
 def require_number(
     config: ConfigDict, field: str, optional: bool = False, **bounds: float
 ) -> None:
@@ -69,19 +74,17 @@ def require_number(
     """
     value = get_field(config, field)
     valid = _is_within(value, **bounds) or (optional and value is None)
-    expected = f"a number {_told(bounds)}{_or_none(optional)}"
-    if _is_number(value) and not _is_held(value):
-        expected += ", which float32 can hold (1.2e-38 to 3.4e38)"
+    expected = f"a number {_told(bounds)}{_or_none(optional)}{_if_not_held([value])}"
     require(valid, config, field, expected)
 
 
 def require_numbers(config: ConfigDict, field: str, **bounds: float) -> None:
     """Requires a sequence of numbers within bounds."""
     values = get_field(config, field)
-    valid = isinstance(values, list | tuple) and all(
-        _is_within(value, **bounds) for value in values
-    )
-    require(valid, config, field, f"numbers {_told(bounds)}")
+    several = isinstance(values, list | tuple)
+    valid = several and all(_is_within(value, **bounds) for value in values)
+    expected = f"numbers {_told(bounds)}{_if_not_held(values if several else [])}"
+    require(valid, config, field, expected)
 
 
 def require_only(config: ConfigDict, path: str, known: Collection[str]) -> None:
@@ -116,6 +119,13 @@ def _is_number(value: Any) -> bool:
 def _is_held(value: float) -> bool:
     """Whether float32 holds a number, which else becomes 0 or infinity in a program."""
     return value == 0 or _LEAST_FLOAT <= abs(value) <= _MOST_FLOAT
+
+
+def _if_not_held(values: Iterable[Any]) -> str:
+    """A part of a message where float32 does not hold one of the values."""
+    if all(not _is_number(value) or _is_held(value) for value in values):
+        return ""
+    return ", which float32 can hold (1.2e-38 to 3.4e38)"
 
 
 def _told(bounds: dict[str, float]) -> str:
@@ -248,13 +258,6 @@ def changes_of(prefix: str, changes: Any) -> Iterator[None]:
         for field in leaves(changes):
             one = rf"config\.{re.escape(field)}(?!\w|\.\w)"
             said = re.sub(one, f"config.{prefix}.{field}", said)
-            above = field.rpartition(".")[0]
-            if above:
-                several = rf"(?<!-)config\.{re.escape(above)}(?= is )"
-                both = f"config.{above} with config.{prefix}.{above}"
-                said = re.sub(several, both, said)
-                flag = f"--config.{above}.NAME="
-                said = said.replace(flag, f"--config.{prefix}.{above}.NAME=")
         raise ConfigError(said) from error
 
 

@@ -24,6 +24,7 @@ from wpl_jax import processes
 from wpl_jax.compiled import compiled
 from wpl_jax.config_fields import (
     changes_of,
+    get_field,
     require_int,
     require_number,
     with_changes,
@@ -230,10 +231,15 @@ def config_for_task(config: ConfigDict) -> ConfigDict:
     """The configuration with the space and task of the retraining."""
     return with_changes(
         config,
-        {"space": config.retrain.space, "task": config.retrain.task},
+        _changes(config),
         "config.retrain.space or config.retrain.task changes a setting that "
         "config.space or config.task does not have",
     )
+
+
+def _changes(config: ConfigDict) -> dict[str, Any]:
+    """What ``config.retrain`` changes of other parts of the configuration."""
+    return {part: get_field(config, f"retrain.{part}") for part in ("space", "task")}
 
 
 def load(config: ConfigDict, shelf: Shelf | None = None) -> tuple[Retraining, Data]:
@@ -247,8 +253,7 @@ def load(config: ConfigDict, shelf: Shelf | None = None) -> tuple[Retraining, Da
       UserError: If a setting or the data is wrong.
     """
     changed = config_for_task(config)
-    changes = {"space": config.retrain.space, "task": config.retrain.task}
-    with changes_of("retrain", changes):
+    with changes_of("retrain", _changes(config)):
         devices = make_devices(changed)
         task, data, _ = load_task(changed, devices, shelf)
     return make_retraining(changed, task, devices), data

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from wpl_jax.config_fields import (
     MOST_SEED,
+    check_seed,
     get_field,
     require,
     require_choice,
@@ -49,7 +50,7 @@ def expand(config: ConfigDict) -> list[Run]:
     Raises:
       ConfigError: If a field is wrong, in the configuration or in an arm.
     """
-    require_int(config, "seed", 0, most=MOST_SEED)
+    check_seed(config)
     most = min(_MOST_SEEDS, MOST_SEED + 1 - config.seed)
     require_int(config, "num_seeds", 1, "each is a search of its own", most=most)
     require_names(config, "arms")

@@ -25,7 +25,7 @@ from wpl_jax import (
     retrain,
     search_report,
 )
-from wpl_jax.config_fields import changes_of
+from wpl_jax.config_fields import changes_of, check_seed, get_field
 from wpl_jax.data import DataError
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.forgetting import Forgetting
@@ -204,7 +204,8 @@ def _restore(search: Search, each: Run, folder: Path) -> State:
 
 def retrain_file(config: ConfigDict, workdir: Path) -> None:
     """Trains the architecture of ``config.retrain.architecture`` from scratch."""
-    found = config.retrain.architecture
+    check_seed(config)
+    found = get_field(config, "retrain.architecture")
     path = Path(found if isinstance(found, str) else "")
     if processes.leads() and not path.is_file():
         raise ConfigError(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from wpl_jax.config_fields import (
-    MOST_SEED,
+    check_seed,
     get_field,
     require,
     require_choice,
@@ -20,6 +20,7 @@ from wpl_jax.config_fields import (
 from wpl_jax.two_models import ACTIVATIONS, FORMS, IMPORTANCES, NORMALIZATIONS
 
 _MOST_LAYERS = 100  # of a model: tracing takes time in proportion
+_MAIN = ("stop", "shared", "penalty", "form", "normalize")  # fields of config.main
 CONVERGED = 1.0  # An accuracy at which no training is stopped early.
 
 
@@ -48,7 +49,7 @@ def check(config: ConfigDict) -> list[Arm]:
     """
     for field in ("num_seeds", "hidden", "batch_size", "fisher_examples"):
         require_int(config, field, 1)
-    require_int(config, "seed", 0, most=MOST_SEED)
+    check_seed(config)
     require_choice(config, "activation", ACTIVATIONS)
     require_int(config, "layers_a", 2, most=_MOST_LAYERS)
     least = config.layers_a
@@ -73,7 +74,8 @@ def check(config: ConfigDict) -> list[Arm]:
     require_names(config, "studies")
     for name in config.studies:
         arms.update(dict.fromkeys(_study_arms(config, name)))
-    main = get_field(config, "main").to_dict()
+    get_field(config, "data.format")
+    main = {name: get_field(config, f"main.{name}") for name in _MAIN}
     require(
         any({**arm._asdict(), **main} == arm._asdict() for arm in arms),
         config,

@@ -7,7 +7,7 @@ read by nobody. Each part tells of its own settings.
 from ml_collections import ConfigDict
 
 from wpl_jax import optimizers, protection, strategies, tasks
-from wpl_jax.config_fields import leaves
+from wpl_jax.config_fields import get_field, leaves
 from wpl_jax.retrain import config_for_task
 from wpl_jax.search_config import expand
 
@@ -22,13 +22,14 @@ def by_arm(config: ConfigDict, mode: str) -> dict[str, Unread]:
 
     Args:
       config: The configuration of the searches.
-      mode: What is to be done.
+      mode: What is to be done. Those that train one architecture have no arms; what
+        they do not read has the name "".
 
     Raises:
       ConfigError: If a name in it is not known.
     """
     if mode in _OF_A_FILE:
-        return {}
+        return {"": of_file(config, mode)}
     found = {}
     for run in expand(config):
         if run.arm not in found:
@@ -57,6 +58,18 @@ def of_search(config: ConfigDict) -> Unread:
     for field in own & in_retraining.keys():
         found[f"retrain.{field}"] = f"for the retraining {in_retraining[field]}"
     return found
+
+
+def of_file(config: ConfigDict, mode: str) -> Unread:
+    """What is not read by a mode that trains one architecture."""
+    read = {"job", "seed", "space", "task", "retrain"}
+    found = dict.fromkeys({*config} - read, f"--mode={mode} does not read it")
+    for part in ("space", "task"):
+        for field in leaves(get_field(config, f"retrain.{part}")):
+            found[f"{part}.{field}"] = f"config.retrain.{part}.{field} replaces it"
+    for field, reason in tasks.unread(config_for_task(config)).items():
+        found |= dict.fromkeys((field, f"retrain.{field}"), reason)
+    return found | optimizers.unread(config, "retrain.optimizer")
 
 
 def why(unread: Unread, field: str) -> str | None:
