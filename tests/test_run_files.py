@@ -144,6 +144,7 @@ GOOD = {
         ("number", None, "is None, expected a number"),
         ("number", True, "is True, expected a number"),
         ("number", float("inf"), "is inf, expected a number"),
+        ("number", 10**400, "expected a number"),
         ("perhaps", "1", "is '1', expected a number or null"),
         ("text", 3, "is 3, expected a text"),
         ("flags", [True], "expected a list of 2 of true or false"),

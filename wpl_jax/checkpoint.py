@@ -86,15 +86,14 @@ class Checkpoints:
             primary_host=0, active_processes={0}, barrier_sync_key_prefix="wpl_jax"
         )
         several = {"multiprocessing_options": alone, "create": False}
-        self._manager = ocp.CheckpointManager(
-            directory.absolute(),
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=None,  # See `_delete_old`.
-                cleanup_tmp_directories=True,
-                enable_async_checkpointing=False,
-                **(several if jax.process_count() > 1 else {}),
-            ),
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=None,  # See `_delete_old`.
+            cleanup_tmp_directories=True,
+            enable_async_checkpointing=False,
+            **(several if jax.process_count() > 1 else {}),
         )
+        with _quiet_threads():
+            self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
 
     def restore(
         self,
@@ -277,9 +276,9 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _quiet_threads() -> Iterator[None]:
-    """Keeps threads of Orbax from printing what is raised here, or has no meaning.
+    """Keeps Orbax from printing what is raised here, or has no meaning.
 
-    They log errors that reach the caller as well. And where one array cannot be read
+    It logs errors that reach the caller as well. And where one array cannot be read
     or written, what the others still report goes to an event loop that is closed.
     """
     verbosity = logging.get_verbosity()

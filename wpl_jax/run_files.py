@@ -6,8 +6,8 @@ Nothing is written through a symbolic link, which may lead out of the run's fold
 import contextlib
 import errno
 import json
-import math
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, NoReturn
@@ -160,7 +160,8 @@ class Kind(NamedTuple):
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    # A whole number of a JSON file may lie beyond the floats.
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def _is_whole(value: Any) -> bool:

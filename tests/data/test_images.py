@@ -123,6 +123,11 @@ def test_unknown_option(name, option, data_error):
         load_images(name, "path", **{option: 3})
 
 
+def test_an_option_of_a_format_without_any_is_to_be_left_out(data_error):
+    with data_error("format digits", "unknown option 'size'", "leave it out"):
+        load_images("digits", size=(8, 8))
+
+
 @pytest.mark.parametrize("name", sorted(set(FORMATS) - {"digits"}))
 @pytest.mark.parametrize("path", [None, 3, ""])
 def test_no_path(name, path, data_error):

@@ -58,8 +58,11 @@ def check_options(
 
 def _suggest(word: object, known: Iterable[str]) -> str:
     """What to do about an unknown word: the closest known one, or any."""
-    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
-    return f"write {close[0]!r}" if close else "take one of those"
+    known = list(known)
+    close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
+    if close:
+        return f"write {close[0]!r}"
+    return "take one of those" if known else "leave it out"
 
 
 def require_int(value: Any, argument: str, least: int, why: str = "") -> int:
