@@ -289,6 +289,22 @@ def test_channels_first(shape, data_error):
         check_layout(np.zeros((2, *shape), np.uint8), "file")
 
 
+def test_channels_are_where_the_caller_says(write, data_error):
+    rng = np.random.default_rng(0)
+    splits = {
+        f"{name}_images": rng.integers(0, 256, (count, 9, 16, 12), np.uint8)
+        for name, count in (("train", 20), ("test", 6))
+    }
+    file = write(**splits)
+    with data_error(file, "channels first", "set channels_last=True"):
+        load_images("npz", file, valid=1)
+    data = load_images("npz", file, valid=1, channels_last=True)
+    assert data.image_shape == (9, 16, 12)
+    np.testing.assert_array_equal(data.test.images, splits["test_images"])
+    with data_error("option channels_last", "'yes'", "channels_last=True"):
+        load_images("npz", file, channels_last="yes")
+
+
 @pytest.mark.parametrize("shape", CHANNELS_LAST)
 def test_channels_last(shape):
     check_layout(np.zeros((2, *shape), np.uint8), "file")

@@ -105,6 +105,18 @@ def test_prepared_on_disk(tmp_path, offline):
     assert sorted(values) == list(range(12))
 
 
+def test_images_that_do_not_fit_into_memory(tmp_path, offline, data_error, monkeypatch):
+    """12 images of 20 bytes; what is decoded first is one of them."""
+    _prepare("wpl_stripes", tmp_path)
+    for free in (240, 239):
+        monkeypatch.setattr("wpl_jax.data.host_memory.free_memory", lambda f=free: f)
+        if free == 240:
+            load_images("tfds", "wpl_stripes", data_dir=tmp_path, valid=2)
+            continue
+        with data_error("tfds wpl_stripes", "takes 240 bytes", "smaller data set"):
+            load_images("tfds", "wpl_stripes", data_dir=tmp_path, valid=2)
+
+
 def test_prepares_what_is_not_on_disk(tmp_path, online):
     data = load_images("tfds", "wpl_stripes", data_dir=tmp_path, valid=2)
     assert len(data.test.labels) == 4

@@ -12,7 +12,12 @@ from wpl_jax.data.source import Source, Split
 _AT_ONCE = 1024  # images
 
 
-def as_split(images: np.ndarray, labels: np.ndarray, where: tuple[str, str]) -> Split:
+def as_split(
+    images: np.ndarray,
+    labels: np.ndarray,
+    where: tuple[str, str],
+    channels_last: bool = False,
+) -> Split:
     """A split from the two arrays of a file.
 
     Args:
@@ -20,6 +25,8 @@ def as_split(images: np.ndarray, labels: np.ndarray, where: tuple[str, str]) -> 
         [n, height, width, channels].
       labels: Integers [n], not negative.
       where: Where the images and where the labels are from, for messages.
+      channels_last: Whether the last of four axes is known to be the channels, even
+        where its length looks like another one's.
 
     Returns:
       The split in its one form, see :class:`wpl_jax.data.Split`.
@@ -28,7 +35,8 @@ def as_split(images: np.ndarray, labels: np.ndarray, where: tuple[str, str]) -> 
       DataError: One of them is not like that, or their counts differ.
     """
     check_examples_first(images, labels, where[0])
-    split = Split(as_images(images, where[0]), as_labels(labels, where[1]))
+    pixels = as_images(images, where[0], channels_last)
+    split = Split(pixels, as_labels(labels, where[1]))
     if len(split.images) != len(split.labels):
         raise DataError(
             where[0],
@@ -39,9 +47,11 @@ def as_split(images: np.ndarray, labels: np.ndarray, where: tuple[str, str]) -> 
     return split
 
 
-def as_images(images: np.ndarray, where: str) -> np.ndarray:
+def as_images(
+    images: np.ndarray, where: str, channels_last: bool = False
+) -> np.ndarray:
     """Images as uint8[n, height, width, channels] in 0..255."""
-    check_layout(images, where)
+    check_layout(images, where, channels_last)
     if np.issubdtype(images.dtype, np.floating):
         images = _from_unit_floats(images, where)
     if images.dtype != np.uint8:

@@ -9,12 +9,13 @@ from wpl_jax.data.errors import DataError
 _EXPECTED = "images [n, height, width] or [n, height, width, channels]"
 
 
-def check_layout(images: np.ndarray, where: str) -> None:
+def check_layout(images: np.ndarray, where: str, channels_last: bool = False) -> None:
     """Checks that an array is of images, with their channels at the end.
 
     Args:
       images: An array as it is in a file.
       where: The file, for messages.
+      channels_last: Whether the channels are known to be there.
 
     Raises:
       DataError: It has another rank, no pixels, or its channels before its rows.
@@ -23,14 +24,12 @@ def check_layout(images: np.ndarray, where: str) -> None:
     if images.ndim not in (3, 4) or 0 in shape:
         remedy = _reshape(shape) if len(shape) == 2 else "reshape the array"
         raise DataError(where, f"an array of shape {shape}", _EXPECTED, remedy)
-    if _has_channels_first(shape):
+    if not channels_last and _has_channels_first(shape):
         found = f"shape {shape}, which looks like channels first"
-        remedy = "move the channels to the end: images.transpose(0, 2, 3, 1)"
-        if shape[1] > 4:
-            remedy += (
-                "; if they are there already, exchange height and width:"
-                " images.transpose(0, 2, 1, 3)"
-            )
+        remedy = (
+            "move the channels to the end, images.transpose(0, 2, 3, 1), or, where they"
+            " are there already, set channels_last=True"
+        )
         raise DataError(where, found, _EXPECTED, remedy)
 
 

@@ -36,6 +36,7 @@ def read_npz(
     test_images: str = "test_images",
     test_labels: str = "test_labels",
     class_names: str | None = None,
+    channels_last: bool = False,
 ) -> Source:
     """Reads images and labels from an npz file.
 
@@ -54,6 +55,8 @@ def read_npz(
       test_labels: Key of their labels.
       class_names: Key of the class names; None for "class_names", where the file
         has it.
+      channels_last: Whether the last of four axes is the channels although its length
+        looks like a height or width, as that of images of [9, 16, 12] does.
 
     Returns:
       The splits and class names of the file.
@@ -62,6 +65,17 @@ def read_npz(
       DataError: The file or an array in it is not like that.
     """
     file = require_file(require_path(path, _EXPECTED), _EXPECTED)
+    if not isinstance(channels_last, bool):
+        raise DataError(
+            "option channels_last",
+            repr(channels_last),
+            "True or False",
+            "set channels_last=True where the channels are the last axis",
+        )
+
+    def split(archive: NpzFile, name: str, keys: tuple[str, str]) -> Split:
+        return _split(archive, file, name, keys, channels_last)
+
     with _open(file) as stream, _load(stream, file) as archive:
         has_valid = (
             valid_images is not None
@@ -71,9 +85,9 @@ def read_npz(
         )
         valid_keys = (valid_images or "valid_images", valid_labels or "valid_labels")
         return Source(
-            train=_split(archive, file, "train", (train_images, train_labels)),
-            valid=_split(archive, file, "valid", valid_keys) if has_valid else None,
-            test=_split(archive, file, "test", (test_images, test_labels)),
+            train=split(archive, "train", (train_images, train_labels)),
+            valid=split(archive, "valid", valid_keys) if has_valid else None,
+            test=split(archive, "test", (test_images, test_labels)),
             class_names=_class_names(archive, file, class_names),
             name=str(file),
         )
@@ -107,11 +121,18 @@ def _load(stream: BinaryIO, file: Path) -> NpzFile:
     raise DataError(file, found, _EXPECTED, remedy)
 
 
-def _split(archive: NpzFile, file: Path, split: str, keys: tuple[str, str]) -> Split:
+def _split(
+    archive: NpzFile,
+    file: Path,
+    split: str,
+    keys: tuple[str, str],
+    channels_last: bool,
+) -> Split:
     """One split, from its keys of images and labels."""
     images = _array(archive, file, keys[0], f"{split}_images")
     labels = _array(archive, file, keys[1], f"{split}_labels")
-    return as_split(images, labels, (f"{file}[{keys[0]}]", f"{file}[{keys[1]}]"))
+    where = f"{file}[{keys[0]}]", f"{file}[{keys[1]}]"
+    return as_split(images, labels, where, channels_last)
 
 
 def _array(archive: NpzFile, file: Path, key: str, option: str) -> np.ndarray:

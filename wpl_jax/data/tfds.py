@@ -12,6 +12,7 @@ import numpy as np
 from wpl_jax.data.checks import as_split
 from wpl_jax.data.errors import DataError
 from wpl_jax.data.files import PathLike
+from wpl_jax.data.host_memory import require_memory
 from wpl_jax.data.network import answers
 from wpl_jax.data.source import Source, Split
 
@@ -176,22 +177,41 @@ def _check_splits(builder: Any, splits: tuple[str | None, ...], where: str) -> N
 
 def _read_split(builder: Any, split: str, keys: tuple[str, str], where: str) -> Split:
     """One split, decoded into memory."""
+    shapes = set()
+    images, labels = np.empty(0, np.uint8), []
     try:
-        examples = list(builder.as_data_source(split=split))
+        source = builder.as_data_source(split=split)
+        for number, example in enumerate(source):
+            image = np.asarray(example[keys[0]])
+            if not number:
+                images = _room_for(image, len(source), f"{where} ({split})")
+            shapes.add(image.shape)
+            if len(shapes) == 1:
+                images[number] = image
+            labels.append(example[keys[1]])
+    except DataError:  # which is a ValueError too
+        raise
     except Exception as error:  # whatever the decoders make of a broken file
         found = f"a split {split!r} that cannot be read ({_summary(error)})"
         remedy = "delete that folder and prepare the data set again"
         raise DataError(where, found, "whole files", remedy) from error
-    images = [example[keys[0]] for example in examples]
-    shapes = sorted({image.shape for image in images})
     if len(shapes) != 1:
         found = f"{len(shapes)} different shapes of images in {split!r}"
         if shapes:
-            found += f", from {shapes[0]} to {shapes[-1]}"
+            found += f", from {min(shapes)} to {max(shapes)}"
         remedy = "write them into a folder, and load that with size=(height, width)"
         raise DataError(where, found, "images of one shape", remedy)
-    labels = np.array([example[keys[1]] for example in examples])
-    return as_split(np.stack(images), labels, (f"{where} ({split})",) * 2)
+    # The feature's own layout.
+    where_of_both = (f"{where} ({split})",) * 2
+    return as_split(images, np.array(labels), where_of_both, channels_last=True)
+
+
+def _room_for(image: np.ndarray, count: int, where: str) -> np.ndarray:
+    """An array for so many images like one."""
+    remedy = "take a smaller data set, or a machine with more memory"
+    what = f"{count:,} images of shape {image.shape}"
+    require_memory(count * image.nbytes, where, what, remedy)
+    return np.empty((count, *image.shape), image.dtype)
 
 
 def _summary(error: Exception) -> str:
