@@ -13,14 +13,15 @@ def check(
 
     Args:
       what: What needs it, for the line.
-      parts: Bytes of a device, by name.
+      parts: Bytes of a device, by name; those of "data" are there already.
       devices: How many are used.
       advice: How to reduce each of the parts.
 
     Raises:
       UserError: If it is more than there is, with what to reduce.
     """
-    total, limit = sum(parts.values()), parallel.memory_of_each(devices)
+    total = sum(parts.values())
+    limit = parallel.memory_of_each(devices, there=parts["data"])
     told = ", ".join(f"{name} {in_bytes(count)}" for name, count in parts.items())
     line = f"Memory of a device for {what}, estimated: {in_bytes(total)} ({told})"
     if limit is None or total <= limit:

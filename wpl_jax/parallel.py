@@ -26,6 +26,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from wpl_jax.config_fields import require, require_int
+from wpl_jax.data.host_memory import free_memory
 from wpl_jax.errors import UserError
 
 Mode = Literal["batch", "children"]
@@ -437,18 +438,30 @@ def asked() -> int | None:
     return _asked
 
 
-def memory_of_each(count: int) -> int | None:
-    """Bytes of a device, None if nobody says.
+def memory_of_each(count: int, there: int = 0) -> int | None:
+    """Bytes of a device that a run may fill, None if nobody says.
+
+    A CPU has what the machine has free now: not that of other programs, nor that of the
+    files that were read to make the data.
 
     Args:
       count: How many are used; on a CPU they divide the machine's.
+      there: Bytes of a device that the run has filled.
     """
     device = jax.local_devices()[0]
     limit = (device.memory_stats() or {}).get("bytes_limit")
-    if limit is None and device.platform == "cpu" and hasattr(os, "sysconf"):
-        limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        limit //= max(count // jax.process_count(), 1)
+    if limit is None and on_host():
+        free = free_memory()
+        if free is None and hasattr(os, "sysconf"):
+            free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if free is not None:
+            limit = there + free // max(count // jax.process_count(), 1)
     return limit
+
+
+def on_host() -> bool:
+    """Whether the devices' memory is that of the machine."""
+    return bool(jax.local_devices()[0].platform == "cpu")
 
 
 def make_devices(config: ConfigDict, together: int = 1) -> Devices:

@@ -890,6 +890,7 @@ def make_large(**gibibytes):
 def test_images_that_do_not_fit_on_the_device_are_told_with_what_they_need(monkeypatch):
     devices = [Device({"bytes_limit": 4 * 2**30})]
     monkeypatch.setattr(jax, "local_devices", lambda: devices)
+    monkeypatch.setattr("wpl_jax.data.host_memory.free_memory", lambda: 2**40)
     check_memory(make_large(train=2, valid=1, test=1))
     large = make_large(train=2, valid=1, test=1.5)
     said = "of zeros need 4.5 GiB on each device, which has 4.0 GiB"
@@ -901,6 +902,25 @@ def test_images_that_do_not_fit_on_the_device_are_told_with_what_they_need(monke
     for stats in (None, {}, {"bytes_in_use": 1}):
         devices[0] = Device(stats)
         check_memory(large)
+
+
+@pytest.mark.parametrize(
+    ("platform", "needed"), [("cpu", 4 + 2), ("tpu", 2)], ids=["cpu", "accelerator"]
+)
+def test_copies_of_images_that_do_not_fit_on_the_machine(platform, needed, monkeypatch):
+    """The largest split is copied; the memory of a CPU also holds the images."""
+    device = Device({"bytes_limit": 2**40})
+    device.platform = platform
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+    large = make_large(train=2, valid=1, test=1)
+    for free in (needed * 2**30, needed * 2**30 - 1):
+        monkeypatch.setattr("wpl_jax.data.host_memory.free_memory", lambda f=free: f)
+        if free == needed * 2**30:
+            check_memory(large)
+            continue
+        said = f"4,194,304 images.* takes {needed}.0 GiB"
+        with pytest.raises(DataError, match=said):
+            check_memory(large)
 
 
 @pytest.mark.parametrize("shrink", [3, 9])

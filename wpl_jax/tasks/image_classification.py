@@ -29,6 +29,7 @@ from wpl_jax.config_fields import (
 )
 from wpl_jax.data import ImageDataset, open_images
 from wpl_jax.data.contrast import require_contrast
+from wpl_jax.data.host_memory import require_memory
 from wpl_jax.data.repeats import count_repeated, describe_repeated, hash_rows
 from wpl_jax.errors import ConfigError, UserError, in_bytes
 from wpl_jax.guessing import Guess, of_classes
@@ -573,7 +574,7 @@ def _shrunk(images: np.ndarray, by: int) -> np.ndarray:
 def check_memory(
     dataset: ImageDataset, shrink: int = 1, devices: Devices = ONE
 ) -> None:
-    """Checks that the images fit on a device, where it tells how much that is.
+    """Checks that the images fit on a device, and the copies of them on the machine.
 
     Args:
       dataset: The images.
@@ -585,8 +586,8 @@ def check_memory(
     """
     height, width, channels = dataset.image_shape
     size = (height // shrink) * (width // shrink) * channels
-    count = sum(len(getattr(dataset, name).labels) for name in SPLITS)
-    needed = size * count // devices.count
+    counts = _sizes(dataset)
+    needed = size * sum(counts.values()) // devices.count
     available = parallel.memory_of_each(devices.count)
     if available is not None and needed > available:
         raise UserError(
@@ -595,6 +596,17 @@ def check_memory(
             "ones: config.task.shrink halves their sides with 2; or more devices, with "
             "config.task.divide_images."
         )
+    # Images in memory are copied in another order, a split at a time.
+    processes_here = jax.process_count() if devices.count > 1 else 1
+    copy = height * width * channels * max(counts.values()) // processes_here
+    here = devices.count // processes_here if parallel.on_host() else 0
+    require_memory(
+        needed * here + copy,
+        dataset.source,
+        f"{sum(counts.values()):,} images, in memory in another order, and a copy of "
+        "the largest split",
+        "take fewer or smaller images, or a machine with more memory",
+    )
 
 
 def describe(dataset: ImageDataset, shape: tuple[int, int, int]) -> str:
