@@ -12,6 +12,7 @@ from ml_collections import ConfigDict, config_dict
 from wpl_jax.errors import ConfigError, is_text, shorten
 
 MOST_INT = 2**31 - 1  # of a count, which JAX holds as int32
+MOST_OF_A_CALL = 1_000_000  # steps of a call, whose end a signal waits for
 MOST_SEED = 2**32 - 1  # keys are made of 32 bits
 _MOST_FLOAT = 3.4028234663852886e38  # of float32
 _LEAST_FLOAT = 1.1754943508222875e-38

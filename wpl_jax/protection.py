@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from wpl_jax import fisher, penalty
 from wpl_jax.config_fields import (
+    MOST_OF_A_CALL,
     get_field,
     require,
     require_choice,
@@ -432,8 +433,8 @@ def _settings(config: ConfigDict) -> dict[str, Any]:
     require_number(config, "penalty.eta", least=0, most=1)
     for name, known in _CHOICES.items():
         require_choice(config, f"penalty.{name}", known)
-    for name in ("batches", "chunk_size"):
-        require_int(config, f"penalty.{name}", 1)
+    require_int(config, "penalty.batches", 1, "in one call", most=MOST_OF_A_CALL)
+    require_int(config, "penalty.chunk_size", 1)
     for name in ("start_epoch", "decay_from"):
         require_int(config, f"penalty.{name}", 0)
     for name in ("decay_epochs", "flush_every"):

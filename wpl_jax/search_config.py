@@ -7,6 +7,7 @@ import jax
 from ml_collections import ConfigDict
 
 from wpl_jax.config_fields import (
+    MOST_OF_A_CALL,
     MOST_SEED,
     check_seed,
     get_field,
@@ -24,7 +25,6 @@ from wpl_jax.search import Search
 from wpl_jax.strategies import make_strategy
 from wpl_jax.tasks import Data, Shelf, load_task
 
-_MOST_LEARN_PER_CALL = 1_000_000  # of which each leaves numbers in the call
 _MOST_SEEDS = 10_000  # of a configuration: each has a folder
 
 
@@ -101,14 +101,12 @@ def make_search(
         "epochs",
         "children",
         "together",
-        "batches",
         "eval_batches",
         "max_bad_steps",
     ):
         require_int(config, f"search.{name}", 1)
-    require_int(
-        config, "search.learn_per_call", 1, "in one call", most=_MOST_LEARN_PER_CALL
-    )
+    for name in ("batches", "learn_per_call"):
+        require_int(config, f"search.{name}", 1, "in one call", most=MOST_OF_A_CALL)
     require(
         config.search.children % config.search.together == 0,
         config,

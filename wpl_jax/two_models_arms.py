@@ -7,6 +7,7 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from wpl_jax.config_fields import (
+    MOST_OF_A_CALL,
     check_seed,
     get_field,
     require,
@@ -58,7 +59,7 @@ def check(config: ConfigDict) -> list[Arm]:
     )
     for model in ("model_a", "model_b"):
         require_number(config, f"{model}.learning_rate", above=0)
-        require_int(config, f"{model}.steps", 1)
+        require_int(config, f"{model}.steps", 1, "in one call", most=MOST_OF_A_CALL)
     require_int(config, "eval_examples", 1)
     require_int(config, "model_b.eval_every", 1)
     require(
