@@ -253,6 +253,8 @@ def test_what_a_file_sets_wrong_is_said(name, tmp_path):
     for part in expected:
         assert part in message
     assert len(message) < 400
+    # No flag sets a whole section.
+    assert not re.search(r"--config\.(arms|retrain|space)(\.wpl)?=", message)
 
 
 @pytest.mark.usefixtures("no_compiling")

@@ -88,13 +88,26 @@ def require_numbers(config: ConfigDict, field: str, **bounds: float) -> None:
     require(valid, config, field, expected)
 
 
+def require_settings(
+    config: ConfigDict, field: str, expected: str, least: int = 0
+) -> ConfigDict:
+    """The settings under a field, of which no flag can be a whole section.
+
+    Raises:
+      ConfigError: If it is something else, or they are fewer than ``least``.
+    """
+    found = get_field(config, field)
+    if not isinstance(found, ConfigDict) or len(found) < least:
+        raise ConfigError(
+            f"config.{field} is {shorten(found)}, expected {expected}. Mend the config "
+            "file."
+        )
+    return found
+
+
 def require_only(config: ConfigDict, path: str, known: Collection[str]) -> None:
     """Requires that the settings under a path are known ones."""
-    settings = get_field(config, path)
-    require(
-        isinstance(settings, ConfigDict), config, path, f"the settings {set(known)}"
-    )
-    for name in settings:
+    for name in require_settings(config, path, f"the settings {sorted(known)}"):
         if name not in known:
             raise ConfigError(
                 f"config.{path}.{name} is not a setting. Known are {sorted(known)}."
@@ -199,10 +212,8 @@ def _is_plain(value: Any) -> bool:
 
 def require_names(config: ConfigDict, field: str) -> None:
     """Requires settings whose names can be those of folders, figures and pages."""
-    settings = get_field(config, field)
-    valid = isinstance(settings, ConfigDict) and len(settings) > 0
-    require(valid, config, field, "names with settings, at least one")
-    for name in settings:
+    expected = "names with settings, at least one"
+    for name in require_settings(config, field, expected, least=1):
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ConfigError(
                 f"config.{field} has the name {shorten(name)}, expected at most 64 "

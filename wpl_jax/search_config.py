@@ -16,6 +16,7 @@ from wpl_jax.config_fields import (
     require_int,
     require_names,
     require_number,
+    require_settings,
     with_changes,
 )
 from wpl_jax.optimizers import make_sgd
@@ -56,18 +57,9 @@ def expand(config: ConfigDict) -> list[Run]:
     require_names(config, "arms")
     require_choice(config, "main_arm", config.arms)
     for arm in config.arms:
-        require(
-            isinstance(config.arms[arm], ConfigDict),
-            config,
-            f"arms.{arm}",
-            "the arm's changes to the configuration, {} for none",
-        )
-    require(
-        isinstance(config.get("retrain"), ConfigDict),
-        config,
-        "retrain",
-        "the settings of the retraining",
-    )
+        expected = "the arm's changes to the configuration, {} for none"
+        require_settings(config, f"arms.{arm}", expected)
+    require_settings(config, "retrain", "the settings of the retraining")
     require_int(config, "retrain.epochs", 0, "0 for no retraining")
     changed = {}
     for arm in arm_names(config):
