@@ -79,7 +79,7 @@ def test_mode_is_one_of_the_job(tmp_path):
     with pytest.raises(UserError, match="--mode=train is not") as caught:
         jobs.run(tiny.get_config(), tmp_path / "run", "train")
     assert "['report', 'run']" in str(caught.value)
-    with pytest.raises(UserError, match="has not finished"):
+    with pytest.raises(UserError, match="There is no run in"):
         jobs.run(tiny.get_config(), tmp_path / "run", "report")
 
 

@@ -24,6 +24,7 @@ from tiny import ARMS, assert_same_bytes, deaths, get_config, small_files
 from wpl_jax import two_models_run
 from wpl_jax.data import DataError, load_images
 from wpl_jax.errors import ConfigError, UserError
+from wpl_jax.run_directory import open_run
 from wpl_jax.two_models import Curves
 from wpl_jax.two_models_arms import CONVERGED, Arm, check
 from wpl_jax.two_models_run import load_data, make_setting
@@ -276,10 +277,23 @@ def test_report_can_be_written_anew(copied, finished, capsys):
 
 def test_report_of_an_unfinished_run_is_a_user_error(copied, tmp_path):
     unfinish(copied)
-    for workdir in (copied, tmp_path / "nothing"):
-        with pytest.raises(UserError, match="has not finished") as caught:
-            two_models_run.report(get_config(), workdir)
-        assert str(workdir / "results.json") in str(caught.value)
+    with pytest.raises(UserError, match="has not finished") as caught:
+        two_models_run.report(get_config(), copied)
+    assert str(copied / "results.json") in str(caught.value)
+    with pytest.raises(UserError, match="There is no run in"):
+        two_models_run.report(get_config(), tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_report_is_written_into_a_folder_of_its_own_run_only(copied):
+    with (
+        open_run(copied, get_config().to_dict()),
+        pytest.raises(UserError, match="Another process is running in"),
+    ):
+        two_models_run.report(get_config(), copied)
+    (copied / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"config\.json is damaged: not JSON"):
+        two_models_run.report(get_config(), copied)
 
 
 def without_an_arm(results):
@@ -653,7 +667,7 @@ def fake(monkeypatch):
 
     monkeypatch.setattr(two_models_run, "Experiment", Fresh)
     monkeypatch.setattr(two_models_run, "load_data", lambda config: loaded)
-    monkeypatch.setattr(two_models_run, "report", lambda config, workdir: None)
+    monkeypatch.setattr(two_models_run, "_report", lambda config, workdir: None)
     return Fresh
 
 
@@ -778,7 +792,7 @@ def test_run_can_be_cut_off_at_any_line(fake, tmp_path, monkeypatch):
     config.studies.methods.alphas = config.studies.loose.alphas = (0.1,)
     monkeypatch.setattr(
         two_models_run,
-        "report",
+        "_report",
         lambda config, workdir: (workdir / "report.html").write_text("report"),
     )
     two_models_run.run(config, tmp_path / "undisturbed")

@@ -88,7 +88,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
             guess = of_classes(np.asarray(data[0].valid.labels))
             state = _train_all(config, workdir, arms, *data, guess)
             write_atomically(results, to_json(_results(config, arms, state, guess)))
-        report(config, workdir)
+        _report(config, workdir)
 
 
 def _check_memory(
@@ -107,6 +107,11 @@ def _check_memory(
 
 def report(config: ConfigDict, workdir: Path) -> None:
     """Draws the figures and writes the report of a finished run anew."""
+    with open_run(workdir, config.to_dict(), existing=True):
+        _report(config, workdir)
+
+
+def _report(config: ConfigDict, workdir: Path) -> None:
     two_models_report.write(workdir, config.to_dict(), check(config))
     print(f"Report: {workdir / two_models_report.REPORT_FILE}")
 
