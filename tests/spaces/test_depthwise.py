@@ -102,7 +102,7 @@ def test_a_depthwise_convolution_and_its_gradients_are_those_of_lax():
 )
 def test_both_ways_to_a_kernels_gradient_add_up_all_images(way, shape):
     x, gradient = random(*shape), random(*shape, seed=1)
-    found = jax.jit(way(3))(x, gradient)
+    found = way(x, gradient, size=3)
     *_, wanted = by_products(x, np.zeros((3, 3, shape[-1])), gradient)
     assert_close(found, wanted)
 
@@ -175,6 +175,6 @@ def test_a_kernels_gradient_of_half_precision_adds_up_in_single_precision():
     # Ones, of which bfloat16 would lose all beyond the 256th.
     x = jnp.ones((331, 1, 2, 1), jnp.bfloat16)
     for way in (_kernel_gradient, _kernel_gradient_by_images):
-        found = jax.jit(way(3))(x, x)
+        found = way(x, x, size=3)
         assert found.dtype == jnp.float32
         np.testing.assert_array_equal(found[1, :, 0], [331, 662, 331])

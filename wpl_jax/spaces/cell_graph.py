@@ -305,6 +305,7 @@ def _halves(kernels, branch):
     return kernels, pointwise, scale, offset, branch.moments
 
 
+@functools.partial(jax.jit, static_argnames="axis")
 def _separable_half(x, each, axis):
     """Its output, the moments, and what the backward pass needs of its inside."""
     kernel, pointwise, scale, offset, given = each
@@ -479,6 +480,7 @@ def _separable_backward(gradient, x, kernels, branch, of_batch, axis):
     return gradient, _of_both(of_first, of_second)
 
 
+@functools.partial(jax.jit, static_argnames=("of_batch", "axis"))
 def _half_backward(gradient, x, each, inside, of_batch, axis):
     """The same of one half, given what is inside of it."""
     kernel, pointwise, scale, _, given = each

@@ -4,12 +4,13 @@ XLA's CPU backend takes some twenty times longer for a grouped convolution than 
 the same as a sum of products of shifted images (``benchmarks/micro_cell.py``), and the
 gradient of such a sum is slow again; the backward passes are therefore written out.
 Images are ``float[batch, height, width, channels]``, padded so that they keep their
-size.
+size. Each function is traced once for all branches that call it: ``jax.jit`` keeps the
+trace, and XLA inlines the call.
 """
 
+import functools
 import itertools
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ POOL = 3  # Rows and columns that are pooled.
 
 
 @jax.custom_vjp
+@jax.jit
 def depthwise(images: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolves each channel with a kernel of its own, padded with zeros.
 
@@ -46,8 +48,8 @@ def _depthwise_backward(saved, gradient):
     of_kernel = jax.lax.platform_dependent(
         images,
         gradient,
-        cpu=_kernel_gradient_by_images(len(kernel)),
-        default=_kernel_gradient(len(kernel)),
+        cpu=functools.partial(_kernel_gradient_by_images, size=len(kernel)),
+        default=functools.partial(_kernel_gradient, size=len(kernel)),
     )
     of_images = depthwise(gradient, kernel[::-1, ::-1])
     return of_images, of_kernel.astype(kernel.dtype)
@@ -56,64 +58,59 @@ def _depthwise_backward(saved, gradient):
 depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
-def _kernel_gradient(size: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
+@functools.partial(jax.jit, static_argnames="size")
+def _kernel_gradient(images, gradient, size):
     """A sum over all images for each entry of the kernel."""
-
-    def kernel_gradient(images, gradient):
-        sums = [
-            jnp.sum(shifted * gradient, (0, 1, 2), dtype=jnp.float32)
-            for _, _, shifted in shifts(images, size, value=0)
-        ]
-        return jnp.stack(sums).reshape(size, size, -1)
-
-    return kernel_gradient
+    sums = [
+        jnp.sum(shifted * gradient, (0, 1, 2), dtype=jnp.float32)
+        for _, _, shifted in shifts(images, size, value=0)
+    ]
+    return jnp.stack(sums).reshape(size, size, -1)
 
 
 _ROWS = 16  # that one iteration adds up, at most
 
 
-def _kernel_gradient_by_images(size: int) -> Callable[[jax.Array, jax.Array], Any]:
+@functools.partial(jax.jit, static_argnames="size")
+def _kernel_gradient_by_images(images, gradient, size):
     """The same some rows at a time, which add up in the cache.
 
     A reduction over all but the channels goes at a twentieth of the speed of the
     products that it adds (XLA on a CPU, jax 0.10.2).
     """
+    batch, height, width, channels = images.shape
+    rows = largest_divisor(height, _ROWS)
+    together = largest_divisor(batch, _ROWS // rows)
+    padded, blocks = _pad(images, size, 0), height // rows
 
-    def kernel_gradient(images, gradient):
-        batch, height, width, channels = images.shape
-        rows = largest_divisor(height, _ROWS)
-        together = largest_divisor(batch, _ROWS // rows)
-        padded, blocks = _pad(images, size, 0), height // rows
+    def of_row(row):  # of the kernel
+        def add(sums, index):
+            first, top = index // blocks * together, index % blocks * rows
+            x, g = (
+                jax.lax.dynamic_slice(
+                    array,
+                    (first, start, 0, 0),
+                    (together, rows, array.shape[2], channels),
+                ).astype(jnp.float32)
+                for array, start in ((padded, top + row), (gradient, top))
+            )
+            places = list(itertools.product(range(together), range(rows)))
+            products = [
+                sum(x[n, r, j : j + width] * g[n, r] for n, r in places)
+                for j in range(size)
+            ]
+            return [s + p for s, p in zip(sums, products, strict=True)], None
 
-        def of_row(row):  # of the kernel
-            def add(sums, index):
-                first, top = index // blocks * together, index % blocks * rows
-                x, g = (
-                    jax.lax.dynamic_slice(
-                        array,
-                        (first, start, 0, 0),
-                        (together, rows, array.shape[2], channels),
-                    ).astype(jnp.float32)
-                    for array, start in ((padded, top + row), (gradient, top))
-                )
-                places = list(itertools.product(range(together), range(rows)))
-                products = [
-                    sum(x[n, r, j : j + width] * g[n, r] for n, r in places)
-                    for j in range(size)
-                ]
-                return [s + p for s, p in zip(sums, products, strict=True)], None
+        zeros = [jnp.zeros((width, channels))] * size
+        steps = jnp.arange(batch // together * blocks)
+        sums, _ = jax.lax.scan(add, zeros, steps)
+        return jnp.stack([jnp.sum(each, 0) for each in sums])
 
-            zeros = [jnp.zeros((width, channels))] * size
-            steps = jnp.arange(batch // together * blocks)
-            sums, _ = jax.lax.scan(add, zeros, steps)
-            return jnp.stack([jnp.sum(each, 0) for each in sums])
-
-        return jax.lax.map(of_row, jnp.arange(size))
-
-    return kernel_gradient
+    return jax.lax.map(of_row, jnp.arange(size))
 
 
 @jax.custom_vjp
+@jax.jit
 def max_pool(images: jax.Array) -> jax.Array:
     """The largest of each pixel's 3x3 neighbours, stride 1."""
     return _largest(images)[0]
@@ -124,6 +121,7 @@ def _max_pool_forward(images):
     return max_pool(images), images
 
 
+@jax.jit
 def _max_pool_backward(images, gradient):
     where = _pad(_largest(images)[1], POOL, -1)
     padded = _pad(gradient, POOL, 0)
@@ -151,6 +149,7 @@ def _largest(images):
 
 
 @jax.custom_vjp
+@jax.jit
 def average_pool(images: jax.Array) -> jax.Array:
     """The mean of each pixel's 3x3 neighbours that lie in the image, stride 1."""
     return _sum_around(images) / _neighbours(images)
@@ -160,6 +159,7 @@ def _average_pool_forward(images):
     return average_pool(images), None
 
 
+@jax.jit
 def _average_pool_backward(_, gradient):
     return (_sum_around(gradient / _neighbours(gradient)),)
 
