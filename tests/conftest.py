@@ -1,17 +1,16 @@
-"""What all tests share: eight CPU devices, asked for before JAX starts.
-
-Programs are compiled without LLVM's optimizations: that is most of the tests' time,
-and how fast they run does not matter here.
-"""
+"""What all tests share: eight CPU devices, asked for before JAX starts."""
 
 import os
 
 import pytest
+from tiny import QUICK_TO_COMPILE  # It does not import JAX.
 
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-    + " --xla_llvm_disable_expensive_passes=true"
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        QUICK_TO_COMPILE,
+        "--xla_force_host_platform_device_count=8",
+    ]
 )
 
 

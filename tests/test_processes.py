@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import call, environment
+from tiny import QUICK_TO_COMPILE, call, environment
 from tiny_search import RUNS
 
 from wpl_jax import processes as wpl_processes
@@ -115,8 +115,7 @@ def processes(commands, env):
 
 
 def devices_of_each(count):
-    flags = f"--xla_force_host_platform_device_count={count}"
-    return f"--xla_backend_optimization_level=0 {flags}"
+    return f"{QUICK_TO_COMPILE} --xla_force_host_platform_device_count={count}"
 
 
 def test_two_processes_agree():
