@@ -16,6 +16,7 @@ a cell into an array of those of all cells. Here the loops write into one array 
 states, and into one of gradients. Remembered are the states and the moments of what
 was normalized; what is between them in a convolution is computed again, which costs
 less than to write it, and room for it where there is none, for every branch.
+Halves of convolutions are jitted functions: all branches share their trace.
 """
 
 import functools
