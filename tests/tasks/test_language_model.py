@@ -370,7 +370,7 @@ def test_a_field_that_is_missing_is_named(tmp_path):
 
 def test_a_setting_that_the_space_does_not_have_is_named(tmp_path):
     write_text(tmp_path)
-    with pytest.raises(ConfigError, match=r"config\.space is .*'leafs'"):
+    with pytest.raises(ConfigError, match=r"config\.space\.leafs is not a setting"):
         load_task(make_config(tmp_path, **{"space.leafs": 3}))
 
 
