@@ -225,14 +225,14 @@ def squares_of_products(use: Use, product: Product, value, rows, results) -> jax
     count = rows.shape[1]
     if count <= 1:
         rows, results = jnp.square(rows), jnp.square(results)
-        return _transposed(use, product, value, rows, results, "mrni,mio->mrno")
+        return _handed_down(use, product, value, _joined(rows), _joined(results))
     # Of two different rows each pair stands for both orders of it.
     pairs = list(itertools.combinations_with_replacement(range(count), 2))
     one, two = (np.array(side) for side in zip(*pairs, strict=True))
     twice = np.where(one == two, 1, 2).astype(rows.dtype)[:, None, None]
     rows = rows[:, one] * rows[:, two] * twice
     results = results[:, one] * results[:, two]
-    total = _transposed(use, product, value, rows, results, "mrni,mio->mrno")
+    total = _handed_down(use, product, value, _joined(rows), _joined(results))
     return jnp.maximum(total, 0)  # Below zero by rounding.
 
 
@@ -284,26 +284,36 @@ def rows_and_results(uses, products, records, found):
     return tuple(jnp.concatenate(side, 1) for side in sides)
 
 
-def _transposed(
-    use: Use,
-    product: Product,
-    value,
-    rows,
-    results,
-    equation: str,
-    serial: bool = False,
-):
-    """What a product's results hand down to the value, in the value's layout."""
+def _joined(x):
+    """Joins rows and examples, ``[matrices, rows, examples, ...]``, to one axis."""
+    return x.reshape(x.shape[0], -1, x.shape[-1])
 
-    def multiply(value):
-        matrices = _matrices(use, product, value)
-        if serial and len(matrices) > 1:
-            return jax.lax.map(lambda pair: pair[0] @ pair[1], (rows, matrices))
-        return jnp.einsum(equation, rows, matrices)
 
+def _handed_down(use: Use, product: Product, value, rows, results, serial=False):
+    """What a product's results hand down to the value, in the value's layout.
+
+    Args:
+      use: The use.
+      product: The use as a product.
+      value: The met value, for its shape.
+      rows: ``[matrices, rows, inputs]``.
+      results: ``[matrices, rows, outputs]``.
+      serial: Whether the matrices are computed one after the other.
+    """
+    # Inputs first: the other way round XLA transposes each matrix.
+    if len(rows) == 1:
+        found = _multiplied(rows[0], results[0])[None]
+    elif serial:
+        found = jax.lax.map(lambda pair: _multiplied(*pair), (rows, results))
+    else:
+        found = jax.vmap(_multiplied)(rows, results)
     like = jax.eval_shape(widen, value)
-    (found,) = jax.linear_transpose(multiply, like)(results)
-    return found
+    (back,) = jax.linear_transpose(lambda x: _matrices(use, product, x), like)(found)
+    return back
+
+
+def _multiplied(rows, results):
+    return jax.lax.dot_general(rows, results, (((0,), (0,)), ((), ())))
 
 
 def _matrices(use: Use, product: Product, value):
@@ -367,7 +377,7 @@ def gradient_of(
             jnp.swapaxes(x, 1, 2).reshape(x.shape[0] * x.shape[2], -1, x.shape[-1])
             for x in (rows, results)
         )
-        return _transposed(use, product, value, rows, results, "mri,mio->mro", serial)
+        return _handed_down(use, product, value, rows, results, serial)
     outside = {
         k: met[v]
         for k, v in enumerate(site.inputs)
