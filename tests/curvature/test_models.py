@@ -242,6 +242,15 @@ MODELS = {
     "row norm": lambda: dense(
         lambda p: p["w"] / jnp.linalg.norm(p["w"], axis=1, keepdims=True)
     ),
+    "standardized as a whole": lambda: dense(
+        lambda p: (p["w"] - p["w"].mean()) / jnp.sqrt(p["w"].var() + 0.1)
+    ),
+    "linear in entries and sums": lambda: dense(
+        lambda p: jnp.sin(p["w"].sum(0)) + p["w"] * jnp.cos((p["w"] ** 2).sum(0))
+    ),
+    "cubic in entries": lambda: dense(
+        lambda p: p["w"] * p["w"].sum(0) + (p["w"] ** 3).sum(0)
+    ),
     "softmax of a weight": lambda: dense(lambda p: jax.nn.softmax(p["w"], 0)),
     "used twice": lambda: used(2),
     "used six times": lambda: used(6),
@@ -298,6 +307,9 @@ WAYS = {
     "scaled": {"a": "squares", "w": "squares", "g": "unused", "s": "unused"},
     "symmetric": {"w": "each"},
     "standardized": {"w": "squares"},
+    "standardized as a whole": {"w": "squares"},
+    "linear in entries and sums": {"w": "squares"},
+    "cubic in entries": {"w": "squares"},
     "centered": {"w": "squares"},
     "normed": {"w": "squares"},
     "weight norm": {"w": "squares", "g": "each"},

@@ -12,6 +12,15 @@ with ``g`` that in ``u`` and ``t_r`` that in ``s_r``, a number for each output:
 
 With ``g = sum_t x_t d_t^T``, as a product has it, the squares of this, summed over the
 examples, are products again, and no gradient has to be written out.
+
+Each sum takes two products, of ``df/ds_q`` with ``x`` and of ``x`` with ``t_r d``.
+Where ``f`` is linear in ``w`` and each ``h_r`` at most quadratic, as in weight
+standardization, ``df/ds_q`` and ``b_r`` are linear in ``w``. With a ``p_r`` and a
+``q_r`` for each output and ``v``, the difference of ``w`` and its mean,
+
+    sum_r b_r * t_r = sum_r p_r t_r + v * sum_r q_r t_r,
+
+and all sums together take three products: of ``v`` with ``x``, and one for each term.
 """
 
 import math
@@ -20,7 +29,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from wpl_jax.curvature.alignment import ELEMENTWISE, run_wide, values_of
+from wpl_jax.curvature.alignment import ELEMENTWISE, SAME, run_wide, values_of
 from wpl_jax.curvature.sites import Product
 from wpl_jax.curvature.split import Split, Step
 from wpl_jax.trees import widen
@@ -34,12 +43,15 @@ class Reductions(NamedTuple):
       name: The value.
       steps: The operations.
       sums: Those of them that add up, in their order.
+      is_linear: Whether ``f`` is linear in the parameter and each ``h_r`` at most
+        quadratic, with coefficients that are the same for all inputs of an output.
     """
 
     parameter: int
     name: int
     steps: list[Step]
     sums: list[Step]
+    is_linear: bool
 
 
 def find(
@@ -60,6 +72,9 @@ def find(
     # axes are; None for an axis of length 1 beside them.
     axes: dict[int, tuple] = {split.params[parameter]: tuple(range(len(shape)))}
     sums: list[Step] = []
+    # Of each such value its degree as a polynomial in the parameter.
+    degrees = {split.params[parameter]: 1.0}
+    is_linear = True
     for step in (steps := split.steps_to([name])):
         inputs = [v for v in step.inputs if v in axes]
         if not inputs:
@@ -74,11 +89,43 @@ def find(
             if found not in (product.outputs, ()):
                 return None
             sums.append(step)
+            is_linear &= degrees[inputs[0]] <= 2
         axes[output] = found
+        same_for_inputs = {None, *product.outputs}.issuperset(found)
+        degrees[output] = 0 if same_for_inputs else _degree_after(step, degrees, split)
     kept = {axes[step.outputs[0]] for step in sums}
     if len(kept) != 1 or axes.get(name) != tuple(range(len(shape))):
         return None
-    return Reductions(parameter, name, steps, sums)
+    is_linear &= degrees[name] <= 1
+    return Reductions(parameter, name, steps, sums, is_linear)
+
+
+def _degree_after(step: Step, degrees: dict[int, float], split: Split) -> float:
+    """Degree of an operation's result in the parameter, infinite for no polynomial.
+
+    Args:
+      step: The operation. Its result has axes of inputs.
+      degrees: Of its arguments that depend on the parameter. Sums are of degree 0.
+      split: The loss.
+    """
+    primitive, params = step.equation.primitive.name, step.equation.params
+    others = [v for v in step.inputs if v not in degrees]
+    if any(math.prod(split.avals[v].shape) > 1 for v in others):
+        return math.inf  # May differ between the inputs of an output.
+    before = [degrees.get(v, 0) for v in step.inputs]
+    if not any(before):
+        return 0
+    if primitive in SAME | {"add", "broadcast_in_dim", "neg", "squeeze", "sub"}:
+        return max(before)
+    if primitive == "mul":
+        return sum(before)
+    if primitive == "div" and before[1] == 0:
+        return before[0]
+    if primitive == "square":
+        return 2 * before[0]
+    if primitive == "integer_pow" and params["y"] > 0:
+        return params["y"] * before[0]
+    return math.inf
 
 
 def _axes_after(step: Step, before: set[tuple], split: Split, output: int, shape):
@@ -153,17 +200,21 @@ def squares(
     sums = [widen(env[name]) for name in names]
     ones = [jnp.ones_like(s) for s in sums]
     zeros = [jnp.zeros_like(s) for s in sums]
-    # Each entry depends on one entry of each argument: a tangent of ones gives slopes.
-    of_w = jax.jvp(pieces, (w, sums), (jnp.ones_like(w), zeros))[1]
-    of_sums = [
-        jax.jvp(
-            pieces,
-            (w, sums),
-            (jnp.zeros_like(w), [*zeros[:q], ones[q], *zeros[q + 1 :]]),
-        )[1]
-        for q in range(len(sums))
-    ]
     whole = math.prod(sums[0].shape) == 1  # one sum over everything
+
+    def slopes(w):
+        """Those in the parameter and in each sum."""
+        # Each entry depends on one entry of each argument: a tangent of ones gives all.
+        of_w = jax.jvp(pieces, (w, sums), (jnp.ones_like(w), zeros))[1]
+        of_sums = [
+            jax.jvp(
+                pieces,
+                (w, sums),
+                (jnp.zeros_like(w), [*zeros[:q], ones[q], *zeros[q + 1 :]]),
+            )[1]
+            for q in range(len(sums))
+        ]
+        return of_w, of_sums
 
     def matrix(x):
         return product.matrices(x)[0]
@@ -171,21 +222,46 @@ def squares(
     def multiply(matrix):
         return jnp.einsum("rni,io->rno", rows, matrix)
 
+    def reach(matrix):
+        """The gradient, ``[examples, outputs]``, of a sum with these slopes."""
+        return jnp.sum(multiply(matrix) * results, 0)
+
+    of_w, of_sums = slopes(w)
+    if linear := how.is_linear and len(sums) > 1:
+        inputs = [i for i in range(w.ndim) if whole or i not in product.outputs]
+        mean = jnp.broadcast_to(jnp.mean(w, inputs, keepdims=True), w.shape)
+        at_mean, change = jax.tree.map(
+            lambda x: matrix(x)[:1],
+            jax.jvp(slopes, (mean,), (jnp.ones_like(w),)),
+        )
+        distance = matrix(w - mean)
+        level = jnp.sum(jnp.sum(rows, -1, keepdims=True) * results, 0)
+        ascent = reach(distance)
+        reached = [
+            p * level + q * ascent
+            for (p, _), (q, _) in zip(at_mean[1], change[1], strict=True)
+        ]
+    else:
+        reached = [reach(matrix(of_f)) for of_f, _ in of_sums]
     handed: list[jax.Array] = [jnp.zeros(())] * len(sums)  # t, [examples, outputs or 1]
     for q in reversed(range(len(sums))):
-        slope, of_later = of_sums[q]
-        found = jnp.sum(multiply(matrix(slope)) * results, 0)
-        handed[q] = jnp.sum(found, -1, keepdims=True) if whole else found
+        handed[q] = jnp.sum(reached[q], -1, keepdims=True) if whole else reached[q]
         for r in range(q + 1, len(sums)):
-            weight = jnp.sum(matrix(of_later[r]), None if whole else 0)
+            weight = jnp.sum(matrix(of_sums[q][1][r]), None if whole else 0)
             handed[q] += handed[r] * weight
-    slope, of_each = matrix(of_w[0]), [matrix(x) for x in of_w[1]]
+    slope, factors = matrix(of_w[0]), [matrix(x) for x in of_w[1]]
+    if linear:
+        factors = [jnp.ones_like(distance), distance]
+        handed = [
+            sum(b * t for b, t in zip(of[0][1], handed, strict=True))
+            for of in (at_mean, change)
+        ]
     result = slope**2 * matrix(total)
     like = jax.eval_shape(matrix, w)
-    for q, (one, t) in enumerate(zip(of_each, handed, strict=True)):
+    for q, (one, t) in enumerate(zip(factors, handed, strict=True)):
         (mixed,) = jax.linear_transpose(multiply, like)(results * t)
         result += 2 * slope * one * mixed
-        for r, (other, s) in enumerate(zip(of_each, handed, strict=True)):
+        for r, (other, s) in enumerate(zip(factors, handed, strict=True)):
             if r <= q:
                 count = 1 if r == q else 2
                 result += count * one * other * jnp.sum(t * s, 0)
