@@ -85,7 +85,7 @@ def per_example_fisher(
         nats of one example, differentiable in ``params``.
       params: A pytree of floating-point arrays.
       examples: A pytree of arrays with a leading axis of the same length ``n``.
-      chunk_size: Examples that are differentiated at a time.
+      chunk_size: Examples that are differentiated at a time, at most.
       resample: ``resample(key, params, example) -> example``, an example whose
         label has been drawn from the model, for the true Fisher. Without it the
         labels are those of the data (empirical Fisher).
@@ -123,11 +123,12 @@ def per_example_fisher(
 def _mean_squares(loss: Loss, params, examples, chunk_size: int, shards: int, draw):
     """The mean of the squared gradients, chunk after chunk."""
     # A chunk takes equally many of each device's examples. Chunks are slices, so that
-    # nothing is copied or padded. The last one starts early enough to be full; what it
-    # repeats is counted once.
+    # nothing is copied or padded, and as even as they can be. The last one starts early
+    # enough to be full; what it repeats is counted once.
     n = _count(examples)
     here = n // shards
-    size = min(max(chunk_size // shards, 1), here)
+    chunks = -(-here // max(chunk_size // shards, 1))
+    size = -(-here // chunks)
 
     def add_chunk(total, start):
         first = jnp.minimum(start, here - size)
