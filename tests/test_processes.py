@@ -196,7 +196,7 @@ def read(workdir, runs=RUNS):
         for path in folder.glob("retrain/retrained.json"):
             retrained = json.loads(path.read_text())
             assert retrained.pop("error_name") == "perplexity"
-            found[run].append(retrained)
+            found[run] += [retrained.pop("guess"), retrained]
     return found
 
 
