@@ -8,7 +8,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_dict, config_flags
 
-from wpl_jax.config_fields import leaves
+from wpl_jax.common.config_fields import leaves
 from wpl_jax.errors import ConfigError
 from wpl_jax.unread import Unread, why
 

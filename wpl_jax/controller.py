@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wpl_jax.checks import LARGEST, SMALLEST, check_range
+from wpl_jax.common.checks import LARGEST, SMALLEST, check_range
 
 NumChoices = Sequence[int] | np.ndarray | jax.Array
 

@@ -26,13 +26,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from wpl_jax.checks import (
+from wpl_jax.common.checks import (
     check_differentiable,
     check_scalar_loss,
     check_whole,
     is_size,
     leaves_by_path,
 )
+from wpl_jax.common.divisors import largest_divisor
+from wpl_jax.common.trees import squared_magnitude, widen, zero_importance
 from wpl_jax.curvature.labels import Resample, sample_class
 from wpl_jax.curvature.placement import automatic, count_shards, varying_like
 from wpl_jax.curvature.scales import clip_norm, flush, normalize, update_average
@@ -42,8 +44,6 @@ from wpl_jax.curvature.squared_gradients import (
     sum_squared_gradients,
     ways,
 )
-from wpl_jax.divisors import largest_divisor
-from wpl_jax.trees import squared_magnitude, widen, zero_importance
 
 __all__ = [
     "Loss",

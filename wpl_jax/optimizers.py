@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from wpl_jax.config_fields import (
+from wpl_jax.common.config_fields import (
     get_field,
     require_choice,
     require_int,

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from wpl_jax.config_fields import require, require_int
+from wpl_jax.common.config_fields import require, require_int
 from wpl_jax.data.host_memory import free_memory
 from wpl_jax.errors import UserError
 

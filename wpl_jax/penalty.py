@@ -37,7 +37,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wpl_jax.checks import (
+from wpl_jax.common.checks import (
     LARGEST,
     check_finite,
     check_importances,
@@ -45,7 +45,7 @@ from wpl_jax.checks import (
     check_range,
     check_real,
 )
-from wpl_jax.trees import (
+from wpl_jax.common.trees import (
     aligned,
     aligned_mask,
     check_same_paths,

@@ -17,8 +17,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from wpl_jax.common.trees import is_key, without_keys
 from wpl_jax.errors import UserError
-from wpl_jax.trees import is_key, without_keys
 
 # Statuses of the runtime, and words in its other errors, where another is lost.
 _LOST = ("ABORTED", "CANCELLED", "DEADLINE_EXCEEDED", "UNAVAILABLE")

@@ -20,7 +20,7 @@ import optax
 from ml_collections import ConfigDict
 
 from wpl_jax import fisher, penalty
-from wpl_jax.config_fields import (
+from wpl_jax.common.config_fields import (
     MOST_OF_A_CALL,
     get_field,
     require,
@@ -29,10 +29,10 @@ from wpl_jax.config_fields import (
     require_number,
     require_only,
 )
+from wpl_jax.common.trees import widen, zero_importance
 from wpl_jax.parallel import ALONE, Axis
 from wpl_jax.supernet import is_all
 from wpl_jax.tasks.task import Data, Task
-from wpl_jax.trees import widen, zero_importance
 
 Memory = Any  # a tree like the parameters, or nothing
 

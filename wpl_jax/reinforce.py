@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from wpl_jax.checks import check_range
+from wpl_jax.common.checks import check_range
 from wpl_jax.controller import NumChoices, Params, evaluate, sample
 
 EntropyMode = Literal["reward", "regularizer"]

@@ -21,14 +21,14 @@ import optax
 from ml_collections import ConfigDict
 
 from wpl_jax import processes
-from wpl_jax.compiled import compiled
-from wpl_jax.config_fields import (
+from wpl_jax.common.config_fields import (
     changes_of,
     get_field,
     require_int,
     require_number,
     with_changes,
 )
+from wpl_jax.compiled import compiled
 from wpl_jax.errors import UserError
 from wpl_jax.guessing import NO_BETTER, Model, check_guess, print_remark
 from wpl_jax.optimizers import Sgd, make_sgd

@@ -25,7 +25,7 @@ from wpl_jax import (
     retrain,
     search_report,
 )
-from wpl_jax.config_fields import changes_of, check_seed, get_field
+from wpl_jax.common.config_fields import changes_of, check_seed, get_field
 from wpl_jax.data import DataError
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.forgetting import Forgetting

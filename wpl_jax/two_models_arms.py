@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from wpl_jax.config_fields import (
+from wpl_jax.common.config_fields import (
     MOST_OF_A_CALL,
     check_seed,
     get_field,

@@ -7,7 +7,7 @@ read by nobody. Each part tells of its own settings.
 from ml_collections import ConfigDict
 
 from wpl_jax import optimizers, protection, strategies, tasks
-from wpl_jax.config_fields import get_field, leaves
+from wpl_jax.common.config_fields import get_field, leaves
 from wpl_jax.retrain import config_for_task
 from wpl_jax.search_config import expand
 

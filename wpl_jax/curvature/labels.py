@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wpl_jax.checks import example_shape, known_entries
+from wpl_jax.common.checks import example_shape, known_entries
 
 Resample = Callable[[jax.Array, Any, Any], Any]
 

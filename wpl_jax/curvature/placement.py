@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding
 
-from wpl_jax.trees import is_explicit, sharding_of
+from wpl_jax.common.trees import is_explicit, sharding_of
 
 
 def automatic(function: Callable[..., Any], params: Any, *rest: Any) -> Any:

@@ -29,10 +29,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from wpl_jax.common.trees import widen
 from wpl_jax.curvature.alignment import ELEMENTWISE, SAME, run_wide, values_of
 from wpl_jax.curvature.sites import Product
 from wpl_jax.curvature.split import Split, Step
-from wpl_jax.trees import widen
 
 
 class Reductions(NamedTuple):

@@ -5,8 +5,8 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from wpl_jax.checks import SMALLEST, check_importances, check_leaves, check_range
-from wpl_jax.trees import (
+from wpl_jax.common.checks import SMALLEST, check_importances, check_leaves, check_range
+from wpl_jax.common.trees import (
     aligned,
     aligned_mask,
     check_same_paths,

@@ -26,10 +26,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wpl_jax.common.trees import widen
 from wpl_jax.curvature.patches import Convolution
 from wpl_jax.curvature.program import is_inexact
 from wpl_jax.curvature.split import Level, Site, Split
-from wpl_jax.trees import widen
 
 # Rows up to which all pairs of them are multiplied. P rows are P (P + 1) / 2 pairs; the
 # other way each weight's gradient of each example is written to memory and read.

@@ -23,15 +23,15 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from wpl_jax.checks import check_scalar_loss, example_shape
+from wpl_jax.common.checks import check_scalar_loss, example_shape
+from wpl_jax.common.divisors import largest_divisor
+from wpl_jax.common.trees import squared_magnitude
 from wpl_jax.curvature import reductions, running, sites
 from wpl_jax.curvature.alignment import is_aligned, pull_squares
 from wpl_jax.curvature.placement import varying_like
 from wpl_jax.curvature.reductions import Reductions
 from wpl_jax.curvature.sites import Product, Use
 from wpl_jax.curvature.split import Split
-from wpl_jax.divisors import largest_divisor
-from wpl_jax.trees import squared_magnitude
 
 Loss = Callable[[Any, Any], jax.Array]
 

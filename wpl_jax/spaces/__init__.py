@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from wpl_jax.config_fields import get_field, require_choice, require_only
+from wpl_jax.common.config_fields import get_field, require_choice, require_only
 from wpl_jax.errors import ConfigError
 from wpl_jax.spaces.micro_cell import MicroCell
 from wpl_jax.spaces.recurrent_cell import RecurrentCell

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
-from wpl_jax.divisors import largest_divisor
+from wpl_jax.common.divisors import largest_divisor
 
 POOL = 3  # Rows and columns that are pooled.
 

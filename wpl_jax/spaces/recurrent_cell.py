@@ -14,7 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wpl_jax.checks import LARGEST, SMALLEST, check_nodes, check_range, check_whole
+from wpl_jax.common.checks import (
+    LARGEST,
+    SMALLEST,
+    check_nodes,
+    check_range,
+    check_whole,
+)
 from wpl_jax.parallel import ALONE, Axis
 from wpl_jax.spaces.highway_scan import (
     ACTIVATIONS,

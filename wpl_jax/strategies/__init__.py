@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from wpl_jax.config_fields import require_choice
+from wpl_jax.common.config_fields import require_choice
 from wpl_jax.strategies import enas, random_search
 from wpl_jax.strategies.strategy import Strategy
 from wpl_jax.supernet import Decision

@@ -10,7 +10,7 @@ import optax
 from ml_collections import ConfigDict
 
 from wpl_jax import controller, reinforce
-from wpl_jax.config_fields import (
+from wpl_jax.common.config_fields import (
     require_choice,
     require_int,
     require_number,

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 from ml_collections import ConfigDict
 
-from wpl_jax.config_fields import get_field, require_int, require_only
+from wpl_jax.common.config_fields import get_field, require_int, require_only
 from wpl_jax.reinforce import RewardsFn
 
 State = Any

@@ -19,7 +19,7 @@ import optax
 from ml_collections import ConfigDict
 
 from wpl_jax import parallel, processes
-from wpl_jax.config_fields import (
+from wpl_jax.common.config_fields import (
     get_field,
     require,
     require_choice,

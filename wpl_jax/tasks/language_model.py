@@ -17,15 +17,15 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from wpl_jax.config_fields import (
+from wpl_jax.common.config_fields import (
     get_field,
     require_choice,
     require_int,
     require_number,
     require_only,
 )
+from wpl_jax.common.divisors import largest_divisor
 from wpl_jax.data import TextDataset, batchify, load_text
-from wpl_jax.divisors import largest_divisor
 from wpl_jax.guessing import Guess, of_words
 from wpl_jax.parallel import ALONE, Devices
 from wpl_jax.spaces import make_space

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AxisType
 
-from wpl_jax.checks import check_mask
+from wpl_jax.common.checks import check_mask
 
 Paths = set[tuple[str, ...]]
 

@@ -1,0 +1,1 @@
+"""What all rooms use: trees of arrays, checks of arguments and of settings."""
