@@ -13,7 +13,7 @@ import sys
 def _interrupted(signum: int, frame: object) -> None:
     """Ends the program in one line, before and after a job."""
     os.write(2, b"\nInterrupted.\n")
-    loaded = sys.modules.get("wpl_jax.processes")
+    loaded = sys.modules.get("wpl_jax.devices.processes")
     getattr(loaded, "leave", os._exit)(128 + signum)
 
 
@@ -32,15 +32,8 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from wpl_jax import (
-    command_line,
-    console,
-    jobs,
-    parallel,
-    processes,
-    profiling,
-    stopping,
-)
+from wpl_jax import command_line, console, jobs, profiling, stopping
+from wpl_jax.devices import parallel, processes
 from wpl_jax.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file(

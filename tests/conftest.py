@@ -17,7 +17,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 @pytest.fixture(autouse=True, scope="session")
 def one_device():
     """Runs use one of them, unless a test asks for more."""
-    from wpl_jax import parallel  # Not before JAX is asked for eight.
+    from wpl_jax.devices import parallel  # Not before JAX is asked for eight.
 
     parallel.use(1)
     yield
@@ -27,7 +27,7 @@ def one_device():
 @pytest.fixture
 def all_devices():
     """As many as divide the work; to be asked for before ``monkeypatch``."""
-    from wpl_jax import parallel
+    from wpl_jax.devices import parallel
 
     parallel.use(None)
     yield

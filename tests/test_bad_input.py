@@ -274,7 +274,7 @@ def test_names_are_those_of_folders(module, field, name, tmp_path):
 
 
 def test_two_models_take_no_more_than_one_device(tmp_path, monkeypatch):
-    monkeypatch.setattr("wpl_jax.parallel._asked", 2)
+    monkeypatch.setattr("wpl_jax.devices.parallel._asked", 2)
     assert "Omit --devices" in refused(tiny.get_config(), tmp_path / "run")
 
 

@@ -12,7 +12,7 @@ from tiny import call, environment
 from tiny_search import RUNS
 
 from configs import enas_rnn_pydoc
-from wpl_jax import parallel
+from wpl_jax.devices import parallel
 from wpl_jax.search_config import make_search
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from wpl_jax.devices.parallel import Devices
 from wpl_jax.fingerprint import fingerprint, of_each
-from wpl_jax.parallel import Devices
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(256, size=(21, 4, 3, 2), dtype=np.uint8)

@@ -29,11 +29,12 @@ from test_search import (
 )
 
 import configs
-from wpl_jax import jobs, parallel, retrain, search_config, search_run, tasks
+from wpl_jax import jobs, retrain, search_config, search_run, tasks
 from wpl_jax.data import open_images
+from wpl_jax.devices import parallel
+from wpl_jax.devices.parallel import ALONE, Axis, Devices, Divided
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.joint_training import Child, batches_of_several, joint_step
-from wpl_jax.parallel import ALONE, Axis, Devices, Divided
 from wpl_jax.penalty import consolidate, weight_plasticity
 from wpl_jax.protection import make_protection
 from wpl_jax.rank_disorder import with_shared

@@ -18,10 +18,10 @@ from PIL import Image
 from tiny import QUICK_TO_COMPILE, call, environment
 from tiny_search import RUNS
 
-from wpl_jax import processes as wpl_processes
 from wpl_jax.data import DataError
+from wpl_jax.devices import processes as wpl_processes
+from wpl_jax.devices.processes import together
 from wpl_jax.errors import UserError
-from wpl_jax.processes import together
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = f"--config={ROOT / 'tests' / 'tiny_search.py'}"

@@ -13,8 +13,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import enas_rnn_pydoc
+from wpl_jax.devices.parallel import ALONE
 from wpl_jax.guessing import of_losses
-from wpl_jax.parallel import ALONE
 from wpl_jax.supernet import ALL, Decision, Graph
 from wpl_jax.tasks import Evaluation
 

@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from wpl_jax.compiled import compiled
-from wpl_jax.parallel import ALONE, ONE, Axis, Devices
+from wpl_jax.devices.compiled import compiled
+from wpl_jax.devices.parallel import ALONE, ONE, Axis, Devices
 from wpl_jax.supernet import gather
 from wpl_jax.tasks import Data, Evaluation, Task
 

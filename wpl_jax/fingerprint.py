@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from wpl_jax import processes
-from wpl_jax.parallel import Divided
+from wpl_jax.devices import processes
+from wpl_jax.devices.parallel import Divided
 
 
 def fingerprint(data: Any) -> str:
@@ -19,7 +19,7 @@ def fingerprint(data: Any) -> str:
     fingerprint of the whole array. Of several processes all have to call it.
 
     Args:
-      data: A tree of arrays, and of :class:`wpl_jax.parallel.Divided`.
+      data: A tree of arrays, and of :class:`wpl_jax.devices.parallel.Divided`.
 
     Returns:
       16 hexadecimal digits.

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wpl_jax.parallel import Devices
+from wpl_jax.devices.parallel import Devices
 from wpl_jax.supernet import add_rows, gather, mask
 from wpl_jax.tasks.task import Data, Task
 from wpl_jax.training import (

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from wpl_jax import capacity
-from wpl_jax.parallel import (
+from wpl_jax.devices import capacity
+from wpl_jax.devices.parallel import (
     ALONE,
     Devices,
     bytes_of_each,

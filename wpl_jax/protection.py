@@ -30,7 +30,7 @@ from wpl_jax.common.config_fields import (
     require_only,
 )
 from wpl_jax.common.trees import widen, zero_importance
-from wpl_jax.parallel import ALONE, Axis
+from wpl_jax.devices.parallel import ALONE, Axis
 from wpl_jax.supernet import is_all
 from wpl_jax.tasks.task import Data, Task
 

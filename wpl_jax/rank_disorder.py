@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from wpl_jax import processes, retrain
+from wpl_jax import retrain
 from wpl_jax.common.config_fields import require_int, with_changes
+from wpl_jax.devices import processes
 from wpl_jax.evaluator import Evaluator
 from wpl_jax.forgetting import kendall_tau
 from wpl_jax.run_files import (

@@ -11,8 +11,8 @@ from typing import Any
 
 from absl import logging
 
-from wpl_jax import processes
 from wpl_jax.checkpoint import Checkpoints
+from wpl_jax.devices import processes
 from wpl_jax.monitor import METRICS_FILE, Metrics, Progress, missing, whole_records
 from wpl_jax.profiling import Tracer
 from wpl_jax.stopping import StopRequest

@@ -20,7 +20,6 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from wpl_jax import processes
 from wpl_jax.common.config_fields import (
     changes_of,
     get_field,
@@ -28,11 +27,12 @@ from wpl_jax.common.config_fields import (
     require_number,
     with_changes,
 )
-from wpl_jax.compiled import compiled
+from wpl_jax.devices import processes
+from wpl_jax.devices.compiled import compiled
+from wpl_jax.devices.parallel import ONE, Devices, make_devices
 from wpl_jax.errors import UserError
 from wpl_jax.guessing import NO_BETTER, Model, check_guess, print_remark
 from wpl_jax.optimizers import Sgd, make_sgd
-from wpl_jax.parallel import ONE, Devices, make_devices
 from wpl_jax.resumable import Resumable
 from wpl_jax.run_files import NUMBER, finite, read_json, to_json, write_atomically
 from wpl_jax.stopping import StopRequest

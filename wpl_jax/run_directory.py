@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from wpl_jax import processes, run_files
+from wpl_jax import run_files
 from wpl_jax.checkpoint import check_path
+from wpl_jax.devices import processes
 from wpl_jax.errors import UserError, shorten
 from wpl_jax.run_files import OBJECT, TEXT, to_json, write_atomically
 

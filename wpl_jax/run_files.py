@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 import numpy as np
 
-from wpl_jax import processes
+from wpl_jax.devices import processes
 from wpl_jax.errors import UserError, shorten
 
 _LINK = "it is a symbolic link, and a run writes through none"

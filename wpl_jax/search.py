@@ -26,7 +26,8 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from wpl_jax.compiled import compiled
+from wpl_jax.devices.compiled import compiled
+from wpl_jax.devices.parallel import ONE, Devices
 from wpl_jax.evaluator import Evaluator
 from wpl_jax.forgetting import forgetting
 from wpl_jax.joint_training import (
@@ -37,7 +38,6 @@ from wpl_jax.joint_training import (
 )
 from wpl_jax.learner import Learner
 from wpl_jax.optimizers import Sgd
-from wpl_jax.parallel import ONE, Devices
 from wpl_jax.protection import Protection, Trained
 from wpl_jax.search_state import Epoch, Measured, Selection, Shared, State, key_for
 from wpl_jax.strategies import Strategy

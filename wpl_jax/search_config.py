@@ -19,8 +19,8 @@ from wpl_jax.common.config_fields import (
     require_settings,
     with_changes,
 )
+from wpl_jax.devices.parallel import make_devices
 from wpl_jax.optimizers import make_sgd
-from wpl_jax.parallel import make_devices
 from wpl_jax.protection import make_protection
 from wpl_jax.search import Search
 from wpl_jax.strategies import make_strategy

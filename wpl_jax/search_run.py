@@ -16,17 +16,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from wpl_jax import (
-    fingerprint,
-    memory,
-    parallel,
-    processes,
-    rank_disorder,
-    retrain,
-    search_report,
-)
+from wpl_jax import fingerprint, memory, rank_disorder, retrain, search_report
 from wpl_jax.common.config_fields import changes_of, check_seed, get_field
 from wpl_jax.data import DataError
+from wpl_jax.devices import parallel, processes
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.forgetting import Forgetting
 from wpl_jax.guessing import NO_BETTER, Guess, Model, lowest, print_remark

@@ -9,7 +9,7 @@ import time
 import types
 from typing import Any
 
-from wpl_jax import processes
+from wpl_jax.devices import processes
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 

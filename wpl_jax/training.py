@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wpl_jax.parallel import ALONE, Axis
+from wpl_jax.devices.parallel import ALONE, Axis
 from wpl_jax.tasks.task import Data, Task
 
 

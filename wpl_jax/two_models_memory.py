@@ -4,8 +4,8 @@ import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from wpl_jax import capacity
-from wpl_jax.parallel import bytes_of_each
+from wpl_jax.devices import capacity
+from wpl_jax.devices.parallel import bytes_of_each
 from wpl_jax.two_models import Curves, Data, Setting
 
 _FLOAT = 4  # bytes

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from wpl_jax.parallel import Devices
+from wpl_jax.devices.parallel import Devices
 from wpl_jax.spaces.cell_graph import (
     CONVOLUTIONS,
     EPSILON,

@@ -20,7 +20,7 @@ from test_cell_graph import (
     windows,
 )
 
-from wpl_jax.parallel import Devices
+from wpl_jax.devices.parallel import Devices
 from wpl_jax.spaces import micro_cell
 from wpl_jax.spaces.cell_graph import (
     EPSILON,

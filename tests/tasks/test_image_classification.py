@@ -13,8 +13,8 @@ import scipy.stats
 
 from configs import enas_cnn_digits
 from wpl_jax.data import DataError, ImageDataset, Split, open_images
+from wpl_jax.devices.parallel import ALONE, Devices, Divided
 from wpl_jax.errors import ConfigError, UserError
-from wpl_jax.parallel import ALONE, Devices, Divided
 from wpl_jax.spaces.micro_cell import MicroCell, Outputs
 from wpl_jax.tasks import (
     Evaluation,

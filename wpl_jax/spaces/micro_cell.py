@@ -24,7 +24,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from wpl_jax.common.checks import check_nodes, check_whole
-from wpl_jax.parallel import ALONE, Axis
+from wpl_jax.devices.parallel import ALONE, Axis
 from wpl_jax.spaces.cell_graph import (
     CONVOLUTIONS,
     OPERATIONS,

@@ -21,7 +21,7 @@ from wpl_jax.common.checks import (
     check_range,
     check_whole,
 )
-from wpl_jax.parallel import ALONE, Axis
+from wpl_jax.devices.parallel import ALONE, Axis
 from wpl_jax.spaces.highway_scan import (
     ACTIVATIONS,
     Carry,

@@ -18,7 +18,6 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from wpl_jax import parallel, processes
 from wpl_jax.common.config_fields import (
     get_field,
     require,
@@ -31,9 +30,10 @@ from wpl_jax.data import ImageDataset, open_images
 from wpl_jax.data.contrast import require_contrast
 from wpl_jax.data.host_memory import require_memory
 from wpl_jax.data.repeats import count_repeated, describe_repeated, hash_rows
+from wpl_jax.devices import parallel, processes
+from wpl_jax.devices.parallel import ALONE, ONE, Axis, Devices, Divided
 from wpl_jax.errors import ConfigError, UserError, in_bytes
 from wpl_jax.guessing import Guess, of_classes
-from wpl_jax.parallel import ALONE, ONE, Axis, Devices, Divided
 from wpl_jax.spaces import make_space
 from wpl_jax.spaces.micro_cell import Noise
 from wpl_jax.supernet import Space

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from wpl_jax.devices.parallel import ALONE, Axis
 from wpl_jax.guessing import Guess
-from wpl_jax.parallel import ALONE, Axis
 from wpl_jax.supernet import Space
 
 Data = Any  # a pytree of arrays on the device

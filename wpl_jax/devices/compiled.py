@@ -19,7 +19,7 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     hashable and not change, as those of frozen dataclasses.
 
     Args:
-      **options: Of :meth:`wpl_jax.parallel.Devices.compile`.
+      **options: Of :meth:`wpl_jax.devices.parallel.Devices.compile`.
 
     Returns:
       A decorator.

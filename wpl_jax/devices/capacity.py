@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from wpl_jax import parallel
+from wpl_jax.devices import parallel
 from wpl_jax.errors import UserError, in_bytes
 
 

@@ -1,0 +1,1 @@
+"""Devices and processes that share the work, and functions compiled for them."""
