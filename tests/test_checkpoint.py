@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from tiny import ORBAX_FAILING, small_files
 
-from wpl_jax import checkpoint
-from wpl_jax.checkpoint import Checkpoints, check_path
 from wpl_jax.errors import UserError
+from wpl_jax.runs import checkpoint
+from wpl_jax.runs.checkpoint import Checkpoints, check_path
 
 pytestmark = pytest.mark.filterwarnings(*ORBAX_FAILING)
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from tiny import ORBAX_FAILING
 
-from wpl_jax.checkpoint import Checkpoints
 from wpl_jax.errors import UserError
+from wpl_jax.runs.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.filterwarnings(*ORBAX_FAILING)
 

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from wpl_jax import console
+from wpl_jax.runs import console
 
 
 def test_what_is_written_arrives():

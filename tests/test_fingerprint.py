@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from wpl_jax.devices.parallel import Devices
-from wpl_jax.fingerprint import fingerprint, of_each
+from wpl_jax.runs.fingerprint import fingerprint, of_each
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(256, size=(21, 4, 3, 2), dtype=np.uint8)
@@ -64,7 +64,7 @@ def test_other_content_has_another_fingerprint(name):
 def test_what_several_share_is_read_once(monkeypatch):
     read = []
     monkeypatch.setattr(
-        "wpl_jax.fingerprint.fingerprint", lambda data: str(read.append(data))
+        "wpl_jax.runs.fingerprint.fingerprint", lambda data: str(read.append(data))
     )
     assert of_each({"a": DATA, "b": DATA, "c": dict(DATA)}).keys() == {"a", "b", "c"}
     assert len(read) == 2

@@ -15,9 +15,9 @@ import pytest
 from tensorboardX.proto import event_pb2
 from tiny import deaths, small_files
 
-from wpl_jax import monitor, run_files
 from wpl_jax.errors import UserError
-from wpl_jax.monitor import Metrics, Progress
+from wpl_jax.runs import monitor, run_files
+from wpl_jax.runs.monitor import Metrics, Progress
 
 RECORDS = [{"loss": 1 / (i + 1), "arm": f"arm {i}", "seeds": i} for i in range(5)]
 

@@ -38,8 +38,8 @@ from wpl_jax.joint_training import Child, batches_of_several, joint_step
 from wpl_jax.penalty import consolidate, weight_plasticity
 from wpl_jax.protection import make_protection
 from wpl_jax.rank_disorder import with_shared
+from wpl_jax.runs.stopping import StopRequest
 from wpl_jax.search_run import _advance, _taken, calls_of_search
-from wpl_jax.stopping import StopRequest
 from wpl_jax.supernet import gather, mask, random_architecture
 from wpl_jax.tasks import image_classification
 from wpl_jax.tasks.image_classification import SPLITS

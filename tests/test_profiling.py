@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from wpl_jax import profiling
-from wpl_jax.profiling import Tracer
+from wpl_jax.runs import profiling
+from wpl_jax.runs.profiling import Tracer
 
 
 @pytest.fixture(autouse=True)

@@ -6,9 +6,9 @@ import re
 import pytest
 from tiny import small_files
 
-from wpl_jax import console
 from wpl_jax.errors import UserError
 from wpl_jax.report import Page, new_figure
+from wpl_jax.runs import console
 
 FIGURES = ["one.png", "one.svg", "two.png", "two.svg"]
 NASTY = "<script>alert('x')</script> & \"quotes\" $title ${body} $$"

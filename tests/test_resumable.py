@@ -15,8 +15,8 @@ import pytest
 from tiny import Death
 
 from wpl_jax.errors import UserError
-from wpl_jax.monitor import Progress, whole_records
-from wpl_jax.resumable import Resumable
+from wpl_jax.runs.monitor import Progress, whole_records
+from wpl_jax.runs.resumable import Resumable
 
 TOTAL = 6
 NEVER = 1e9  # seconds between checkpoints
@@ -205,7 +205,7 @@ def test_checkpoints_come_when_their_time_has_passed(
 ):
     events = Events()
     clock = types.SimpleNamespace(monotonic=lambda: float(len(events.made)))
-    monkeypatch.setattr("wpl_jax.resumable.time", clock)
+    monkeypatch.setattr("wpl_jax.runs.resumable.time", clock)
     crash(tmp_path, events, TOTAL, "before", checkpoint_seconds=seconds)
     assert saved(tmp_path) == left
 
@@ -332,7 +332,7 @@ def test_going_back_drops_the_records_and_checkpoints_after_the_landmark(tmp_pat
 
 def test_progress_is_told_of_the_way_back(tmp_path, monkeypatch, capsys):
     every = functools.partial(Progress, interval=0.0)
-    monkeypatch.setattr("wpl_jax.resumable.Progress", every)
+    monkeypatch.setattr("wpl_jax.runs.resumable.Progress", every)
     work(tmp_path, Events(), **DETOUR)
     first, second = values_of()[:BACK_AT], values_of(RATES_WITH_DETOUR)[LANDMARK:]
     shown = [*enumerate(first, 1), *enumerate(second, LANDMARK + 1)]

@@ -12,9 +12,9 @@ import sys
 import pytest
 from tiny import deaths
 
-from wpl_jax import run_directory
 from wpl_jax.errors import UserError
-from wpl_jax.run_directory import (
+from wpl_jax.runs import run_directory
+from wpl_jax.runs.run_directory import (
     CONFIG_FILE,
     DATA_FILE,
     claim_data,

@@ -8,9 +8,9 @@ import pathlib
 import pytest
 from tiny import deaths, small_files
 
-from wpl_jax import run_files
 from wpl_jax.errors import UserError
-from wpl_jax.run_files import (
+from wpl_jax.runs import run_files
+from wpl_jax.runs.run_files import (
     NUMBER,
     NUMBER_OR_NULL,
     TEXT,

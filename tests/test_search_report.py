@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from wpl_jax import search_report
-from wpl_jax.checkpoint import Checkpoints
 from wpl_jax.errors import UserError
+from wpl_jax.runs.checkpoint import Checkpoints
 from wpl_jax.spaces.recurrent_cell import ACTIVATIONS, RecurrentCell
 
 SPACE = RecurrentCell(7, 4, 3)

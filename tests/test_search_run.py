@@ -17,9 +17,9 @@ from wpl_jax import jobs, search_run, tasks
 from wpl_jax.data import DataError
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.guessing import Guess
-from wpl_jax.run_directory import open_run
+from wpl_jax.runs.run_directory import open_run
+from wpl_jax.runs.stopping import StopRequest
 from wpl_jax.search_config import arm_names, expand, make_search
-from wpl_jax.stopping import StopRequest
 from wpl_jax.supernet import architecture_from_json
 
 

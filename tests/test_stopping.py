@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
-from wpl_jax import stopping
-from wpl_jax.stopping import SIGNALS, StopRequest
+from wpl_jax.runs import stopping
+from wpl_jax.runs.stopping import SIGNALS, StopRequest
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_other_signals_stop_also_where_they_were_ignored(number, earlier, ended)
 IN_BACKGROUND = """
 import os, signal
 assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-from wpl_jax.stopping import StopRequest
+from wpl_jax.runs.stopping import StopRequest
 with StopRequest() as stop:
     os.kill(os.getpid(), signal.SIGINT)
     print(stop.asked(), stop.exit_code())

@@ -24,7 +24,7 @@ from tiny import ARMS, assert_same_bytes, deaths, get_config, small_files
 from wpl_jax import two_models_run
 from wpl_jax.data import DataError, load_images
 from wpl_jax.errors import ConfigError, UserError
-from wpl_jax.run_directory import open_run
+from wpl_jax.runs.run_directory import open_run
 from wpl_jax.two_models import Curves
 from wpl_jax.two_models_arms import CONVERGED, Arm, check
 from wpl_jax.two_models_run import load_data, make_setting

@@ -10,7 +10,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from wpl_jax.report import COLORS, new_figure, save
-from wpl_jax.run_files import write_atomically
+from wpl_jax.runs.run_files import write_atomically
 from wpl_jax.supernet import Graph
 
 _MILLISECONDS = 500  # of a frame of an animation

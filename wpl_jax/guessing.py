@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from wpl_jax.run_files import NUMBER, check_fields
+from wpl_jax.runs.run_files import NUMBER, check_fields
 
 # How far chance may take an error below its expectation, in standard errors.
 _STANDARD_ERRORS = 3.0

@@ -21,7 +21,7 @@ from wpl_jax.common.config_fields import require_int, with_changes
 from wpl_jax.devices import processes
 from wpl_jax.evaluator import Evaluator
 from wpl_jax.forgetting import kendall_tau
-from wpl_jax.run_files import (
+from wpl_jax.runs.run_files import (
     NUMBER_OR_NULL,
     OBJECT,
     check_fields,
@@ -31,8 +31,8 @@ from wpl_jax.run_files import (
     to_json,
     write_atomically,
 )
+from wpl_jax.runs.stopping import StopRequest
 from wpl_jax.search import Search
-from wpl_jax.stopping import StopRequest
 from wpl_jax.supernet import Decision, random_architecture
 from wpl_jax.tasks import Data
 

@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from wpl_jax.console import shown
-from wpl_jax.run_files import make_folder, write_atomically
+from wpl_jax.runs.console import shown
+from wpl_jax.runs.run_files import make_folder, write_atomically
 
 # Wong, "Points of view: Color blindness", Nature Methods 2011.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

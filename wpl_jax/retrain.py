@@ -33,9 +33,9 @@ from wpl_jax.devices.parallel import ONE, Devices, make_devices
 from wpl_jax.errors import UserError
 from wpl_jax.guessing import NO_BETTER, Model, check_guess, print_remark
 from wpl_jax.optimizers import Sgd, make_sgd
-from wpl_jax.resumable import Resumable
-from wpl_jax.run_files import NUMBER, finite, read_json, to_json, write_atomically
-from wpl_jax.stopping import StopRequest
+from wpl_jax.runs.resumable import Resumable
+from wpl_jax.runs.run_files import NUMBER, finite, read_json, to_json, write_atomically
+from wpl_jax.runs.stopping import StopRequest
 from wpl_jax.supernet import gather, num_parameters
 from wpl_jax.tasks import Data, Evaluation, Shelf, Task, load_task
 from wpl_jax.training import Trainee, train_step

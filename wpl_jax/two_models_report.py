@@ -11,8 +11,8 @@ import numpy as np
 from wpl_jax.errors import UserError, shorten
 from wpl_jax.guessing import Guess, Model, check_guess, read_guess, remark
 from wpl_jax.report import COLORS, Page, band, new_figure
-from wpl_jax.run_directory import differing_fields
-from wpl_jax.run_files import (
+from wpl_jax.runs.run_directory import differing_fields
+from wpl_jax.runs.run_files import (
     NUMBER,
     NUMBER_OR_NULL,
     OBJECT,

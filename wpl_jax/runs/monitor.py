@@ -16,9 +16,9 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import masked_crc32c
 from tqdm import tqdm
 
-from wpl_jax import console, run_files
 from wpl_jax.errors import UserError
-from wpl_jax.run_files import write_atomically, writing
+from wpl_jax.runs import console, run_files
+from wpl_jax.runs.run_files import write_atomically, writing
 
 METRICS_FILE = "metrics.jsonl"
 

@@ -18,7 +18,7 @@ from etils import epath
 from wpl_jax.common.checks import leaves_by_path
 from wpl_jax.common.trees import is_key, without_keys
 from wpl_jax.errors import UserError, is_text
-from wpl_jax.run_files import make_folder
+from wpl_jax.runs.run_files import make_folder
 
 _LONGEST = 300  # letters of what Orbax says, which may quote whole specifications
 _OVERHEAD = 1 << 16  # Bytes of a checkpoint besides its arrays: some 20,000 are seen.

@@ -11,11 +11,11 @@ from typing import Any
 
 from absl import logging
 
-from wpl_jax.checkpoint import Checkpoints
 from wpl_jax.devices import processes
-from wpl_jax.monitor import METRICS_FILE, Metrics, Progress, missing, whole_records
-from wpl_jax.profiling import Tracer
-from wpl_jax.stopping import StopRequest
+from wpl_jax.runs.checkpoint import Checkpoints
+from wpl_jax.runs.monitor import METRICS_FILE, Metrics, Progress, missing, whole_records
+from wpl_jax.runs.profiling import Tracer
+from wpl_jax.runs.stopping import StopRequest
 
 _CHECKPOINTS = "checkpoints"  # the folder
 _CHANGED = "a record has changed since it was written"

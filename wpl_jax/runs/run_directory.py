@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from wpl_jax import run_files
-from wpl_jax.checkpoint import check_path
 from wpl_jax.devices import processes
 from wpl_jax.errors import UserError, shorten
-from wpl_jax.run_files import OBJECT, TEXT, to_json, write_atomically
+from wpl_jax.runs import run_files
+from wpl_jax.runs.checkpoint import check_path
+from wpl_jax.runs.run_files import OBJECT, TEXT, to_json, write_atomically
 
 CONFIG_FILE = "config.json"
 DATA_FILE = "data.json"
@@ -102,7 +102,7 @@ def claim_data(workdir: Path, data: Mapping[str, str]) -> None:
 
     Args:
       workdir: A folder that is open.
-      data: Fingerprints (:mod:`wpl_jax.fingerprint`), by the names of what uses them.
+      data: Fingerprints (:mod:`wpl_jax.runs.fingerprint`), by the names of what uses them.
 
     Raises:
       UserError: If there was other data before.

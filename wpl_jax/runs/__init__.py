@@ -1,0 +1,1 @@
+"""Long runs: files, checkpoints, progress, and how they stop and resume."""
