@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from wpl_jax.data import Split
-from wpl_jax.data.holdout import hold_out
+from wpl_jax.data.images.holdout import hold_out
 
 
 def _numbered(counts):

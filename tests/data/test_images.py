@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from wpl_jax.data import FORMATS, ImageDataset, Split, load_images
-from wpl_jax.data.layout import check_layout
+from wpl_jax.data.images.layout import check_layout
 
 
 @pytest.fixture

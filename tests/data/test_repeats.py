@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from wpl_jax.data import Split, load_images, load_text, open_images
-from wpl_jax.data.holdout import hold_out
+from wpl_jax.data.images.holdout import hold_out
 from wpl_jax.data.repeats import (
     count_repeated,
     describe_repeated,

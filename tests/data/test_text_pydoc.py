@@ -6,7 +6,7 @@ from types import ModuleType
 import pytest
 
 from wpl_jax.data import load_text
-from wpl_jax.data.pydoc_topics import read_pydoc
+from wpl_jax.data.text.pydoc_topics import read_pydoc
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from wpl_jax.data import load_images, network
-from wpl_jax.data import tfds as reader
+from wpl_jax.data.images import tfds as reader
 
 
 class WplStripes(tfds.core.GeneratorBasedBuilder):

@@ -147,7 +147,7 @@ def test_image_of_too_many_pixels(side, known, folder, data_error):
 
 @pytest.mark.usefixtures("little_memory")
 def test_image_larger_than_memory(folder, monkeypatch, data_error):
-    monkeypatch.setattr("wpl_jax.data.pixels._SMALL", 0)
+    monkeypatch.setattr("wpl_jax.data.images.pixels._SMALL", 0)
     with data_error(folder, "an image of 20 x 20 pixels, which takes 2.7 KiB", "small"):
         load_images("folder", folder)
 

@@ -27,8 +27,8 @@ from wpl_jax.common.config_fields import (
     require_only,
 )
 from wpl_jax.data import ImageDataset, open_images
-from wpl_jax.data.contrast import require_contrast
 from wpl_jax.data.host_memory import require_memory
+from wpl_jax.data.images.contrast import require_contrast
 from wpl_jax.data.repeats import count_repeated, describe_repeated, hash_rows
 from wpl_jax.devices import parallel, processes
 from wpl_jax.devices.parallel import ALONE, ONE, Axis, Devices, Divided

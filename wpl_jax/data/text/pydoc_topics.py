@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from wpl_jax.data.errors import DataError
 from wpl_jax.data.files import PathLike
-from wpl_jax.data.text_source import TextSource, TextSplit
+from wpl_jax.data.text.source import TextSource, TextSplit
 
 # A word with its contracted ending ("isn't"), or one mark.
 _TOKEN = re.compile(r"\w+(?:'(?:s|t|d|m|re|ve|ll)\b)?|[^\w\s]")

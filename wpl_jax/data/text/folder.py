@@ -12,7 +12,7 @@ from wpl_jax.data.files import (
     require_folder,
     require_path,
 )
-from wpl_jax.data.text_source import TextSource, TextSplit
+from wpl_jax.data.text.source import TextSource, TextSplit
 
 _SPLITS = ("train", "valid", "test")
 _LAYOUT = "train.txt, valid.txt and test.txt"

@@ -13,10 +13,10 @@ from wpl_jax.data.arguments import check_options, choose, require_int
 from wpl_jax.data.errors import DataError
 from wpl_jax.data.files import PathLike
 from wpl_jax.data.repeats import check_text, share_repeated
-from wpl_jax.data.text_formats import TEXT_FORMATS
-from wpl_jax.data.text_levels import LEVELS, Level
-from wpl_jax.data.text_source import TextSource
-from wpl_jax.data.text_vocabulary import build_vocabulary, encode
+from wpl_jax.data.text.formats import TEXT_FORMATS
+from wpl_jax.data.text.levels import LEVELS, Level
+from wpl_jax.data.text.source import TextSource
+from wpl_jax.data.text.vocabulary import build_vocabulary, encode
 from wpl_jax.errors import printable
 
 _SPLITS = ("train", "valid", "test")

@@ -6,7 +6,7 @@ from collections.abc import Sequence, Set
 import numpy as np
 
 from wpl_jax.data.errors import DataError
-from wpl_jax.data.text_levels import END, UNKNOWN
+from wpl_jax.data.text.levels import END, UNKNOWN
 
 
 def build_vocabulary(

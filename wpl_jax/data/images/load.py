@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from wpl_jax.data.arguments import check_options, choose, require_int
-from wpl_jax.data.checks import check_source
-from wpl_jax.data.contrast import check_contrast
 from wpl_jax.data.files import PathLike
-from wpl_jax.data.formats import FORMATS
-from wpl_jax.data.holdout import check_share, hold_out
+from wpl_jax.data.images.checks import check_source
+from wpl_jax.data.images.contrast import check_contrast
+from wpl_jax.data.images.formats import FORMATS
+from wpl_jax.data.images.holdout import check_share, hold_out
+from wpl_jax.data.images.source import Source, Split
 from wpl_jax.data.repeats import count_repeated, hash_rows
-from wpl_jax.data.source import Source, Split
 from wpl_jax.errors import printable
 
 
@@ -126,7 +126,7 @@ def open_images(
       test: The same for testing. Not used where the source has a test split.
       seed: Seed of the random hold-outs, a non-negative int.
       **options: The format's own, see its reader, e.g.
-        :func:`wpl_jax.data.image_folder.read_image_folder`.
+        :func:`wpl_jax.data.images.image_folder.read_image_folder`.
 
     Returns:
       The data set.

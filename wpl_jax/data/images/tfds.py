@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from wpl_jax.data.checks import as_split
 from wpl_jax.data.errors import DataError
 from wpl_jax.data.files import PathLike
 from wpl_jax.data.host_memory import require_memory
+from wpl_jax.data.images.checks import as_split
+from wpl_jax.data.images.source import Source, Split
 from wpl_jax.data.network import answers
-from wpl_jax.data.source import Source, Split
 
 _NAME = "the name of a data set of tensorflow-datasets"
 _FORMAT = "array_record"  # the one that needs no TensorFlow to be read

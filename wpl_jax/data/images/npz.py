@@ -10,10 +10,10 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.lib.npyio import NpzFile
 
-from wpl_jax.data.checks import as_split
 from wpl_jax.data.errors import DataError
 from wpl_jax.data.files import PathLike, require_file, require_path, unreadable
-from wpl_jax.data.source import Source, Split
+from wpl_jax.data.images.checks import as_split
+from wpl_jax.data.images.source import Source, Split
 from wpl_jax.data.unpacking import unpack_npy
 
 _ZIP = b"PK\x03\x04"  # how every zip file begins that is not empty

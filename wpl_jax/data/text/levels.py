@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from wpl_jax.data.errors import DataError
-from wpl_jax.data.text_source import TextSplit
+from wpl_jax.data.text.source import TextSplit
 
 END = "<eos>"  # the end of a line, at word level
 UNKNOWN = "<unk>"  # what stands for every token outside the vocabulary

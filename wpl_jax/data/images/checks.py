@@ -6,8 +6,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from wpl_jax.data.errors import DataError
-from wpl_jax.data.layout import check_examples_first, check_layout
-from wpl_jax.data.source import Source, Split
+from wpl_jax.data.images.layout import check_examples_first, check_layout
+from wpl_jax.data.images.source import Source, Split
 
 _AT_ONCE = 1024  # images
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from wpl_jax.data.errors import DataError
 from wpl_jax.data.files import PathLike
-from wpl_jax.data.source import Source, Split
+from wpl_jax.data.images.source import Source, Split
 
 
 def read_digits(path: PathLike | None = None) -> Source:

@@ -18,7 +18,6 @@ from typing import BinaryIO, cast
 
 import numpy as np
 
-from wpl_jax.data.checks import as_split
 from wpl_jax.data.errors import DataError
 from wpl_jax.data.files import (
     PathLike,
@@ -28,7 +27,8 @@ from wpl_jax.data.files import (
     require_path,
     unreadable,
 )
-from wpl_jax.data.source import Source, Split
+from wpl_jax.data.images.checks import as_split
+from wpl_jax.data.images.source import Source, Split
 from wpl_jax.data.unpacking import MOST_PER_BYTE, WrongSizeError, unpack
 
 _EXPECTED = "a folder with the four idx files of MNIST, or of a set like it"

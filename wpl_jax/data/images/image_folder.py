@@ -20,8 +20,8 @@ from wpl_jax.data.files import (
     require_path,
 )
 from wpl_jax.data.host_memory import require_memory
-from wpl_jax.data.pixels import read_form, read_pixels
-from wpl_jax.data.source import Source, Split
+from wpl_jax.data.images.pixels import read_form, read_pixels
+from wpl_jax.data.images.source import Source, Split
 
 _LAYOUT = "train/CLASS/IMAGE, test/CLASS/IMAGE and, optional, valid/CLASS/IMAGE"
 _ENDINGS = (

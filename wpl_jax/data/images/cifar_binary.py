@@ -19,7 +19,7 @@ from wpl_jax.data.files import (
     require_folder,
     require_path,
 )
-from wpl_jax.data.source import Source, Split
+from wpl_jax.data.images.source import Source, Split
 
 _CHANNELS, _SIDE = 3, 32
 _PIXELS = _CHANNELS * _SIDE * _SIDE  # 3,072 bytes

@@ -3,8 +3,8 @@
 import numpy as np
 
 from wpl_jax.data.errors import DataError
+from wpl_jax.data.images.source import Split
 from wpl_jax.data.repeats import hash_rows
-from wpl_jax.data.source import Split
 
 
 def check_share(share: object, argument: str) -> int | float:

@@ -1,0 +1,1 @@
+"""Images: file formats, checks, and what is held out."""

@@ -1,0 +1,1 @@
+"""Text: file formats, vocabularies, and parallel streams."""
