@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks import measure, models
 from configs import enas_rnn_pydoc
 from wpl_jax import per_example_fisher
-from wpl_jax.evaluator import Evaluator
+from wpl_jax.engine.evaluator import Evaluator
 from wpl_jax.search_config import make_search
 from wpl_jax.supernet import random_architecture
 

@@ -27,8 +27,8 @@ import optax
 from benchmarks import measure
 from configs import enas_cnn_cifar10
 from wpl_jax.devices.parallel import ALONE
-from wpl_jax.optimizers import make_sgd
-from wpl_jax.protection import make_protection
+from wpl_jax.engine.optimizers import make_sgd
+from wpl_jax.protections.protection import make_protection
 from wpl_jax.search import Search
 from wpl_jax.spaces.cell_graph import EPSILON
 from wpl_jax.spaces.depthwise import average_pool, depthwise, max_pool, shifts

@@ -24,8 +24,8 @@ import optax
 
 from benchmarks import measure
 from configs import enas_rnn_ptb
-from wpl_jax.optimizers import make_sgd
-from wpl_jax.protection import make_protection
+from wpl_jax.engine.optimizers import make_sgd
+from wpl_jax.protections.protection import make_protection
 from wpl_jax.search import Search
 from wpl_jax.spaces.highway_scan import ACTIVATIONS, flat
 from wpl_jax.spaces.recurrent_cell import Dropout, RecurrentCell

@@ -14,8 +14,8 @@ from absl import flags
 from ml_collections import ConfigDict, config_dict, config_flags
 
 from wpl_jax import command_line, jobs
+from wpl_jax.engine.plan import Call, Calls
 from wpl_jax.errors import UserError
-from wpl_jax.search_calls import Call, Calls
 from wpl_jax.search_run import calls_of_search
 
 # ml_collections loads files by a method that Python deprecates.

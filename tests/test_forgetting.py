@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from wpl_jax.forgetting import forgetting, kendall_tau, spearman_rho
+from wpl_jax.engine.forgetting import forgetting, kendall_tau, spearman_rho
 
 
 def test_by_hand():

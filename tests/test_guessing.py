@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from wpl_jax import guessing, search_run, two_models_report
-from wpl_jax.guessing import Guess, Model
+from wpl_jax import search_run, two_models_report
+from wpl_jax.tasks import guessing
+from wpl_jax.tasks.guessing import Guess, Model
 from wpl_jax.two_models_analysis import Outcome
 
 

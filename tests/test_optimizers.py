@@ -8,8 +8,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import enas_rnn_ptb
+from wpl_jax.engine.optimizers import Cosine, Exponential, Sgd, make_sgd
 from wpl_jax.errors import ConfigError
-from wpl_jax.optimizers import Cosine, Exponential, Sgd, make_sgd
 
 PARAMS = {"a": np.array([1.0, -2.0, 4.0]), "b": np.array([[0.5]])}
 GRADIENT = {"a": np.array([3.0, 0.0, -4.0]), "b": np.array([[12.0]])}  # of norm 13

@@ -12,7 +12,7 @@ import pytest
 from configs import enas_rnn_ptb
 from wpl_jax import penalty
 from wpl_jax.errors import ConfigError
-from wpl_jax.protection import (
+from wpl_jax.protections.protection import (
     NoProtection,
     QuadraticProtection,
     Trained,

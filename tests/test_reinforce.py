@@ -23,7 +23,8 @@ from controller_reference import (
     to_jax,
 )
 
-from wpl_jax import controller, reinforce
+from wpl_jax import controller
+from wpl_jax.strategies import reinforce
 
 
 def one_by_one(reward_fn):

@@ -16,12 +16,12 @@ from ml_collections import ConfigDict
 from configs import enas_rnn_pydoc
 from wpl_jax import retrain
 from wpl_jax.devices.parallel import ALONE
+from wpl_jax.engine.optimizers import Exponential, Sgd
 from wpl_jax.errors import ConfigError, UserError
-from wpl_jax.guessing import Guess
-from wpl_jax.optimizers import Exponential, Sgd
 from wpl_jax.retrain import Retraining
 from wpl_jax.supernet import ALL
 from wpl_jax.tasks import Evaluation
+from wpl_jax.tasks.guessing import Guess
 
 STACK, SIZE, BATCHES, EPOCHS, PATIENCE = 4, 3, 5, 6, 1
 ARCHITECTURE = np.array([3, 1], np.int32)

@@ -10,9 +10,9 @@ import toy
 from ml_collections import ConfigDict
 
 from wpl_jax import search_config, tasks
-from wpl_jax.evaluator import Evaluator
-from wpl_jax.optimizers import Exponential, Sgd
-from wpl_jax.protection import NoProtection, make_protection
+from wpl_jax.engine.evaluator import Evaluator
+from wpl_jax.engine.optimizers import Exponential, Sgd
+from wpl_jax.protections.protection import NoProtection, make_protection
 from wpl_jax.search import Search
 from wpl_jax.strategies import make_strategy
 from wpl_jax.strategies.random_search import RandomSearch

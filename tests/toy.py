@@ -14,9 +14,9 @@ from ml_collections import ConfigDict
 
 from configs import enas_rnn_pydoc
 from wpl_jax.devices.parallel import ALONE
-from wpl_jax.guessing import of_losses
 from wpl_jax.supernet import ALL, Decision, Graph
 from wpl_jax.tasks import Evaluation
+from wpl_jax.tasks.guessing import of_losses
 
 ROWS, SIZE = 3, 2
 FACTORS = {"shared": 1.0, "a": 2.0, "b": 3.0}

@@ -6,7 +6,7 @@ after the other,
 
     p(a) = prod_k p(a_k | a_1, ..., a_k-1);
 
-:mod:`wpl_jax.reinforce` trains it.
+:mod:`wpl_jax.strategies.reinforce` trains it.
 
 All it knows of a space is the number of choices of each decision. Decisions are
 padded to the largest number, so that one ``lax.scan`` over them is one compilation

@@ -30,15 +30,15 @@ from wpl_jax.common.config_fields import (
 from wpl_jax.devices import processes
 from wpl_jax.devices.compiled import compiled
 from wpl_jax.devices.parallel import ONE, Devices, make_devices
+from wpl_jax.engine.optimizers import Sgd, make_sgd
+from wpl_jax.engine.training import Trainee, train_step
 from wpl_jax.errors import UserError
-from wpl_jax.guessing import NO_BETTER, Model, check_guess, print_remark
-from wpl_jax.optimizers import Sgd, make_sgd
 from wpl_jax.runs.resumable import Resumable
 from wpl_jax.runs.run_files import NUMBER, finite, read_json, to_json, write_atomically
 from wpl_jax.runs.stopping import StopRequest
 from wpl_jax.supernet import gather, num_parameters
 from wpl_jax.tasks import Data, Evaluation, Shelf, Task, load_task
-from wpl_jax.training import Trainee, train_step
+from wpl_jax.tasks.guessing import NO_BETTER, Model, check_guess, print_remark
 
 RETRAINED_FILE = "retrained.json"
 # Between two calls it is seen that a signal has come. How the batches are divided into

@@ -28,22 +28,22 @@ from jax.typing import ArrayLike
 
 from wpl_jax.devices.compiled import compiled
 from wpl_jax.devices.parallel import ONE, Devices
-from wpl_jax.evaluator import Evaluator
-from wpl_jax.forgetting import forgetting
-from wpl_jax.joint_training import (
+from wpl_jax.engine.evaluator import Evaluator
+from wpl_jax.engine.forgetting import forgetting
+from wpl_jax.engine.joint_training import (
     Child,
     batches_of_several,
     mean_over_children,
     train_together,
 )
-from wpl_jax.learner import Learner
-from wpl_jax.optimizers import Sgd
-from wpl_jax.protection import Protection, Trained
-from wpl_jax.search_state import Epoch, Measured, Selection, Shared, State, key_for
+from wpl_jax.engine.learner import Learner
+from wpl_jax.engine.optimizers import Sgd
+from wpl_jax.engine.state import Epoch, Measured, Selection, Shared, State, key_for
+from wpl_jax.engine.training import Skipped, Trainee, train_batches
+from wpl_jax.protections.protection import Protection, Trained
 from wpl_jax.strategies import Strategy
 from wpl_jax.supernet import ALL, gather, present, scatter
 from wpl_jax.tasks import Data, Evaluation, Task, ranking
-from wpl_jax.training import Skipped, Trainee, train_batches
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,8 +20,8 @@ from wpl_jax.common.config_fields import (
     with_changes,
 )
 from wpl_jax.devices.parallel import make_devices
-from wpl_jax.optimizers import make_sgd
-from wpl_jax.protection import make_protection
+from wpl_jax.engine.optimizers import make_sgd
+from wpl_jax.protections.protection import make_protection
 from wpl_jax.search import Search
 from wpl_jax.strategies import make_strategy
 from wpl_jax.tasks import Data, Shelf, load_task

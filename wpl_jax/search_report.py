@@ -13,7 +13,6 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from wpl_jax.drawing import animate, draw, height, to_dot
 from wpl_jax.errors import UserError
-from wpl_jax.guessing import Model, check_guess, lowest, read_guess, remark
 from wpl_jax.rank_disorder import correlation, read_ranks
 from wpl_jax.report import COLORS, Page, band, new_figure
 from wpl_jax.retrain import REMEDY as REMEDY_FROM_SCRATCH
@@ -33,6 +32,7 @@ from wpl_jax.runs.run_files import (
     write_atomically,
 )
 from wpl_jax.supernet import Decision, Graph, Space, num_choices
+from wpl_jax.tasks.guessing import Model, check_guess, lowest, read_guess, remark
 
 REPORT_FILE = "report.html"
 RESULTS_FILE = "results.json"

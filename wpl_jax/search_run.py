@@ -20,21 +20,21 @@ from wpl_jax import memory, rank_disorder, retrain, search_report
 from wpl_jax.common.config_fields import changes_of, check_seed, get_field
 from wpl_jax.data import DataError
 from wpl_jax.devices import parallel, processes
+from wpl_jax.engine.forgetting import Forgetting
+from wpl_jax.engine.plan import Call, Calls
+from wpl_jax.engine.state import Measured, State
 from wpl_jax.errors import ConfigError, UserError
-from wpl_jax.forgetting import Forgetting
-from wpl_jax.guessing import NO_BETTER, Guess, Model, lowest, print_remark
 from wpl_jax.runs import fingerprint
 from wpl_jax.runs.resumable import Resumable, newest
 from wpl_jax.runs.run_directory import claim_data, open_run
 from wpl_jax.runs.run_files import finite, read_text, to_json, write_atomically
 from wpl_jax.runs.stopping import StopRequest
 from wpl_jax.search import Search
-from wpl_jax.search_calls import Call, Calls
 from wpl_jax.search_config import Run, arm_names, expand, make_search
 from wpl_jax.search_report import REPORT_FILE, RESULTS_FILE
-from wpl_jax.search_state import Measured, State
 from wpl_jax.supernet import Space, architecture_from_json, architecture_to_json
 from wpl_jax.tasks import Data, Shelf, open_task, ranking
+from wpl_jax.tasks.guessing import NO_BETTER, Guess, Model, lowest, print_remark
 
 ARCHITECTURE_FILE = "architecture.json"
 Made = TypeVar("Made")

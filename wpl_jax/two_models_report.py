@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from wpl_jax.errors import UserError, shorten
-from wpl_jax.guessing import Guess, Model, check_guess, read_guess, remark
 from wpl_jax.report import COLORS, Page, band, new_figure
 from wpl_jax.runs.run_directory import differing_fields
 from wpl_jax.runs.run_files import (
@@ -24,6 +23,7 @@ from wpl_jax.runs.run_files import (
     read_json,
     to_json,
 )
+from wpl_jax.tasks.guessing import Guess, Model, check_guess, read_guess, remark
 from wpl_jax.two_models_analysis import (
     Calibrated,
     Outcome,

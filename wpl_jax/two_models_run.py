@@ -19,12 +19,12 @@ from wpl_jax.data import DataError, ImageDataset, load_images
 from wpl_jax.data.repeats import describe_repeated
 from wpl_jax.devices import parallel, processes
 from wpl_jax.errors import ConfigError, UserError
-from wpl_jax.guessing import NO_BETTER, Guess, of_classes
 from wpl_jax.runs import fingerprint
 from wpl_jax.runs.resumable import Resumable
 from wpl_jax.runs.run_directory import claim_data, open_run
 from wpl_jax.runs.run_files import finite, to_json, write_atomically
 from wpl_jax.runs.stopping import StopRequest
+from wpl_jax.tasks.guessing import NO_BETTER, Guess, of_classes
 from wpl_jax.two_models import (
     FORMS,
     IMPORTANCES,

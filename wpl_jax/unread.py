@@ -6,8 +6,10 @@ read by nobody. Each part tells of its own settings.
 
 from ml_collections import ConfigDict
 
-from wpl_jax import optimizers, protection, strategies, tasks
+from wpl_jax import strategies, tasks
 from wpl_jax.common.config_fields import get_field, leaves
+from wpl_jax.engine import optimizers
+from wpl_jax.protections import protection
 from wpl_jax.retrain import config_for_task
 from wpl_jax.search_config import expand
 

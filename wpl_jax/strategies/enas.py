@@ -9,13 +9,14 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from wpl_jax import controller, reinforce
+from wpl_jax import controller
 from wpl_jax.common.config_fields import (
     require_choice,
     require_int,
     require_number,
     require_only,
 )
+from wpl_jax.strategies import reinforce
 from wpl_jax.strategies.strategy import Candidates, Learned, RewardsFn, make_candidates
 from wpl_jax.supernet import Decision, num_choices
 
@@ -32,7 +33,7 @@ class State(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Enas:
-    """The strategy, a controller that learns by :mod:`wpl_jax.reinforce`.
+    """The strategy, a controller that learns by :mod:`wpl_jax.strategies.reinforce`.
 
     Attributes:
       decisions: Of the space.

@@ -6,7 +6,7 @@ import jax
 from ml_collections import ConfigDict
 
 from wpl_jax.common.config_fields import get_field, require_int, require_only
-from wpl_jax.reinforce import RewardsFn
+from wpl_jax.strategies.reinforce import RewardsFn
 
 State = Any
 

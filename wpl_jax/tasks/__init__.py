@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from wpl_jax.common.config_fields import require_choice
 from wpl_jax.devices.parallel import ONE, Devices
 from wpl_jax.tasks import image_classification, language_model
-from wpl_jax.tasks.shelf import Shelf
+from wpl_jax.tasks.data_cache import Shelf
 from wpl_jax.tasks.task import Data, Evaluation, Task, ranking
 
 __all__ = [

@@ -33,11 +33,11 @@ from wpl_jax.data.repeats import count_repeated, describe_repeated, hash_rows
 from wpl_jax.devices import parallel, processes
 from wpl_jax.devices.parallel import ALONE, ONE, Axis, Devices, Divided
 from wpl_jax.errors import ConfigError, UserError, in_bytes
-from wpl_jax.guessing import Guess, of_classes
 from wpl_jax.spaces import make_space
 from wpl_jax.spaces.micro_cell import Noise
 from wpl_jax.supernet import Space
-from wpl_jax.tasks.shelf import Shelf
+from wpl_jax.tasks.data_cache import Shelf
+from wpl_jax.tasks.guessing import Guess, of_classes
 from wpl_jax.tasks.task import Evaluation
 
 SPLITS = ("train", "valid", "test")

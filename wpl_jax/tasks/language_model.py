@@ -27,11 +27,11 @@ from wpl_jax.common.config_fields import (
 from wpl_jax.common.divisors import largest_divisor
 from wpl_jax.data import TextDataset, batchify, load_text
 from wpl_jax.devices.parallel import ALONE, Devices
-from wpl_jax.guessing import Guess, of_words
 from wpl_jax.spaces import make_space
 from wpl_jax.spaces.recurrent_cell import Dropout, Hidden
 from wpl_jax.supernet import Space
-from wpl_jax.tasks.shelf import Shelf
+from wpl_jax.tasks.data_cache import Shelf
+from wpl_jax.tasks.guessing import Guess, of_words
 from wpl_jax.tasks.task import Evaluation
 
 

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from wpl_jax.devices.parallel import ALONE, Axis
-from wpl_jax.guessing import Guess
 from wpl_jax.supernet import Space
+from wpl_jax.tasks.guessing import Guess
 
 Data = Any  # a pytree of arrays on the device
 Stream = Any  # a pytree that a batch leaves to the next one, as hidden states are

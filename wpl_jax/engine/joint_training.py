@@ -14,15 +14,15 @@ import jax.numpy as jnp
 import optax
 
 from wpl_jax.devices.parallel import Devices
-from wpl_jax.supernet import add_rows, gather, mask
-from wpl_jax.tasks.task import Data, Task
-from wpl_jax.training import (
+from wpl_jax.engine.training import (
     Skipped,
     Step,
     Trainee,
     gradient_of_batch,
     mean_of_finite,
 )
+from wpl_jax.supernet import add_rows, gather, mask
+from wpl_jax.tasks.task import Data, Task
 
 
 class Child(NamedTuple):

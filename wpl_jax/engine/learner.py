@@ -7,8 +7,8 @@ import jax
 
 from wpl_jax.devices.compiled import compiled
 from wpl_jax.devices.parallel import ONE, Devices
-from wpl_jax.evaluator import Evaluator
-from wpl_jax.search_state import key_for
+from wpl_jax.engine.evaluator import Evaluator
+from wpl_jax.engine.state import key_for
 from wpl_jax.strategies import Strategy
 from wpl_jax.strategies.strategy import Learned
 from wpl_jax.tasks import Data, Task

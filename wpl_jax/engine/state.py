@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from wpl_jax.forgetting import Forgetting
+from wpl_jax.engine.forgetting import Forgetting
+from wpl_jax.engine.training import Skipped
 from wpl_jax.tasks import Evaluation
-from wpl_jax.training import Skipped
 
 
 class Shared(NamedTuple):

@@ -1,0 +1,1 @@
+"""Protections against forgetting."""
