@@ -29,16 +29,17 @@ from test_search import (
 )
 
 import configs
-from wpl_jax import jobs, retrain, search_config, search_run, tasks
+from wpl_jax import jobs, search_config, search_run, tasks
 from wpl_jax.data import open_images
 from wpl_jax.devices import parallel
 from wpl_jax.devices.parallel import ALONE, Axis, Devices, Divided
 from wpl_jax.engine.joint_training import Child, batches_of_several, joint_step
 from wpl_jax.engine.training import Trainee, gradient_of_batch
 from wpl_jax.errors import ConfigError, UserError
+from wpl_jax.evaluation import retrain
+from wpl_jax.evaluation.rank_disorder import with_shared
 from wpl_jax.penalty import consolidate, weight_plasticity
 from wpl_jax.protections.protection import make_protection
-from wpl_jax.rank_disorder import with_shared
 from wpl_jax.runs.stopping import StopRequest
 from wpl_jax.search_run import _advance, _taken, calls_of_search
 from wpl_jax.supernet import gather, mask, random_architecture

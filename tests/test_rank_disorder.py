@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import toy
 
-from wpl_jax import jobs, rank_disorder, retrain, search_run, tasks
+from wpl_jax import jobs, search_run, tasks
 from wpl_jax.errors import ConfigError, UserError
-from wpl_jax.rank_disorder import correlation, draw
+from wpl_jax.evaluation import rank_disorder, retrain
+from wpl_jax.evaluation.rank_disorder import correlation, draw
 
 
 def tau_b(x, y):

@@ -14,11 +14,11 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import enas_rnn_pydoc
-from wpl_jax import retrain
 from wpl_jax.devices.parallel import ALONE
 from wpl_jax.engine.optimizers import Exponential, Sgd
 from wpl_jax.errors import ConfigError, UserError
-from wpl_jax.retrain import Retraining
+from wpl_jax.evaluation import retrain
+from wpl_jax.evaluation.retrain import Retraining
 from wpl_jax.supernet import ALL
 from wpl_jax.tasks import Evaluation
 from wpl_jax.tasks.guessing import Guess

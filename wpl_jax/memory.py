@@ -14,7 +14,7 @@ from wpl_jax.devices.parallel import (
     bytes_of_exchange,
     undivided,
 )
-from wpl_jax.retrain import Retraining
+from wpl_jax.evaluation.retrain import Retraining
 from wpl_jax.search import Search
 from wpl_jax.supernet import gather
 from wpl_jax.tasks import Data, Task

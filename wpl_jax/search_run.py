@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from wpl_jax import memory, rank_disorder, retrain, search_report
+from wpl_jax import memory, search_report
 from wpl_jax.common.config_fields import changes_of, check_seed, get_field
 from wpl_jax.data import DataError
 from wpl_jax.devices import parallel, processes
@@ -24,6 +24,7 @@ from wpl_jax.engine.forgetting import Forgetting
 from wpl_jax.engine.plan import Call, Calls
 from wpl_jax.engine.state import Measured, State
 from wpl_jax.errors import ConfigError, UserError
+from wpl_jax.evaluation import rank_disorder, retrain
 from wpl_jax.runs import fingerprint
 from wpl_jax.runs.resumable import Resumable, newest
 from wpl_jax.runs.run_directory import claim_data, open_run

@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from wpl_jax import retrain
 from wpl_jax.common.config_fields import require_int, with_changes
 from wpl_jax.devices import processes
 from wpl_jax.engine.evaluator import Evaluator
 from wpl_jax.engine.forgetting import kendall_tau
+from wpl_jax.evaluation import retrain
 from wpl_jax.runs.run_files import (
     NUMBER_OR_NULL,
     OBJECT,

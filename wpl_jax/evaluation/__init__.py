@@ -1,0 +1,1 @@
+"""What architectures are worth: trained from scratch, alone and in order."""
