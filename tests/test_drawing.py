@@ -13,9 +13,9 @@ from matplotlib.patches import FancyArrowPatch
 from PIL import Image
 from tiny import small_files
 
-from wpl_jax.drawing import animate, draw, layout, to_dot
 from wpl_jax.errors import UserError
-from wpl_jax.report import new_figure
+from wpl_jax.reports.drawing import animate, draw, layout, to_dot
+from wpl_jax.reports.page import new_figure
 from wpl_jax.spaces.recurrent_cell import RecurrentCell
 from wpl_jax.supernet import Graph
 

@@ -7,7 +7,7 @@ import pytest
 from tiny import small_files
 
 from wpl_jax.errors import UserError
-from wpl_jax.report import Page, new_figure
+from wpl_jax.reports.page import Page, new_figure
 from wpl_jax.runs import console
 
 FIGURES = ["one.png", "one.svg", "two.png", "two.svg"]

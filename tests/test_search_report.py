@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wpl_jax import search_report
 from wpl_jax.errors import UserError
+from wpl_jax.reports import search_report
 from wpl_jax.runs.checkpoint import Checkpoints
 from wpl_jax.spaces.recurrent_cell import ACTIVATIONS, RecurrentCell
 

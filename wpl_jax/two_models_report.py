@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from wpl_jax.errors import UserError, shorten
-from wpl_jax.report import COLORS, Page, band, new_figure
+from wpl_jax.reports.page import COLORS, Page, band, new_figure
 from wpl_jax.runs.run_directory import differing_fields
 from wpl_jax.runs.run_files import (
     NUMBER,

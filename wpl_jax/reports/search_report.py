@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from wpl_jax.drawing import animate, draw, height, to_dot
 from wpl_jax.errors import UserError
 from wpl_jax.evaluation.rank_disorder import correlation, read_ranks
 from wpl_jax.evaluation.retrain import REMEDY as REMEDY_FROM_SCRATCH
 from wpl_jax.evaluation.retrain import RETRAINED_FILE, read_retrained
-from wpl_jax.report import COLORS, Page, band, new_figure
+from wpl_jax.reports.drawing import animate, draw, height, to_dot
+from wpl_jax.reports.page import COLORS, Page, band, new_figure
 from wpl_jax.runs.monitor import METRICS_FILE, whole_records
 from wpl_jax.runs.resumable import changed_records
 from wpl_jax.runs.run_files import (

@@ -9,7 +9,7 @@ from matplotlib.patches import FancyArrowPatch
 from matplotlib.text import Text
 from PIL import Image
 
-from wpl_jax.report import COLORS, new_figure, save
+from wpl_jax.reports.page import COLORS, new_figure, save
 from wpl_jax.runs.run_files import write_atomically
 from wpl_jax.supernet import Graph
 
