@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wpl_jax import two_models
+from wpl_jax.two_models import experiment as two_models
 
 MLP_SIZES = (784, 50, 50, 50, 50, 50, 10)
 

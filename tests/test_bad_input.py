@@ -47,7 +47,7 @@ def no_compiling(monkeypatch):
         raise AssertionError("something is compiled")
 
     monkeypatch.setattr("wpl_jax.search.Search.train_child", compiles)
-    monkeypatch.setattr("wpl_jax.two_models_run.Experiment.train_a", compiles)
+    monkeypatch.setattr("wpl_jax.two_models.run.Experiment.train_a", compiles)
 
 
 def refused(config, workdir, overrides=()):

@@ -6,10 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from wpl_jax import search_run, two_models_report
+from wpl_jax import search_run
 from wpl_jax.tasks import guessing
 from wpl_jax.tasks.guessing import Guess, Model
-from wpl_jax.two_models_analysis import Outcome
+from wpl_jax.two_models import report as two_models_report
+from wpl_jax.two_models.analysis import Outcome
 
 
 def test_of_classes_by_hand():

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wpl_jax import two_models
-from wpl_jax.two_models import Data, Examples, Setting
+from wpl_jax.two_models import experiment as two_models
+from wpl_jax.two_models.experiment import Data, Examples, Setting
 
 PIXELS, CLASSES = 5, 3
 SETTING = Setting(

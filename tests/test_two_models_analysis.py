@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from wpl_jax.two_models_analysis import (
+from wpl_jax.two_models.analysis import (
     Outcome,
     calibrate,
     read_outcomes,

@@ -21,13 +21,13 @@ import pytest
 import tiny
 from tiny import ARMS, assert_same_bytes, deaths, get_config, small_files
 
-from wpl_jax import two_models_run
 from wpl_jax.data import DataError, load_images
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.runs.run_directory import open_run
-from wpl_jax.two_models import Curves
-from wpl_jax.two_models_arms import CONVERGED, Arm, check
-from wpl_jax.two_models_run import load_data, make_setting
+from wpl_jax.two_models import run as two_models_run
+from wpl_jax.two_models.arms import CONVERGED, Arm, check
+from wpl_jax.two_models.experiment import Curves
+from wpl_jax.two_models.run import load_data, make_setting
 
 SEEDS, EVALUATIONS = 2, 3
 

@@ -18,7 +18,12 @@ from wpl_jax.common.config_fields import (
     require_number,
     require_numbers,
 )
-from wpl_jax.two_models import ACTIVATIONS, FORMS, IMPORTANCES, NORMALIZATIONS
+from wpl_jax.two_models.experiment import (
+    ACTIVATIONS,
+    FORMS,
+    IMPORTANCES,
+    NORMALIZATIONS,
+)
 
 _MOST_LAYERS = 100  # of a model: tracing takes time in proportion
 _MAIN = ("stop", "shared", "penalty", "form", "normalize")  # fields of config.main

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from wpl_jax.devices import capacity
 from wpl_jax.devices.parallel import bytes_of_each
-from wpl_jax.two_models import Curves, Data, Setting
+from wpl_jax.two_models.experiment import Curves, Data, Setting
 
 _FLOAT = 4  # bytes
 _CURVES = 3  # of the fields of Curves; the others are a few numbers

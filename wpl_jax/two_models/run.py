@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from wpl_jax import two_models, two_models_memory, two_models_report
 from wpl_jax.data import DataError, ImageDataset, load_images
 from wpl_jax.data.repeats import describe_repeated
 from wpl_jax.devices import parallel, processes
@@ -25,7 +24,11 @@ from wpl_jax.runs.run_directory import claim_data, open_run
 from wpl_jax.runs.run_files import finite, to_json, write_atomically
 from wpl_jax.runs.stopping import StopRequest
 from wpl_jax.tasks.guessing import NO_BETTER, Guess, of_classes
-from wpl_jax.two_models import (
+from wpl_jax.two_models import experiment as two_models
+from wpl_jax.two_models import memory as two_models_memory
+from wpl_jax.two_models import report as two_models_report
+from wpl_jax.two_models.arms import CONVERGED, Arm, check
+from wpl_jax.two_models.experiment import (
     FORMS,
     IMPORTANCES,
     NORMALIZATIONS,
@@ -34,7 +37,6 @@ from wpl_jax.two_models import (
     Examples,
     Setting,
 )
-from wpl_jax.two_models_arms import CONVERGED, Arm, check
 
 
 def run(config: ConfigDict, workdir: Path) -> None:

@@ -2,7 +2,7 @@
 
 Model A is trained, then model B, which shares some of A's layers. B's training
 overwrites them, and A forgets. This module holds the experiment as functions
-from arrays to arrays; :mod:`wpl_jax.two_models_run` runs them over settings and
+from arrays to arrays; :mod:`wpl_jax.two_models.run` runs them over settings and
 seeds.
 
 The parameters are a pool, ``{"shared": [...], "a": [...], "b": [...]}``, of

@@ -24,7 +24,7 @@ from wpl_jax.runs.run_files import (
     to_json,
 )
 from wpl_jax.tasks.guessing import Guess, Model, check_guess, read_guess, remark
-from wpl_jax.two_models_analysis import (
+from wpl_jax.two_models.analysis import (
     Calibrated,
     Outcome,
     calibrate,
@@ -32,7 +32,7 @@ from wpl_jax.two_models_analysis import (
     select,
     standard_error,
 )
-from wpl_jax.two_models_arms import CONVERGED, Arm
+from wpl_jax.two_models.arms import CONVERGED, Arm
 
 REPORT_FILE = "report.html"
 RESULTS_FILE = "results.json"
