@@ -32,9 +32,10 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from wpl_jax import command_line, jobs
 from wpl_jax.devices import parallel, processes
 from wpl_jax.errors import UserError
+from wpl_jax.jobs import command_line
+from wpl_jax.jobs import registry as jobs
 from wpl_jax.runs import console, profiling, stopping
 
 _CONFIG = config_flags.DEFINE_config_file(

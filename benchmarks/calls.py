@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks import measure
 from benchmarks import search as recurrent
 from configs import enas_rnn_pydoc
-from wpl_jax.search_config import make_search
+from wpl_jax.jobs.search_config import make_search
 
 STEPS, HIDDEN, BATCHES = 7, 200, 7
 COMPILED = 5  # times

@@ -38,7 +38,7 @@ def _measure() -> list[dict]:
     from benchmarks import measure
     from configs import enas_rnn_pydoc
     from wpl_jax.devices import parallel
-    from wpl_jax.search_config import make_search
+    from wpl_jax.jobs.search_config import make_search
 
     def call(count: int, together: int) -> Any:
         config = enas_rnn_pydoc.get_config()

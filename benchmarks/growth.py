@@ -19,7 +19,7 @@ from benchmarks import measure, models
 from configs import enas_rnn_pydoc
 from wpl_jax import per_example_fisher
 from wpl_jax.engine.evaluator import Evaluator
-from wpl_jax.search_config import make_search
+from wpl_jax.jobs.search_config import make_search
 from wpl_jax.supernet import random_architecture
 
 NODES = (4, 6, 8, 12, 16)

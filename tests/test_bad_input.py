@@ -13,10 +13,11 @@ import tiny_search
 from absl import flags
 from ml_collections import ConfigDict, config_dict, config_flags
 
-from wpl_jax import command_line, jobs
 from wpl_jax.engine.plan import Call, Calls
 from wpl_jax.errors import UserError
-from wpl_jax.search_run import calls_of_search
+from wpl_jax.jobs import command_line
+from wpl_jax.jobs import registry as jobs
+from wpl_jax.jobs.search import calls_of_search
 
 # ml_collections loads files by a method that Python deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:.*load_module:DeprecationWarning")

@@ -10,10 +10,10 @@ import numpy as np
 import optax
 import pytest
 
-from wpl_jax import search_run
 from wpl_jax.data import ImageDataset, Split, TextDataset
 from wpl_jax.evaluation import retrain
-from wpl_jax.search_config import expand, make_search
+from wpl_jax.jobs import search as search_run
+from wpl_jax.jobs.search_config import expand, make_search
 from wpl_jax.tasks import image_classification, language_model
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -13,7 +13,7 @@ from tiny_search import RUNS
 
 from configs import enas_rnn_pydoc
 from wpl_jax.devices import parallel
-from wpl_jax.search_config import make_search
+from wpl_jax.jobs.search_config import make_search
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNNING = (ROOT / "docs" / "running.md").read_text(encoding="utf-8")

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from wpl_jax import search_run
+from wpl_jax.jobs import search as search_run
 from wpl_jax.tasks import guessing
 from wpl_jax.tasks.guessing import Guess, Model
 from wpl_jax.two_models import report as two_models_report

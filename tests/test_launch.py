@@ -11,8 +11,8 @@ import pytest
 import tiny
 from tiny import ARMS, arguments, call, environment
 
-from wpl_jax import jobs
 from wpl_jax.errors import ConfigError, UserError
+from wpl_jax.jobs import registry as jobs
 
 
 @pytest.fixture(scope="session")

@@ -6,12 +6,20 @@ import pytest
 import tiny as tiny_models
 import tiny_search
 
-from wpl_jax import jobs, search_config
 from wpl_jax.devices import parallel
 from wpl_jax.devices.parallel import Devices
 from wpl_jax.errors import UserError
 from wpl_jax.evaluation import retrain
-from wpl_jax.memory import Estimate, Need, check, check_all, of_retraining, of_search
+from wpl_jax.jobs import registry as jobs
+from wpl_jax.jobs import search_config
+from wpl_jax.jobs.memory import (
+    Estimate,
+    Need,
+    check,
+    check_all,
+    of_retraining,
+    of_search,
+)
 from wpl_jax.supernet import gather
 from wpl_jax.two_models import memory as two_models_memory
 from wpl_jax.two_models import run as two_models_run

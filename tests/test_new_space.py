@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from wpl_jax import jobs, spaces
+from wpl_jax import spaces
+from wpl_jax.jobs import registry as jobs
 from wpl_jax.supernet import gather, mask, random_architecture
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "new_space.md"

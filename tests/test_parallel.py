@@ -29,7 +29,7 @@ from test_search import (
 )
 
 import configs
-from wpl_jax import jobs, search_config, search_run, tasks
+from wpl_jax import tasks
 from wpl_jax.data import open_images
 from wpl_jax.devices import parallel
 from wpl_jax.devices.parallel import ALONE, Axis, Devices, Divided
@@ -38,10 +38,13 @@ from wpl_jax.engine.training import Trainee, gradient_of_batch
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.evaluation import retrain
 from wpl_jax.evaluation.rank_disorder import with_shared
+from wpl_jax.jobs import registry as jobs
+from wpl_jax.jobs import search as search_run
+from wpl_jax.jobs import search_config
+from wpl_jax.jobs.search import _advance, _taken, calls_of_search
 from wpl_jax.penalty import consolidate, weight_plasticity
 from wpl_jax.protections.protection import make_protection
 from wpl_jax.runs.stopping import StopRequest
-from wpl_jax.search_run import _advance, _taken, calls_of_search
 from wpl_jax.supernet import gather, mask, random_architecture
 from wpl_jax.tasks import image_classification
 from wpl_jax.tasks.image_classification import SPLITS

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import toy
 
-from wpl_jax import jobs, search_run, tasks
+from wpl_jax import tasks
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.evaluation import rank_disorder, retrain
 from wpl_jax.evaluation.rank_disorder import correlation, draw
+from wpl_jax.jobs import registry as jobs
+from wpl_jax.jobs import search as search_run
 
 
 def tau_b(x, y):

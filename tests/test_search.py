@@ -9,9 +9,10 @@ import pytest
 import toy
 from ml_collections import ConfigDict
 
-from wpl_jax import search_config, tasks
+from wpl_jax import tasks
 from wpl_jax.engine.evaluator import Evaluator
 from wpl_jax.engine.optimizers import Exponential, Sgd
+from wpl_jax.jobs import search_config
 from wpl_jax.protections.protection import NoProtection, make_protection
 from wpl_jax.search import Search
 from wpl_jax.strategies import make_strategy

@@ -13,12 +13,14 @@ import toy
 from ml_collections import ConfigDict
 from tiny_search import RUNS, assert_same
 
-from wpl_jax import jobs, search_run, tasks
+from wpl_jax import tasks
 from wpl_jax.data import DataError
 from wpl_jax.errors import ConfigError, UserError
+from wpl_jax.jobs import registry as jobs
+from wpl_jax.jobs import search as search_run
+from wpl_jax.jobs.search_config import arm_names, expand, make_search
 from wpl_jax.runs.run_directory import open_run
 from wpl_jax.runs.stopping import StopRequest
-from wpl_jax.search_config import arm_names, expand, make_search
 from wpl_jax.supernet import architecture_from_json
 from wpl_jax.tasks.guessing import Guess
 

@@ -9,10 +9,11 @@ import tiny_images
 import tiny_search
 from ml_collections import ConfigDict
 
-from wpl_jax import jobs, unread
 from wpl_jax.errors import UserError
 from wpl_jax.evaluation import retrain
-from wpl_jax.search_config import expand, make_search
+from wpl_jax.jobs import registry as jobs
+from wpl_jax.jobs import unread
+from wpl_jax.jobs.search_config import expand, make_search
 from wpl_jax.tasks import Shelf
 
 SHELF = Shelf()

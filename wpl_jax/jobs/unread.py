@@ -10,8 +10,8 @@ from wpl_jax import strategies, tasks
 from wpl_jax.common.config_fields import get_field, leaves
 from wpl_jax.engine import optimizers
 from wpl_jax.evaluation.retrain import config_for_task
+from wpl_jax.jobs.search_config import expand
 from wpl_jax.protections import protection
-from wpl_jax.search_config import expand
 
 # Of dotted names of fields, or of those below which all fields are meant, the reasons.
 Unread = dict[str, str]

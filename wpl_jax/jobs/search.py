@@ -16,7 +16,6 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from wpl_jax import memory
 from wpl_jax.common.config_fields import changes_of, check_seed, get_field
 from wpl_jax.data import DataError
 from wpl_jax.devices import parallel, processes
@@ -25,6 +24,8 @@ from wpl_jax.engine.plan import Call, Calls
 from wpl_jax.engine.state import Measured, State
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.evaluation import rank_disorder, retrain
+from wpl_jax.jobs import memory
+from wpl_jax.jobs.search_config import Run, arm_names, expand, make_search
 from wpl_jax.reports import search_report
 from wpl_jax.reports.search_report import REPORT_FILE, RESULTS_FILE
 from wpl_jax.runs import fingerprint
@@ -33,7 +34,6 @@ from wpl_jax.runs.run_directory import claim_data, open_run
 from wpl_jax.runs.run_files import finite, read_text, to_json, write_atomically
 from wpl_jax.runs.stopping import StopRequest
 from wpl_jax.search import Search
-from wpl_jax.search_config import Run, arm_names, expand, make_search
 from wpl_jax.supernet import Space, architecture_from_json, architecture_to_json
 from wpl_jax.tasks import Data, Shelf, open_task, ranking
 from wpl_jax.tasks.guessing import NO_BETTER, Guess, Model, lowest, print_remark

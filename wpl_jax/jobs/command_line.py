@@ -10,7 +10,7 @@ from ml_collections import ConfigDict, config_dict, config_flags
 
 from wpl_jax.common.config_fields import leaves
 from wpl_jax.errors import ConfigError
-from wpl_jax.unread import Unread, why
+from wpl_jax.jobs.unread import Unread, why
 
 
 class _Optional(flags.ArgumentParser):

@@ -1,0 +1,1 @@
+"""Jobs: from flags and configurations to searches and reports."""
