@@ -22,6 +22,7 @@ lint: $(VENV)/installed
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+	$(VENV)/bin/lint-imports
 
 bench: $(VENV)/installed
 	$(RUN) -m benchmarks.run --output=runs/bench.json

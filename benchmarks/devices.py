@@ -42,7 +42,7 @@ def _measure() -> list[dict]:
 
     def call(count: int, together: int) -> Any:
         config = enas_rnn_pydoc.get_config()
-        config.task.batch_size = 32
+        config.task.language_model.batch_size = 32
         config.search.together = together
         config.search.children = 8
         parallel.use(count)

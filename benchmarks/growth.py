@@ -66,7 +66,7 @@ def _listed(numbers: Iterable[float]) -> str:
 
 def _search(**space: int) -> Any:
     config = enas_rnn_pydoc.get_config()
-    config.space.update({"hidden": 48, "num_nodes": 8} | space)
+    config.space.recurrent_cell.update({"hidden": 48, "num_nodes": 8} | space)
     config.task.data.max_vocabulary = 200
     search, data, _ = make_search(config)
     return search, data, search.init(jax.random.key(0))

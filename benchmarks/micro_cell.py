@@ -27,8 +27,9 @@ import optax
 from benchmarks import measure
 from configs import enas_cnn_cifar10
 from wpl_jax.devices.parallel import ALONE
-from wpl_jax.engine.optimizers import make_sgd
-from wpl_jax.protections.protection import make_protection
+from wpl_jax.engine.optimizers import OPTIMIZERS
+from wpl_jax.jobs.build import build_chosen
+from wpl_jax.protections import PENALTIES
 from wpl_jax.search import Search
 from wpl_jax.spaces.cell_graph import EPSILON
 from wpl_jax.spaces.depthwise import average_pool, depthwise, max_pool, shifts
@@ -155,12 +156,12 @@ def _searching(space, architecture, penalty, data, batch):
     """The search's training of a child, with a strategy that proposes always it."""
     config = enas_cnn_cifar10.get_config()
     config.penalty.name = penalty
-    config.penalty.start_epoch = 1  # No Fisher in the epoch that is measured.
+    config.penalty.wpl.start_epoch = 1  # No Fisher in the epoch that is measured.
     search = Search(
         ImageClassification(space, batch),
         _Always(),
-        make_protection(config),
-        make_sgd(config),
+        build_chosen(PENALTIES, config, "penalty"),
+        build_chosen(OPTIMIZERS, config, "optimizer"),
         children=1,
         batches=STEPS,
         eval_batches=1,
@@ -202,7 +203,8 @@ def _static(space, architecture, data, batch):
     network = _Network(space, chosen)
     params = network.take(params)
     config = enas_cnn_cifar10.get_config()
-    optimizer = make_sgd(config).transform(config.optimizer.learning_rate)
+    sgd = build_chosen(OPTIMIZERS, config, "optimizer")
+    optimizer = sgd.transform(sgd.learning_rate)
     task = ImageClassification(space, batch)
 
     def loss(params, i):

@@ -11,6 +11,7 @@ child's 3 million weights a few times, some per cent. At 1000 units five times t
 decoder and 25 times the cell.
 """
 
+import dataclasses
 import functools
 import importlib.util
 import statistics
@@ -24,12 +25,13 @@ import optax
 
 from benchmarks import measure
 from configs import enas_rnn_ptb
-from wpl_jax.engine.optimizers import make_sgd
-from wpl_jax.protections.protection import make_protection
+from wpl_jax.engine.optimizers import OPTIMIZERS
+from wpl_jax.jobs.build import build_chosen
+from wpl_jax.protections import PENALTIES
 from wpl_jax.search import Search
 from wpl_jax.spaces.highway_scan import ACTIVATIONS, flat
 from wpl_jax.spaces.recurrent_cell import Dropout, RecurrentCell
-from wpl_jax.strategies import make_strategy
+from wpl_jax.strategies import STRATEGIES
 from wpl_jax.supernet import gather
 from wpl_jax.tasks.language_model import Data, LanguageModel
 
@@ -142,7 +144,7 @@ def _pytorch(hidden: int) -> dict[str, Callable[[], None]]:
         return {}
     from benchmarks import pytorch
 
-    rates = make_task(hidden).dropout._asdict()
+    rates = dataclasses.asdict(make_task(hidden).dropout)
     steps = pytorch.Steps(
         WORDS,
         hidden,
@@ -176,13 +178,14 @@ class Running:
     def __init__(self, hidden: int, penalty: str, steps: int, data: Data):
         config = enas_rnn_ptb.get_config()
         config.penalty.name = penalty
-        config.penalty.start_epoch = 1  # No Fisher in the epoch that is measured.
+        config.penalty.wpl.start_epoch = 1  # No Fisher in the epoch that is measured.
         task = make_task(hidden)
+        decisions = task.space.decisions
         self.search = Search(
             task,
-            make_strategy(config, task.space.decisions),
-            make_protection(config),
-            make_sgd(config),
+            build_chosen(STRATEGIES, config, "strategy", decisions=decisions),
+            build_chosen(PENALTIES, config, "penalty"),
+            build_chosen(OPTIMIZERS, config, "optimizer"),
             children=2,
             batches=steps,
             eval_batches=1,
@@ -256,7 +259,8 @@ def static_program(hidden: int, steps: int, data: Data):
     params = {name: uniform(size, 2 * hidden) for name, size in sizes.items()}
     params["embedding"] = uniform(WORDS, hidden)
     params |= {"bias": jnp.zeros(2 * hidden), "output_bias": jnp.zeros(WORDS)}
-    optimizer = make_sgd(enas_rnn_ptb.get_config()).transform(20.0)
+    sgd = build_chosen(OPTIMIZERS, enas_rnn_ptb.get_config(), "optimizer")
+    optimizer = sgd.transform(sgd.learning_rate)
 
     def loss(params, tokens, state, key):
         logits, state = _static_forward(params, tokens[:, :-1], state, key, task)

@@ -9,7 +9,7 @@ random search instead of the controller: ``--config.strategy.name=random``.
 
 from ml_collections import ConfigDict
 
-from configs import enas_rnn_ptb
+from wpl_jax.configs import enas_rnn_ptb
 
 
 def get_config() -> ConfigDict:
@@ -21,22 +21,23 @@ def get_config() -> ConfigDict:
     config.arms = ConfigDict(
         {
             "wpl": {"penalty": {"name": "wpl"}},
-            "ewc": {"penalty": {"name": "ewc", "strength": 0.00005}},
+            "ewc": {"penalty": {"name": "ewc", "ewc": {"strength": 0.00005}}},
             "none": {"penalty": {"name": "none"}},
         }
     )
-    config.space.hidden = 100
-    config.space.num_nodes = 8
-    config.space.init_scale = 0.04
-    config.task.batch_size = 20
-    config.task.dropout = ConfigDict(
+    config.space.recurrent_cell.hidden = 100
+    config.space.recurrent_cell.num_nodes = 8
+    config.space.recurrent_cell.init_scale = 0.04
+    config.task.language_model.batch_size = 20
+    config.task.language_model.dropout = ConfigDict(
         {"embedding": 0.0, "input": 0.1, "output": 0.1, "recurrent": 0.0}
     )
     config.search.epochs = 12
     config.search.children = 20
     config.search.eval_batches = 4
     config.search.checkpoint_seconds = 60.0
-    config.penalty.start_epoch = 3
+    for name in ("l2", "ewc", "wpl"):
+        config.penalty[name].start_epoch = 3
     config.strategy.enas.steps = 50
     config.strategy.enas.learning_rate = 3.5e-3  # ten times, for as many fewer steps
     config.strategy.enas.candidates = ConfigDict(
@@ -47,6 +48,8 @@ def get_config() -> ConfigDict:
     )
     config.retrain.epochs = 1
     config.retrain.patience = None
-    config.retrain.space = ConfigDict({"hidden": 100})
-    config.retrain.task = ConfigDict({"dropout": {"input": 0.1, "output": 0.1}})
+    config.retrain.space = ConfigDict({"recurrent_cell": {"hidden": 100}})
+    config.retrain.task = ConfigDict(
+        {"language_model": {"dropout": {"input": 0.1, "output": 0.1}}}
+    )
     return config

@@ -10,7 +10,7 @@ same progress.
 
 from ml_collections import ConfigDict
 
-from configs import enas_rnn_pydoc
+from wpl_jax.configs import enas_rnn_pydoc
 
 
 def get_config() -> ConfigDict:
@@ -23,10 +23,10 @@ def get_config() -> ConfigDict:
     config.arms = ConfigDict(
         {
             "wpl": {"penalty": {"name": "wpl"}},
-            "ewc": {"penalty": {"name": "ewc", "strength": 0.0001}},
-            "l2": {"penalty": {"name": "l2", "strength": 0.03}},
+            "ewc": {"penalty": {"name": "ewc", "ewc": {"strength": 0.0001}}},
+            "l2": {"penalty": {"name": "l2", "l2": {"strength": 0.03}}},
             "none": none,
-            "slower": {**none, "optimizer": {"learning_rate": 10.0}},
+            "slower": {**none, "optimizer": {"sgd": {"learning_rate": 10.0}}},
         }
     )
     return config

@@ -10,7 +10,7 @@ is within a standard error of the reward without one.
 
 from ml_collections import ConfigDict
 
-from configs import enas_rnn_pydoc
+from wpl_jax.configs import enas_rnn_pydoc
 
 
 def get_config() -> ConfigDict:
@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     strengths = {"weak": 0.01, "middle": 0.03, "strong": 0.1}
     config.arms = ConfigDict(
         {
-            name: {"penalty": {"name": "wpl", "strength": strength}}
+            name: {"penalty": {"name": "wpl", "wpl": {"strength": strength}}}
             for name, strength in strengths.items()
         }
         | {"none": {"penalty": {"name": "none"}}}

@@ -9,7 +9,7 @@ MNIST.
 
 from ml_collections import ConfigDict, config_dict
 
-from configs import two_models_mnist
+from wpl_jax.configs import two_models_mnist
 
 
 def get_config() -> ConfigDict:

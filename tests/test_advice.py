@@ -78,7 +78,7 @@ def taken(field, value):
 
 
 def test_the_advice_is_found():
-    assert ("penalty.max_norm", "None") in advised()
+    assert ("penalty.wpl.max_norm", "None") in advised()
     assert ("task.data.size", "") in advised()
     assert len(advised()) > 40
 

@@ -13,15 +13,15 @@ import tiny_search
 from absl import flags
 from ml_collections import ConfigDict, config_dict, config_flags
 
-from wpl_jax.engine.plan import Call, Calls
+from wpl_jax.engine.plan import Call, Plan
 from wpl_jax.errors import UserError
 from wpl_jax.jobs import command_line
 from wpl_jax.jobs import registry as jobs
-from wpl_jax.jobs.search import calls_of_search
 
 # ml_collections loads files by a method that Python deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:.*load_module:DeprecationWarning")
 
+CELL = "recurrent_cell"
 SEARCH = "tests/tiny_search.py"
 IMAGES = "configs/enas_cnn_digits.py"
 TWO_MODELS = "tests/tiny.py"
@@ -75,16 +75,22 @@ ON_THE_COMMAND_LINE = {
     "seed of two models": (TWO_MODELS, "seed=4294967296", "at most 4294967295"),
     "one node": (
         SEARCH,
-        "space.num_nodes=1",
-        "config.space.num_nodes must be a whole number from 2 to 100, got 1. M",
+        "space.recurrent_cell.num_nodes=1",
+        "config.space.recurrent_cell.num_nodes is 1",
+        "at least 2",
     ),
     "nodes": (
         SEARCH,
-        "space.num_nodes=2000",
-        "config.space.num_nodes must be a whole number from 2 to 100, got 2000.",
-        "pass --config.space.num_nodes=VALUE.",
+        "space.recurrent_cell.num_nodes=2000",
+        "config.space.recurrent_cell.num_nodes is 2000",
+        "at most 100",
     ),
-    "nodes of images": (IMAGES, "space.num_nodes=2000", "num_nodes", "got 2000"),
+    "nodes of images": (
+        IMAGES,
+        "space.micro_cell.num_nodes=2000",
+        "config.space.micro_cell.num_nodes is 2000",
+        "at most 100",
+    ),
     "epochs": (SEARCH, "search.epochs=3000000000", "epochs", "at most 2147483647"),
     "layers": (TWO_MODELS, "layers_b=100000", "layers_b is 100000", "at most 100"),
     "layers of a": (TWO_MODELS, "layers_a=101", "layers_a is 101", "at most 100"),
@@ -93,18 +99,27 @@ ON_THE_COMMAND_LINE = {
     "batches": (SEARCH, "search.batches=1000000000", "in one call", "most 1000000."),
     "batches of the Fisher": (
         SEARCH,
-        "penalty.batches=1000000000",
-        "config.penalty.batches is 1000000000",
+        "penalty.wpl.batch.batches=1000000000",
+        "config.penalty.wpl.batch.batches is 1000000000",
         "(in one call) and at most 1000000.",
     ),
     "patience": (SEARCH, "retrain.patience=1000000000", "patience", "at most 10000"),
     "samples": (SEARCH, "strategy.enas.samples_per_step=1000000000", "at most 10000"),
     "learning": (SEARCH, "search.learn_per_call=1000000000", "at most 1000000"),
     # Values that float32 cannot hold.
-    "rate": (SEARCH, "optimizer.learning_rate=1e39", "learning_rate", "float32"),
-    "small rate": (SEARCH, "optimizer.learning_rate=1e-40", "1e-40", "float32"),
-    "strength": (SEARCH, "penalty.strength=1e300", "penalty.strength", "float32"),
-    "not a number": (SEARCH, "penalty.strength=nan", "penalty.strength is nan"),
+    "rate": (SEARCH, "optimizer.sgd.learning_rate=1e39", "learning_rate", "float32"),
+    "small rate": (SEARCH, "optimizer.sgd.learning_rate=1e-40", "1e-40", "float32"),
+    "strength": (
+        SEARCH,
+        "penalty.wpl.strength=1e300",
+        "penalty.wpl.strength",
+        "float32",
+    ),
+    "not a number": (
+        SEARCH,
+        "penalty.wpl.strength=nan",
+        "config.penalty.wpl.strength is nan",
+    ),
     "alphas": (TWO_MODELS, "studies.methods.alphas=(1e39,)", "alphas", "float32"),
     "alpha": (TWO_MODELS, "model_b.learning_rate=1e39", "learning_rate", "float32"),
     # None where it may not be.
@@ -112,18 +127,23 @@ ON_THE_COMMAND_LINE = {
     # Named where it is set.
     "of the retraining": (
         SEARCH,
-        "retrain.task.batch_size=-1",
-        "config.retrain.task.batch_size is -1",
-        "pass --config.retrain.task.batch_size=",
+        "retrain.task.language_model.batch_size=-1",
+        "config.retrain.task.language_model.batch_size is -1",
+        "pass --config.retrain.task.language_model.batch_size=",
     ),
     "space of the retraining": (
         IMAGES,
-        "retrain.space.layers=4",
-        "config.retrain.space.layers must be a multiple of 3, got 4. Mend",
-        "pass --config.retrain.space.layers=VALUE",
+        "retrain.space.micro_cell.layers=4",
+        "config.retrain.space.micro_cell.layers is 4, expected a multiple of 3",
+        "pass --config.retrain.space.micro_cell.layers=",
     ),
     # Images.
-    "crop": (IMAGES, "task.augmentation.crop=1000", "crop is 1000", "at most 8"),
+    "crop": (
+        IMAGES,
+        "task.image_classification.augmentation.crop=1000",
+        "config.task.image_classification.augmentation.crop is 1000",
+        "at most 8",
+    ),
 }
 
 
@@ -190,18 +210,18 @@ IN_A_FILE = {
     "retrain": (tiny_search, {"retrain": None}, ["config.retrain is None"]),
     "space": (
         tiny_search,
-        {"space": ConfigDict({"name": "recurrent_cell", "hidden": 4, "node": 3})},
-        ["config.space.node is not a setting", "num_nodes"],
+        {"space": ConfigDict({"name": CELL, CELL: {"hidden": 4, "node": 3}})},
+        ["config.space.recurrent_cell.node is not a setting", "num_nodes"],
     ),
     "no size": (
         tiny_search,
-        {"space": ConfigDict({"name": "recurrent_cell"})},
-        ["config.space.hidden is missing"],
+        {"space": ConfigDict({"name": CELL, CELL: {}})},
+        ["config.space.recurrent_cell.hidden is missing"],
     ),
     "size of the data": (
         tiny_search,
-        {"space": ConfigDict({"name": "recurrent_cell", "vocabulary_size": 3})},
-        ["config.space.vocabulary_size is not a setting"],
+        {"space": ConfigDict({"name": CELL, CELL: {"vocabulary_size": 3}})},
+        ["config.space.recurrent_cell.vocabulary_size is not a setting"],
     ),
     "job": (tiny_search, {"job": ["search"]}, ["config.job is ['search']"]),
     "typo": (
@@ -316,12 +336,12 @@ def test_wrong_flags_are_said_in_few_lines(name, tmp_path):
 @pytest.mark.parametrize(
     "field",
     [
-        "optimizer.clip_norm",
-        "optimizer.momentum",
-        "penalty.flush_every",
-        "penalty.max_norm",
-        "penalty.decay_epochs",
-        "space.max_norm",
+        "optimizer.sgd.clip_norm",
+        "optimizer.sgd.momentum",
+        "penalty.wpl.flush_every",
+        "penalty.wpl.max_norm",
+        "penalty.wpl.decay_epochs",
+        "space.recurrent_cell.max_norm",
         "strategy.enas.tanh_constant",
         "retrain.patience",
         "task.data.max_vocabulary",
@@ -337,11 +357,11 @@ def test_fields_that_may_be_none_can_be_set_to_it(field):
 
 
 def test_an_override_that_some_arm_does_not_set_is_read():
-    config, overrides = parse(SEARCH, "penalty.strength=0.5", "search.epochs=3")
+    config, overrides = parse(SEARCH, "penalty.wpl.strength=0.5", "search.epochs=3")
     jobs.check_overrides(config, overrides, "run")
     with config.unlocked():
-        config.arms.wpl.penalty.strength = 1.0
-        config.arms.none.penalty.name = "l2"
+        config.arms.wpl.penalty.wpl = ConfigDict({"strength": 1.0})
+        config.arms.none.penalty.name = "wpl"
     jobs.check_overrides(config, overrides, "run")
 
 
@@ -361,13 +381,12 @@ def all_calls(epochs, children, steps, per_call, proposed, judged):
 
 
 def lazy_calls(epochs, children, steps, per_call, proposed, judged):
-    config = ConfigDict({"search": {"epochs": epochs, "learn_per_call": per_call}})
     candidates = types.SimpleNamespace(proposed=proposed)
     strategy = types.SimpleNamespace(steps=steps, candidates=candidates)
     search = types.SimpleNamespace(
         children=children, strategy=strategy, num_judged=judged
     )
-    return calls_of_search(config, search)
+    return Plan(search, epochs, per_call)
 
 
 @pytest.mark.parametrize("sizes", [(2, 3, 4, 2, 4, 1), (3, 1, 0, 5, 2, 2)])
@@ -381,7 +400,6 @@ def test_calls_are_those_of_the_list(sizes):
 
 def test_calls_of_a_huge_search_are_not_made():
     calls = lazy_calls(10**9, 3, 2 * 10**9, 2, 4, 1)
-    assert isinstance(calls, Calls)
     assert len(calls) == 10**9 * (10**9 + 6) + 7
     assert calls[10**9 + 6] == Call(1, "train", 0, False)
     assert calls[-1].phase == "judge"

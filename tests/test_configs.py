@@ -11,9 +11,12 @@ import optax
 import pytest
 
 from wpl_jax.data import ImageDataset, Split, TextDataset
-from wpl_jax.evaluation import retrain
-from wpl_jax.jobs import search as search_run
-from wpl_jax.jobs.search_config import expand, make_search
+from wpl_jax.jobs.search_config import (
+    expand,
+    make_plan,
+    make_retraining,
+    make_search,
+)
 from wpl_jax.tasks import image_classification, language_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -84,15 +87,16 @@ def assert_calls_keep_the_form(config, arms):
     for each in expand(config)[:arms]:
         search, data, _ = make_search(each.config)
         state = jax.eval_shape(search.init, each.key())
-        firsts = {c.phase: c for c in search_run.calls_of_search(each.config, search)}
-        for call in firsts.values():
-            advance = functools.partial(search_run._advance, each.config, search, data)
-            after = jax.eval_shape(lambda s, a=advance, c=call: a(s, c), state)
+        plan = make_plan(each.config, search)
+        numbers = {call.phase: number for number, call in enumerate(plan)}
+        for number in numbers.values():
+            advance = functools.partial(plan.advance, data=data, number=number)
+            after = jax.eval_shape(advance, state)
             assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
                 lambda x: (x.shape, x.dtype), state
             )
         if each.config.retrain.epochs:
-            retraining, retrain_data = retrain.load(each.config)
+            retraining, retrain_data = make_retraining(each.config)
             decisions = retraining.task.space.decisions
             architecture = np.zeros(len(decisions), np.int32)
             start = functools.partial(retraining.init, each.key(), architecture)
@@ -114,13 +118,19 @@ def test_the_papers_setting_has_the_papers_size():
     [
         (
             "enas_rnn_ptb",
-            {"space": {"hidden": 4, "num_nodes": 3}, "task": {"length": 3}},
+            {
+                "space": {"recurrent_cell": {"hidden": 4, "num_nodes": 3}},
+                "task": {"language_model": {"length": 3, "batch_size": 2}},
+            },
             "embedding",
             "recurrent",
         ),
         pytest.param(
             "enas_cnn_cifar10",
-            {"space": {"filters": 2, "num_nodes": 2, "layers": 3}},
+            {
+                "space": {"micro_cell": {"filters": 2, "num_nodes": 2, "layers": 3}},
+                "task": {"image_classification": {"batch_size": 2}},
+            },
             "classifier",
             "classifier",
             marks=pytest.mark.slow,
@@ -130,12 +140,11 @@ def test_the_papers_setting_has_the_papers_size():
 def test_the_papers_setting_takes_a_step_at_a_tiny_size(name, sizes, moved, remembered):
     config = get_config(name)
     config.update(sizes)
-    config.task.batch_size = 2
     config.search.children = config.search.batches = config.search.eval_batches = 1
     search, data, _ = make_search(config)
     state = search.init(jax.random.key(0))
     before = jax.tree.map(np.asarray, state.shared.params[moved])
-    epoch = config.penalty.start_epoch
+    epoch = config.penalty.wpl.start_epoch
     state = search.train_child(state, data, np.int32(epoch), np.int32(0))
     assert np.all(np.isfinite(state.epoch.err1.nats))
     after = state.shared.params[moved]

@@ -116,6 +116,6 @@ def test_a_search_takes_the_settings_of_the_plan_for_a_box(all_devices):
     config.update_from_flattened_dict(
         {name: int(value) for name, value in settings.items()}
     )
-    config.task.batch_size = 16
+    config.task.language_model.batch_size = 16
     search, _, _ = make_search(config)
     assert search.devices == parallel.Devices(8, "children")

@@ -300,14 +300,14 @@ def test_resampled_examples_are_drawn_one_by_one(make_key):
 # The running average.
 
 
-@pytest.mark.parametrize("form", ["printed", "coded"])
+@pytest.mark.parametrize("form", ["paper", "code"])
 @pytest.mark.parametrize("eta", [0.9, 0.25, 0, 1])
 def test_update_average_is_its_recursion(form, eta):
     rng = np.random.default_rng(0)
     news = [{"a": rng.random((2, 3)), "b": [rng.random(2)]} for _ in range(3)]
     average = expected = jax.tree.map(np.zeros_like, news[0])
     average = to_jax(average)
-    weight = {"printed": 1, "coded": eta}[form]
+    weight = {"paper": 1, "code": eta}[form]
     for new in news:
         average = wpl_jax.update_average(average, to_jax(new), eta=eta, form=form)
         expected = jax.tree.map(lambda f, g: (1 - eta) * f + weight * g, expected, new)
@@ -765,7 +765,7 @@ def test_averages_and_scales_in_half_precision(dtype):
     f = np.asarray(half, np.float64)
 
     def average(_, mean):
-        return wpl_jax.update_average(mean, half, eta=0.001, form="coded")
+        return wpl_jax.update_average(mean, half, eta=0.001, form="code")
 
     start = wpl_jax.update_average(jnp.zeros(5000, dtype), 0 * half)
     results = {
@@ -863,8 +863,8 @@ ERRORS = {
     "pair": (lambda: PER_EXAMPLE(pair_loss, params, examples), ["scalar"]),
     "pair, batch": (lambda: BATCH(pair_loss, params, examples), ["scalar"]),
     "unknown form": (
-        lambda: wpl_jax.update_average(params, params, form="paper"),
-        ["form", "'paper'", "coded", "printed"],
+        lambda: wpl_jax.update_average(params, params, form="mean"),
+        ["form", "'mean'", "code", "paper"],
     ),
     "eta above 1": (
         lambda: wpl_jax.update_average(params, params, eta=1.5),

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from wpl_jax.jobs import search as search_run
+from wpl_jax.jobs import search_loop
 from wpl_jax.tasks import guessing
 from wpl_jax.tasks.guessing import Guess, Model
 from wpl_jax.two_models import report as two_models_report
@@ -105,7 +105,7 @@ def test_an_epoch_at_the_level_is_said_to_be(error, nats, told):
     measured = SimpleNamespace(
         child_error=error, err2=np.array(nats), error=mean, child_reward=0.1
     )
-    said = search_run.describe(search, measured, Guess(2.0, 90.0, 88.5))
+    said = search_loop.describe(search, measured, Guess(2.0, 90.0, 88.5))
     assert ("no better than guessing" in said) == told
 
 

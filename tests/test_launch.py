@@ -176,7 +176,8 @@ def test_interruption_before_the_job_is_one_line(finished, tmp_path):
 @contextlib.contextmanager
 def training_for_minutes(workdir, *flags):
     """A run in its first call, which trains A."""
-    command = arguments(workdir, "--config.model_a.steps=20000000", *flags)
+    large = ("--config.model_a.steps=1000000", "--config.batch_size=1000")
+    command = arguments(workdir, *large, *flags)
     with subprocess.Popen(
         command, env=environment(), cwd=tiny.ROOT, stdout=-1, stderr=-1, text=True
     ) as process:

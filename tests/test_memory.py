@@ -9,7 +9,6 @@ import tiny_search
 from wpl_jax.devices import parallel
 from wpl_jax.devices.parallel import Devices
 from wpl_jax.errors import UserError
-from wpl_jax.evaluation import retrain
 from wpl_jax.jobs import registry as jobs
 from wpl_jax.jobs import search_config
 from wpl_jax.jobs.memory import (
@@ -20,10 +19,10 @@ from wpl_jax.jobs.memory import (
     of_retraining,
     of_search,
 )
+from wpl_jax.jobs.two_models import settings_of
 from wpl_jax.supernet import gather
 from wpl_jax.two_models import memory as two_models_memory
 from wpl_jax.two_models import run as two_models_run
-from wpl_jax.two_models.arms import check as check_two_models
 
 
 def size(tree):
@@ -33,7 +32,11 @@ def size(tree):
 @pytest.fixture(scope="module")
 def tiny():
     config = tiny_search.get_config()
-    config.space.hidden, config.space.num_nodes, config.task.length = 40, 6, 20
+    (
+        config.space.recurrent_cell.hidden,
+        config.space.recurrent_cell.num_nodes,
+        config.task.language_model.length,
+    ) = 40, 6, 20
     search, data, _ = search_config.make_search(config)
     return search, data, of_search(search, data).memory
 
@@ -69,7 +72,7 @@ def test_activations_grow_with_the_batch_and_are_divided_among_devices():
     config = tiny_search.get_config()
     kept = []
     for batch_size, count in ((4, 1), (8, 1), (8, 4)):
-        config.task.batch_size = batch_size
+        config.task.language_model.batch_size = batch_size
         search, data = search_on(config, count)
         kept.append(of_search(search, data).memory.activations)
     assert 1.5 < kept[1] / kept[0] < 2.1
@@ -86,8 +89,8 @@ def search_on(config, count):
 
 def test_a_retraining_has_its_state_a_gradient_and_new_parameters(tiny):
     config = tiny_search.get_config()
-    config.retrain.space = {"hidden": 80}
-    retraining, data = retrain.load(config)
+    config.retrain.space = {"recurrent_cell": {"hidden": 80}}
+    retraining, data = search_config.make_retraining(config)
     need = of_retraining(retraining, data)
     architecture = np.zeros(len(retraining.task.space.decisions), np.int32)
     state = retraining.init(jax.random.key(0), architecture)
@@ -117,7 +120,11 @@ def made(devices=None, **parts):
         ),
         ("child", "batch", r"smaller space \(config\.space\)\.$"),
         ("child", "children", r"or fewer search\.together"),
-        ("activations", "batch", r"smaller config\.task\.batch_size, .*more devices"),
+        (
+            "activations",
+            "batch",
+            r"smaller batch_size, .*\(config\.task\), or more devices",
+        ),
         ("activations", "children", r"batch_size, .* or search\.together=1"),
     ],
 )
@@ -190,12 +197,13 @@ def test_there_is_memory_here():
 def two_models():
     config = tiny_models.get_config()
     config.hidden, config.layers_b = 60, 4
-    arms = check_two_models(config)
-    data, names = two_models_run.load_data(config)
-    setting = two_models_run.make_setting(config, data, len(names))
+    settings = settings_of(config)
+    arms = settings.arms()
+    data, names = two_models_run.load_data(settings, config.data)
+    setting = two_models_run.make_setting(settings, data, len(names))
     sizes = {"seeds": config.num_seeds, "stops": 2, "arms": len(arms)}
     found = two_models_memory.estimate(data, setting, **sizes)
-    return two_models_run.Experiment(config, data, setting), data, arms, found
+    return two_models_run.Experiment(settings, data, setting), data, arms, found
 
 
 def test_images_models_and_curves_of_two_models_are_counted(two_models):
@@ -226,7 +234,6 @@ def test_the_estimate_of_two_models_is_near_what_xla_says(two_models):
         ("hidden", 10**7, "training", "config.hidden"),
         ("batch_size", 10**9, "activations", "config.batch_size"),
         ("num_seeds", 10**9, "activations", "num_seeds"),
-        ("model_b.steps", 2 * 10**9, "models", "model_b.eval_every"),
     ],
 )
 def test_two_models_that_do_not_fit_are_refused(
@@ -239,3 +246,11 @@ def test_two_models_that_do_not_fit_are_refused(
         jobs.run(config, tmp_path / "run", "run")
     assert advice in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_curves_that_do_not_fit_name_what_to_reduce(monkeypatch):
+    monkeypatch.setattr(parallel, "memory_of_each", lambda count, there=0: 2**34)
+    parts = dict.fromkeys(two_models_memory.Estimate._fields, 1) | {"models": 2**40}
+    with pytest.raises(UserError, match=r"of the models\.") as caught:
+        two_models_memory.check(two_models_memory.Estimate(**parts))
+    assert "model_b.eval_every" in str(caught.value)

@@ -2,6 +2,8 @@
 
 import json
 import re
+import sys
+import types
 from pathlib import Path
 
 import jax
@@ -9,7 +11,6 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from wpl_jax import spaces
 from wpl_jax.jobs import registry as jobs
 from wpl_jax.supernet import gather, mask, random_architecture
 
@@ -18,13 +19,13 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "new_space.md"
 
 @pytest.fixture(scope="module")
 def page():
-    """What the page defines; the registry is left as it was."""
-    before, names = dict(spaces.SPACES), {"SPACES": spaces.SPACES}
-    for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL):
-        exec(block, names)
-    yield names
-    spaces.SPACES.clear()
-    spaces.SPACES.update(before)
+    """What the page defines, as the module that it is there."""
+    module = types.ModuleType("ladder")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "ladder", module)
+        for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL):
+            exec(block, vars(module))
+        yield vars(module)
 
 
 def test_children_use_their_rows_and_no_others(page):
@@ -56,14 +57,14 @@ def test_a_search_runs_on_it(page, tmp_path):
     config = page["get_config"]()
     config.num_seeds = 1
     config.arms = ConfigDict({"wpl": {"penalty": {"name": "wpl"}}})
-    config.space.hidden, config.space.layers = 8, 3
+    config.space.Ladder.update({"hidden": 8, "layers": 3})
     config.search.update({"epochs": 2, "children": 3, "batches": 2, "eval_batches": 2})
     config.search.learn_per_call = config.strategy.enas.steps = 2
-    config.penalty.start_epoch = 0
+    config.penalty.wpl.start_epoch = 0
     few = ConfigDict({"proposed": 3, "screen_batches": 1, "keep": 1})
     config.strategy.enas.candidates = few
     config.retrain.epochs = 1
-    config.retrain.space = ConfigDict({"hidden": 9})
+    config.retrain.space = ConfigDict({"Ladder": {"hidden": 9}})
     jobs.run(config, tmp_path / "run", "run")
     folder = tmp_path / "run" / "searches" / "wpl-seed0"
     chosen = json.loads((folder / "architecture.json").read_text())["decisions"]

@@ -6,9 +6,10 @@ import numpy as np
 import optax
 import pytest
 from ml_collections import ConfigDict
+from parts import optimizer_of
 
 from configs import enas_rnn_ptb
-from wpl_jax.engine.optimizers import Cosine, Exponential, Sgd, make_sgd
+from wpl_jax.engine.optimizers import Cosine, Exponential, OptaxOptimizer, Sgd
 from wpl_jax.errors import ConfigError
 
 PARAMS = {"a": np.array([1.0, -2.0, 4.0]), "b": np.array([[0.5]])}
@@ -48,7 +49,7 @@ def expected_steps(rates, clip=1.0, weight_decay=0.0, momentum=0.0):
 
 
 def test_the_rate_falls_in_each_epoch_from_the_one_that_is_named():
-    settings = make_sgd(enas_rnn_ptb.get_config())
+    settings = optimizer_of(enas_rnn_ptb.get_config())
     epochs = np.arange(40)
     expected = [20 * 0.96 ** max(epoch - 15 + 1, 0) for epoch in range(40)]
     assert expected[14] == 20
@@ -83,9 +84,11 @@ def test_a_cosine_falls_in_each_period_and_starts_again(growth):
 def test_a_wrong_cosine_is_named(change):
     config = enas_rnn_ptb.get_config()
     settings = {"lowest": 0.5, "period": 4, "growth": 2} | change
-    config.optimizer.update({"schedule": "cosine", "cosine": ConfigDict(settings)})
+    config.optimizer.sgd.schedule = "cosine"
+    with config.unlocked():
+        config.optimizer.sgd.cosine = ConfigDict(settings)
     with pytest.raises(ConfigError, match=rf"cosine.*{next(iter(change))}"):
-        make_sgd(config)
+        optimizer_of(config)
 
 
 def test_nesterovs_momentum_looks_ahead():
@@ -128,13 +131,13 @@ def test_steps_clip_then_decay_then_gather_momentum_then_scale(settings, referen
 
 def test_settings_are_read_from_where_they_are():
     config = enas_rnn_ptb.get_config()
-    assert make_sgd(config) == Sgd(20.0, Exponential(0.96, 15), 0.25, 1e-7, None)
-    config.retrain.optimizer.momentum = 0.5
-    found = make_sgd(config, "retrain.optimizer")
+    assert optimizer_of(config) == Sgd(20.0, Exponential(0.96, 15), 0.25, 1e-7, None)
+    config.retrain.optimizer.sgd.momentum = 0.5
+    found = optimizer_of(config, path="retrain.optimizer")
     assert found == Sgd(20.0, Exponential(), 0.25, 8e-7, 0.5)
-    config.optimizer.cosine = ConfigDict({"lowest": 0.5, "period": 4, "growth": 2})
-    config.optimizer.schedule, config.optimizer.nesterov = "cosine", True
-    found = make_sgd(config)
+    config.optimizer.sgd.cosine = ConfigDict({"lowest": 0.5, "period": 4, "growth": 2})
+    config.optimizer.sgd.schedule, config.optimizer.sgd.nesterov = "cosine", True
+    found = optimizer_of(config)
     assert found == Sgd(20.0, Cosine(0.5, 4, 2), 0.25, 1e-7, None, nesterov=True)
 
 
@@ -161,17 +164,45 @@ def test_settings_are_read_from_where_they_are():
 )
 def test_a_wrong_field_is_named(path, name, value):
     config = enas_rnn_ptb.get_config()
-    within = config.retrain.optimizer if "." in path else config.optimizer
+    within = (config.retrain if "." in path else config).optimizer.sgd
     with config.ignore_type():
         *parts, last = name.split(".")
         (within[parts[0]] if parts else within)[last] = value
-    message = rf"config\.{path}\.{name} is {value!r}, expected"
+    message = rf"config\.{path}\.sgd\.{name} is {value!r}, expected"
     with pytest.raises(ConfigError, match=message):
-        make_sgd(config, path)
+        optimizer_of(config, path=path)
 
 
 def test_a_field_that_is_missing_is_named():
     config = enas_rnn_ptb.get_config()
-    del config.optimizer.momentum
-    with pytest.raises(ConfigError, match=r"config\.optimizer\.momentum is missing"):
-        make_sgd(config)
+    del config.optimizer.sgd.learning_rate
+    missing = r"config\.optimizer\.sgd\.learning_rate is missing"
+    with pytest.raises(ConfigError, match=missing):
+        optimizer_of(config)
+
+
+def test_any_optimizer_of_optax_has_the_learning_rate_as_data():
+    adam = OptaxOptimizer("adam", 0.1, options={"b1": 0.5, "b2": 0.75})
+    rates = (0.25, 0.5)
+    m, v, params = 0.0, 0.0, PARAMS["a"]
+    gradient = GRADIENT["a"]
+    for t, (found, rate) in enumerate(zip(take_steps(adam, rates), rates, strict=True)):
+        m, v = 0.5 * m + 0.5 * gradient, 0.75 * v + 0.25 * gradient**2
+        scaled = np.sqrt(v / (1 - 0.75 ** (t + 1))) + 1e-8
+        params = params - rate * m / (1 - 0.5 ** (t + 1)) / scaled
+        np.testing.assert_allclose(found["a"], params, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"function": "adamm"}, "function is 'adamm', expected the name"),
+        ({"function": "apply_updates"}, "takes a learning_rate"),
+        ({"function": "lbfgs"}, "nothing but gradients and parameters"),
+        ({"options": {"beta": 0.9}}, r"options is \{'beta': 0.9\}, expected .*'b1'"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0, expected a number above 0"),
+    ],
+)
+def test_a_wrong_optimizer_of_optax_is_named(settings, said):
+    with pytest.raises(ValueError, match=said):
+        OptaxOptimizer(**settings)

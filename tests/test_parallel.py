@@ -16,6 +16,7 @@ import tiny_images
 import tiny_search
 import toy
 from ml_collections import ConfigDict
+from parts import make_protection
 from test_search import (
     BATCHES,
     CHILDREN,
@@ -24,26 +25,22 @@ from test_search import (
     RATE,
     WEIGHT_DECAY,
     Written,
+    make_penalty,
     make_search,
-    make_settings,
 )
 
 import configs
-from wpl_jax import tasks
 from wpl_jax.data import open_images
 from wpl_jax.devices import parallel
 from wpl_jax.devices.parallel import ALONE, Axis, Devices, Divided
 from wpl_jax.engine.joint_training import Child, batches_of_several, joint_step
 from wpl_jax.engine.training import Trainee, gradient_of_batch
 from wpl_jax.errors import ConfigError, UserError
-from wpl_jax.evaluation import retrain
 from wpl_jax.evaluation.rank_disorder import with_shared
 from wpl_jax.jobs import registry as jobs
 from wpl_jax.jobs import search as search_run
 from wpl_jax.jobs import search_config
-from wpl_jax.jobs.search import _advance, _taken, calls_of_search
 from wpl_jax.penalty import consolidate, weight_plasticity
-from wpl_jax.protections.protection import make_protection
 from wpl_jax.runs.stopping import StopRequest
 from wpl_jax.supernet import gather, mask, random_architecture
 from wpl_jax.tasks import image_classification
@@ -199,26 +196,26 @@ def have(monkeypatch, *counts):
 def test_processes_with_different_numbers_of_devices_are_told(monkeypatch):
     have(monkeypatch, 1, 2)
     with pytest.raises(UserError, match="have 1, 2 devices, expected as many each"):
-        parallel.make_devices(text_config())
+        choose(text_config())
 
 
 def test_of_each_process_as_many_devices_are_used(all_devices, monkeypatch):
     found = have(monkeypatch, *[8] * 4)
     config = text_config()
-    config.task.batch_size = 48
-    devices = parallel.make_devices(config)
+    config.task.language_model.batch_size = 48
+    devices = choose(config)
     assert devices.count == 24
     chosen = [found.index(device) for device in devices._chosen()]
     assert chosen == [first + i for first in (0, 8, 16, 24) for i in range(6)]
     assert "Devices: 24 of 32 (tpu): more cannot" in parallel.told([devices])
-    config.task.batch_size = 6
+    config.task.language_model.batch_size = 6
     with pytest.raises(ConfigError, match=r"multiple of 4, .* start fewer processes"):
-        parallel.make_devices(config)
+        choose(config)
     with pytest.raises(UserError, match=r"is 6, .* multiple of the 4 processes"):
         parallel.use(6)
-    config.task.batch_size = 16
+    config.task.language_model.batch_size = 16
     parallel.use(8)
-    assert parallel.make_devices(config).count == 8
+    assert choose(config).count == 8
     assert parallel.told([Devices(8)]) == "Devices: 8 of 32 (tpu)"
 
 
@@ -245,8 +242,8 @@ FIRST, SECOND = jax.random.key(0), jax.random.key(1)
 
 def text_config():
     config = tiny_search.get_config()
-    config.task.batch_size = 8
-    config.task.dropout = ConfigDict(
+    config.task.language_model.batch_size = 8
+    config.task.language_model.dropout = ConfigDict(
         {"embedding": 0.1, "input": 0.2, "output": 0.2, "recurrent": 0.1}
     )
     config.search.epochs = 1
@@ -255,6 +252,12 @@ def text_config():
         {"proposed": 5, "screen_batches": 1, "keep": 3}
     )
     return config
+
+
+def choose(config, together=1):
+    """The devices of a configuration's batches."""
+    task = search_config.open_task(config).task
+    return search_config.choose_devices(config, task, together)
 
 
 def load(config, count):
@@ -302,11 +305,11 @@ def outcome(config, count):
     """A whole search: the numbers of its last epoch, and its state."""
     search, data = load(config, count)
     state, number = search.init(FIRST), 0
-    calls = calls_of_search(config, search)
-    while number < len(calls):
-        state = _advance(config, search, data, state, calls[number])
-        number += _taken(search, calls, number)
-        if calls[number - 1].last:
+    plan = search_config.make_plan(config, search)
+    while number < len(plan):
+        state = plan.advance(state, data, number)
+        number += plan.count_taken(number)
+        if plan[number - 1].last:
             measured = search.measure(state, np.int32(config.search.epochs - 1))
     return jax.device_get((measured, state._replace(key=())))
 
@@ -341,8 +344,8 @@ def assert_same_search(found, expected, atol=1e-5):
 
 
 def per_example(config):
-    config.penalty.estimator = "per_example"
-    config.penalty.labels = "model"
+    config.penalty.wpl.estimator = "per_example"
+    config.penalty.wpl.per_example.labels = "model"
     return config
 
 
@@ -412,8 +415,15 @@ def test_a_step_on_images_is_the_same_on_several_devices():
         np.testing.assert_allclose(a, b, atol=1e-4 * (np.max(np.abs(b)) + 1e-2))
 
 
+FISHER_BATCHES = 2
+
+
 class Together(Written):
     """Several children at once, in numpy."""
+
+    def __init__(self, params, data, penalty, name):
+        super().__init__(params, data, penalty)
+        self.name = name
 
     def train_several(self, architectures, epoch, index):
         rate, some = RATE * DECAY ** max(epoch - 1, 0), len(architectures)
@@ -448,25 +458,25 @@ class Together(Written):
         sums = {k: np.zeros_like(v) for k, v in self.params.items()}
         count = {k: np.zeros_like(v) for k, v in self.params.items()}
         for place, architecture in enumerate(architectures):
-            for i in range(self.penalty.batches):
-                number = (epoch * CHILDREN + index + place) * self.penalty.batches + i
+            for i in range(FISHER_BATCHES):
+                number = (epoch * CHILDREN + index + place) * FISHER_BATCHES + i
                 batch = self.data[1][number % len(self.data[1])]
                 gradient = self.gradient(architecture, batch)
                 for k, part in self.parts(architecture).items():
-                    sums[k][part] += gradient[k] ** 2 / self.penalty.batches
+                    sums[k][part] += gradient[k] ** 2 / FISHER_BATCHES
             for k, part in self.parts(architecture).items():
                 count[k][part] += 1
         found = {k: sums[k] / np.maximum(used, 1) for k, used in count.items()}
-        if self.penalty.name == "l2":
+        if self.name == "l2":
             found = {k: np.ones_like(f) for k, f in found.items()}
-        elif self.penalty.name == "wpl":
+        elif self.name == "wpl":
             for k, used in count.items():
                 mixed = 0.1 * self.average[k] + found[k]
                 found[k] = self.average[k] = np.where(used > 0, mixed, self.average[k])
         mean = np.concatenate([found[k][n > 0] for k, n in count.items()]).mean()
         for k, used in count.items():
             fisher, anchor = found[k] / mean, self.params[k]
-            if self.penalty.name == "ewc":
+            if self.name == "ewc":
                 total = fisher + self.fisher[k]
                 weighted = fisher * anchor + self.fisher[k] * self.anchor[k]
                 fisher, anchor = total, weighted / np.maximum(total, 1e-300)
@@ -485,16 +495,19 @@ class Together(Written):
     ],
 )
 def test_children_that_are_trained_together_share_their_gradients(count, name, form):
-    config = make_settings(name=name, form=form, strength=1.0)
+    settings = {"start_epoch": 1, "flush_every": 2, "strength": 1.0}
+    if name != "l2":
+        settings["batches"] = FISHER_BATCHES
+    protection = make_protection(name, normalize="tree", form=form, **settings)
     search = dataclasses.replace(
-        make_search(protection=make_protection(config)),
+        make_search(protection=protection),
         together=2,
         devices=Devices(count, "children"),
     )
     data = search.devices.replicate(toy.make_data())
     state = search.init(SECOND)
     written = Together(
-        jax.device_get(state.shared.params), toy.make_data(), config.penalty
+        jax.device_get(state.shared.params), toy.make_data(), protection, name
     )
     for epoch in range(EPOCHS):
         state = search.begin_epoch(state, np.int32(epoch))
@@ -512,7 +525,7 @@ def test_children_that_are_trained_together_share_their_gradients(count, name, f
             written.protect_several(pair, epoch, index)
         for name, value in state.shared.params.items():
             np.testing.assert_allclose(value, written.params[name], rtol=2e-5)
-            if config.penalty.name == "wpl":
+            if written.name == "wpl":
                 average = state.shared.memory[name]
                 np.testing.assert_allclose(average, written.average[name], rtol=2e-4)
 
@@ -630,11 +643,10 @@ def test_a_joint_update_that_is_not_finite_is_left_out_and_told():
 
 
 @pytest.mark.parametrize(
-    "changes", [{"max_norm": 1.0}, {"compound": True, "normalize": "none"}]
+    "changes", [{"max_norm": 1.0}, {"alpha_inside_average": True, "normalize": "none"}]
 )
 def test_what_no_child_uses_keeps_what_is_remembered_of_it(changes):
-    config = make_settings(**changes)
-    protection = make_protection(config)
+    protection = make_penalty(**changes)
     params = toy.ToySpace().init(FIRST)
     optimizer = protection.wrap(optax.sgd(0.1), 0.1, 10.0)
     state, memory = (
@@ -692,11 +704,17 @@ def test_the_first_devices_values_go_to_all(count):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"task": {"batch_size": 6}}, "task.batch_size is 6, .* multiple of 4"),
+        (
+            {"task": {"language_model": {"batch_size": 6}}},
+            "task.language_model.batch_size is 6, .* multiple of 4",
+        ),
         ({"search": {"together": 2}}, "search.together is 2, .* multiple of 4"),
         ({"search": {"together": 3}}, "search.together is 3, .* divisor of the 4"),
         ({"search": {"together": 0}}, "search.together is 0"),
-        ({"task": {"batch_size": "8"}}, "task.batch_size is '8'"),
+        (
+            {"task": {"language_model": {"batch_size": "8"}}},
+            "task.language_model.batch_size is '8'",
+        ),
         (
             {"search": {"together": 4000, "children": 4000}},
             "search.together is 4000, .* at most .* batches of the training data",
@@ -716,7 +734,7 @@ def test_what_devices_cannot_divide_is_said_before_anything_runs(changes, said):
 def test_devices_that_there_are_not_cannot_be_used(count):
     with pytest.raises(UserError, match=f"--devices is {count}, expected 1 to 8"):
         parallel.use(count)
-    assert parallel.make_devices(text_config()).count == 1
+    assert choose(text_config()).count == 1
 
 
 @pytest.mark.parametrize(
@@ -727,8 +745,8 @@ def test_as_many_devices_are_used_as_divide_the_work(
     batch_size, together, count, all_devices
 ):
     config = text_config()
-    config.task.batch_size = batch_size
-    devices = parallel.make_devices(config, together)
+    config.task.language_model.batch_size = batch_size
+    devices = choose(config, together)
     assert (devices.count, devices.batch.size > 1) == (count, together == 1 != count)
     line = parallel.told([devices])
     assert line.startswith(f"Devices: {count}")
@@ -740,8 +758,10 @@ def test_every_configuration_runs_on_eight_devices(name, all_devices):
     config = importlib.import_module(f"configs.{name}").get_config()
     if "search" not in config:
         return
-    assert parallel.make_devices(config, config.search.together).count >= 4
-    assert parallel.make_devices(retrain.config_for_task(config)).count >= 4
+    retraining = search_config.config_for_task(config)
+    for changed, together in ((config, config.search.together), (retraining, 1)):
+        rows = changed.task[changed.task.name].batch_size
+        assert parallel.choose(rows, together).count >= 4
 
 
 class Interrupted(StopRequest):
@@ -763,7 +783,6 @@ def test_a_search_goes_on_with_another_number_of_devices(
     config = one_search()
     monkeypatch.setattr(search_run, "StopRequest", Interrupted)
     monkeypatch.setattr(search_run, "_report", lambda *args: None)
-    monkeypatch.setitem(tasks.TASKS, "toy", toy.open_task)
     for count, calls in zip(counts, (11, 1000), strict=True):
         parallel.use(count)
         Interrupted.left = calls
@@ -795,7 +814,6 @@ def read_lines(workdir):
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(tasks.TASKS, "toy", toy.open_task)
         patch.setattr(search_run, "_report", lambda *args: None)
         jobs.run(one_search(), folder / "run", "run")
     return folder / "run"

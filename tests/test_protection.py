@@ -8,15 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from parts import make_protection, protection_of
 
 from configs import enas_rnn_ptb
 from wpl_jax import penalty
 from wpl_jax.errors import ConfigError
-from wpl_jax.protections.protection import (
-    NoProtection,
-    QuadraticProtection,
-    Trained,
-    make_protection,
+from wpl_jax.protections.estimators import PerExample
+from wpl_jax.protections.protection import NoProtection, Trained
+from wpl_jax.protections.quadratic import (
+    L2,
+    ElasticWeightConsolidation,
+    WeightPlasticity,
 )
 from wpl_jax.supernet import ALL, present
 
@@ -69,18 +71,8 @@ def to_jax(tree):
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
 
 
-def settings_of(**changed):
-    """Settings of the penalty without anything that changes the Fisher."""
-    config = enas_rnn_ptb.get_config()
-    plain = {"name": "wpl", "estimator": "batch", "normalize": "none"}
-    plain |= {"split": "valid", "eta": 0.75}
-    with config.ignore_type():
-        config.penalty.update(plain | changed)
-    return config
-
-
 def protection(**changed):
-    return make_protection(settings_of(**changed))
+    return make_protection(**{"eta": 0.75} | changed)
 
 
 def train_children(protection, numbers=(0, 1), alpha=0.5):
@@ -134,13 +126,13 @@ def reference(options, numbers=(0, 1), alpha=0.5):
     for child, number in zip(CHILDREN, numbers, strict=False):
         newest = fisher_of(child, number, options)
         for name in memory:
-            share = eta if options.get("average") == "coded" else 1.0
+            share = eta if options.get("average") == "code" else 1.0
             memory[name] = np.array((1 - eta) * memory[name] + share * newest[name])
             for tensor in tensors_of(name, memory[name]):
                 norm = np.sqrt(np.sum(tensor**2))
                 if options.get("max_norm") and norm > options["max_norm"]:
                     tensor *= options["max_norm"] / norm
-            if options.get("compound"):
+            if options.get("alpha_inside_average"):
                 memory[name] = alpha * memory[name]
     importance = dict(memory)
     shared = {"shared", "scale"} if options.get("protect") == "choices" else set()
@@ -170,14 +162,14 @@ def assert_close(found, expected, rtol=2e-5):
 
 LIMIT = 7.0  # of norms
 VARIANTS = [
-    {"average": "printed"},
-    {"average": "coded"},
-    {"average": "coded", "max_norm": LIMIT},
+    {"average": "paper"},
+    {"average": "code"},
+    {"average": "code", "max_norm": LIMIT},
     {"normalize": "tree"},
     {"normalize": "tensor"},
     {"protect": "choices"},
     {"protect": "choices", "normalize": "tree"},
-    {"compound": True, "max_norm": LIMIT, "protect": "choices"},
+    {"alpha_inside_average": True, "max_norm": LIMIT, "protect": "choices"},
     {"estimator": "per_example", "chunk_size": 3},
     {"estimator": "per_example", "chunk_size": 8, "labels": "model", "batches": 2},
     {"estimator": "uniform", "eta": 0.5},
@@ -201,13 +193,18 @@ def test_the_variants_are_worth_a_test_each():
     del found[5:7]
     for one, other in itertools.combinations(found, 2):
         assert not np.allclose(one, other, rtol=0.01)
-    average, _ = reference({"average": "coded"})
+    average, _ = reference({"average": "code"})
     norms = [np.sqrt(np.sum(row**2)) for row in average["edges"]]
     assert min(norms) < LIMIT < max(norms)  # Each is clipped for itself.
 
 
 def test_a_stored_average_is_multiplied_by_alpha_in_each_visit():
-    options = {"compound": True, "estimator": "uniform", "average": "coded", "eta": 0.5}
+    options = {
+        "alpha_inside_average": True,
+        "estimator": "uniform",
+        "average": "code",
+        "eta": 0.5,
+    }
     memory, state, _ = train_children(protection(**options), alpha=3.0)
     # 3 (0 / 2 + 1 / 2) = 1.5, then 3 (1.5 / 2 + 1 / 2) = 3.75.
     assert_close(memory, {name: 3.75 * ones for name, ones in ONE.items()})
@@ -215,9 +212,7 @@ def test_a_stored_average_is_multiplied_by_alpha_in_each_visit():
 
 
 def test_ewc_adds_up_a_quadratic_for_each_child():
-    # Settings of the running average are not its own.
-    options = {"name": "ewc", "eta": 0.25, "average": "printed", "form": "explicit"}
-    ewc = protection(**options)
+    ewc = make_protection("ewc", form="explicit")
     memory, state, opt_state = train_children(ewc, numbers=(0, 1, 2))
     fishers = [fisher_of(child, i, {}) for i, child in enumerate(CHILDREN)]
     assert memory == ()
@@ -243,7 +238,7 @@ def test_ewc_adds_up_a_quadratic_for_each_child():
 
 
 def test_l2_weighs_all_weights_alike_and_asks_nothing_of_the_data():
-    l2 = protection(name="l2", estimator="batch", normalize="tree")
+    l2 = make_protection("l2", normalize="tree")
     params = to_jax(CHILDREN[0])
     state = l2.wrap(OPTIMIZER, 0.5, 1.0).init(params)
     memory = l2.init(params)
@@ -262,15 +257,8 @@ def test_l2_weighs_all_weights_alike_and_asks_nothing_of_the_data():
         assert_close(found.anchor, CHILDREN[number])
 
 
-def test_neither_ewc_nor_l2_compounds():
-    for name in ("ewc", "l2"):
-        assert not protection(name=name, compound=True).compound
-    assert protection(compound=True).compound
-
-
 def test_without_a_penalty_nothing_is_done():
-    none = make_protection(settings_of(name="none", strength=-1.0))
-    assert isinstance(none, NoProtection)
+    none = NoProtection()
     assert none.wrap(OPTIMIZER, 0.5, 3.0) is OPTIMIZER
     params = to_jax(CHILDREN[0])
     assert none.init(params) == ()
@@ -297,10 +285,10 @@ def test_the_memory_is_a_zero_for_each_weight_in_the_rows_of_the_weights():
 
 
 @pytest.mark.parametrize("form", ["explicit", "proximal"])
-@pytest.mark.parametrize("compound", [False, True])
-def test_a_step_is_pulled_to_the_anchor(form, compound):
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_step_is_pulled_to_the_anchor(form, inside):
     rate = 0.25
-    protected = protection(form=form, compound=compound)
+    protected = protection(form=form, alpha_inside_average=inside)
 
     @jax.jit
     def step(rate, alpha):
@@ -313,7 +301,7 @@ def test_a_step_is_pulled_to_the_anchor(form, compound):
         return optax.apply_updates(params, updates)
 
     # What is stored has been multiplied by alpha already where it compounds.
-    alpha = 1.0 if compound else 8.0
+    alpha = 1.0 if inside else 8.0
     expected = {}
     for name, w in HERE.items():
         g, f, a = GRADIENT[name], FISHER[name], ANCHOR[name]
@@ -362,79 +350,84 @@ def test_fishers_are_forgotten_every_few_epochs_after_the_first(flush_every, flu
 
 
 def test_settings_of_the_configuration_arrive():
-    found = make_protection(enas_rnn_ptb.get_config())
-    assert found == QuadraticProtection(
-        strength=0.03,
-        decay_from=0,
-        decay_epochs=None,
-        form="proximal",
-        rule=penalty.replace,
-        estimator="per_example",
-        labels="data",
-        split="valid",
-        batches=1,
-        chunk_size=8,
-        eta=0.9,
-        average="printed",
-        max_norm=None,
-        normalize="tree",
-        protect="all",
-        compound=False,
-        start_epoch=5,
-        flush_every=3,
-    )
+    config = enas_rnn_ptb.get_config()
+    own = {"strength": 0.03, "start_epoch": 5, "flush_every": 3}
+    wpl = WeightPlasticity(**own, eta=0.9, estimator=PerExample(chunk_size=8))
+    assert protection_of(config) == wpl
+    config.penalty.name = "ewc"
+    assert protection_of(config) == ElasticWeightConsolidation(**own)
+    config.penalty.name = "l2"
+    assert protection_of(config) == L2(**own)
+    config.penalty.name = "none"
+    assert protection_of(config) == NoProtection()
 
 
 WRONG = [
     ("name", "dropout"),
-    ("strength", -0.1),
-    ("strength", float("inf")),
-    ("strength", float("nan")),
-    ("eta", 1.5),
-    ("eta", -0.5),
-    ("form", "implicit"),
-    ("estimator", "exact"),
-    ("labels", "none"),
-    ("split", "test"),
-    ("average", "mean"),
-    ("normalize", "unit"),
-    ("protect", "nothing"),
-    ("compound", "yes"),
-    ("batches", 0),
-    ("chunk_size", 0),
-    ("start_epoch", -1),
-    ("decay_from", 1.5),
-    ("decay_epochs", 0),
-    ("flush_every", 0),
-    ("max_norm", 0.0),
-    ("max_norm", "10"),
+    ("wpl.strength", -0.1),
+    ("wpl.strength", float("inf")),
+    ("wpl.strength", float("nan")),
+    ("wpl.eta", 1.5),
+    ("wpl.eta", -0.5),
+    ("wpl.form", "implicit"),
+    ("wpl.estimator", "exact"),
+    ("wpl.per_example.labels", "none"),
+    ("wpl.per_example.split", "test"),
+    ("wpl.per_example.batches", 0),
+    ("wpl.per_example.chunk_size", 0),
+    ("wpl.average", "mean"),
+    ("wpl.normalize", "unit"),
+    ("wpl.protect", "nothing"),
+    ("wpl.alpha_inside_average", "yes"),
+    ("wpl.start_epoch", -1),
+    ("wpl.decay_from", 1.5),
+    ("wpl.decay_epochs", 0),
+    ("wpl.flush_every", 0),
+    ("wpl.max_norm", 0.0),
+    ("wpl.max_norm", "10"),
 ]
 
 
 @pytest.mark.parametrize(("field", "value"), WRONG)
 def test_a_wrong_field_is_named(field, value):
     config = enas_rnn_ptb.get_config()
+    *path, last = field.split(".")
+    within = config.penalty
+    for name in path:
+        within = within[name]
     with config.ignore_type():
-        config.penalty[field] = value
+        within[last] = value
     message = rf"config\.penalty\.{field} is {value!r}, expected"
     with pytest.raises(ConfigError, match=message):
-        make_protection(config)
+        protection_of(config)
 
 
 def test_every_setting_has_a_wrong_value_above():
-    settings = {field.name for field in dataclasses.fields(QuadraticProtection)}
-    assert {field for field, _ in WRONG} == settings - {"rule"} | {"name"}
+    settings = {field.name for field in dataclasses.fields(WeightPlasticity)}
+    settings |= {f"per_example.{f.name}" for f in dataclasses.fields(PerExample)}
+    found = {field.removeprefix("wpl.") for field, _ in WRONG}
+    assert found == settings | {"name"}
 
 
 @pytest.mark.parametrize("normalize", ["tree", "tensor"])
-def test_what_compounds_is_not_normalized(normalize):
-    with pytest.raises(ConfigError, match=r"config\.penalty\.normalize is"):
-        protection(compound=True, normalize=normalize)
+def test_alpha_inside_the_average_excludes_normalization(normalize):
+    with pytest.raises(ValueError, match=r"normalize is .* expected 'none'"):
+        protection(alpha_inside_average=True, normalize=normalize)
 
 
 @pytest.mark.parametrize("name", ["strength", "flush_every", "max_norm"])
-def test_a_field_that_is_missing_is_named(name):
+def test_a_field_that_is_missing_has_its_default(name):
     config = enas_rnn_ptb.get_config()
-    del config.penalty[name]
-    with pytest.raises(ConfigError, match=rf"config\.penalty\.{name} is missing"):
-        make_protection(config)
+    del config.penalty.wpl[name]
+    default = {field.name: field.default for field in dataclasses.fields(L2)}
+    default["max_norm"] = None
+    assert getattr(protection_of(config), name) == default[name]
+
+
+def test_a_penalty_has_no_settings_of_another():
+    config = enas_rnn_ptb.get_config()
+    config.penalty.name = "l2"
+    with config.unlocked():
+        config.penalty.l2.eta = 0.5
+    with pytest.raises(ConfigError, match=r"config\.penalty\.l2\.eta is not a setting"):
+        protection_of(config)

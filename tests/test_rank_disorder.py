@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import toy
 
-from wpl_jax import tasks
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.evaluation import rank_disorder, retrain
 from wpl_jax.evaluation.rank_disorder import correlation, draw
@@ -70,15 +69,9 @@ def finished(tmp_path_factory):
     """A finished run of the toy; tests may not write to it."""
     workdir = tmp_path_factory.mktemp("toy") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(tasks.TASKS, "toy", toy.open_task)
         patch.setattr(search_run.search_report, "write", lambda *args: None)
         jobs.run(make_config(), workdir, "run")
     return workdir
-
-
-@pytest.fixture(autouse=True)
-def toy_task(monkeypatch):
-    monkeypatch.setitem(tasks.TASKS, "toy", toy.open_task)
 
 
 def make_config():
@@ -105,7 +98,7 @@ def test_the_mode_ranks_by_shared_weights_and_from_scratch(
     run = retrain.run
 
     def stops_once(*args, **options):
-        trained.append(args[3].tolist())
+        trained.append(args[2].tolist())
         if len(trained) == 3:
             raise SystemExit(143)
         return run(*args, **options)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy
 from ml_collections import ConfigDict
 
 from configs import enas_rnn_pydoc
@@ -19,6 +20,7 @@ from wpl_jax.engine.optimizers import Exponential, Sgd
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.evaluation import retrain
 from wpl_jax.evaluation.retrain import Retraining
+from wpl_jax.jobs.search_config import config_for_task, make_retraining
 from wpl_jax.supernet import ALL
 from wpl_jax.tasks import Evaluation
 from wpl_jax.tasks.guessing import Guess
@@ -377,18 +379,23 @@ def make_config(**options):
         "epochs": EPOCHS,
         "checkpoint_seconds": 1e9,
         "patience": PATIENCE,
-        "optimizer": dataclasses.asdict(SGD)
-        | {"schedule": "exponential", "exponential": dataclasses.asdict(DECAY)},
     }
-    return ConfigDict({"retrain": settings | options})
+    config = toy.get_config()
+    config.retrain.update(settings)
+    config.retrain.optimizer.sgd.update(
+        dataclasses.asdict(SGD)
+        | {"schedule": "exponential", "exponential": dataclasses.asdict(DECAY)}
+    )
+    with config.ignore_type():
+        config.retrain.update(options)
+    return config
 
 
-def run(retraining, folder, stop=None, data=DATA, per_call=2, **options):
+def run(retraining, folder, stop=None, data=DATA, per_call=2, checkpoint_seconds=1e9):
     """With so many batches in a call, however long they take."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(retrain._Speed, "batches_of_a_call", lambda speed: per_call)
         return retrain.run(
-            make_config(**options),
             retraining,
             data,
             ARCHITECTURE.tolist(),
@@ -396,6 +403,7 @@ def run(retraining, folder, stop=None, data=DATA, per_call=2, **options):
             folder,
             "Toy",
             stop or Stop(),
+            checkpoint_seconds,
         )
 
 
@@ -513,10 +521,10 @@ def test_a_training_without_a_finite_step_ends_at_once(retraining, tmp_path):
 
 
 def test_settings_are_those_of_the_configuration():
-    task = ToyTask()
-    made = retrain.make_retraining(make_config(), task)
-    assert made == Retraining(task, SGD, EPOCHS, PATIENCE)
-    assert retrain.make_retraining(make_config(patience=None), task).patience is None
+    made, data = make_retraining(make_config())
+    assert made == Retraining(toy.ToyTask(), SGD, EPOCHS, PATIENCE)
+    jax.tree.map(np.testing.assert_array_equal, data, toy.make_data())
+    assert make_retraining(make_config(patience=None))[0].patience is None
 
 
 @pytest.mark.parametrize(
@@ -527,9 +535,13 @@ def test_settings_are_those_of_the_configuration():
         ("checkpoint_seconds", -1.0, "-1.0, expected a number at least 0"),
         ("patience", 0, "0, expected a whole number of at least 1"),
         ("patience", "5", "'5', expected a whole number"),
-        ("optimizer.learning_rate", 0.0, "0.0, expected a number above 0"),
-        ("optimizer.clip_norm", -1.0, "-1.0, expected a number above 0"),
-        ("optimizer.momentum", 1.0, "1.0, expected a number at least 0 and below 1"),
+        ("optimizer.sgd.learning_rate", 0.0, "0.0, expected a number above 0"),
+        ("optimizer.sgd.clip_norm", -1.0, "-1.0, expected a number above 0"),
+        (
+            "optimizer.sgd.momentum",
+            1.0,
+            "1.0, expected a number at least 0 and below 1",
+        ),
     ],
 )
 def test_wrong_settings_are_named(field, value, said):
@@ -537,10 +549,8 @@ def test_wrong_settings_are_named(field, value, said):
     with config.ignore_type():
         config.update_from_flattened_dict({f"retrain.{field}": value})
     with pytest.raises(ConfigError) as caught:
-        retrain.check(config)
+        make_retraining(config)
     assert f"config.retrain.{field} is {said}" in str(caught.value)
-    with pytest.raises(ConfigError, match=field):
-        retrain.make_retraining(config, ToyTask())
 
 
 @pytest.mark.parametrize("field", ["epochs", "checkpoint_seconds", "patience"])
@@ -548,19 +558,22 @@ def test_missing_settings_are_named(field):
     config = make_config()
     del config.retrain[field]
     with pytest.raises(ConfigError, match=rf"config\.retrain\.{field} is missing"):
-        retrain.check(config)
+        make_retraining(config)
 
 
 def test_space_and_task_of_the_retraining_are_merged_into_those_of_the_search():
     config = enas_rnn_pydoc.get_config()
-    config.retrain.space = ConfigDict({"hidden": 48, "output": "all"})
+    config.retrain.space = ConfigDict(
+        {"recurrent_cell": {"hidden": 48, "output": "all"}}
+    )
+    dropout = {"input": 0.7, "recurrent": 0.4}
     config.retrain.task = ConfigDict(
-        {"dropout": {"input": 0.7, "recurrent": 0.4}, "activation_penalty": 2}
+        {"language_model": {"dropout": dropout, "activation_penalty": 2}}
     )
     before = config.to_dict()
     expected = copy.deepcopy(before)
-    expected["space"] |= {"hidden": 48, "output": "all"}
-    expected["task"]["dropout"] |= {"input": 0.7, "recurrent": 0.4}
-    expected["task"]["activation_penalty"] = 2
-    assert retrain.config_for_task(config).to_dict() == expected
+    expected["space"]["recurrent_cell"] |= {"hidden": 48, "output": "all"}
+    expected["task"]["language_model"]["dropout"] |= dropout
+    expected["task"]["language_model"]["activation_penalty"] = 2
+    assert config_for_task(config).to_dict() == expected
     assert config.to_dict() == before

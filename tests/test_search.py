@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 import toy
 from ml_collections import ConfigDict
+from parts import make_protection, strategy_of
 
-from wpl_jax import tasks
 from wpl_jax.engine.evaluator import Evaluator
 from wpl_jax.engine.optimizers import Exponential, Sgd
 from wpl_jax.jobs import search_config
-from wpl_jax.protections.protection import NoProtection, make_protection
+from wpl_jax.protections.protection import NoProtection
 from wpl_jax.search import Search
-from wpl_jax.strategies import make_strategy
 from wpl_jax.strategies.random_search import RandomSearch
 from wpl_jax.strategies.strategy import Candidates
 from wpl_jax.supernet import Decision
@@ -49,19 +48,9 @@ def run_epoch(search, state, data, epoch):
     return state
 
 
-def make_settings(**changes):
-    config = toy.get_config()
-    config.penalty.update(
-        {
-            "start_epoch": 1,
-            "flush_every": 2,
-            "strength": 3.0,
-            "batches": 2,
-            "estimator": "batch",
-            **changes,
-        }
-    )
-    return config
+def make_penalty(**changes):
+    settings = {"start_epoch": 1, "flush_every": 2, "strength": 3.0, "batches": 2}
+    return make_protection(**settings | {"normalize": "tree"} | changes)
 
 
 class Written:
@@ -125,10 +114,10 @@ class Written:
             return
         number, parts = epoch * CHILDREN + index, self.parts(architecture)
         squares = dict.fromkeys(parts, 0.0)
-        for i in range(self.penalty.batches):
+        for i in range(self.penalty.estimator.batches):
             batch = self.data[1][(number * 2 + i) % len(self.data[1])]
             for k, g in self.gradient(architecture, batch).items():
-                squares[k] += g**2 / self.penalty.batches
+                squares[k] += g**2 / self.penalty.estimator.batches
         for k, part in parts.items():
             self.average[k][part] = 0.1 * self.average[k][part] + squares[k]
         mean = np.concatenate([self.average[k][p].ravel() for k, p in parts.items()])
@@ -144,10 +133,10 @@ class Written:
 
 @pytest.mark.parametrize("form", ["explicit", "proximal"])
 def test_epochs_are_the_papers_algorithm(form):
-    config = make_settings(form=form)
-    search = make_search(protection=make_protection(config))
+    protection = make_penalty(form=form)
+    search = make_search(protection=protection)
     data, state = toy.make_data(), search.init(jax.random.key(1))
-    written = Written(state.shared.params, data, config.penalty)
+    written = Written(state.shared.params, data, protection)
     for epoch in range(EPOCHS):
         state = run_epoch(search, state, data, epoch)
         seen = jax.device_get(state.epoch)
@@ -177,9 +166,7 @@ def test_one_compilation_serves_all_architectures_and_epochs():
             return super().train_loss(*args)
 
     children = 60
-    search = make_search(
-        Counting(), make_protection(make_settings()), children=children
-    )
+    search = make_search(Counting(), make_penalty(), children=children)
     data, state = toy.make_data(), search.init(jax.random.key(0))
     for epoch in range(3):
         state = run_epoch(search, state, data, epoch)
@@ -202,7 +189,7 @@ def test_searches_that_differ_in_their_protection_evaluate_and_learn_by_one_prog
     def search_under(protection):
         """One whose parts are equal to those of the others, but not the same."""
         task = Counting()
-        strategy = make_strategy(toy.get_config(), task.space.decisions)
+        strategy = strategy_of(toy.get_config(), task.space.decisions)
         return make_search(task, protection, strategy)
 
     def measure(search, state):
@@ -215,7 +202,7 @@ def test_searches_that_differ_in_their_protection_evaluate_and_learn_by_one_prog
     assert set(traces) == {"validate", "evaluate"}
     before = len(traces)
     for changes in ({}, {"strength": 5.0}, {"form": "explicit"}):
-        state = measure(search_under(make_protection(make_settings(**changes))), state)
+        state = measure(search_under(make_penalty(**changes)), state)
     assert len(traces) == before
 
 
@@ -234,7 +221,7 @@ def test_the_best_have_the_lowest_error_then_the_fewest_nats():
 
 
 def test_a_path_depends_on_the_key_and_the_position_only():
-    search = make_search(protection=make_protection(make_settings()))
+    search = make_search(protection=make_penalty())
     data = toy.make_data()
 
     def after(key, epochs):
@@ -269,7 +256,7 @@ def test_a_step_that_is_not_finite_is_left_out_and_counted(what):
     data = toy.make_data()
     states = []
     for task in (toy.ToyTask(), Broken()):
-        search = make_search(task, make_protection(make_settings(start_epoch=0)))
+        search = make_search(task, make_penalty(start_epoch=0))
         state = search.begin_epoch(search.init(jax.random.key(0)), np.int32(0))
         for index in range(3):
             state = search.train_child(state, data, np.int32(0), np.int32(index))
@@ -300,7 +287,7 @@ def test_skipped_steps_in_a_row_are_counted_over_children():
 
 
 def test_measured_numbers_are_those_of_the_epoch():
-    search = make_search(protection=make_protection(make_settings()))
+    search = make_search(protection=make_penalty())
     data, state = toy.make_data(), search.init(jax.random.key(0))
     state = run_epoch(search, state, data, 0)
     measured = search.measure(state, np.int32(3))
@@ -384,7 +371,7 @@ def selected(name):
     few = ConfigDict({"proposed": 8, "screen_batches": 1, "keep": 2})
     config.strategy.enas.candidates = config.strategy.random.candidates = few
     task = TableTask(TableSpace())
-    search = make_search(task, strategy=make_strategy(config, task.space.decisions))
+    search = make_search(task, strategy=strategy_of(config, task.space.decisions))
     data, found = toy.make_data(), []
     for seed in range(6):
         state = search.init(jax.random.key(seed))
@@ -420,7 +407,7 @@ def test_the_selection_is_the_best_of_what_was_screened(name):
 def test_learning_in_parts_is_learning_at_once():
     config = toy.get_config()
     task = toy.ToyTask()
-    search = make_search(task, strategy=make_strategy(config, task.space.decisions))
+    search = make_search(task, strategy=strategy_of(config, task.space.decisions))
     data = toy.make_data()
 
     def learn(*calls):
@@ -437,8 +424,7 @@ def test_learning_in_parts_is_learning_at_once():
     np.testing.assert_allclose(whole.epoch.reward, parts.epoch.reward, rtol=1e-5)
 
 
-def test_a_search_is_made_from_its_configuration(monkeypatch):
-    monkeypatch.setitem(tasks.TASKS, "toy", toy.open_task)
+def test_a_search_is_made_from_its_configuration():
     search, data, about = search_config.make_search(toy.get_config())
     assert about == "toy examples"
     assert search.children == 4

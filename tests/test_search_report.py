@@ -21,7 +21,6 @@ SPACE = RecurrentCell(7, 4, 3)
 EPOCHS, START = 4, 1  # The penalty is on from epoch 1, and shows from epoch 2 on.
 CONFIG = {
     "main_arm": "wpl",
-    "penalty": {"start_epoch": START},
     "search": {"children": 3, "batches": 7, "eval_batches": 2},
 }
 ABOUT = "some <data> & more"
@@ -205,7 +204,7 @@ def searches(tmp_path_factory):
 def written(searches, tmp_path_factory):
     """The folder of a report, which tests only read."""
     folder = tmp_path_factory.mktemp("report")
-    search_report.write(folder, CONFIG, read_all(searches), SPACE, ABOUT)
+    search_report.write(folder, CONFIG, read_all(searches), SPACE, ABOUT, START)
     return folder
 
 
@@ -224,10 +223,9 @@ def test_table_has_means_and_standard_errors_and_the_main_arm_first(page):
 def test_one_seed_has_no_error_and_a_penalty_that_never_shows_the_last_epoch(
     searches, tmp_path
 ):
-    config = CONFIG | {"penalty": {"start_epoch": 100}}
     some = read_all(searches, [("none", 1), ("wpl", 1)])  # "none" is the main arm here.
     some[1].metrics[-1]["child_reward"] = None
-    search_report.write(tmp_path, config, some, SPACE, ABOUT)
+    search_report.write(tmp_path, CONFIG, some, SPACE, ABOUT, 100)
     page = Parsed(tmp_path / "report.html")
     assert page.rows[1:] == [
         [
@@ -260,13 +258,13 @@ def test_training_from_scratch_and_rankings_at_the_level_are_named(searches, tmp
     ranks = {"scratch": [70.0, None] * 3, "shared": {"wpl-seed0": [None, 51.0] * 3}}
     (tmp_path / "rank_disorder.json").write_text(json.dumps(ranks))
     some[0] = some[0]._replace(retrained=retrained | {"guess": GUESS})
-    search_report.write(tmp_path, CONFIG, some, SPACE, ABOUT)
+    search_report.write(tmp_path, CONFIG, some, SPACE, ABOUT, START)
     text = Parsed(tmp_path / "report.html").text
     for said in (
         "wpl, seed 0, the best random architecture with the shared weights (ppl 51.00",
         "wpl, seed 0, trained from scratch (ppl 61.00",
         "the best random architecture, trained from scratch (ppl 70.00",
-        "config.retrain.optimizer.learning_rate",
+        "Lower the learning rate (config.retrain.optimizer)",
         "config.search.epochs",
     ):
         assert said in text, said
@@ -337,7 +335,7 @@ def test_page_stands_on_its_own(page, written):
 
 
 def test_same_searches_give_the_same_bytes(searches, written, tmp_path):
-    search_report.write(tmp_path, CONFIG, read_all(searches), SPACE, ABOUT)
+    search_report.write(tmp_path, CONFIG, read_all(searches), SPACE, ABOUT, START)
     for path in written.rglob("*.*"):
         again = tmp_path / path.relative_to(written)
         assert again.read_bytes() == path.read_bytes(), path.name

@@ -13,22 +13,18 @@ import toy
 from ml_collections import ConfigDict
 from tiny_search import RUNS, assert_same
 
-from wpl_jax import tasks
 from wpl_jax.data import DataError
+from wpl_jax.engine.plan import Plan
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.jobs import registry as jobs
 from wpl_jax.jobs import search as search_run
-from wpl_jax.jobs.search_config import arm_names, expand, make_search
+from wpl_jax.jobs import search_loop
+from wpl_jax.jobs.search_config import arm_names, expand, make_plan, make_search
 from wpl_jax.runs.run_directory import open_run
 from wpl_jax.runs.stopping import StopRequest
 from wpl_jax.supernet import architecture_from_json
+from wpl_jax.tasks import TASKS
 from wpl_jax.tasks.guessing import Guess
-
-
-@pytest.fixture(autouse=True)
-def toy_task(monkeypatch):
-    """The toy is a task by one line in the registry."""
-    monkeypatch.setitem(tasks.TASKS, "toy", toy.open_task)
 
 
 @pytest.fixture
@@ -45,9 +41,7 @@ def quick_report(monkeypatch):
 def finished(tmp_path_factory):
     """An undisturbed run; tests may not write to it."""
     workdir = tmp_path_factory.mktemp("toy") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(tasks.TASKS, "toy", toy.open_task)
-        jobs.run(toy.get_config(), workdir, "run")
+    jobs.run(toy.get_config(), workdir, "run")
     return workdir
 
 
@@ -111,7 +105,7 @@ def test_a_run_leaves_what_a_search_found(finished):
 
 def test_a_finished_run_is_not_repeated(finished, capsys, monkeypatch):
     """Its data is read, and compared; nothing else is done."""
-    monkeypatch.setattr(search_run, "Resumable", None)
+    monkeypatch.setattr(search_loop, "Resumable", None)
     monkeypatch.setattr(search_run, "_check_devices", None)
     before = {p: p.stat().st_mtime_ns for p in finished.rglob("*.json*")}
     jobs.run(toy.get_config(), finished, "run")
@@ -125,15 +119,14 @@ def with_other_data(monkeypatch, split="train"):
     data = toy.make_data()
     changed = getattr(data, split).at[0, 0, 0].add(1)
     other = data._replace(**{split: changed})
-    task = toy.ToyTask()
-    monkeypatch.setitem(tasks.TASKS, "toy", lambda *_: (task, lambda: other, "toy"))
+    monkeypatch.setattr(toy.ToyTask, "put", lambda *_: other)
 
 
 @pytest.mark.parametrize("mode", ["run", "derive", "rank"])
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_other_data_under_the_same_name_is_refused(mode, split, finished, monkeypatch):
     with_other_data(monkeypatch, split)
-    monkeypatch.setattr(search_run, "Resumable", None)
+    monkeypatch.setattr(search_loop, "Resumable", None)
     before = {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
     with pytest.raises(UserError, match="holds a run with other data") as caught:
         jobs.run(toy.get_config(), finished, mode)
@@ -143,10 +136,10 @@ def test_other_data_under_the_same_name_is_refused(mode, split, finished, monkey
 
 
 def test_a_finished_run_whose_data_is_gone_is_finished(finished, monkeypatch, capsys):
-    def gone(*_):
+    def gone():
         raise DataError("data.npz", "found nothing", "a file", "give its path")
 
-    monkeypatch.setitem(tasks.TASKS, "toy", gone)
+    monkeypatch.setattr(toy.ToyTask, "open", staticmethod(gone))
     jobs.run(toy.get_config(), finished, "run")
     first, second = capsys.readouterr().out.splitlines()
     assert first == f"This run is finished: {finished / 'report.html'}"
@@ -162,7 +155,7 @@ def test_damaged_results_are_named_before_anything_is_done(
     file = workdir / "searches" / "none-seed0" / name
     whole = file.read_bytes()
     file.write_bytes(damage)
-    monkeypatch.setattr(search_run, "Resumable", None)
+    monkeypatch.setattr(search_loop, "Resumable", None)
     with pytest.raises(UserError, match="is damaged") as caught:
         jobs.run(toy.get_config(), workdir, "run")
     assert str(caught.value).startswith(str(file))
@@ -171,7 +164,6 @@ def test_damaged_results_are_named_before_anything_is_done(
         return
     # The advice works.
     monkeypatch.undo()
-    monkeypatch.setitem(tasks.TASKS, "toy", toy.open_task)
     file.unlink()
     jobs.run(toy.get_config(), workdir, "run")
     assert file.read_bytes() == whole
@@ -202,7 +194,7 @@ def test_damaged_architectures_are_named(name, mode, finished, tmp_path, monkeyp
         workdir = tmp_path / "other"
         config.retrain.architecture = str(path)
         said = "expected the file" if content is None else said
-    monkeypatch.setattr(search_run, "Resumable", None)
+    monkeypatch.setattr(search_loop, "Resumable", None)
     monkeypatch.setattr(search_run.retrain, "Resumable", None)
     with pytest.raises(UserError) as caught:
         jobs.run(config, workdir, mode)
@@ -266,23 +258,21 @@ def test_too_many_bad_steps_go_back_with_half_the_rate(
             bad = jnp.where((stream[0] > 8) & (moved > 0) & fast, jnp.nan, 0.0)
             return nats + bad, (seen + bad, stream)
 
-    def open_task(config, devices, shelf):
-        return Steep(), toy.make_data, "toy"
-
-    monkeypatch.setitem(tasks.TASKS, "toy", open_task)
+    monkeypatch.setitem(TASKS, "steep", Steep)
     config = one_random_search()
+    config.task = ConfigDict({"name": "steep"})
     config.search.max_bad_steps = 3
 
     rates = []
-    advance = search_run._advance
+    advance = Plan.advance
 
-    def watched(config, search, data, state, call):
+    def watched(plan, state, data, number):
         rate = float(state.rate_scale)
-        rates.append((call.epoch, rate))
+        rates.append((plan[number].epoch, rate))
         test = jnp.full_like(data.test, rate > 0.25)  # Lower is low enough.
-        return advance(config, search, data._replace(test=test), state, call)
+        return advance(plan, state, data._replace(test=test), number)
 
-    monkeypatch.setattr(search_run, "_advance", watched)
+    monkeypatch.setattr(Plan, "advance", watched)
     jobs.run(config, tmp_path / "run", "run")
     said = capsys.readouterr().out
     assert "3 steps in a row were not finite in epoch 2" in said or (
@@ -357,13 +347,10 @@ def test_deriving_of_an_unfinished_search_leaves_it_unfinished(
 
 @pytest.mark.parametrize("what", ["loss", "fisher"])
 def test_a_search_that_cannot_go_on_says_so(what, tmp_path, monkeypatch, quick_report):
-    def open_task(config, devices, shelf):
-        data = toy.make_data()
-        split = "train" if what == "loss" else "valid"
-        bad = getattr(data, split).at[:].set(jnp.nan)
-        return toy.ToyTask(), lambda: data._replace(**{split: bad}), "toy"
-
-    monkeypatch.setitem(tasks.TASKS, "toy", open_task)
+    data = toy.make_data()
+    split = "train" if what == "loss" else "valid"
+    bad = data._replace(**{split: getattr(data, split).at[:].set(jnp.nan)})
+    monkeypatch.setattr(toy.ToyTask, "put", lambda *_: bad)
     said = "thousandth of the learning rate" if what == "loss" else "finite error"
     with pytest.raises(UserError, match=said):
         jobs.run(one_random_search(), tmp_path / "run", "run")
@@ -377,11 +364,11 @@ def test_every_strategy_goes_with_every_penalty(strategy, penalty):
     config.strategy.name, config.penalty.name = strategy, penalty
     search, data, _ = make_search(config)
     state = jax.eval_shape(search.init, jax.random.key(0))
-    phases = set()
-    for call in search_run.calls_of_search(config, search):
+    phases, plan = set(), make_plan(config, search)
+    for number, call in enumerate(plan):
         if call.phase not in phases:
-            advance = functools.partial(search_run._advance, config, search, data)
-            after = jax.eval_shape(lambda s, a=advance, c=call: a(s, c), state)
+            advance = functools.partial(plan.advance, data=data, number=number)
+            after = jax.eval_shape(advance, state)
             assert jax.tree.structure(after) == jax.tree.structure(state)
             for new, old in zip(*map(jax.tree.leaves, (after, state)), strict=True):
                 assert (new.shape, new.dtype) == (old.shape, old.dtype)
@@ -428,7 +415,10 @@ WRONG = {
     "arm": ({"main_arm": "ewc"}, "config.main_arm is 'ewc'"),
     "seeds": ({"num_seeds": 0}, "config.num_seeds is 0"),
     "retraining": ({"retrain": {"epochs": -1}}, "config.retrain.epochs is -1"),
-    "rate": ({"optimizer": {"learning_rate": 0}}, "config.optimizer.learning_rate"),
+    "rate": (
+        {"optimizer": {"sgd": {"learning_rate": 0}}},
+        "optimizer.sgd.learning_rate is",
+    ),
 }
 
 

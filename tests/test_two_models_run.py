@@ -23,9 +23,11 @@ from tiny import ARMS, assert_same_bytes, deaths, get_config, small_files
 
 from wpl_jax.data import DataError, load_images
 from wpl_jax.errors import ConfigError, UserError
+from wpl_jax.jobs import two_models as two_models_job
+from wpl_jax.jobs.two_models import settings_of
 from wpl_jax.runs.run_directory import open_run
 from wpl_jax.two_models import run as two_models_run
-from wpl_jax.two_models.arms import CONVERGED, Arm, check
+from wpl_jax.two_models.arms import CONVERGED, Arm
 from wpl_jax.two_models.experiment import Curves
 from wpl_jax.two_models.run import load_data, make_setting
 
@@ -49,6 +51,10 @@ def copied(finished, tmp_path):
     return shutil.copytree(finished.workdir, tmp_path / "run")
 
 
+def load(config):
+    return load_data(settings_of(config), config.data)
+
+
 def strict_json(text):
     def refuse(word):
         raise AssertionError(f"{word} is not JSON")
@@ -69,13 +75,12 @@ def unfinish(workdir):
 def test_results_hold_every_arm_and_seed(results):
     assert results["config"] == json.loads(json.dumps(get_config().to_dict()))
     assert results["stops"] == [0.2, 1.0]
-    data, _ = load_data(get_config())
+    data, _ = load(get_config())
     shares = [np.mean(np.asarray(data.valid.labels) == label) for label in range(10)]
     assert results["guess"]["error"] == pytest.approx(100 * (1 - max(shares)))
     arms = results["arms"]
-    assert [Arm(*(arm[name] for name in Arm._fields)) for arm in arms] == check(
-        get_config()
-    )
+    found = [Arm(*(arm[name] for name in Arm._fields)) for arm in arms]
+    assert found == settings_of(get_config()).arms()
     shapes = {
         "valid_a": (SEEDS, EVALUATIONS),
         "valid_b": (SEEDS, EVALUATIONS),
@@ -251,7 +256,7 @@ def no_computing(monkeypatch):
 
 @pytest.mark.usefixtures("no_computing")
 def test_finished_run_computes_nothing(copied, finished, capsys):
-    two_models_run.run(get_config(), copied)
+    two_models_job.run(get_config(), copied)
     assert (
         capsys.readouterr().out == f"This run is finished: {copied / 'report.html'}\n"
     )
@@ -262,7 +267,7 @@ def test_finished_run_computes_nothing(copied, finished, capsys):
 def test_report_that_was_cut_off_is_written_by_the_same_command(copied, finished):
     (copied / "report.html").unlink()
     shutil.rmtree(copied / "figures")
-    two_models_run.run(get_config(), copied)
+    two_models_job.run(get_config(), copied)
     assert_same_bytes(copied, finished.workdir)
 
 
@@ -270,7 +275,7 @@ def test_report_that_was_cut_off_is_written_by_the_same_command(copied, finished
 def test_report_can_be_written_anew(copied, finished, capsys):
     (copied / "report.html").write_text("old")
     shutil.rmtree(copied / "figures")
-    two_models_run.report(get_config(), copied)
+    two_models_job.report(get_config(), copied)
     assert_same_bytes(copied, finished.workdir)
     assert str(copied / "report.html") in capsys.readouterr().out
 
@@ -278,10 +283,10 @@ def test_report_can_be_written_anew(copied, finished, capsys):
 def test_report_of_an_unfinished_run_is_a_user_error(copied, tmp_path):
     unfinish(copied)
     with pytest.raises(UserError, match="has not finished") as caught:
-        two_models_run.report(get_config(), copied)
+        two_models_job.report(get_config(), copied)
     assert str(copied / "results.json") in str(caught.value)
     with pytest.raises(UserError, match="There is no run in"):
-        two_models_run.report(get_config(), tmp_path / "nothing")
+        two_models_job.report(get_config(), tmp_path / "nothing")
     assert not (tmp_path / "nothing").exists()
 
 
@@ -290,10 +295,10 @@ def test_report_is_written_into_a_folder_of_its_own_run_only(copied):
         open_run(copied, get_config().to_dict()),
         pytest.raises(UserError, match="Another process is running in"),
     ):
-        two_models_run.report(get_config(), copied)
+        two_models_job.report(get_config(), copied)
     (copied / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"config\.json is damaged: not JSON"):
-        two_models_run.report(get_config(), copied)
+        two_models_job.report(get_config(), copied)
 
 
 def without_an_arm(results):
@@ -337,7 +342,7 @@ def test_damaged_results_are_named(mode, damage, said, copied):
     else:
         path.write_text(damage)
     with pytest.raises(UserError) as caught:
-        two_models_run.MODES[mode](get_config(), copied)
+        two_models_job.MODES[mode](get_config(), copied)
     assert str(caught.value).startswith(f"{path} is damaged: ")
     assert said in str(caught.value)
     assert "Delete it and run again" in str(caught.value)
@@ -348,22 +353,22 @@ def test_damaged_results_are_named(mode, damage, said, copied):
 def test_other_data_under_the_same_name_is_refused(finished_too, copied, monkeypatch):
     if not finished_too:
         unfinish(copied)
-    data, names = load_data(get_config())
+    data, names = load(get_config())
     labels = data.test.labels.at[0].set(1 - data.test.labels[0])
     other = data._replace(test=data.test._replace(labels=labels))
-    monkeypatch.setattr(two_models_run, "load_data", lambda config: (other, names))
+    monkeypatch.setattr(two_models_run, "load_data", lambda *args: (other, names))
     with pytest.raises(UserError, match="holds a run with other data") as caught:
-        two_models_run.run(get_config(), copied)
+        two_models_job.run(get_config(), copied)
     assert str(copied) in str(caught.value)
 
 
 @pytest.mark.usefixtures("no_computing")
 def test_finished_run_whose_data_is_gone_is_finished(copied, monkeypatch, capsys):
-    def gone(config):
+    def gone(*args):
         raise DataError("data.npz", "found nothing", "a file", "give its path")
 
     monkeypatch.setattr(two_models_run, "load_data", gone)
-    two_models_run.run(get_config(), copied)
+    two_models_job.run(get_config(), copied)
     first, second = capsys.readouterr().out.splitlines()
     assert first == f"This run is finished: {copied / 'report.html'}"
     assert "not there to be compared" in second
@@ -383,7 +388,7 @@ def test_another_configuration_is_refused(change, field, copied):
     config = get_config()
     config.update_from_flattened_dict(change)
     with pytest.raises(UserError, match="another configuration") as caught:
-        two_models_run.run(config, copied)
+        two_models_job.run(config, copied)
     assert len([x for x in str(caught.value).splitlines() if x.startswith("  ")]) == 1
     assert field in str(caught.value)
 
@@ -421,7 +426,7 @@ WRONG = [
     ("keep", 1.1),
     ("checkpoint_seconds", -1.0),
     *(("studies.loose.penalties", v) for v in ((), ("none",), ("wpl", "ridge"))),
-    *(("studies.loose.forms", value) for value in ((), ("implicit",))),
+    *(("studies.loose.alphas", value) for value in ((), ("implicit",))),
     *(("studies.loose.stops", value) for value in ((), (0.3,), ("soon",))),
     *(("studies.loose.shared", value) for value in ((), (0,), (1, 3))),
     ("studies.loose.normalize", "mean"),
@@ -445,7 +450,7 @@ def test_wrong_field_is_named_before_anything_happens(field, value, tmp_path):
     with config.ignore_type():
         config.update_from_flattened_dict({field: value})
     with pytest.raises(ConfigError) as caught:
-        two_models_run.run(config, tmp_path / "run")
+        two_models_job.run(config, tmp_path / "run")
     message = str(caught.value)
     assert repr(value) in message
     if field.startswith("main."):  # The combination is what is wrong.
@@ -464,11 +469,11 @@ def test_count_that_is_no_whole_number_is_a_config_error(field, value):
     with config.ignore_type():
         config[field] = value
     with pytest.raises(ConfigError, match=f"config.{field} is {value!r}"):
-        check(config)
+        settings_of(config).arms()
 
 
 @pytest.mark.parametrize(
-    "field", ["num_seeds", "model_b", "model_b.steps", "studies.loose.forms", "main"]
+    "field", ["num_seeds", "model_b", "model_b.steps", "studies.loose.alphas", "main"]
 )
 def test_missing_field_is_a_config_error(field):
     config = get_config()
@@ -476,7 +481,7 @@ def test_missing_field_is_a_config_error(field):
     with config.unlocked():
         del functools.reduce(lambda c, name: c[name], path, config)[last]
     with pytest.raises(ConfigError, match=last):
-        check(config)
+        settings_of(config).arms()
 
 
 def test_what_is_right_passes():
@@ -488,20 +493,20 @@ def test_what_is_right_passes():
     config.model_a.steps = 1
     config.model_b.eval_every = config.model_b.steps
     config.keep = 1.0
-    assert len(check(config)) == ARMS
+    assert len(settings_of(config).arms()) == ARMS
 
 
 def test_stops_may_be_none():
     config = get_config()
     config.stops = ()
     del config.studies.loose
-    assert {arm.stop for arm in check(config)} == {CONVERGED}
+    assert {arm.stop for arm in settings_of(config).arms()} == {CONVERGED}
 
 
 def test_studies_are_the_products_of_their_lists():
     config = get_config()
     config.studies.methods.penalties = ("l2", "wpl")
-    arms = check(config)
+    arms = settings_of(config).arms()
     assert len(arms) == len(set(arms)) == (1 + 2 * 2 * 2) + 2 * (1 + 2)
     plain = [(arm.stop, arm.shared) for arm in arms if arm.penalty == "none"]
     assert set(plain) == {(0.2, 1), (0.2, 2), (1.0, 2)}
@@ -511,10 +516,10 @@ def test_studies_are_the_products_of_their_lists():
 
 def test_arms_of_overlapping_studies_run_once():
     config = get_config()
-    alone = check(config)
+    alone = settings_of(config).arms()
     config.studies.again = config.studies.loose.copy_and_resolve_references()
     config.studies.again.alphas = (10.0, 100.0)
-    arms = check(config)
+    arms = settings_of(config).arms()
     assert len(arms) == ARMS + 2  # 100 for one and for two shared layers
     assert set(alone) < set(arms)
 
@@ -524,7 +529,7 @@ def test_arms_of_overlapping_studies_run_once():
 )
 def test_every_configuration_passes(name):
     config = importlib.import_module(f"configs.{name}").get_config()
-    arms = check(config)
+    arms = settings_of(config).arms()
     assert len(arms) > 10
     json.dumps(config.to_dict(), allow_nan=False)
 
@@ -544,10 +549,10 @@ def test_data_error_leaves_the_folder_free_for_the_mended_command(
     with config.ignore_type():
         config.update_from_flattened_dict(change)
     with pytest.raises(UserError) as caught:
-        two_models_run.run(config, tmp_path / "run")
+        two_models_job.run(config, tmp_path / "run")
     assert str([*change.values()][-1]) in str(caught.value)
     request.getfixturevalue("fake")
-    two_models_run.run(get_config(), tmp_path / "run")
+    two_models_job.run(get_config(), tmp_path / "run")
     assert (tmp_path / "run" / "results.json").exists()
 
 
@@ -560,7 +565,7 @@ def rows(images):
 
 def test_data_is_flattened_and_divided():
     config = get_config()
-    data, names = load_data(config)
+    data, names = load(config)
     source = load_images("digits", valid=60)
     assert names == tuple("0123456789")
     assert rows(data.train.images) == rows(source.train.images)
@@ -581,10 +586,10 @@ def test_data_is_flattened_and_divided():
 
 def test_fisher_has_a_random_sample_of_the_validation_images():
     config = get_config()
-    first = load_data(config)[0].fisher
-    again = load_data(config)[0].fisher
+    first = load(config)[0].fisher
+    again = load(config)[0].fisher
     config.seed = 1
-    other = load_data(config)[0].fisher
+    other = load(config)[0].fisher
     assert rows(first.images) == rows(again.images)
     assert rows(first.images) != rows(other.images)
     assert len(np.unique(first.labels)) > 5
@@ -592,8 +597,8 @@ def test_fisher_has_a_random_sample_of_the_validation_images():
 
 def test_setting_is_of_the_configuration():
     config = get_config()
-    data, names = load_data(config)
-    setting = make_setting(config, data, len(names))
+    data, names = load(config)
+    setting = make_setting(settings_of(config), data, len(names))
     assert setting.sizes_a == (64, 5, 10)
     assert setting.sizes_b == (64, 5, 5, 10)
     assert (setting.rate_a, setting.rate_b) == (0.05, 0.2)
@@ -659,15 +664,15 @@ def nothing(count):
 @pytest.fixture
 def fake(monkeypatch):
     """Puts a made-up experiment in place of the real one, and gives it."""
-    loaded = load_data(get_config())
+    loaded = load(get_config())
 
     class Fresh(Fake):
         trained: ClassVar = []
         before_arm = nothing
 
     monkeypatch.setattr(two_models_run, "Experiment", Fresh)
-    monkeypatch.setattr(two_models_run, "load_data", lambda config: loaded)
-    monkeypatch.setattr(two_models_run, "_report", lambda config, workdir: None)
+    monkeypatch.setattr(two_models_run, "load_data", lambda *args: loaded)
+    monkeypatch.setattr(two_models_run, "_report", lambda *args: None)
     return Fresh
 
 
@@ -684,8 +689,8 @@ def patient():
 
 
 def test_made_up_run_trains_every_arm_once(fake, tmp_path):
-    two_models_run.run(get_config(), tmp_path)
-    assert fake.trained == check(get_config())
+    two_models_job.run(get_config(), tmp_path)
+    assert fake.trained == settings_of(get_config()).arms()
     results = strict_json((tmp_path / "results.json").read_text())
     for arm, found in zip(fake.trained, results["arms"], strict=True):
         expected = fake._curves(fake, arm)
@@ -700,22 +705,22 @@ def test_made_up_run_trains_every_arm_once(fake, tmp_path):
 def test_signal_saves_all_and_stops_after_the_arm(
     number, code, at, fake, tmp_path, caplog, capsys
 ):
-    two_models_run.run(patient(), tmp_path / "undisturbed")
+    two_models_job.run(patient(), tmp_path / "undisturbed")
     fake.trained.clear()
     fake.before_arm = lambda count: count == at and signal.raise_signal(number)
     with pytest.raises(SystemExit) as caught:
-        two_models_run.run(patient(), tmp_path / "run")
+        two_models_job.run(patient(), tmp_path / "run")
     assert caught.value.code == code
     assert len(fake.trained) == at + 1
     assert f"after {at + 1} arms; all saved" in caplog.text
     assert not (tmp_path / "run" / "results.json").exists()
     fake.before_arm = nothing
     capsys.readouterr()
-    two_models_run.run(patient(), tmp_path / "run")
+    two_models_job.run(patient(), tmp_path / "run")
     assert capsys.readouterr().out.startswith(
         f"Training B: resuming after {at + 1} of {ARMS} arms.\n"
     )
-    assert fake.trained == check(patient())  # None of them twice.
+    assert fake.trained == settings_of(patient()).arms()  # None of them twice.
     assert_same_records(tmp_path / "run", tmp_path / "undisturbed")
 
 
@@ -724,7 +729,7 @@ def test_signal_in_the_last_arm_lets_the_run_finish(fake, tmp_path):
     fake.before_arm = lambda count: (
         count == last and signal.raise_signal(signal.SIGTERM)
     )
-    two_models_run.run(get_config(), tmp_path)
+    two_models_job.run(get_config(), tmp_path)
     assert (tmp_path / "results.json").exists()
 
 
@@ -739,7 +744,7 @@ def test_crash_costs_what_was_not_saved_and_nothing_else(
     at, saves_often, fake, tmp_path
 ):
     config = get_config() if saves_often else patient()
-    two_models_run.run(config, tmp_path / "undisturbed")
+    two_models_job.run(config, tmp_path / "undisturbed")
 
     def crash(count):
         if count == at:
@@ -748,11 +753,11 @@ def test_crash_costs_what_was_not_saved_and_nothing_else(
     fake.trained.clear()
     fake.before_arm = crash
     with pytest.raises(CrashError):
-        two_models_run.run(config, tmp_path / "run")
+        two_models_job.run(config, tmp_path / "run")
     gc.collect()
     fake.before_arm = nothing
     fake.trained.clear()
-    two_models_run.run(config, tmp_path / "run")
+    two_models_job.run(config, tmp_path / "run")
     assert len(fake.trained) == ARMS - at if saves_often else ARMS
     assert_same_records(tmp_path / "run", tmp_path / "undisturbed")
 
@@ -760,28 +765,28 @@ def test_crash_costs_what_was_not_saved_and_nothing_else(
 @pytest.mark.filterwarnings(*tiny.ORBAX_FAILING)
 def test_full_disk_is_a_user_error_and_the_same_command_goes_on(fake, tmp_path):
     fake.size = 10_000  # All but the checkpoints is smaller.
-    two_models_run.run(get_config(), tmp_path / "undisturbed")
+    two_models_job.run(get_config(), tmp_path / "undisturbed")
     fake.trained.clear()
     with contextlib.ExitStack() as stack:
         fake.before_arm = lambda count: (
             count == 2 and stack.enter_context(small_files(50_000))
         )
         with pytest.raises(UserError, match=r"Checkpoint 3 could not be written"):
-            two_models_run.run(get_config(), tmp_path / "run")
+            two_models_job.run(get_config(), tmp_path / "run")
     gc.collect()
     fake.before_arm = nothing
-    two_models_run.run(get_config(), tmp_path / "run")
+    two_models_job.run(get_config(), tmp_path / "run")
     assert_same_records(tmp_path / "run", tmp_path / "undisturbed")
 
 
 def test_results_that_find_no_room_are_a_user_error(fake, tmp_path):
-    two_models_run.run(get_config(), tmp_path / "undisturbed")
+    two_models_job.run(get_config(), tmp_path / "undisturbed")
     size = (tmp_path / "undisturbed" / "results.json").stat().st_size
     assert size > (tmp_path / "undisturbed" / "metrics.jsonl").stat().st_size
     with small_files(size - 1), pytest.raises(UserError, match="could not be written"):
-        two_models_run.run(get_config(), tmp_path / "run")
+        two_models_job.run(get_config(), tmp_path / "run")
     gc.collect()
-    two_models_run.run(get_config(), tmp_path / "run")
+    two_models_job.run(get_config(), tmp_path / "run")
     assert_same_records(tmp_path / "run", tmp_path / "undisturbed")
 
 
@@ -793,20 +798,20 @@ def test_run_can_be_cut_off_at_any_line(fake, tmp_path, monkeypatch):
     monkeypatch.setattr(
         two_models_run,
         "_report",
-        lambda config, workdir: (workdir / "report.html").write_text("report"),
+        lambda _, config, workdir: (workdir / "report.html").write_text("report"),
     )
-    two_models_run.run(config, tmp_path / "undisturbed")
+    two_models_job.run(config, tmp_path / "undisturbed")
     folders = []
 
     def start():
         folders.append(tmp_path / str(len(folders)))
-        two_models_run.run(config, folders[-1])
+        two_models_job.run(config, folders[-1])
 
     # Every eleventh: an arm is as many lines and a few, so that all come to pass.
     assert len(list(deaths(start, two_models_run, stride=11))) > 20
     gc.collect()  # Closes what the dead still hold, locks among it.
     for folder in folders:
-        two_models_run.run(config, folder)
+        two_models_job.run(config, folder)
         assert_same_records(folder, tmp_path / "undisturbed")
         assert (folder / "report.html").exists()
 

@@ -10,10 +10,9 @@ import tiny_search
 from ml_collections import ConfigDict
 
 from wpl_jax.errors import UserError
-from wpl_jax.evaluation import retrain
 from wpl_jax.jobs import registry as jobs
 from wpl_jax.jobs import unread
-from wpl_jax.jobs.search_config import expand, make_search
+from wpl_jax.jobs.search_config import expand, make_retraining, make_search
 from wpl_jax.tasks import Shelf
 
 SHELF = Shelf()
@@ -24,30 +23,31 @@ VARIANTS = {
     "random": (tiny_search, {"strategy.name": "random"}),
     "none": (tiny_search, {"penalty.name": "none"}),
     "ewc": (tiny_search, {"penalty.name": "ewc"}),
-    "l2": (tiny_search, {"penalty.name": "l2", "penalty.decay_epochs": 3}),
-    "per example": (tiny_search, {"penalty.estimator": "per_example"}),
-    "uniform": (tiny_search, {"penalty.estimator": "uniform"}),
-    "momentum": (tiny_search, {"optimizer.momentum": 0.5}),
+    "l2": (tiny_search, {"penalty.name": "l2", "penalty.l2.decay_epochs": 3}),
+    "per example": (tiny_search, {"penalty.wpl.estimator": "per_example"}),
+    "uniform": (tiny_search, {"penalty.wpl.estimator": "uniform"}),
+    "momentum": (tiny_search, {"optimizer.sgd.momentum": 0.5}),
     "plain images": (
         tiny_images,
         {
-            "space.auxiliary": False,
-            "retrain.space.auxiliary": False,
-            "task.drop_path.rate": 0.0,
-            "retrain.task.drop_path.rate": 0.0,
-            "task.normalization.moments": "train",
+            "space.micro_cell.auxiliary": False,
+            "retrain.space.micro_cell.auxiliary": False,
+            "task.image_classification.drop_path.rate": 0.0,
+            "retrain.task.image_classification.drop_path.rate": 0.0,
+            "task.image_classification.normalization.moments": "train",
         },
     ),
 }
 # Read where parts are put together, or by the data, or by other modes.
 ELSEWHERE = re.compile(
     r"job|seed|num_seeds|arms.*|main_arm|search\..*|(retrain\.)?task\.data\..*|"
-    r"task\.(shrink|divide_images)|ranking\..*|retrain\.(checkpoint_seconds|"
-    r"architecture)|.*\.(name|schedule)|penalty.compound"
+    r"task\.image_classification\.(shrink|divide_images)|ranking\..*|"
+    r"retrain\.(checkpoint_seconds|architecture)|.*\.name|"
+    r"penalty\.wpl\.alpha_inside_average"
 )
 TEXTS = ("cosine", "exponential", "explicit", "proximal", "tree", "tensor", "none")
 TEXTS += ("all", "choices", "leaves", "last", "output", "train", "valid", "model")
-TEXTS += ("data", "batch", "per_example", "uniform", "printed", "coded", "bfloat16")
+TEXTS += ("data", "batch", "per_example", "uniform", "paper", "code", "bfloat16")
 TEXTS += ("regularizer", "reward", "distance", "float32")
 
 
@@ -83,7 +83,7 @@ def parts(config):
     """What a search and its retraining are made of, but for their data."""
     config = expand(config)[0].config
     search, _, _ = make_search(config, SHELF)
-    retraining, _ = retrain.load(config, SHELF)
+    retraining, _ = make_retraining(config, SHELF)
     return search.task, search.strategy, search.protection, search.optimizer, retraining
 
 
@@ -151,11 +151,23 @@ def test_an_unread_setting_that_a_part_holds_changes_no_program(name):
 CHANGES_NOTHING = {
     "strategy": ("text", "strategy.random.candidates.keep", "strategy.name is 'enas'"),
     "subtree": ("text", "strategy.random.candidates", "strategy.name is 'enas'"),
-    "schedule": ("text", "optimizer.cosine.period", "schedule is 'exponential'"),
-    "of retraining": ("text", "retrain.optimizer.nesterov", "momentum is None"),
-    "labels": ("text", "penalty.labels", "penalty.estimator is 'batch'"),
-    "penalty": ("none", "penalty.strength", "config.penalty.name is 'none'"),
-    "drop path": ("plain images", "task.drop_path.epochs", "drop_path.rate is 0"),
+    "schedule": (
+        "text",
+        "optimizer.sgd.cosine.period",
+        "sgd.schedule is 'exponential'",
+    ),
+    "of retraining": ("text", "retrain.optimizer.sgd.nesterov", "momentum is None"),
+    "labels": (
+        "text",
+        "penalty.wpl.per_example.labels",
+        "config.penalty.wpl.estimator is 'batch'",
+    ),
+    "penalty": ("none", "penalty.wpl.strength", "config.penalty.name is 'none'"),
+    "drop path": (
+        "plain images",
+        "task.image_classification.drop_path.epochs",
+        "drop_path.rate is 0",
+    ),
     "architecture": ("text", "retrain.architecture", "--mode=retrain"),
 }
 
@@ -166,7 +178,7 @@ def test_an_override_that_is_not_read_is_an_error(name):
     config = variant(which)
     config.strategy.random.candidates.keep = 3
     if "cosine" in field:
-        config.optimizer.cosine = ConfigDict({"period": 3})
+        config.optimizer.sgd.cosine = ConfigDict({"period": 3})
     with pytest.raises(UserError, match="changes nothing: ") as caught:
         jobs.check_overrides(config, [field], "run")
     assert f"--config.{field} " in str(caught.value)
@@ -176,12 +188,15 @@ def test_an_override_that_is_not_read_is_an_error(name):
 def test_reasons_are_told_of_each_arm():
     config = variant("text")
     config.arms = ConfigDict({"wpl": {}, "none": {"penalty": {"name": "none"}}})
-    jobs.check_overrides(config, ["penalty.strength", "penalty.eta"], "run")
+    jobs.check_overrides(config, ["penalty.wpl.strength", "penalty.wpl.eta"], "run")
     config.arms = ConfigDict(
-        {"wpl": {"penalty": {"eta": 0.5}}, "none": {"penalty": {"name": "none"}}}
+        {
+            "wpl": {"penalty": {"wpl": {"eta": 0.5}}},
+            "none": {"penalty": {"name": "none"}},
+        }
     )
     with pytest.raises(UserError) as caught:
-        jobs.check_overrides(config, ["penalty.eta"], "run")
+        jobs.check_overrides(config, ["penalty.wpl.eta"], "run")
     assert "in the arm wpl, wpl sets it; in the arm none, config.penalty.name" in str(
         caught.value
     )
@@ -189,7 +204,7 @@ def test_reasons_are_told_of_each_arm():
 
 def retraining(config):
     """What a mode that trains one architecture is made of, and its seed."""
-    return retrain.load(config, SHELF)[0], config.seed
+    return make_retraining(config, SHELF)[0], config.seed
 
 
 @pytest.mark.parametrize("name", ["text", "images", "plain images"])
@@ -215,12 +230,15 @@ def test_a_training_of_one_architecture_is_told_what_it_does_not_read(name):
 
 OF_A_FILE = {
     "search": ("search.epochs", "--mode={} does not read it"),
-    "penalty": ("penalty.strength", "--mode={} does not read it"),
+    "penalty": ("penalty.wpl.strength", "--mode={} does not read it"),
     "seeds": ("num_seeds", "--mode={} does not read it"),
     "arms": ("arms.none.penalty.name", "--mode={} does not read it"),
-    "optimizer": ("optimizer.learning_rate", "--mode={} does not read it"),
-    "replaced": ("task.batch_size", "config.retrain.task.batch_size replaces it"),
-    "nesterov": ("retrain.optimizer.nesterov", "retrain.optimizer.momentum is None"),
+    "optimizer": ("optimizer.sgd.learning_rate", "--mode={} does not read it"),
+    "replaced": (
+        "task.language_model.batch_size",
+        "config.retrain.task.language_model.batch_size replaces it",
+    ),
+    "nesterov": ("retrain.optimizer.sgd.nesterov", "sgd.momentum is None"),
 }
 
 
@@ -232,6 +250,11 @@ def test_overrides_of_a_training_of_one_architecture_are_read(mode):
             jobs.check_overrides(config, [field], mode)
         assert f"--config.{field} " in str(caught.value)
         assert reason.format(mode) in str(caught.value)
-    read = ["seed", "space.num_nodes", "task.length", "task.data.level"]
-    read += ["retrain.architecture", "retrain.epochs", "retrain.task.batch_size"]
+    read = ["seed", "task.data.level", "task.language_model.length"]
+    read += ["space.recurrent_cell.num_nodes"]
+    read += [
+        "retrain.architecture",
+        "retrain.epochs",
+        "retrain.task.language_model.batch_size",
+    ]
     jobs.check_overrides(config, read, mode)

@@ -67,9 +67,27 @@ def make_data(seed=0, batches=5, examples=4):
 @dataclasses.dataclass(frozen=True)
 class ToyTask:
     space: ToySpace = ToySpace()
+    seed: int = 0
 
     error_name = "distance"
-    predictions_per_batch = 4
+    data_fields = ("seed",)
+    predictions_per_batch = rows_per_batch = 4
+
+    @staticmethod
+    def open():
+        return "toy examples"
+
+    def check(self, dataset):
+        pass
+
+    def space_sizes(self, dataset):
+        return {}
+
+    def put(self, dataset, devices):
+        return make_data(self.seed)
+
+    def describe(self, dataset):
+        return dataset
 
     def init_stream(self):
         return jnp.zeros(self.predictions_per_batch)
@@ -94,6 +112,10 @@ class ToyTask:
         examples = getattr(data, split).reshape(-1, SIZE)
         losses = jax.vmap(self.example_loss, (None, None, 0))
         return _evaluation(jnp.mean(losses(child, architecture, examples)))
+
+    def predict(self, child, architecture, data, inputs):
+        y = self.space.apply(child, architecture, inputs)
+        return -jnp.sum((inputs - y) ** 2, -1, keepdims=True) / 2
 
     def fisher_loss(self, child, architecture, data, split, step, axis=ALONE):
         examples = self.fisher_examples(child, architecture, data, split, step, axis)
@@ -127,36 +149,31 @@ def _evaluation(nats):
     return Evaluation(nats, jnp.sqrt(2 * nats))
 
 
-def open_task(config, devices, shelf):
-    """As a task registers itself."""
-    del devices, shelf
-    return ToyTask(), lambda: make_data(config.task.seed), "toy examples"
-
-
 def get_config():
     """A search of seconds with all its parts."""
     config = enas_rnn_pydoc.get_config()
     config.num_seeds = 1
-    config.task = ConfigDict({"name": "toy", "seed": 0, "batch_size": 4})
-    config.space = ConfigDict({"name": "toy"})
+    config.task = ConfigDict({"name": "toy:ToyTask", "ToyTask": {"seed": 0}})
+    config.space = ConfigDict({"name": "toy:ToySpace", "ToySpace": {}})
     config.search.epochs = 3
     config.search.children = 4
     config.search.batches = 2
     config.search.eval_batches = 3
     config.search.learn_per_call = 2
     config.search.checkpoint_seconds = 1e6  # Only the ends of epochs save.
-    config.optimizer.learning_rate = 0.05
-    config.optimizer.clip_norm = None
+    config.optimizer.sgd.learning_rate = 0.05
+    config.optimizer.sgd.clip_norm = None
     config.strategy.enas.steps = 4
     config.strategy.enas.hidden = 5
     config.strategy.enas.candidates = ConfigDict(
         {"proposed": 6, "screen_batches": 2, "keep": 3}
     )
     config.strategy.random.candidates = config.strategy.enas.candidates
-    config.penalty.start_epoch = 1
+    for name in ("ewc", "l2", "wpl"):
+        config.penalty[name].start_epoch = 1
     config.retrain.epochs = 2
     config.retrain.checkpoint_seconds = 1e6
     config.retrain.space = ConfigDict()
     config.retrain.task = ConfigDict()
-    config.retrain.optimizer.learning_rate = 0.05
+    config.retrain.optimizer.sgd.learning_rate = 0.05
     return config

@@ -37,7 +37,7 @@ from wpl_jax.engine.joint_training import (
     train_together,
 )
 from wpl_jax.engine.learner import Learner
-from wpl_jax.engine.optimizers import Sgd
+from wpl_jax.engine.optimizers import Optimizer
 from wpl_jax.engine.state import Epoch, Measured, Selection, Shared, State, key_for
 from wpl_jax.engine.training import Skipped, Trainee, train_batches
 from wpl_jax.protections.protection import Protection, Trained
@@ -66,7 +66,7 @@ class Search:
     task: Task
     strategy: Strategy
     protection: Protection
-    optimizer: Sgd
+    optimizer: Optimizer
     children: int
     batches: int
     eval_batches: int

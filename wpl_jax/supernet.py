@@ -176,14 +176,24 @@ def random_architecture(key: jax.Array, decisions: Sequence[Decision]) -> jax.Ar
     return jax.random.randint(key, bounds.shape, 0, bounds, jnp.int32)
 
 
-def architecture_to_json(space: Space, architecture: Any) -> str:
-    """An architecture as readable JSON, by the names of its decisions."""
-    chosen = {
+def names_of_choices(space: Space, architecture: Any) -> dict[str, str]:
+    """What an architecture chooses, by the names of its decisions.
+
+    Args:
+      space: The space.
+      architecture: ``int32[num_decisions]``.
+    """
+    return {
         decision.name: decision.choices[int(index)]
         for decision, index in zip(
             space.decisions, np.asarray(architecture), strict=True
         )
     }
+
+
+def architecture_to_json(space: Space, architecture: Any) -> str:
+    """An architecture as readable JSON, by the names of its decisions."""
+    chosen = names_of_choices(space, architecture)
     return json.dumps({"space": space.name, "decisions": chosen}, indent=1) + "\n"
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from wpl_jax.data import DataError, load_images, load_text, open_images
-from wpl_jax.tasks.image_classification import describe
-from wpl_jax.tasks.language_model import describe as describe_text
+from wpl_jax.tasks.image_classification import ImageClassification
+from wpl_jax.tasks.language_model import LanguageModel
 
 NAMES = {
     b"im\xffg": r"im\udcffg",
@@ -37,7 +37,9 @@ def test_images(named, random_images):
         )
     data = load_images("npz", path)
     assert data.source == printed
-    describe(data, (4, 5, 1)).encode()  # What cannot be encoded cannot be printed.
+    ImageClassification(None).describe(
+        data
+    ).encode()  # What cannot be encoded cannot be printed.
     with pytest.raises(DataError) as caught:
         open_images("npz", path, train_images="other")
     assert str(caught.value).startswith(f"{printed}[other]: found")
@@ -53,7 +55,7 @@ def test_text(named):
         (path / f"{name}.txt").write_text(f"{name} text")
     data = load_text("folder", path)
     assert data.source == printed
-    describe_text(data).encode()
+    LanguageModel(None).describe(data).encode()
 
 
 def test_what_is_missing_and_what_is_near(named):

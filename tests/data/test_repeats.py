@@ -12,8 +12,8 @@ from wpl_jax.data.repeats import (
     hash_rows,
     share_repeated,
 )
-from wpl_jax.tasks.image_classification import describe, prepare
-from wpl_jax.tasks.language_model import describe as describe_text
+from wpl_jax.tasks.image_classification import ImageClassification, prepare
+from wpl_jax.tasks.language_model import LanguageModel
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_repeated_images_are_counted_and_told(repeated, write):
     data = open_images("npz", write(repeated), valid=4)
     assert data.repeated == {"valid": 0, "test": repeated}
     said = f"{repeated} of 6 test images are in an earlier split as well"
-    assert (said in describe(data, (4, 5, 1))) == (repeated > 0)
+    assert (said in ImageClassification(None).describe(data)) == (repeated > 0)
     assert load_images("npz", write(repeated), valid=4).repeated == data.repeated
 
 
@@ -209,10 +209,10 @@ def test_repeated_text_is_told(level, texts):
     data = load_text("folder", texts(200), level=level, max_vocabulary=20)
     assert data.repeated["valid"] == 0
     assert data.repeated["test"] == pytest.approx(0.2, abs=0.01)
-    assert "of test is also in train" in describe_text(data)
+    assert "of test is also in train" in LanguageModel(None).describe(data)
     data = load_text("folder", texts(0), level=level)
     assert data.repeated == {"valid": 0, "test": 0}
-    assert "also in train" not in describe_text(data)
+    assert "also in train" not in LanguageModel(None).describe(data)
 
 
 @pytest.mark.parametrize("level", ["word", "character"])

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from wpl_jax.common.host_memory import free_memory
 from wpl_jax.data import FORMATS, load_images, load_text, open_images
-from wpl_jax.data.host_memory import free_memory
 
 LARGE = 2**26  # bytes that must not be unpacked
 

@@ -807,15 +807,18 @@ def test_initial_parameters_are_hes_and_normalization_is_none(monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"layers": 4}, "layers must be a multiple of 3, got 4"),
-        ({"layers": 0}, "layers must be a whole number above 0, got 0"),
-        ({"filters": 5}, "filters must be even, got 5"),
-        ({"filters": 4.0}, "filters must be a whole number above 0, got 4.0"),
-        ({"num_nodes": 0}, "num_nodes must be a whole number"),
-        ({"num_classes": -1}, "num_classes must be a whole number"),
-        ({"affine": 1}, "affine must be True or False"),
-        ({"auxiliary": "yes"}, "auxiliary must be True or False"),
-        ({"image_shape": (3, 8, 1)}, r"at least 4 rows and columns.*\(3, 8, 1\)"),
+        ({"layers": 4}, "layers is 4, expected a multiple of 3"),
+        ({"layers": 0}, "layers is 0, expected a whole number of at least 1"),
+        ({"filters": 5}, "filters is 5, expected an even number"),
+        ({"filters": 4.0}, "filters is 4.0, expected a whole number"),
+        ({"num_nodes": 0}, "num_nodes is 0, expected a whole number"),
+        ({"num_classes": -1}, "num_classes is -1, expected a whole number"),
+        ({"affine": 1}, "affine is 1, expected one of"),
+        ({"auxiliary": "yes"}, "auxiliary is 'yes', expected one of"),
+        (
+            {"image_shape": (3, 8, 1)},
+            r"\(3, 8, 1\), expected at least 4 rows and columns",
+        ),
         ({"image_shape": (8, 3, 1)}, "at least 4 rows and columns"),
     ],
 )

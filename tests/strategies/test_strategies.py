@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from parts import strategy_of
 
 from configs import enas_rnn_ptb
 from wpl_jax.errors import ConfigError
-from wpl_jax.strategies import make_strategy
 from wpl_jax.strategies.enas import Enas, distance_prior
 from wpl_jax.strategies.random_search import RandomSearch
 from wpl_jax.strategies.strategy import Candidates
@@ -251,7 +251,7 @@ def make_config(**fields):
 
 
 def test_strategies_are_made_with_their_own_settings():
-    found = make_strategy(make_config(), DECISIONS)
+    found = strategy_of(make_config(), DECISIONS)
     expected = Enas(
         DECISIONS,
         steps=2000,
@@ -268,7 +268,7 @@ def test_strategies_are_made_with_their_own_settings():
         prior="none",
     )
     assert found == expected
-    found = make_strategy(make_config(**{"strategy.name": "random"}), DECISIONS)
+    found = strategy_of(make_config(**{"strategy.name": "random"}), DECISIONS)
     assert found == RandomSearch(DECISIONS, Candidates(1000, 10, 10))
 
 
@@ -296,9 +296,9 @@ def test_a_wrong_field_is_named(field, value):
     if "random" in field:
         config.strategy.name = "random"
     with pytest.raises(ConfigError, match=rf"config\.{field} is {value!r}, expected"):
-        make_strategy(config, DECISIONS)
+        strategy_of(config, DECISIONS)
 
 
 def test_settings_of_a_strategy_that_is_not_asked_for_do_not_matter():
     config = make_config(**{"strategy.random.candidates.proposed": 0})
-    assert isinstance(make_strategy(config, DECISIONS), Enas)
+    assert isinstance(strategy_of(config, DECISIONS), Enas)

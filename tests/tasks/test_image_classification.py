@@ -10,19 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from parts import load_task
 
 from configs import enas_cnn_digits
 from wpl_jax.data import DataError, ImageDataset, Split, open_images
 from wpl_jax.devices.parallel import ALONE, Devices, Divided
 from wpl_jax.errors import ConfigError, UserError
+from wpl_jax.jobs.search_config import open_task
 from wpl_jax.spaces.micro_cell import MicroCell, Outputs
-from wpl_jax.tasks import (
-    Evaluation,
-    Shelf,
-    image_classification,
-    load_task,
-    open_task,
-)
+from wpl_jax.tasks import Evaluation, Shelf, image_classification
 from wpl_jax.tasks.image_classification import (
     Augmentation,
     Data,
@@ -31,7 +27,6 @@ from wpl_jax.tasks.image_classification import (
     Images,
     Normalization,
     augment,
-    check,
     check_memory,
     prepare,
 )
@@ -700,44 +695,44 @@ def make_config(**fields):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("task.batch_size", 1),
-        ("task.batch_size", 32.0),
-        ("task.shrink", 0),
-        ("task.shrink", 1.5),
-        ("task.divide_images", 1),
-        ("task.augmentation", 4),
-        ("task.augmentation.crop", -1),
-        ("task.augmentation.crop", 0.5),
-        ("task.augmentation.flip", "left"),
-        ("task.augmentation.flip", None),
-        ("task.augmentation.cutout", -1),
-        ("task.augmentation.cutout", "2"),
-        ("task.dropout", 1.0),
-        ("task.dropout", -0.1),
-        ("task.dropout", float("nan")),
-        ("task.drop_path", None),
-        ("task.drop_path.rate", 1.0),
-        ("task.drop_path.rate", -0.5),
-        ("task.drop_path.epochs", 0),
-        ("task.drop_path.epochs", 1.5),
-        ("task.auxiliary_weight", -0.1),
-        ("task.auxiliary_weight", "0.4"),
-        ("task.normalization", "batch"),
-        ("task.normalization.moments", "running"),
-        ("task.normalization.batches", 0),
-        ("task.compute_dtype", "float16"),
+        ("task.image_classification.batch_size", 1),
+        ("task.image_classification.batch_size", 32.0),
+        ("task.image_classification.shrink", 0),
+        ("task.image_classification.shrink", 1.5),
+        ("task.image_classification.divide_images", 1),
+        ("task.image_classification.augmentation", 4),
+        ("task.image_classification.augmentation.crop", -1),
+        ("task.image_classification.augmentation.crop", 0.5),
+        ("task.image_classification.augmentation.flip", "left"),
+        ("task.image_classification.augmentation.flip", None),
+        ("task.image_classification.augmentation.cutout", -1),
+        ("task.image_classification.augmentation.cutout", "2"),
+        ("task.image_classification.dropout", 1.0),
+        ("task.image_classification.dropout", -0.1),
+        ("task.image_classification.dropout", float("nan")),
+        ("task.image_classification.drop_path", None),
+        ("task.image_classification.drop_path.rate", 1.0),
+        ("task.image_classification.drop_path.rate", -0.5),
+        ("task.image_classification.drop_path.epochs", 0),
+        ("task.image_classification.drop_path.epochs", 1.5),
+        ("task.image_classification.auxiliary_weight", -0.1),
+        ("task.image_classification.auxiliary_weight", "0.4"),
+        ("task.image_classification.normalization", "batch"),
+        ("task.image_classification.normalization.moments", "running"),
+        ("task.image_classification.normalization.batches", 0),
+        ("task.image_classification.compute_dtype", "float16"),
     ],
 )
 def test_a_wrong_field_is_named(field, value):
     with pytest.raises(ConfigError, match=rf"config\.{field} is {value!r}, expected"):
-        check(make_config(**{field: value}))
+        open_task(make_config(**{field: value}))
 
 
 @pytest.mark.parametrize("group", ["augmentation", "drop_path", "normalization"])
 def test_a_setting_that_there_is_not_is_named(group):
-    config = make_config(**{f"task.{group}.colour": 1})
-    with pytest.raises(ConfigError, match=rf"task\.{group}\.colour is not a setting"):
-        check(config)
+    config = make_config(**{f"task.image_classification.{group}.colour": 1})
+    with pytest.raises(ConfigError, match=rf"{group}\.colour is not a setting"):
+        open_task(config)
 
 
 @pytest.mark.parametrize(
@@ -759,33 +754,46 @@ def test_a_setting_that_there_is_not_is_named(group):
         "normalization.moments",
         "normalization.batches",
         "compute_dtype",
-        "data",
-        "data.format",
     ],
 )
+def test_a_field_that_is_missing_has_its_default(field):
+    config = make_config()
+    *path, name = field.split(".")
+    own = config.task.image_classification
+    del functools.reduce(lambda c, part: c[part], path, own)[name]
+    default = open_task(config).task
+    expected = ImageClassification(default.space)
+    for part in field.split("."):
+        default, expected = getattr(default, part), getattr(expected, part)
+    assert default == expected
+
+
+@pytest.mark.parametrize("field", ["name", "data.format"])
 def test_a_field_that_is_missing_is_named(field):
     config = make_config()
     *path, name = field.split(".")
-    within = functools.reduce(lambda c, part: c[part], path, config.task)
-    del within[name]
-    with pytest.raises(ConfigError, match=rf"config\.task\.{field}(\.\w+)? is missing"):
-        load_task(config)
+    del functools.reduce(lambda c, part: c[part], path, config.task)[name]
+    with pytest.raises(ConfigError, match=rf"config\.task\.{field} is missing"):
+        open_task(config)
 
 
 def test_the_digits_are_loaded_with_what_the_configuration_says():
     config = make_config(
         **{
-            "task.shrink": 2,
-            "task.augmentation.flip": True,
-            "task.augmentation.cutout": 3,
-            "task.dropout": 0.125,
-            "task.drop_path": {"rate": 0.25, "epochs": 7},
-            "task.auxiliary_weight": 0.5,
-            "task.normalization": {"moments": "train", "batches": 5},
-            "task.compute_dtype": "bfloat16",
-            "space.num_nodes": 2,
-            "space.affine": False,
-            "space.auxiliary": True,
+            "task.image_classification.shrink": 2,
+            "task.image_classification.augmentation.flip": True,
+            "task.image_classification.augmentation.cutout": 3,
+            "task.image_classification.dropout": 0.125,
+            "task.image_classification.drop_path": {"rate": 0.25, "epochs": 7},
+            "task.image_classification.auxiliary_weight": 0.5,
+            "task.image_classification.normalization": {
+                "moments": "train",
+                "batches": 5,
+            },
+            "task.image_classification.compute_dtype": "bfloat16",
+            "space.micro_cell.num_nodes": 2,
+            "space.micro_cell.affine": False,
+            "space.micro_cell.auxiliary": True,
         }
     )
     task, data, line = load_task(config)
@@ -806,6 +814,8 @@ def test_the_digits_are_loaded_with_what_the_configuration_says():
         auxiliary_weight=0.5,
         normalization=Normalization("train", 5),
         compute_dtype="bfloat16",
+        shrink=2,
+        divide_images=True,
     )
     counts = {"train": 1118, "valid": 320, "test": 359}
     for name, count in counts.items():
@@ -828,10 +838,14 @@ def test_images_are_loaded_once_for_tasks_that_differ_in_other_things(monkeypatc
 
     monkeypatch.setattr(image_classification, "open_images", spy)
     first, data, _ = load_task(make_config(), shelf=shelf)
-    other, again, _ = load_task(make_config(**{"task.dropout": 0.5}), shelf=shelf)
+    other, again, _ = load_task(
+        make_config(**{"task.image_classification.dropout": 0.5}), shelf=shelf
+    )
     assert first != other
     assert again is data
-    _, small, _ = load_task(make_config(**{"task.shrink": 2}), shelf=shelf)
+    _, small, _ = load_task(
+        make_config(**{"task.image_classification.shrink": 2}), shelf=shelf
+    )
     assert small.train.images.shape[1:] == (4, 4, 1)
     assert len(opened) == 1
     load_task(make_config(**{"task.data.valid": 100}), shelf=shelf)
@@ -843,14 +857,21 @@ def test_images_are_loaded_once_for_tasks_that_differ_in_other_things(monkeypatc
     [(320, 321, "320, the images of valid"), (400, 360, "359, the images of test")],
 )
 def test_a_batch_larger_than_a_split_is_named(valid, batch_size, smallest):
-    config = make_config(**{"task.data.valid": valid, "task.batch_size": batch_size})
-    said = rf"config\.task\.batch_size is {batch_size}, expected at most {smallest}"
+    config = make_config(
+        **{"task.data.valid": valid, "task.image_classification.batch_size": batch_size}
+    )
+    said = (
+        rf"config\.task\.image_classification\.batch_size is {batch_size}, "
+        f"expected at most {smallest}"
+    )
     with pytest.raises(ConfigError, match=said):
         load_task(config)
 
 
 def test_a_batch_as_large_as_the_smallest_split_will_do():
-    task, data, _ = load_task(make_config(**{"task.batch_size": 320}))
+    task, data, _ = load_task(
+        make_config(**{"task.image_classification.batch_size": 320})
+    )
     assert task.num_batches(data, "valid") == task.num_batches(data, "test") == 1
 
 
@@ -926,23 +947,25 @@ def test_copies_of_images_that_do_not_fit_on_the_machine(platform, needed, monke
 @pytest.mark.parametrize("shrink", [3, 9])
 def test_too_little_must_not_be_left_of_an_image(shrink):
     config = make_config()
-    config.task.shrink = shrink
-    with pytest.raises(ConfigError, match=r"config\.task\.shrink .* at most 2"):
+    config.task.image_classification.shrink = shrink
+    with pytest.raises(ConfigError, match=r"classification\.shrink .* at most 2"):
         load_task(config)
 
 
 def test_a_task_is_opened_without_its_pixels(monkeypatch):
     monkeypatch.setattr(image_classification, "prepare", None)
-    expected, _, about = open_task(make_config())
+    opened = open_task(make_config())
     monkeypatch.undo()
     task, data, same = load_task(make_config())
-    assert (task, about) == (expected, same)
+    assert (task, same) == (opened.task, opened.about)
     assert data.train.images.shape[1:] == task.space.image_shape
 
 
 def test_images_may_be_whole_on_every_device():
     devices = Devices(2)
-    _, data, _ = load_task(make_config(**{"task.divide_images": False}), devices)
+    _, data, _ = load_task(
+        make_config(**{"task.image_classification.divide_images": False}), devices
+    )
     _, divided, _ = load_task(make_config(), devices)
     _, expected, _ = load_task(make_config())
     for found, images in zip(data[:3], expected[:3], strict=True):
@@ -956,7 +979,7 @@ def test_images_may_be_whole_on_every_device():
 def test_an_unknown_field_of_the_task_is_named():
     config = make_config()
     with config.unlocked():
-        config.task.colour = 1
+        config.task.image_classification.colour = 1
     with pytest.raises(ConfigError, match=r"config\.task.*colour"):
         load_task(config)
 

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from parts import load_task
 
 from configs import enas_rnn_pydoc
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.spaces.recurrent_cell import Dropout, RecurrentCell
-from wpl_jax.tasks import Evaluation, Shelf, language_model, load_task
+from wpl_jax.tasks import Evaluation, Shelf, language_model
 from wpl_jax.tasks.language_model import Data, LanguageModel
 
 VOCABULARY, HIDDEN, NODES, BATCH, LENGTH = 7, 3, 3, 2, 4
@@ -289,10 +290,10 @@ def make_config(folder, **fields):
     """A small configuration with other values, of any type, in some fields."""
     config = enas_rnn_pydoc.get_config()
     config.task.data = {"format": "folder", "path": str(folder), "level": "word"}
-    config.task.batch_size = BATCH
-    config.task.length = LENGTH
-    config.space.hidden = HIDDEN
-    config.space.num_nodes = NODES
+    config.task.language_model.batch_size = BATCH
+    config.task.language_model.length = LENGTH
+    config.space.recurrent_cell.hidden = HIDDEN
+    config.space.recurrent_cell.num_nodes = NODES
     with config.ignore_type(), config.unlocked():
         for field, value in fields.items():
             *path, name = field.split(".")
@@ -308,10 +309,10 @@ def test_a_text_is_loaded_with_what_the_configuration_says(tmp_path):
     config = make_config(
         tmp_path,
         **{
-            "task.activation_penalty": 0.25,
-            "task.slowness_penalty": 0.5,
-            "task.reward_scale": 3.0,
-            "task.dropout.embedding": 0.125,
+            "task.language_model.activation_penalty": 0.25,
+            "task.language_model.slowness_penalty": 0.5,
+            "task.language_model.reward_scale": 3.0,
+            "task.language_model.dropout.embedding": 0.125,
         },
     )
     task, data, line = load_task(config)
@@ -342,16 +343,16 @@ def test_a_text_is_loaded_with_what_the_configuration_says(tmp_path):
     ("field", "value"),
     [
         ("task.name", "chess"),
-        ("task.length", 1),
-        ("task.length", 4.0),
-        ("task.batch_size", 0),
-        ("task.dropout.embedding", 1.0),
-        ("task.dropout.input", -0.1),
-        ("task.dropout.output", "0.5"),
-        ("task.dropout.recurrent", float("nan")),
-        ("task.activation_penalty", -1.0),
-        ("task.slowness_penalty", None),
-        ("task.reward_scale", 0.0),
+        ("task.language_model.length", 1),
+        ("task.language_model.length", 4.0),
+        ("task.language_model.batch_size", 0),
+        ("task.language_model.dropout.embedding", 1.0),
+        ("task.language_model.dropout.input", -0.1),
+        ("task.language_model.dropout.output", "0.5"),
+        ("task.language_model.dropout.recurrent", float("nan")),
+        ("task.language_model.activation_penalty", -1.0),
+        ("task.language_model.slowness_penalty", None),
+        ("task.language_model.reward_scale", 0.0),
         ("space.name", "chess"),
     ],
 )
@@ -363,15 +364,15 @@ def test_a_wrong_field_is_named(field, value, tmp_path):
 
 def test_a_field_that_is_missing_is_named(tmp_path):
     config = make_config(tmp_path)
-    del config.task.dropout.output
-    with pytest.raises(ConfigError, match=r"config\.task\.dropout\.output is missing"):
+    del config.task.name
+    with pytest.raises(ConfigError, match=r"config\.task\.name is missing"):
         load_task(config)
 
 
 def test_a_setting_that_the_space_does_not_have_is_named(tmp_path):
     write_text(tmp_path)
-    with pytest.raises(ConfigError, match=r"config\.space\.leafs is not a setting"):
-        load_task(make_config(tmp_path, **{"space.leafs": 3}))
+    with pytest.raises(ConfigError, match=r"recurrent_cell\.leafs is not a setting"):
+        load_task(make_config(tmp_path, **{"space.recurrent_cell.leafs": 3}))
 
 
 def test_a_text_shorter_than_a_batch_is_named(tmp_path):
@@ -390,11 +391,11 @@ def test_computing_in_half_precision_is_near_and_leaves_float32_gradients():
     """Near: 8 bits of mantissa over a few dozen operations."""
     half = LanguageModel(SPACE, LENGTH, BATCH, compute_dtype="bfloat16", **PENALTIES)
     whole = LanguageModel(SPACE, LENGTH, BATCH, **PENALTIES)
-    arguments = (ARCHITECTURE, TEXT, jnp.asarray(ZERO, jnp.float32), 0, None)
+    arguments = (ARCHITECTURE, TEXT, jnp.asarray(ZERO, jnp.float32), 0)
 
     def slope(task):
         def loss(child):
-            return task.train_loss(child, *arguments)
+            return task.train_loss(child, *arguments, key=jax.random.key(0))
 
         return jax.jit(jax.value_and_grad(loss, has_aux=True))(CHILD)
 
@@ -411,14 +412,14 @@ def test_computing_in_half_precision_is_near_and_leaves_float32_gradients():
 def test_data_is_loaded_once_for_tasks_that_differ_in_other_things(tmp_path):
     write_text(tmp_path)
     shelf = Shelf()
-    make = make_config(tmp_path, **{"task.dropout.input": 0.5})
+    make = make_config(tmp_path, **{"task.language_model.dropout.input": 0.5})
     first, data, line = load_task(make_config(tmp_path), shelf=shelf)
     other, again, same_line = load_task(make, shelf=shelf)
     assert first != other
     assert (again, line) == (data, same_line)
     assert all(a is b for a, b in zip(again, data, strict=True))
     _, longer, _ = load_task(
-        make_config(tmp_path, **{"task.length": LENGTH - 1}), shelf=shelf
+        make_config(tmp_path, **{"task.language_model.length": LENGTH - 1}), shelf=shelf
     )
     assert longer.train is not data.train
     _, unshared, _ = load_task(make_config(tmp_path))

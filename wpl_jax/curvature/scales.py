@@ -20,7 +20,7 @@ def update_average(
     fisher: Any,
     *,
     eta: float = 0.9,
-    form: Literal["printed", "coded"] = "printed",
+    form: Literal["paper", "code"] = "paper",
     mask: Any = None,
 ) -> Any:
     """Running average of the Fisher over the models trained one after another.
@@ -33,7 +33,7 @@ def update_average(
       average: The average so far, zeros at the start.
       fisher: The newest model's Fisher, a tree like ``average``.
       eta: Weight of the newest, in [0, 1]; the paper's is 0.9.
-      form: ``"printed"`` or ``"coded"``.
+      form: ``"paper"`` or ``"code"``.
       mask: Optional tree like ``average`` of 0/1 arrays that broadcast to it.
         Entries where it is 0 keep their average.
 
@@ -45,7 +45,7 @@ def update_average(
       ValueError: If ``form`` is not one of the two, ``eta`` lies outside [0, 1], or
         a tree does not fit ``average``.
     """
-    weights = {"printed": 1.0, "coded": eta}
+    weights = {"paper": 1.0, "code": eta}
     if form not in weights:
         raise ValueError(f"form must be one of {sorted(weights)}, got {form!r}.")
     check_range("eta", eta, 0, 1, "a number in [0, 1]")

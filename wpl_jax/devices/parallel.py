@@ -23,10 +23,9 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
-from wpl_jax.common.config_fields import require, require_int
-from wpl_jax.data.host_memory import free_memory
+from wpl_jax.common.host_memory import free_memory
+from wpl_jax.common.settings import SettingError
 from wpl_jax.errors import UserError
 
 Mode = Literal["batch", "children"]
@@ -428,7 +427,7 @@ def told(used: Iterable[Devices]) -> str:
     if _asked is not None:
         return line
     return (
-        f"{line}: more cannot divide config.task.batch_size, or "
+        f"{line}: more cannot divide the batch_size in config.task, or "
         "config.search.together, equally."
     )
 
@@ -464,15 +463,19 @@ def on_host() -> bool:
     return bool(jax.local_devices()[0].platform == "cpu")
 
 
-def make_devices(config: ConfigDict, together: int = 1) -> Devices:
+def choose(rows_per_batch: int, together: int = 1) -> Devices:
     """The devices for a search that trains so many children together.
 
     As many as :func:`use` says; else the most that divide the batches, and the children
     that are trained together, equally.
 
+    Args:
+      rows_per_batch: Rows of a batch.
+      together: Children that are trained together.
+
     Raises:
       UserError: If processes have different numbers of them.
-      ConfigError: If they cannot divide the batches, or the children, equally.
+      SettingError: If they cannot divide the batches, or the children, equally.
     """
     of_each = [len(own) for own in _by_process()]
     if len(set(of_each)) > 1:
@@ -480,31 +483,29 @@ def make_devices(config: ConfigDict, together: int = 1) -> Devices:
             f"The processes have {', '.join(map(str, of_each))} devices, "
             "expected as many each. Show them as many, as CUDA_VISIBLE_DEVICES does."
         )
-    require_int(config, "task.batch_size", 1)
     count, processes = _asked, len(of_each)
     if count is None:
-        divided = config.task.batch_size
-        if together > 1:
-            divided = math.gcd(divided, together)
+        divided = math.gcd(rows_per_batch, together if together > 1 else 0)
         numbers = range(processes, sum(of_each) + 1, processes)
         count = max((n for n in numbers if divided % n == 0), default=processes)
     fewer = (
         "start fewer processes" if count == processes > 1 else "--devices takes fewer"
     )
-    require(
-        config.task.batch_size % count == 0,
-        config,
-        "task.batch_size",
-        f"a multiple of {count}, the devices that share a batch; {fewer}",
-    )
+    if rows_per_batch % count:
+        raise SettingError(
+            "batch_size",
+            rows_per_batch,
+            f"a multiple of {count}, the devices that share a batch; {fewer}",
+        )
     if together == 1:
         return Devices(count)
-    require(
-        together % count == 0,
-        config,
-        "search.together",
-        f"1 or a multiple of {count}, the devices that divide the children; {fewer}",
-    )
+    if together % count:
+        raise SettingError(
+            "together",
+            together,
+            f"1 or a multiple of {count}, the devices that divide the children; "
+            f"{fewer}",
+        )
     return Devices(count, "children")
 
 

@@ -1,6 +1,6 @@
 """Several processes that search together: what they agree on, and who speaks.
 
-The devices of all of them are those of one search (:mod:`wpl_jax.devices.parallel`); the first
+The devices of all are those of one search (:mod:`wpl_jax.devices.parallel`); the first
 process alone reads and writes files, and tells the others what it has found.
 """
 

@@ -1,21 +1,23 @@
 """How the weights of a child are trained, with the learning rate as data."""
 
 import dataclasses
-from collections.abc import Callable
+import inspect
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
 
-from wpl_jax.common.config_fields import (
-    get_field,
-    require_choice,
-    require_int,
-    require_number,
-    require_only,
+from wpl_jax.common.settings import (
+    SettingError,
+    check_bool,
+    check_int,
+    check_number,
+    chosen,
+    require,
 )
+from wpl_jax.registry import Registry
 
 
 class Schedule(Protocol):
@@ -37,6 +39,11 @@ class Exponential:
     decay: float = 1.0
     decay_from: int = 0
 
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        check_number(self, "decay", above=0, most=1)
+        check_int(self, "decay_from", 0)
+
     def rate(self, highest, epoch):
         """Constant, then falling."""
         steps = jnp.maximum(epoch - self.decay_from + 1, 0)
@@ -53,9 +60,15 @@ class Cosine:
       growth: How many times as long each is than the one before, a whole number.
     """
 
-    lowest: float
-    period: int
+    lowest: float = 0.0
+    period: int = 10
     growth: int = 1
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        check_number(self, "lowest", least=0)
+        check_int(self, "period", 1)
+        check_int(self, "growth", 1)
 
     def rate(self, highest, epoch):
         """From the highest to the lowest in each period."""
@@ -69,6 +82,29 @@ class Cosine:
             place = (passed - (length - 1) / (self.growth - 1)) / length
         fall = (1 + jnp.cos(jnp.pi * place)) / 2
         return jnp.float32(self.lowest) + (highest - self.lowest) * fall
+
+
+# By name: dataclasses.
+SCHEDULES = Registry(
+    "wpl_jax.schedules",
+    {
+        "cosine": Cosine,
+        "exponential": Exponential,
+    },
+)
+
+
+class Optimizer(Protocol):
+    """How weights are trained, with a learning rate that may be traced."""
+
+    def rate(self, epoch: jax.Array) -> jax.Array:
+        """The learning rate in an epoch, ``float32[]``."""
+
+    def transform(self, rate: Any) -> optax.GradientTransformationExtraArgs:
+        """The optimizer under a learning rate, ``float32[]``.
+
+        The shape of its state does not depend on the rate.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,11 +121,26 @@ class Sgd:
     """
 
     learning_rate: float
-    schedule: Schedule = Exponential()
+    schedule: Schedule = chosen(SCHEDULES, Exponential())
     clip_norm: float | None = None
     weight_decay: float = 0.0
     momentum: float | None = None
     nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        check_number(self, "learning_rate", above=0)
+        check_number(self, "weight_decay", least=0)
+        check_number(self, "clip_norm", optional=True, above=0)
+        check_number(self, "momentum", optional=True, least=0, below=1)
+        check_bool(self, "nesterov")
+
+    @staticmethod
+    def unread(settings: Mapping[str, Any]) -> dict[str, str]:
+        """Settings that are not read, and why."""
+        if settings.get("momentum") is None:
+            return {"nesterov": "momentum is None"}
+        return {}
 
     def rate(self, epoch: jax.Array) -> jax.Array:
         """The learning rate in an epoch, ``float32[]``."""
@@ -105,61 +156,81 @@ class Sgd:
         return optax.chain(*parts, optax.scale_by_learning_rate(rate))
 
 
-def _make_exponential(config: ConfigDict, path: str) -> Exponential:
-    require_number(config, f"{path}.decay", above=0, most=1)
-    require_int(config, f"{path}.decay_from", 0)
-    require_only(config, path, _fields(Exponential))
-    return Exponential(**get_field(config, path).to_dict())
+@dataclasses.dataclass(frozen=True)
+class OptaxOptimizer:
+    """Any optimizer of optax that takes a learning rate, by the name of its function.
 
-
-def _make_cosine(config: ConfigDict, path: str) -> Cosine:
-    require_number(config, f"{path}.lowest", least=0)
-    require_int(config, f"{path}.period", 1)
-    require_int(config, f"{path}.growth", 1)
-    require_only(config, path, _fields(Cosine))
-    return Cosine(**get_field(config, path).to_dict())
-
-
-# By name: functions of the configuration and of the path under which the settings are,
-# which check them.
-SCHEDULES: dict[str, Callable[[ConfigDict, str], Schedule]] = {
-    "cosine": _make_cosine,
-    "exponential": _make_exponential,
-}
-
-
-def make_sgd(config: ConfigDict, path: str = "optimizer") -> Sgd:
-    """The settings under a path of the configuration, checked.
-
-    Raises:
-      ConfigError: Naming the field that is wrong.
+    Attributes:
+      function: Name in optax, such as ``"adamw"``.
+      learning_rate: That of the first epoch.
+      schedule: How it changes.
+      clip_norm: Limit of the gradient's norm over all of the child, None for none.
+      options: Further arguments of the function, such as ``{"b1": 0.5}``.
     """
-    require_number(config, f"{path}.learning_rate", above=0)
-    require_number(config, f"{path}.weight_decay", least=0)
-    require_number(config, f"{path}.clip_norm", above=0, optional=True)
-    require_number(config, f"{path}.momentum", least=0, below=1, optional=True)
-    require_choice(config, f"{path}.nesterov", (False, True))
-    require_choice(config, f"{path}.schedule", SCHEDULES)
-    name = get_field(config, f"{path}.schedule")
-    schedule = SCHEDULES[name](config, f"{path}.{name}")
-    fields = _fields(Sgd)
-    require_only(config, path, fields | set(SCHEDULES))
-    settings = get_field(config, path).to_dict()
-    return Sgd(
-        **{k: v for k, v in settings.items() if k in fields} | {"schedule": schedule}
-    )
+
+    function: str = "adam"
+    learning_rate: float = 1e-3
+    schedule: Schedule = chosen(SCHEDULES, Exponential())
+    clip_norm: float | None = None
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        check_number(self, "learning_rate", above=0)
+        check_number(self, "clip_norm", optional=True, above=0)
+        known = isinstance(self.function, str) and _options_of(self.function)
+        require(
+            self,
+            "function",
+            bool(known),
+            "the name of an optimizer in optax that takes a learning_rate, as 'adamw'",
+        )
+        options = dict(self.options)
+        object.__setattr__(self, "options", options)
+        valid = set(options) <= set(known or ())
+        require(self, "options", valid, f"arguments of {sorted(known or ())}")
+        try:
+            jax.eval_shape(self._try_step, jnp.ones(1))
+        except (TypeError, ValueError) as error:
+            raise SettingError(
+                "function",
+                self.function,
+                f"an optimizer that takes the options {options} and needs nothing but "
+                f"gradients and parameters ({error})",
+            ) from error
+
+    def _try_step(self, params: jax.Array) -> Any:
+        transform = self.transform(self.learning_rate)
+        return transform.update(params, transform.init(params), params)
+
+    def rate(self, epoch: jax.Array) -> jax.Array:
+        """The learning rate in an epoch, ``float32[]``."""
+        return self.schedule.rate(self.learning_rate, epoch)
+
+    def transform(self, rate: Any) -> optax.GradientTransformationExtraArgs:
+        """The optimizer under a learning rate, which may be traced."""
+        parts = [getattr(optax, self.function)(learning_rate=rate, **self.options)]
+        if self.clip_norm is not None:
+            parts.insert(0, optax.clip_by_global_norm(self.clip_norm))
+        return optax.chain(*parts)
 
 
-def unread(config: ConfigDict, path: str) -> dict[str, str]:
-    """Settings under a path that the optimizer does not read, and why."""
-    require_choice(config, f"{path}.schedule", SCHEDULES)
-    name = get_field(config, f"{path}.schedule")
-    why = f"config.{path}.schedule is {name!r}"
-    found = {f"{path}.{other}": why for other in SCHEDULES if other != name}
-    if get_field(config, f"{path}.momentum") is None:
-        found[f"{path}.nesterov"] = f"config.{path}.momentum is None"
-    return found
+def _options_of(function: str) -> list[str]:
+    """Arguments beside the learning rate, none if it takes no learning rate."""
+    found = getattr(optax, function, None)
+    if not callable(found):
+        return []
+    names = list(inspect.signature(found).parameters)
+    if "learning_rate" not in names:
+        return []
+    return [name for name in names if name != "learning_rate"]
 
 
-def _fields(kind: Any) -> set[str]:
-    return {field.name for field in dataclasses.fields(kind)}
+# By name: dataclasses with the methods of :class:`Optimizer`.
+OPTIMIZERS = Registry(
+    "wpl_jax.optimizers",
+    {
+        "sgd": Sgd,
+        "optax": OptaxOptimizer,
+    },
+)

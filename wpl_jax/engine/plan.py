@@ -1,7 +1,64 @@
-"""The sequence of calls that a search is made of, computed and never stored."""
+"""The plan of a search: the sequence of its calls, and how each is made.
 
+    plan = Plan(search, epochs=10)
+    state, number = search.init(key), 0
+    while number < len(plan):
+        state = plan.advance(state, data, number)
+        number += plan.count_taken(number)
+
+The sequence is computed and never stored.
+"""
+
+import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple, overload
+from typing import TYPE_CHECKING, NamedTuple, overload
+
+import numpy as np
+
+from wpl_jax.common.settings import MOST_OF_A_CALL, check_int, check_number, require
+from wpl_jax.engine.state import State
+from wpl_jax.tasks import Data
+
+if TYPE_CHECKING:
+    from wpl_jax.search import Search
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchSettings:
+    """How long a search is, and how it is cut into calls.
+
+    Attributes:
+      epochs: How often children are trained and the strategy learns.
+      children: How many an epoch trains.
+      together: How many of them are trained at once, by the mean of their gradients;
+        divides ``children``.
+      batches: Batches that each is trained on.
+      eval_batches: Validation batches of err1 and err2, the same for all.
+      learn_per_call: Steps of the strategy in a call; divides its steps.
+      max_bad_steps: Steps in a row that are not finite, after which the search goes
+        back to the start of the epoch.
+      checkpoint_seconds: Between two checkpoints.
+    """
+
+    epochs: int = 12
+    children: int = 12
+    together: int = 1
+    batches: int = 7
+    eval_batches: int = 5
+    learn_per_call: int = 20
+    max_bad_steps: int = 10
+    checkpoint_seconds: float = 20.0
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        for name in ("epochs", "children", "together", "eval_batches", "max_bad_steps"):
+            check_int(self, name, 1)
+        for name in ("batches", "learn_per_call"):
+            check_int(self, name, 1, "in one call", most=MOST_OF_A_CALL)
+        check_number(self, "checkpoint_seconds", least=0)
+        valid = self.children % self.together == 0
+        divisor = f"a divisor of the {self.children} children of an epoch"
+        require(self, "together", valid, divisor)
 
 
 class Call(NamedTuple):
@@ -21,17 +78,78 @@ class Call(NamedTuple):
 Phase = tuple[str, int, int]
 
 
-class Calls(Sequence[Call]):
-    """The calls of all epochs, then those of the selection, in order."""
+class Plan(Sequence[Call]):
+    """The calls of all epochs, then those of the selection, in order.
 
-    def __init__(
-        self, epochs: int, of_epoch: tuple[Phase, ...], of_selection: tuple[Phase, ...]
-    ):
-        """Takes the phases of an epoch, and those after the last."""
-        self._epochs, self._phases, self._selecting = epochs, of_epoch, of_selection
-        self._per_epoch = sum(count for _, count, _ in of_epoch)
-        self.selection = epochs * self._per_epoch  # number of its first call
-        self._total = self.selection + sum(count for _, count, _ in of_selection)
+    Attributes:
+      epochs: How many there are.
+      selection: Number of the first call of the selection.
+    """
+
+    def __init__(self, search: "Search", epochs: int, learn_per_call: int = 1):
+        """Plans a search.
+
+        Args:
+          search: Its compiled functions.
+          epochs: How many there are.
+          learn_per_call: Steps of the strategy in a call; divides its steps.
+        """
+        self._search, self.epochs = search, epochs
+        self._learn_per_call = learn_per_call
+        learn_calls = search.strategy.steps // learn_per_call
+        self._phases: tuple[Phase, ...] = (
+            ("train", search.children, 1),
+            ("evaluate", search.children, 1),
+            ("learn", learn_calls, learn_per_call),
+        )
+        self._selecting: tuple[Phase, ...] = (
+            ("propose", 1, 1),
+            ("screen", search.strategy.candidates.proposed, 1),
+            ("keep", 1, 1),
+            ("judge", search.num_judged, 1),
+        )
+        self._per_epoch = sum(count for _, count, _ in self._phases)
+        self.selection = epochs * self._per_epoch
+        self._total = self.selection + sum(count for _, count, _ in self._selecting)
+
+    def advance(self, state: State, data: Data, number: int) -> State:
+        """Makes the call with a number, and those that devices make with it.
+
+        Args:
+          state: After the call before it; its arrays are used up.
+          data: Of the task.
+          number: Of the call.
+
+        Returns:
+          The state after :meth:`count_taken` calls.
+        """
+        call, search = self[number], self._search
+        epoch, first = np.int32(call.epoch), np.int32(call.first)
+        match call.phase:
+            case "train":
+                if call.first == 0:
+                    state = search.begin_epoch(state, epoch)
+                return search.train_child(state, data, epoch, first)
+            case "evaluate":
+                return search.evaluate_again(state, data, first)
+            case "learn":
+                return search.learn(state, data, epoch, first, self._learn_per_call)
+            case "propose":
+                return search.propose(state)
+            case "screen":
+                return search.screen(state, data, first)
+            case "keep":
+                return search.keep(state)
+            case "judge":
+                return search.judge(state, data, first)
+            case phase:
+                raise ValueError(f"There is no phase {phase!r}.")
+
+    def count_taken(self, number: int) -> int:
+        """How many calls the one with this number makes at once."""
+        call, count = self[number], self._search.at_once(self[number].phase)
+        some = (self[i] for i in range(number, min(number + count, len(self))))
+        return sum(one[:2] == call[:2] for one in some)
 
     def __len__(self) -> int:
         """How many calls there are."""
@@ -51,7 +169,7 @@ class Calls(Sequence[Call]):
             raise IndexError(f"there are {self._total} calls, got number {number}")
         if number >= self.selection:
             phase, first = _find(self._selecting, number - self.selection)
-            return Call(self._epochs, phase, first, last=False)
+            return Call(self.epochs, phase, first, last=False)
         epoch, place = divmod(number, self._per_epoch)
         phase, first = _find(self._phases, place)
         return Call(epoch, phase, first, last=place == self._per_epoch - 1)

@@ -6,6 +6,7 @@ can rely on (Yu et al., "Evaluating the search phase of neural architecture sear
 2020; rank disorder is the name of Khodak and Li, 2020, for its lack).
 """
 
+import dataclasses
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +15,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
-from wpl_jax.common.config_fields import require_int, with_changes
+from wpl_jax.common.settings import check_int
 from wpl_jax.devices import processes
 from wpl_jax.engine.evaluator import Evaluator
 from wpl_jax.engine.forgetting import kendall_tau
@@ -41,6 +41,25 @@ RANKS_FILE = "rank_disorder.json"
 _SPLITS = ("valid",)  # Nobody is to choose among many by the test.
 
 
+@dataclasses.dataclass(frozen=True)
+class Ranking:
+    """Which architectures are ranked, and by what.
+
+    Attributes:
+      architectures: How many random ones.
+      epochs: For which each is trained from scratch.
+    """
+
+    architectures: int = 30
+    epochs: int = 10
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        why = "each is trained in a folder of its own"
+        check_int(self, "architectures", 5, why, most=_MOST_ARCHITECTURES)
+        check_int(self, "epochs", 1)
+
+
 class Interval(NamedTuple):
     """A rank correlation with its confidence interval."""
 
@@ -55,29 +74,25 @@ def draw(count: int, decisions: tuple[Decision, ...]) -> np.ndarray:
     return np.asarray(jax.vmap(lambda key: random_architecture(key, decisions))(keys))
 
 
-def config_for_retraining(config: ConfigDict) -> ConfigDict:
-    """As ``config.retrain`` has it, for ``config.ranking.epochs``."""
-    epochs = {"retrain": {"epochs": config.ranking.epochs}}
-    return with_changes(config, epochs, "config.retrain lacks epochs")
-
-
 def from_scratch(
-    config: ConfigDict,
     retraining: retrain.Retraining,
     data: Data,
     architectures: np.ndarray,
+    seed: int,
     workdir: Path,
     stop: StopRequest,
+    checkpoint_seconds: float,
 ) -> list[float]:
     """Trains each architecture from scratch, as far as it has not been done.
 
     Args:
-      config: Of :func:`config_for_retraining`.
-      retraining: What it describes.
+      retraining: The training of each.
       data: Of its task.
       architectures: ``int32[n, decisions]``.
+      seed: Of all randomness.
       workdir: Of the run.
       stop: Asks for an end between two calls.
+      checkpoint_seconds: Between two checkpoints.
 
     Returns:
       Their errors on the validation data, to the first process.
@@ -89,14 +104,14 @@ def from_scratch(
         if not processes.agree(path.exists()):
             title = f"Architecture {number} of {len(architectures)}"
             retrain.run(
-                config,
                 retraining,
                 data,
                 architecture,
-                config.seed,
+                seed,
                 folder,
                 title,
                 stop,
+                checkpoint_seconds,
                 splits=_SPLITS,
             )
         if processes.leads():
@@ -178,10 +193,3 @@ def correlation(one: Any, other: Any) -> Interval:
     spread = 1.96 * np.sqrt(0.437 / (there.sum() - 4))
     z = np.arctanh(np.clip(tau, -0.999999, 0.999999))
     return Interval(tau, float(np.tanh(z - spread)), float(np.tanh(z + spread)))
-
-
-def check(config: ConfigDict) -> None:
-    """Checks ``config.ranking``; a ConfigError names what is wrong."""
-    why = "each is trained in a folder of its own"
-    require_int(config, "ranking.architectures", 5, why, most=_MOST_ARCHITECTURES)
-    require_int(config, "ranking.epochs", 1)

@@ -18,26 +18,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from ml_collections import ConfigDict
 
-from wpl_jax.common.config_fields import (
-    changes_of,
-    get_field,
-    require_int,
-    require_number,
-    with_changes,
-)
+from wpl_jax.common.settings import check_int
 from wpl_jax.devices import processes
 from wpl_jax.devices.compiled import compiled
-from wpl_jax.devices.parallel import ONE, Devices, make_devices
-from wpl_jax.engine.optimizers import Sgd, make_sgd
+from wpl_jax.devices.parallel import ONE, Devices
+from wpl_jax.engine.optimizers import Optimizer
 from wpl_jax.engine.training import Trainee, train_step
 from wpl_jax.errors import UserError
 from wpl_jax.runs.resumable import Resumable
 from wpl_jax.runs.run_files import NUMBER, finite, read_json, to_json, write_atomically
 from wpl_jax.runs.stopping import StopRequest
 from wpl_jax.supernet import gather, num_parameters
-from wpl_jax.tasks import Data, Evaluation, Shelf, Task, load_task
+from wpl_jax.tasks import Data, Evaluation, Task
 from wpl_jax.tasks.guessing import NO_BETTER, Model, check_guess, print_remark
 
 RETRAINED_FILE = "retrained.json"
@@ -92,17 +85,22 @@ class Retraining:
 
     Attributes:
       task: With the settings of this training.
-      optimizer: SGD.
+      optimizer: How weights are trained.
       epochs: Passes over the training data.
       patience: Epochs without improvement before averaging begins, None for never.
       devices: Among which each batch is divided.
     """
 
     task: Task
-    optimizer: Sgd
+    optimizer: Optimizer
     epochs: int
     patience: int | None
     devices: Devices = ONE
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        check_int(self, "epochs", 1)
+        check_int(self, "patience", 1, optional=True, most=_MOST_PATIENCE)
 
     @compiled()
     def init(self, key: jax.Array, architecture: jax.Array) -> State:
@@ -205,62 +203,7 @@ class Retraining:
         return self.task.evaluate(params, state.architecture, data, split, axis)
 
 
-def make_retraining(
-    config: ConfigDict, task: Task, devices: Devices = ONE
-) -> Retraining:
-    """The training that ``config.retrain`` describes, on a task made for it.
-
-    Raises:
-      ConfigError: Naming the field that is wrong.
-    """
-    check(config)
-    settings = config.retrain
-    optimizer = make_sgd(config, "retrain.optimizer")
-    return Retraining(task, optimizer, settings.epochs, settings.patience, devices)
-
-
-def check(config: ConfigDict) -> None:
-    """Checks ``config.retrain``; a ConfigError names what is wrong."""
-    require_int(config, "retrain.epochs", 1)
-    require_number(config, "retrain.checkpoint_seconds", least=0)
-    require_int(config, "retrain.patience", 1, optional=True, most=_MOST_PATIENCE)
-    make_sgd(config, "retrain.optimizer")
-
-
-def config_for_task(config: ConfigDict) -> ConfigDict:
-    """The configuration with the space and task of the retraining."""
-    return with_changes(
-        config,
-        _changes(config),
-        "config.retrain.space or config.retrain.task changes a setting that "
-        "config.space or config.task does not have",
-    )
-
-
-def _changes(config: ConfigDict) -> dict[str, Any]:
-    """What ``config.retrain`` changes of other parts of the configuration."""
-    return {part: get_field(config, f"retrain.{part}") for part in ("space", "task")}
-
-
-def load(config: ConfigDict, shelf: Shelf | None = None) -> tuple[Retraining, Data]:
-    """The training that ``config.retrain`` describes, and its data.
-
-    Args:
-      config: With ``config.retrain``.
-      shelf: What has been loaded before; None for nothing.
-
-    Raises:
-      UserError: If a setting or the data is wrong.
-    """
-    changed = config_for_task(config)
-    with changes_of("retrain", _changes(config)):
-        devices = make_devices(changed)
-        task, data, _ = load_task(changed, devices, shelf)
-    return make_retraining(changed, task, devices), data
-
-
 def run(
-    config: ConfigDict,
     retraining: Retraining,
     data: Data,
     architecture: Any,
@@ -268,19 +211,20 @@ def run(
     folder: Path,
     title: str,
     stop: StopRequest,
+    checkpoint_seconds: float,
     splits: Sequence[str] = ("valid", "test"),
 ) -> dict[str, Any]:
     """Trains from wherever an earlier process stopped, and writes the result.
 
     Args:
-      config: With ``config.retrain``.
-      retraining: What it describes.
+      retraining: The training.
       data: Of its task.
       architecture: ``int32[num_decisions]``.
       seed: Of all randomness.
       folder: Of this training.
       title: What it is called in what is printed.
       stop: Asks for an end between two calls.
+      checkpoint_seconds: Between two checkpoints.
       splits: On which the best parameters are evaluated in the end.
 
     Returns:
@@ -304,7 +248,7 @@ def run(
         title=title,
         unit="steps",
         stop=stop,
-        checkpoint_seconds=config.retrain.checkpoint_seconds,
+        checkpoint_seconds=checkpoint_seconds,
         place=retraining.devices.replicate,
     ) as job:
         if np.any(job.state.architecture != architecture):
@@ -376,15 +320,17 @@ def _record(state: State, batches: int) -> dict[str, Any]:
     }
 
 
-REMEDY = "Lower config.retrain.optimizer.learning_rate, or raise config.retrain.epochs."
+REMEDY = (
+    "Lower the learning rate (config.retrain.optimizer), or raise "
+    "config.retrain.epochs."
+)
 _TOLD = {"valid": "validation"}
 
 
 def _diverged(folder: Path, how: str) -> UserError:
     return UserError(
-        f"{folder}: training from scratch diverged, {how}. Lower "
-        "config.retrain.optimizer.learning_rate or clip_norm, and give another "
-        "--workdir."
+        f"{folder}: training from scratch diverged, {how}. Lower the learning rate or "
+        "clip_norm (config.retrain.optimizer), and give another --workdir."
     )
 
 

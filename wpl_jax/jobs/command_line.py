@@ -3,13 +3,15 @@
 import ast
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_dict, config_flags
 
-from wpl_jax.common.config_fields import leaves
+import wpl_jax
 from wpl_jax.errors import ConfigError
+from wpl_jax.jobs.config_fields import leaves
 from wpl_jax.jobs.unread import Unread, why
 
 
@@ -90,6 +92,24 @@ def register_parsers(config_flag: flags.Flag, argv: Sequence[str]) -> None:
     config_flags.register_flag_parser_for_type(float, _Optional(flags.FloatParser()))
     config_flags.register_flag_parser_for_type(type(None), _Literal())
     config_flag.parser = _OpenSections(config_flag.parser, argv)
+
+
+def with_built_in(argv: Sequence[str]) -> list[str]:
+    """Arguments with the file of a built-in configuration in place of its name."""
+    found = list(argv)
+    for i, argument in enumerate(found):
+        if argument in ("--config", "-config") and i + 1 < len(found):
+            found[i + 1] = _built_in(found[i + 1])
+        flag, _, value = argument.partition("=")
+        if flag in ("--config", "-config") and value:
+            found[i] = f"{flag}={_built_in(value)}"
+    return found
+
+
+def _built_in(name: str) -> str:
+    path = Path(wpl_jax.__file__).parent / "configs" / f"{name}.py"
+    is_name = re.fullmatch(r"[a-z]\w*", name) is not None
+    return str(path) if is_name and path.is_file() else name
 
 
 def config_file(argv: Sequence[str]) -> str:

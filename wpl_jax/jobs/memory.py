@@ -151,7 +151,7 @@ def check(need: Need) -> str:
     settings = need.settings
     smaller = f"Take a smaller space ({settings}.space)"
     fewer = ", or fewer search.children or candidates" if need.what == "search" else ""
-    less = f"Take a smaller {settings}.task.batch_size, of text also .task.length"
+    less = f"Take a smaller batch_size, of text also length ({settings}.task)"
     sharing = {
         "batch": (smaller, f"{less}, or more devices, which share a batch"),
         "children": (
@@ -161,8 +161,8 @@ def check(need: Need) -> str:
     }
     of_child, of_activations = sharing[need.devices.mode]
     advice = {
-        "data": "Take less data, or smaller images (config.task.shrink), or more "
-        "devices that divide them (config.task.divide_images)",
+        "data": "Take less data, or smaller images (shrink in config.task), or more "
+        "devices that divide them (divide_images in config.task)",
         "state": f"{smaller}{fewer}",
         "child": of_child,
         "activations": of_activations,

@@ -6,16 +6,15 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from wpl_jax.common.config_fields import check_values
 from wpl_jax.errors import ConfigError, UserError, shorten
-from wpl_jax.jobs import command_line, unread
+from wpl_jax.jobs import command_line, two_models, unread
 from wpl_jax.jobs import search as search_run
-from wpl_jax.two_models import run as two_models_run
+from wpl_jax.jobs.config_fields import check_values
 
 # Of each job, its modes: functions of the configuration and the folder.
 JOBS = {
     "search": search_run.MODES,
-    "two_models": two_models_run.MODES,
+    "two_models": two_models.MODES,
 }
 
 

@@ -10,33 +10,44 @@ import functools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from wpl_jax.common.config_fields import changes_of, check_seed, get_field
 from wpl_jax.data import DataError
 from wpl_jax.devices import parallel, processes
-from wpl_jax.engine.forgetting import Forgetting
-from wpl_jax.engine.plan import Call, Calls
-from wpl_jax.engine.state import Measured, State
+from wpl_jax.engine.state import State
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.evaluation import rank_disorder, retrain
 from wpl_jax.jobs import memory
-from wpl_jax.jobs.search_config import Run, arm_names, expand, make_search
+from wpl_jax.jobs.build import build, build_chosen
+from wpl_jax.jobs.config_fields import changes_of, check_seed, get_field, with_changes
+from wpl_jax.jobs.search_config import (
+    Run,
+    arm_names,
+    expand,
+    make_plan,
+    make_retraining,
+    make_search,
+    open_task,
+    search_settings,
+)
+from wpl_jax.jobs.search_loop import advance_all, resumable
+from wpl_jax.protections import PENALTIES
 from wpl_jax.reports import search_report
 from wpl_jax.reports.search_report import REPORT_FILE, RESULTS_FILE
 from wpl_jax.runs import fingerprint
-from wpl_jax.runs.resumable import Resumable, newest
+from wpl_jax.runs.resumable import newest
 from wpl_jax.runs.run_directory import claim_data, open_run
-from wpl_jax.runs.run_files import finite, read_text, to_json, write_atomically
+from wpl_jax.runs.run_files import read_text, to_json, write_atomically
 from wpl_jax.runs.stopping import StopRequest
 from wpl_jax.search import Search
 from wpl_jax.supernet import Space, architecture_from_json, architecture_to_json
-from wpl_jax.tasks import Data, Shelf, open_task, ranking
-from wpl_jax.tasks.guessing import NO_BETTER, Guess, Model, lowest, print_remark
+from wpl_jax.tasks import Data, Shelf
+from wpl_jax.tasks import ranking as order
+from wpl_jax.tasks.guessing import Guess, Model, lowest, print_remark
 
 ARCHITECTURE_FILE = "architecture.json"
 Made = TypeVar("Made")
@@ -96,8 +107,8 @@ def report(config: ConfigDict, workdir: Path) -> None:
     """Draws the figures and writes the report of finished searches anew."""
     with open_run(workdir, config.to_dict(), existing=True):
         if processes.leads():
-            task, _, about = open_task(expand(config)[0].config)
-            _report(config, workdir, task.space, about)
+            opened = open_task(expand(config)[0].config)
+            _report(config, workdir, opened.task.space, opened.about)
 
 
 def _check_devices(needs: list[memory.Need]) -> None:
@@ -113,7 +124,11 @@ def _report(config: ConfigDict, workdir: Path, space: Space, about: str) -> None
     order = arm_names(config)
     searched = [_read(each, workdir, space) for each in runs]
     searched.sort(key=lambda one: order.index(one.arm))
-    search_report.write(workdir, config.to_dict(), searched, space, about)
+    starts = {
+        build_chosen(PENALTIES, each.config, "penalty").start_epoch for each in runs
+    }
+    start = min((epoch for epoch in starts if epoch is not None), default=None)
+    search_report.write(workdir, config.to_dict(), searched, space, about, start)
     print(f"Report: {workdir / REPORT_FILE}")
 
 
@@ -135,12 +150,12 @@ def derive(config: ConfigDict, workdir: Path) -> None:
             folder, (search, data, _) = each.folder(workdir), searches[each.arm]
             state = _restore(search, each, folder)
             title = f"{each.arm}, seed {each.seed}"
-            calls = calls_of_search(each.config, search)
-            number = calls.selection
-            while number < len(calls) and not stop.asked():
-                state = _advance(each.config, search, data, state, calls[number])
-                number += _taken(search, calls, number)
-            if number < len(calls):
+            plan = make_plan(each.config, search)
+            number = plan.selection
+            while number < len(plan) and not stop.asked():
+                state = plan.advance(state, data, number)
+                number += plan.count_taken(number)
+            if number < len(plan):
                 sys.exit(stop.exit_code())
             # Of an unfinished search, what says so: its results are still to come.
             done = (folder / RESULTS_FILE).exists()
@@ -150,11 +165,11 @@ def derive(config: ConfigDict, workdir: Path) -> None:
 
 def rank(config: ConfigDict, workdir: Path) -> None:
     """Compares the order of random architectures by shared weights and from scratch."""
-    rank_disorder.check(config)
+    ranking = build(rank_disorder.Ranking, config, "ranking")
     runs = expand(config)
     with open_run(workdir, config.to_dict(), existing=True), StopRequest() as stop:
         if processes.leads():  # For what it says of those that are not there.
-            space = open_task(runs[0].config)[0].space
+            space = open_task(runs[0].config).task.space
             for each in runs:
                 _read(each, workdir, space)
         shelf = Shelf()
@@ -162,15 +177,20 @@ def rank(config: ConfigDict, workdir: Path) -> None:
         claim_data(workdir, _fingerprints(searches))
         main, _, about = searches[runs[0].arm]
         space = main.task.space
-        architectures = rank_disorder.draw(
-            config.ranking.architectures, space.decisions
-        )
-        changed = rank_disorder.config_for_retraining(config)
-        retraining, retrain_data = retrain.load(changed, shelf)
+        architectures = rank_disorder.draw(ranking.architectures, space.decisions)
+        epochs = {"retrain": {"epochs": ranking.epochs}}
+        changed = with_changes(config, epochs, "config.retrain lacks epochs")
+        retraining, retrain_data = make_retraining(changed, shelf)
         needs = [memory.of_search(*found[:2]) for found in searches.values()]
         _check_devices([*needs, memory.of_retraining(retraining, retrain_data)])
         scratch = rank_disorder.from_scratch(
-            changed, retraining, retrain_data, architectures, workdir, stop
+            retraining,
+            retrain_data,
+            architectures,
+            config.seed,
+            workdir,
+            stop,
+            config.retrain.checkpoint_seconds,
         )
         shared = {}
         for each in runs:
@@ -209,7 +229,7 @@ def retrain_file(config: ConfigDict, workdir: Path) -> None:
             "architecture, as a search writes it. Pass "
             "--config.retrain.architecture=FOLDER/architecture.json."
         )
-    retraining, data = retrain.load(config)
+    retraining, data = make_retraining(config)
     _check_devices([memory.of_retraining(retraining, data)])
     space = retraining.task.space
     remedy = "Give a file that a search of this space wrote."
@@ -220,7 +240,6 @@ def retrain_file(config: ConfigDict, workdir: Path) -> None:
         claim_data(workdir, data_now)
         folder = workdir / "retrain"
         retrain.run(
-            config,
             retraining,
             data,
             architecture,
@@ -228,6 +247,7 @@ def retrain_file(config: ConfigDict, workdir: Path) -> None:
             folder,
             "Retrain",
             stop,
+            config.retrain.checkpoint_seconds,
         )
 
 
@@ -317,7 +337,7 @@ class _Arm:
         self.space = self._search.task.space
         self.needs = [memory.of_search(self._search, self._data)]
         if config.retrain.epochs:
-            self._retraining, self._retrain_data = retrain.load(config, shelf)
+            self._retraining, self._retrain_data = make_retraining(config, shelf)
             self.needs.append(
                 memory.of_retraining(self._retraining, self._retrain_data)
             )
@@ -356,7 +376,6 @@ class _Arm:
             _search(self._config, self._search, self._data, each, folder, title, stop)
         if not processes.agree(_is_finished(each, workdir)):
             retrain.run(
-                self._config,
                 self._retraining,
                 self._retrain_data,
                 _on_all(self._read_architecture, folder, self.space),
@@ -364,63 +383,8 @@ class _Arm:
                 folder / "retrain",
                 f"{title}, retraining",
                 stop,
+                self._config.retrain.checkpoint_seconds,
             )
-
-
-_LEAST_SCALE = 2.0**-10  # of the learning rate, before a search is given up
-
-
-def calls_of_search(config: ConfigDict, search: Search) -> Calls:
-    """The calls that a search is made of, in order."""
-    per_call = config.search.learn_per_call
-    return Calls(
-        epochs=config.search.epochs,
-        of_epoch=(
-            ("train", search.children, 1),
-            ("evaluate", search.children, 1),
-            ("learn", search.strategy.steps // per_call, per_call),
-        ),
-        of_selection=(
-            ("propose", 1, 1),
-            ("screen", search.strategy.candidates.proposed, 1),
-            ("keep", 1, 1),
-            ("judge", search.num_judged, 1),
-        ),
-    )
-
-
-def _taken(search: Search, calls: Calls, number: int) -> int:
-    """How many of the calls the one with this number makes."""
-    call, count = calls[number], search.at_once(calls[number].phase)
-    some = (calls[i] for i in range(number, min(number + count, len(calls))))
-    return sum(one[:2] == call[:2] for one in some)
-
-
-def _advance(
-    config: ConfigDict, search: Search, data: Data, state: State, call: Call
-) -> State:
-    """Makes one call."""
-    epoch, first = np.int32(call.epoch), np.int32(call.first)
-    match call.phase:
-        case "train":
-            if call.first == 0:
-                state = search.begin_epoch(state, epoch)
-            return search.train_child(state, data, epoch, first)
-        case "evaluate":
-            return search.evaluate_again(state, data, first)
-        case "learn":
-            steps = config.search.learn_per_call
-            return search.learn(state, data, epoch, first, steps)
-        case "propose":
-            return search.propose(state)
-        case "screen":
-            return search.screen(state, data, first)
-        case "keep":
-            return search.keep(state)
-        case "judge":
-            return search.judge(state, data, first)
-        case phase:
-            raise ValueError(f"There is no phase {phase!r}.")
 
 
 def _search(
@@ -433,64 +397,14 @@ def _search(
     stop: StopRequest,
 ) -> None:
     """Searches from wherever an earlier process stopped, and writes the results."""
-    calls = calls_of_search(config, search)
-
-    def start() -> State:
-        print(f"{title}: compiling ...", flush=True)
-        return search.init(each.key())
-
-    with Resumable(
-        folder,
-        total=len(calls),
-        like=jax.eval_shape(search.init, each.key()),
-        start=start,
-        record_of=lambda done: calls[min(done, len(calls) - 1)].epoch,
-        title=title,
-        unit="calls",
-        stop=stop,
-        checkpoint_seconds=config.search.checkpoint_seconds,
-        place=search.devices.replicate,
-        landmark=calls.begins_epoch,  # what a search goes back to
+    settings = search_settings(config)
+    plan = make_plan(config, search)
+    guess = search.task.guess(data)
+    with resumable(
+        search, plan, each.seed, folder, title, stop, settings.checkpoint_seconds
     ) as job:
-        told, guess = "", search.task.guess(data)
-        for number in job.calls():
-            call, job.took = calls[number], _taken(search, calls, number)
-            job.state = _advance(config, search, data, job.state, call)
-            if int(job.state.skipped.in_row) >= config.search.max_bad_steps:
-                _go_back(job, title, call)
-                continue
-            if calls[number + job.took - 1].last:
-                epoch = np.int32(call.epoch)
-                measured = jax.device_get(search.measure(job.state, epoch))
-                job.record(call.epoch, record(measured))
-                told = f", {describe(search, measured, guess)}"
-            job.note = f"{_where(config, call)}{told}"
+        advance_all(job, search, plan, data, guess, title, settings.max_bad_steps)
         _finish(search, guess, job.state, folder, title)
-
-
-def _where(config: ConfigDict, call: Call) -> str:
-    """For who watches; what comes after the last epoch selects the best."""
-    if call.epoch == config.search.epochs:
-        return f"selection, {call.phase}"
-    return f"epoch {call.epoch + 1}, {call.phase}"
-
-
-def _go_back(job: Resumable, title: str, call: Call) -> None:
-    """To the start of the epoch, with half the learning rate."""
-    bad, scale = int(job.state.skipped.in_row), job.state.rate_scale / 2
-    if scale < _LEAST_SCALE:
-        raise UserError(
-            f"{title}: {bad} steps in a row were not finite in epoch {call.epoch + 1}, "
-            "even with a thousandth of the learning rate. Look at the data, lower "
-            "config.optimizer.learning_rate, and give another --workdir."
-        )
-    job.go_back()
-    job.state = job.state._replace(rate_scale=scale)
-    print(
-        f"{title}: {bad} steps in a row were not finite in epoch {call.epoch + 1}; "
-        f"going back to its start, with the learning rate times {float(scale):g}.",
-        flush=True,
-    )
 
 
 def _finish(
@@ -503,7 +417,7 @@ def _finish(
 ) -> None:
     """Writes the best architecture, and what it reaches with the shared weights."""
     selection = jax.device_get(state.selection)
-    best = int(ranking(selection.judged)[0])
+    best = int(order(selection.judged)[0])
     architecture = selection.architectures[selection.kept[best]]
     text = architecture_to_json(search.task.space, architecture)
     write_atomically(folder / f"{prefix}{ARCHITECTURE_FILE}", text)
@@ -511,7 +425,8 @@ def _finish(
     if not np.isfinite(nats):
         raise UserError(
             f"{folder}: none of the candidates has a finite error with the shared "
-            "weights. Lower config.optimizer.learning_rate, and give another --workdir."
+            "weights. Lower the learning rate (config.optimizer), and give another "
+            "--workdir."
         )
     results = {
         "guess": guess._asdict(),
@@ -524,23 +439,3 @@ def _finish(
     print(f"{title}: the best has {search.task.error_name} {error:.2f}.", flush=True)
     model = Model(f"{title}, the best architecture", error, guess)
     print_remark([model], search.task.error_name, search_report.REMEDY)
-
-
-def record(measured: Measured) -> dict[str, Any]:
-    """An epoch's line in the metrics; null for what is not finite."""
-    found: dict[str, Any] = {}
-    for name, value in measured._asdict().items():
-        parts = value._asdict() if isinstance(value, Forgetting) else {"": value}
-        for part, number in parts.items():
-            found[f"{name}_{part}" if part else name] = finite(number)
-    return found
-
-
-def describe(search: Search, measured: Measured, guess: Guess) -> str:
-    """An epoch in a few words, for who watches."""
-    learned_nothing = guess.explains_all(float(measured.child_error), measured.err2)
-    level = f"{NO_BETTER}, " if learned_nothing else ""
-    return (
-        f"{search.task.error_name} {measured.child_error:.1f}, {level}"
-        f"forgotten {measured.error.mean:.2f}, reward {measured.child_reward:.3f}"
-    )

@@ -1,14 +1,29 @@
 """From a configuration to searches: which are to be run, and of what they are made."""
 
+import dataclasses
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from ml_collections import ConfigDict
 
-from wpl_jax.common.config_fields import (
-    MOST_OF_A_CALL,
-    MOST_SEED,
+from wpl_jax.common.settings import MOST_SEED, SettingError
+from wpl_jax.devices import parallel
+from wpl_jax.devices.parallel import Devices
+from wpl_jax.engine.optimizers import OPTIMIZERS
+from wpl_jax.engine.plan import Plan, SearchSettings
+from wpl_jax.evaluation.retrain import Retraining
+from wpl_jax.jobs.build import (
+    build,
+    build_chosen,
+    find_class,
+    naming,
+    section_of,
+)
+from wpl_jax.jobs.config_fields import (
+    changes_of,
     check_seed,
     get_field,
     require,
@@ -19,14 +34,15 @@ from wpl_jax.common.config_fields import (
     require_settings,
     with_changes,
 )
-from wpl_jax.devices.parallel import make_devices
-from wpl_jax.engine.optimizers import make_sgd
-from wpl_jax.protections.protection import make_protection
+from wpl_jax.protections import PENALTIES
 from wpl_jax.search import Search
-from wpl_jax.strategies import make_strategy
-from wpl_jax.tasks import Data, Shelf, load_task
+from wpl_jax.spaces import SPACES
+from wpl_jax.strategies import STRATEGIES
+from wpl_jax.tasks import TASKS, Data, Shelf, Task
 
 _MOST_SEEDS = 10_000  # of a configuration: each has a folder
+# What config.retrain holds beside the fields of a Retraining.
+_OF_RETRAINING = ("architecture", "checkpoint_seconds", "space", "task", "optimizer")
 
 
 class Run(NamedTuple):
@@ -74,14 +90,69 @@ def arm_names(config: ConfigDict) -> list[str]:
     return sorted(config.arms, key=lambda arm: (arm != config.main_arm, arm))
 
 
+class OpenedTask(NamedTuple):
+    """A task whose data has been opened, and not been put on devices."""
+
+    task: Task
+    about: str  # a line about the data
+    put: Callable[[Devices], Data]
+
+
+def open_task(config: ConfigDict, cache: Shelf | None = None) -> OpenedTask:
+    """Builds the task that ``config.task.name`` names, with its space, for its data.
+
+    Args:
+      config: The configuration; ``config.task.data`` has the options of the data.
+      cache: What has been loaded before; None for nothing.
+
+    Raises:
+      UserError: If there is no such task, or its settings or data are wrong.
+    """
+    cache = Shelf() if cache is None else cache
+    cls = find_class(TASKS, config, "task.name")
+    options = {}
+    if inspect.signature(cls.open).parameters:
+        get_field(config, "task.data.format")
+        options = config.task.data.to_dict()
+    settings = build_chosen(TASKS, config, "task", also=("data",), space=None)
+    source = {"task": config.task.name, "data": options}
+    dataset = cache.get(source, lambda: cls.open(**options))
+    with naming(section_of(config, "task")):
+        settings.check(dataset)
+    sizes = settings.space_sizes(dataset)
+    space = build_chosen(SPACES, config, "space", **sizes)
+    task = dataclasses.replace(settings, space=space)
+    layout = {name: getattr(task, name) for name in task.data_fields}
+
+    def put(devices: Devices) -> Data:
+        key = {**source, **layout, "on": devices.count}
+        return cache.get(key, lambda: task.put(dataset, devices))
+
+    return OpenedTask(task, task.describe(dataset), put)
+
+
+def choose_devices(config: ConfigDict, task: Task, together: int = 1) -> Devices:
+    """The devices of a search or a training on a task.
+
+    Raises:
+      UserError: If the devices cannot divide its batches, or its children, equally.
+    """
+    try:
+        return parallel.choose(task.rows_per_batch, together)
+    except SettingError as error:
+        of_search = error.name == "together"
+        with naming("search" if of_search else section_of(config, "task")):
+            raise
+
+
 def make_search(
-    config: ConfigDict, shelf: Shelf | None = None
+    config: ConfigDict, cache: Shelf | None = None
 ) -> tuple[Search, Data, str]:
     """Builds one search from its configuration, and loads its data.
 
     Args:
       config: Of one arm.
-      shelf: What has been loaded before; None for nothing.
+      cache: What has been loaded before; None for nothing.
 
     Returns:
       The search, its data, and a line about the data.
@@ -89,52 +160,36 @@ def make_search(
     Raises:
       UserError: If the configuration or the data is wrong.
     """
-    for name in (
-        "epochs",
-        "children",
-        "together",
-        "eval_batches",
-        "max_bad_steps",
-    ):
-        require_int(config, f"search.{name}", 1)
-    for name in ("batches", "learn_per_call"):
-        require_int(config, f"search.{name}", 1, "in one call", most=MOST_OF_A_CALL)
+    settings = search_settings(config)
+    protection = build_chosen(PENALTIES, config, "penalty")
+    optimizer = build_chosen(OPTIMIZERS, config, "optimizer")
+    opened = open_task(config, cache)
+    task = opened.task
+    devices = choose_devices(config, task, settings.together)
+    decisions = task.space.decisions
+    strategy = build_chosen(STRATEGIES, config, "strategy", decisions=decisions)
     require(
-        config.search.children % config.search.together == 0,
-        config,
-        "search.together",
-        f"a divisor of the {config.search.children} children of an epoch",
-    )
-    require_number(config, "search.checkpoint_seconds", least=0)
-    protection, optimizer = make_protection(config), make_sgd(config)
-    devices = make_devices(config, config.search.together)
-    task, data, about = load_task(config, devices, shelf)
-    strategy = make_strategy(config, task.space.decisions)
-    require(
-        strategy.steps % config.search.learn_per_call == 0,
+        strategy.steps % settings.learn_per_call == 0,
         config,
         "search.learn_per_call",
         f"a divisor of the strategy's {strategy.steps} steps",
     )
+    data = opened.put(devices)
     batches = task.num_batches(data, "train")
     require(
-        config.search.together <= batches,
+        settings.together <= batches,
         config,
         "search.together",
         f"at most {batches}, the batches of the training data",
     )
     available = task.num_batches(data, "valid")
-    for field in (
-        "search.eval_batches",
-        f"strategy.{config.strategy.name}.candidates.screen_batches",
+    screen_batches = f"{section_of(config, 'strategy')}.candidates.screen_batches"
+    for field, number in (
+        ("search.eval_batches", settings.eval_batches),
+        (screen_batches, strategy.candidates.screen_batches),
     ):
-        require(
-            get_field(config, field) <= available,
-            config,
-            field,
-            f"at most {available}, the batches of the validation data",
-        )
-    settings = config.search
+        expected = f"at most {available}, the batches of the validation data"
+        require(number <= available, config, field, expected)
     search = Search(
         task=task,
         strategy=strategy,
@@ -146,4 +201,53 @@ def make_search(
         together=settings.together,
         devices=devices,
     )
-    return search, data, about
+    return search, data, opened.about
+
+
+def search_settings(config: ConfigDict) -> SearchSettings:
+    """How long a search is; a ConfigError names a setting that is wrong."""
+    return build(SearchSettings, config, "search")
+
+
+def make_plan(config: ConfigDict, search: Search) -> Plan:
+    """The calls of the search that a configuration describes."""
+    settings = search_settings(config)
+    return Plan(search, settings.epochs, settings.learn_per_call)
+
+
+def config_for_task(config: ConfigDict) -> ConfigDict:
+    """The configuration with the space and task of the retraining."""
+    return with_changes(
+        config,
+        _changes(config),
+        "config.retrain.space or config.retrain.task changes a setting that "
+        "config.space or config.task does not have",
+    )
+
+
+def _changes(config: ConfigDict) -> dict[str, Any]:
+    """What ``config.retrain`` changes of other parts of the configuration."""
+    return {part: get_field(config, f"retrain.{part}") for part in ("space", "task")}
+
+
+def make_retraining(
+    config: ConfigDict, cache: Shelf | None = None
+) -> tuple[Retraining, Data]:
+    """The training that ``config.retrain`` describes, and its data.
+
+    Args:
+      config: With ``config.retrain``.
+      cache: What has been loaded before; None for nothing.
+
+    Raises:
+      UserError: If a setting or the data is wrong.
+    """
+    require_number(config, "retrain.checkpoint_seconds", least=0)
+    optimizer = build_chosen(OPTIMIZERS, config, "retrain.optimizer")
+    changed = config_for_task(config)
+    with changes_of("retrain", _changes(config)):
+        opened = open_task(changed, cache)
+        devices = choose_devices(changed, opened.task)
+        data = opened.put(devices)
+    given = {"task": opened.task, "optimizer": optimizer, "devices": devices}
+    return build(Retraining, config, "retrain", also=_OF_RETRAINING, **given), data

@@ -6,12 +6,15 @@ read by nobody. Each part tells of its own settings.
 
 from ml_collections import ConfigDict
 
-from wpl_jax import strategies, tasks
-from wpl_jax.common.config_fields import get_field, leaves
-from wpl_jax.engine import optimizers
-from wpl_jax.evaluation.retrain import config_for_task
-from wpl_jax.jobs.search_config import expand
-from wpl_jax.protections import protection
+from wpl_jax.engine.optimizers import OPTIMIZERS
+from wpl_jax.jobs import build
+from wpl_jax.jobs.build import section_of
+from wpl_jax.jobs.config_fields import get_field, leaves
+from wpl_jax.jobs.search_config import config_for_task, expand
+from wpl_jax.protections import PENALTIES
+from wpl_jax.spaces import SPACES
+from wpl_jax.strategies import STRATEGIES
+from wpl_jax.tasks import TASKS
 
 # Of dotted names of fields, or of those below which all fields are meant, the reasons.
 Unread = dict[str, str]
@@ -43,16 +46,14 @@ def by_arm(config: ConfigDict, mode: str) -> dict[str, Unread]:
 def of_search(config: ConfigDict) -> Unread:
     """What is read neither by the search of an arm nor by its retraining."""
     found = {
-        **strategies.unread(config),
-        **protection.unread(config),
-        **optimizers.unread(config, "optimizer"),
-        **optimizers.unread(config, "retrain.optimizer"),
+        **build.unread(STRATEGIES, config, "strategy"),
+        **build.unread(PENALTIES, config, "penalty"),
+        **build.unread(OPTIMIZERS, config, "optimizer"),
+        **build.unread(OPTIMIZERS, config, "retrain.optimizer"),
+        **build.unread(SPACES, config, "space"),
         "retrain.architecture": "it is for --mode=retrain and --mode=evaluate",
     }
-    in_search, in_retraining = (
-        tasks.unread(config),
-        tasks.unread(config_for_task(config)),
-    )
+    in_search, in_retraining = _of_task(config), _of_task(config_for_task(config))
     own = {f"task.{field}" for field in leaves(config.retrain.task)}
     for field, why in in_search.items():
         if field in own or field in in_retraining:
@@ -62,6 +63,11 @@ def of_search(config: ConfigDict) -> Unread:
     return found
 
 
+def _of_task(config: ConfigDict) -> Unread:
+    space = get_field(config, section_of(config, "space"))
+    return build.unread(TASKS, config, "task", space=space)
+
+
 def of_file(config: ConfigDict, mode: str) -> Unread:
     """What is not read by a mode that trains one architecture."""
     read = {"job", "seed", "space", "task", "retrain"}
@@ -69,9 +75,9 @@ def of_file(config: ConfigDict, mode: str) -> Unread:
     for part in ("space", "task"):
         for field in leaves(get_field(config, f"retrain.{part}")):
             found[f"{part}.{field}"] = f"config.retrain.{part}.{field} replaces it"
-    for field, reason in tasks.unread(config_for_task(config)).items():
+    for field, reason in _of_task(config_for_task(config)).items():
         found |= dict.fromkeys((field, f"retrain.{field}"), reason)
-    return found | optimizers.unread(config, "retrain.optimizer")
+    return found | build.unread(OPTIMIZERS, config, "retrain.optimizer")
 
 
 def why(unread: Unread, field: str) -> str | None:

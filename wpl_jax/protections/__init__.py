@@ -1,1 +1,16 @@
-"""Protections against forgetting."""
+"""Protections against forgetting: one module each, one line each in ``PENALTIES``."""
+
+from wpl_jax.protections.protection import NoProtection as NoProtection
+from wpl_jax.protections.protection import Protection as Protection
+from wpl_jax.registry import Registry
+
+# By name: dataclasses with the methods of :class:`Protection`.
+PENALTIES = Registry(
+    "wpl_jax.penalties",
+    {
+        "none": NoProtection,
+        "l2": "wpl_jax.protections.quadratic:L2",
+        "ewc": "wpl_jax.protections.quadratic:ElasticWeightConsolidation",
+        "wpl": "wpl_jax.protections.quadratic:WeightPlasticity",
+    },
+)

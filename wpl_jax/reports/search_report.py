@@ -59,7 +59,7 @@ COLUMNS = {
 
 
 # Where a search has learned nothing.
-REMEDY = "Lower config.optimizer.learning_rate, or raise config.search.epochs."
+REMEDY = "Lower the learning rate (config.optimizer), or raise config.search.epochs."
 RANKED = "the best random architecture with the shared weights"
 
 LINEAR = 10  # Axes of differences that go beyond are logarithmic there.
@@ -156,6 +156,7 @@ def write(
     searches: Sequence[Searched],
     space: Space,
     about: str,
+    start_epoch: int | None,
 ) -> None:
     """Writes ``report.html`` and ``figures/``.
 
@@ -165,15 +166,16 @@ def write(
       searches: The arms in order, each with its seeds; the first is the main one.
       space: What was searched, for the pictures.
       about: A line about the data.
+      start_epoch: First epoch whose children leave a Fisher; None if none do.
     """
     arms: dict[str, list[Searched]] = {}
     for one in searches:
         arms.setdefault(one.arm, []).append(one)
     page = Page("A search with shared weights", workdir)
     _no_better_than_guessing(page, workdir, searches)
-    _introduction(page, config, searches, about)
-    _forgetting(page, config, arms)
-    _curves(page, config, arms)
+    _introduction(page, config, searches, about, start_epoch)
+    _forgetting(page, start_epoch, arms)
+    _curves(page, start_epoch, arms)
     _ranks(page, arms)
     _retrained(page, arms)
     _ranking(page, workdir, arms)
@@ -213,7 +215,11 @@ def _no_better_than_guessing(
 
 
 def _introduction(
-    page: Page, config: dict, searches: Sequence[Searched], about: str
+    page: Page,
+    config: dict,
+    searches: Sequence[Searched],
+    about: str,
+    start_epoch: int | None,
 ) -> None:
     settings = config["search"]
     page.text(
@@ -228,27 +234,34 @@ def _introduction(
         "other children's training has helped.",
         "The Weight Plasticity Loss (WPL; Benyahia et al., ICML 2019) pulls each "
         "shared weight back to where the children before left it, in proportion to "
-        "its Fisher information. It is on from epoch "
-        f"{config['penalty']['start_epoch'] + 1}. L2 is the same pull for all weights; "
-        "EWC (Elastic Weight Consolidation) adds up a pull for each earlier child.",
+        f"its Fisher information. {_when(start_epoch)}L2 is the same pull for all "
+        "weights; EWC (Elastic Weight Consolidation) adds up a pull for each earlier "
+        "child.",
         f"Data: {about}. Errors: {searches[0].results['error_name']} "
         f"on {settings['eval_batches']} validation batches, without dropout. "
         f"{len({one.seed for one in searches})} seed(s).",
     )
 
 
-def _after(config: dict, curve: np.ndarray) -> np.ndarray:
-    """The epochs in which the penalty, where there is one, is on."""
-    return curve[min(config["penalty"]["start_epoch"] + 1, len(curve) - 1) :]
+def _when(start_epoch: int | None) -> str:
+    return "" if start_epoch is None else f"It is on from epoch {start_epoch + 1}. "
 
 
-def _forgetting(page: Page, config: dict, arms: dict[str, list[Searched]]) -> None:
+def _after(start_epoch: int | None, curve: np.ndarray) -> np.ndarray:
+    """The epochs in which penalties are on; all where there is no penalty."""
+    first = 0 if start_epoch is None else min(start_epoch + 1, len(curve) - 1)
+    return curve[first:]
+
+
+def _forgetting(
+    page: Page, start_epoch: int | None, arms: dict[str, list[Searched]]
+) -> None:
     page.heading("How much was forgotten")
     error = next(iter(arms.values()))[0].results["error_name"]
     rows = []
     for arm, seeds in arms.items():
         cells = [
-            _spread([_mean(_after(config, s.curve(name))) for s in seeds], digits)
+            _spread([_mean(_after(start_epoch, s.curve(name))) for s in seeds], digits)
             for name, digits in COLUMNS.values()
         ]
         rewards = [s.curve("child_reward")[-1] for s in seeds]
@@ -266,7 +279,9 @@ def _forgetting(page: Page, config: dict, arms: dict[str, list[Searched]]) -> No
     )
 
 
-def _curves(page: Page, config: dict, arms: dict[str, list[Searched]]) -> None:
+def _curves(
+    page: Page, start_epoch: int | None, arms: dict[str, list[Searched]]
+) -> None:
     page.heading("Forgetting over the epochs")
     error = next(iter(arms.values()))[0].results["error_name"]
     figure = new_figure(10, 7)
@@ -277,7 +292,8 @@ def _curves(page: Page, config: dict, arms: dict[str, list[Searched]]) -> None:
             curves = np.array([s.curve(name) for s in seeds])
             epochs = np.arange(1, curves.shape[1] + 1)
             band(ax, epochs, curves, color, arm)
-        ax.axvline(config["penalty"]["start_epoch"] + 1, color="0.6", ls=":", lw=1)
+        if start_epoch is not None:
+            ax.axvline(start_epoch + 1, color="0.6", ls=":", lw=1)
         ax.set(title=title, xlabel="epoch")
         if name.startswith("error"):
             ax.axhline(0, color="0.6", lw=0.8)

@@ -102,7 +102,7 @@ def claim_data(workdir: Path, data: Mapping[str, str]) -> None:
 
     Args:
       workdir: A folder that is open.
-      data: Fingerprints (:mod:`wpl_jax.runs.fingerprint`), by the names of what uses them.
+      data: Fingerprints (:mod:`wpl_jax.runs.fingerprint`), by what uses the data.
 
     Raises:
       UserError: If there was other data before.

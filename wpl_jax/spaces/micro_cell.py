@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from wpl_jax.common.checks import check_nodes, check_whole
+from wpl_jax.common.settings import MOST_NODES, check_bool, check_int, require
 from wpl_jax.devices.parallel import ALONE, Axis
 from wpl_jax.spaces.cell_graph import (
     CONVOLUTIONS,
@@ -90,20 +90,14 @@ class MicroCell:
     def __post_init__(self) -> None:
         """Checks the settings."""
         for name in ("filters", "layers", "num_classes"):
-            check_whole(name, getattr(self, name))
-        check_nodes("num_nodes", self.num_nodes)
-        if self.layers % STAGES:
-            raise ValueError(f"layers must be a multiple of 3, got {self.layers}")
-        if self.filters % 2:
-            raise ValueError(f"filters must be even, got {self.filters}")
-        for name in ("affine", "auxiliary"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be True or False")
-        if min(self.image_shape[:2]) < 4:
-            raise ValueError(
-                "images must have at least 4 rows and columns, which are halved "
-                f"twice, got {self.image_shape}"
-            )
+            check_int(self, name, 1)
+        check_int(self, "num_nodes", 1, most=MOST_NODES)
+        require(self, "layers", self.layers % STAGES == 0, "a multiple of 3")
+        require(self, "filters", self.filters % 2 == 0, "an even number")
+        check_bool(self, "affine", "auxiliary")
+        valid = min(self.image_shape[:2]) >= 4
+        expected = "at least 4 rows and columns, which are halved twice"
+        require(self, "image_shape", valid, expected)
 
     @property
     def decisions(self) -> tuple[Decision, ...]:

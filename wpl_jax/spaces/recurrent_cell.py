@@ -14,13 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wpl_jax.common.checks import (
-    LARGEST,
-    SMALLEST,
-    check_nodes,
-    check_range,
-    check_whole,
-)
+from wpl_jax.common.settings import MOST_NODES, check_choice, check_int, check_number
 from wpl_jax.devices.parallel import ALONE, Axis
 from wpl_jax.spaces.highway_scan import (
     ACTIVATIONS,
@@ -34,17 +28,29 @@ from wpl_jax.supernet import ALL, Decision, Graph
 Params = dict[str, jax.Array]
 
 
-class Dropout(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Dropout:
     """Rates in [0, 1), each mask drawn once for a whole sequence.
 
     The names and places are those of Merity et al., "Regularizing and Optimizing
     LSTM Language Models" (2017).
+
+    Attributes:
+      embedding: Of whole words.
+      input: Of the cell's input.
+      output: Of the cell's output.
+      recurrent: Of the weights of the recurrent kernel.
     """
 
-    embedding: float = 0.0  # whole words
-    input: float = 0.0  # of the cell
-    output: float = 0.0  # of the cell
-    recurrent: float = 0.0  # weights of the recurrent kernel
+    embedding: float = 0.0
+    input: float = 0.0
+    output: float = 0.0
+    recurrent: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Checks the rates."""
+        for name in ("embedding", "input", "output", "recurrent"):
+            check_number(self, name, least=0, below=1)
 
 
 class Hidden(NamedTuple):
@@ -81,22 +87,14 @@ class RecurrentCell:
 
     def __post_init__(self) -> None:
         """Checks the settings."""
-        for name in ("vocabulary_size", "hidden"):
-            check_whole(name, getattr(self, name))
-        check_nodes("num_nodes", self.num_nodes, least=2)  # of one, there is no edge
-        for name, known in (
-            ("output", ("leaves", "all")),
-            ("carry", ("output", "last")),
-        ):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"{name} must be one of {known}, got {getattr(self, name)!r}"
-                )
-        if self.max_norm is not None:
-            check_range(
-                "max_norm", self.max_norm, SMALLEST, LARGEST, "above 0, or None"
-            )
-        check_range("init_scale", self.init_scale, 0, LARGEST, "at least 0")
+        check_int(self, "vocabulary_size", 1)
+        check_int(self, "hidden", 1)
+        least = 2  # of one node, there is no edge
+        check_int(self, "num_nodes", least, most=MOST_NODES)
+        check_choice(self, "output", ("all", "leaves"))
+        check_choice(self, "carry", ("last", "output"))
+        check_number(self, "max_norm", optional=True, above=0)
+        check_number(self, "init_scale", least=0)
 
     @property
     def decisions(self) -> tuple[Decision, ...]:

@@ -7,17 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from ml_collections import ConfigDict
 
 from wpl_jax import controller
-from wpl_jax.common.config_fields import (
-    require_choice,
-    require_int,
-    require_number,
-    require_only,
-)
+from wpl_jax.common.settings import check_bool, check_choice, check_int, check_number
 from wpl_jax.strategies import reinforce
-from wpl_jax.strategies.strategy import Candidates, Learned, RewardsFn, make_candidates
+from wpl_jax.strategies.strategy import Candidates, Learned, RewardsFn
 from wpl_jax.supernet import Decision, num_choices
 
 _MOST_SAMPLES = 10_000  # which one step holds in memory
@@ -54,8 +48,8 @@ class Enas:
     """
 
     decisions: tuple[Decision, ...]
-    steps: int
-    candidates: Candidates
+    steps: int = 2000
+    candidates: Candidates = Candidates()
     hidden: int = 100
     learning_rate: float = 3.5e-4
     samples_per_step: int = 1
@@ -66,6 +60,20 @@ class Enas:
     temperature: float = 5.0
     tanh_constant: float | None = 2.5
     prior: Literal["none", "distance"] = "none"
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        for name in ("steps", "hidden"):
+            check_int(self, name, 1)
+        check_int(self, "samples_per_step", 1, "all at once", most=_MOST_SAMPLES)
+        for name in ("learning_rate", "temperature"):
+            check_number(self, name, above=0)
+        check_number(self, "baseline_decay", least=0, below=1)
+        check_number(self, "entropy_weight", least=0)
+        check_choice(self, "entropy_mode", ("regularizer", "reward"))
+        check_choice(self, "prior", ("distance", "none"))
+        check_bool(self, "reset_baseline")
+        check_number(self, "tanh_constant", optional=True, above=0)
 
     def init(self, key: jax.Array) -> State:
         """A new controller."""
@@ -134,25 +142,3 @@ def distance_prior(decisions: tuple[Decision, ...]) -> np.ndarray:
         if decision.ordered:
             row[:count] = -(np.arange(count, 0, -1) ** 2) / 6
     return prior
-
-
-def make(config: ConfigDict, decisions: tuple[Decision, ...]) -> Enas:
-    """The strategy with the settings of ``config.strategy.enas``."""
-    path = "strategy.enas"
-    for name in ("steps", "hidden"):
-        require_int(config, f"{path}.{name}", 1)
-    most = _MOST_SAMPLES
-    require_int(config, f"{path}.samples_per_step", 1, "all at once", most=most)
-    for name in ("learning_rate", "temperature"):
-        require_number(config, f"{path}.{name}", above=0)
-    require_number(config, f"{path}.baseline_decay", least=0, below=1)
-    require_number(config, f"{path}.entropy_weight", least=0)
-    require_choice(config, f"{path}.entropy_mode", ("regularizer", "reward"))
-    require_choice(config, f"{path}.prior", ("distance", "none"))
-    require_choice(config, f"{path}.reset_baseline", (False, True))
-    require_number(config, f"{path}.tanh_constant", above=0, optional=True)
-    fields = {field.name for field in dataclasses.fields(Enas)}
-    require_only(config, path, fields - {"decisions"})
-    settings = config.strategy.enas.to_dict()
-    settings["candidates"] = make_candidates(config, path)
-    return Enas(decisions=decisions, **settings)

@@ -8,18 +8,22 @@ them on all.
 import dataclasses
 
 import jax
-from ml_collections import ConfigDict
 
-from wpl_jax.strategies.strategy import Candidates, Learned, RewardsFn, make_candidates
+from wpl_jax.strategies.strategy import Candidates, Learned, RewardsFn
 from wpl_jax.supernet import Decision, random_architecture
 
 
 @dataclasses.dataclass(frozen=True)
 class RandomSearch:
-    """The strategy."""
+    """The strategy.
+
+    Attributes:
+      decisions: Of the space.
+      candidates: How the best is selected.
+    """
 
     decisions: tuple[Decision, ...]
-    candidates: Candidates
+    candidates: Candidates = Candidates(proposed=1000)
 
     steps = 0  # It does not learn.
 
@@ -47,8 +51,3 @@ class RandomSearch:
     ) -> tuple[tuple[()], Learned]:
         """Never called, as there are no steps to take."""
         raise NotImplementedError("Random search does not learn.")
-
-
-def make(config: ConfigDict, decisions: tuple[Decision, ...]) -> RandomSearch:
-    """The strategy with the settings of ``config.strategy.random``."""
-    return RandomSearch(decisions, make_candidates(config, "strategy.random"))

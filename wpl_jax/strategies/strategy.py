@@ -1,11 +1,11 @@
 """What a search strategy is."""
 
+import dataclasses
 from typing import Any, NamedTuple, Protocol
 
 import jax
-from ml_collections import ConfigDict
 
-from wpl_jax.common.config_fields import get_field, require_int, require_only
+from wpl_jax.common.settings import check_int
 from wpl_jax.strategies.reinforce import RewardsFn
 
 State = Any
@@ -18,12 +18,24 @@ class Learned(NamedTuple):
     entropy: jax.Array  # float[]; mean entropy of what it proposed, in nats
 
 
-class Candidates(NamedTuple):
-    """How a strategy's best architecture is selected at the end of a search."""
+@dataclasses.dataclass(frozen=True)
+class Candidates:
+    """How a strategy's best architecture is selected at the end of a search.
 
-    proposed: int  # architectures
-    screen_batches: int  # validation batches that each is first judged on
-    keep: int  # how many of them are judged on the whole validation set
+    Attributes:
+      proposed: Architectures that the strategy proposes.
+      screen_batches: Validation batches on which each is evaluated first.
+      keep: How many of the best are then evaluated on the whole validation set.
+    """
+
+    proposed: int = 100
+    screen_batches: int = 10
+    keep: int = 10
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        for name in ("proposed", "screen_batches", "keep"):
+            check_int(self, name, 1)
 
 
 class Strategy(Protocol):
@@ -64,11 +76,3 @@ class Strategy(Protocol):
           first: Number of the first step, ``int32[]``.
           steps: How many, at least 1.
         """
-
-
-def make_candidates(config: ConfigDict, path: str) -> Candidates:
-    """The settings of ``candidates`` in the configuration, under a strategy's path."""
-    require_only(config, f"{path}.candidates", Candidates._fields)
-    for name in Candidates._fields:
-        require_int(config, f"{path}.candidates.{name}", 1)
-    return Candidates(**get_field(config, f"{path}.candidates").to_dict())

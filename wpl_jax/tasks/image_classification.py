@@ -9,22 +9,21 @@ of each batch, as the ENAS code does; moments of training batches are an option.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol, cast
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from ml_collections import ConfigDict
 
-from wpl_jax.common.config_fields import (
-    get_field,
+from wpl_jax.common.settings import (
+    SettingError,
+    check_bool,
+    check_choice,
+    check_int,
+    check_number,
     require,
-    require_choice,
-    require_int,
-    require_number,
-    require_only,
 )
 from wpl_jax.data import ImageDataset, open_images
 from wpl_jax.data.host_memory import require_memory
@@ -32,11 +31,9 @@ from wpl_jax.data.images.contrast import require_contrast
 from wpl_jax.data.repeats import count_repeated, describe_repeated, hash_rows
 from wpl_jax.devices import parallel, processes
 from wpl_jax.devices.parallel import ALONE, ONE, Axis, Devices, Divided
-from wpl_jax.errors import ConfigError, UserError, in_bytes
-from wpl_jax.spaces import make_space
+from wpl_jax.errors import UserError, in_bytes
 from wpl_jax.spaces.micro_cell import Noise
 from wpl_jax.supernet import Space
-from wpl_jax.tasks.data_cache import Shelf
 from wpl_jax.tasks.guessing import Guess, of_classes
 from wpl_jax.tasks.task import Evaluation
 
@@ -68,26 +65,61 @@ class Data(NamedTuple):
     deviation: jax.Array  # float32[channels]
 
 
-class Augmentation(NamedTuple):
-    """What is done to training images."""
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """What is done to training images.
 
-    crop: int = 0  # they are moved by up to so many pixels, both ways
-    flip: bool = False  # half of them are mirrored, left to right
-    cutout: int = 0  # size of a square that is blanked out
+    Attributes:
+      crop: They are moved by up to so many pixels, both ways.
+      flip: Whether half of them are mirrored, left to right.
+      cutout: Size of a square that is blanked out.
+    """
+
+    crop: int = 0
+    flip: bool = False
+    cutout: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        check_int(self, "crop", 0)
+        check_bool(self, "flip")
+        check_int(self, "cutout", 0)
 
 
-class DropPath(NamedTuple):
-    """How branches are left out; see :class:`wpl_jax.spaces.micro_cell.Noise`."""
+@dataclasses.dataclass(frozen=True)
+class DropPath:
+    """How branches are left out; see :class:`wpl_jax.spaces.micro_cell.Noise`.
 
-    rate: float = 0.0  # in the last cell, and after so many
-    epochs: int = 1  # passes over the training images; linearly growing until then
+    Attributes:
+      rate: In the last cell, at the end of its growth.
+      epochs: Passes over the training images in which it grows linearly from 0.
+    """
+
+    rate: float = 0.0
+    epochs: int = 1
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        check_number(self, "rate", least=0, below=1)
+        check_int(self, "epochs", 1)
 
 
-class Normalization(NamedTuple):
-    """Which moments activations are normalized with in evaluation mode."""
+@dataclasses.dataclass(frozen=True)
+class Normalization:
+    """Which moments activations are normalized with in evaluation mode.
 
-    moments: Literal["batch", "train"] = "batch"  # of the batch, or of training images
-    batches: int = 8  # of "train": their mean over so many batches
+    Attributes:
+      moments: Those of the ``"batch"``, or of images of ``"train"``.
+      batches: Of ``"train"``: batches whose moments are averaged.
+    """
+
+    moments: Literal["batch", "train"] = "batch"
+    batches: int = 8
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        check_choice(self, "moments", ("batch", "train"))
+        check_int(self, "batches", 1)
 
 
 class Examples(NamedTuple):
@@ -119,6 +151,8 @@ class ImageClassification:
       normalization: In evaluation mode.
       compute_dtype: In which training computes; parameters, moments and all that is
         measured stay in float32.
+      shrink: Squares of so many pixels a side become one pixel, their mean.
+      divide_images: Whether each device holds a part of the images, and not all.
     """
 
     space: ImageSpace
@@ -129,8 +163,98 @@ class ImageClassification:
     auxiliary_weight: float = 0.4
     normalization: Normalization = _OF_BATCH
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    shrink: int = 1
+    divide_images: bool = False
 
     error_name = "% error"
+    data_fields = ("shrink", "divide_images")
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        check_int(self, "batch_size", 2)
+        check_number(self, "dropout", least=0, below=1)
+        check_number(self, "auxiliary_weight", least=0)
+        check_choice(self, "compute_dtype", ("bfloat16", "float32"))
+        check_int(self, "shrink", 1)
+        check_bool(self, "divide_images")
+
+    @staticmethod
+    def unread(settings: Mapping[str, Any]) -> dict[str, str]:
+        """Settings that are not read, and why; the space's are under ``space``."""
+        found = {}
+        if not settings.get("drop_path", {}).get("rate"):
+            found["drop_path.epochs"] = "drop_path.rate is 0"
+        if settings.get("normalization", {}).get("moments", "batch") == "batch":
+            found["normalization.batches"] = "normalization.moments is 'batch'"
+        if not settings["space"].get("auxiliary"):
+            found["auxiliary_weight"] = "config.space has no auxiliary classifier"
+        return found
+
+    @staticmethod
+    def open(**options: Any) -> ImageDataset:
+        """Opens the images that options name; see :func:`wpl_jax.data.open_images`."""
+        return open_images(**options)
+
+    def check(self, dataset: ImageDataset) -> None:
+        """Checks that the settings fit the number and the size of the images.
+
+        Raises:
+          SettingError: If one does not.
+          UserError: If the images are too small.
+        """
+        sizes = _sizes(dataset)
+        smallest = min(sizes, key=lambda name: sizes[name])
+        require(
+            self,
+            "batch_size",
+            self.batch_size <= sizes[smallest],
+            f"at most {sizes[smallest]}, the images of {smallest}",
+        )
+        side = min(dataset.image_shape[:2])
+        if side < 4:
+            raise UserError(
+                f"The images of {dataset.source} have {side} pixels on a side, "
+                "expected at least 4: the space halves them twice. Give larger images."
+            )
+        require(
+            self,
+            "shrink",
+            side >= 4 * self.shrink,
+            f"at most {side // 4}: of images of {side} pixels at least 4 must be left",
+        )
+        pixels = side // self.shrink
+        for name in ("crop", "cutout"):
+            value = getattr(self.augmentation, name)
+            if value > pixels:
+                raise SettingError(
+                    f"augmentation.{name}",
+                    value,
+                    f"at most {pixels}, the pixels of a side of the images",
+                )
+
+    def space_sizes(self, dataset: ImageDataset) -> dict[str, Any]:
+        """The shape of an image, and the number of classes."""
+        shape = self._shape(dataset)
+        return {"image_shape": shape, "num_classes": dataset.num_classes}
+
+    def put(self, dataset: ImageDataset, devices: Devices) -> Data:
+        """Puts the images on devices, which divide them if ``divide_images``."""
+        holders = devices if self.divide_images else ONE
+        check_memory(dataset, self.shrink, holders)
+        return devices.replicate(prepare(dataset, self.shrink, holders))
+
+    def describe(self, dataset: ImageDataset) -> str:
+        """How many images there are, and the size at which they are used."""
+        return _describe(dataset, self._shape(dataset))
+
+    def _shape(self, dataset: ImageDataset) -> tuple[int, int, int]:
+        height, width, channels = dataset.image_shape
+        return height // self.shrink, width // self.shrink, channels
+
+    @property
+    def rows_per_batch(self) -> int:
+        """Images of a batch."""
+        return self.batch_size
 
     @property
     def predictions_per_batch(self) -> int:
@@ -212,6 +336,24 @@ class ImageClassification:
         total = jnp.sum(jax.lax.map(one, jnp.arange(batches)), 0)
         nats, wrong = axis.sum(total) / count
         return _evaluation(nats, wrong)
+
+    def predict(self, child, architecture, data, inputs):
+        """Log-probabilities of the classes.
+
+        Args:
+          child: Its parameters.
+          architecture: ``int32[num_decisions]``.
+          data: Of the task, for what images are normalized with.
+          inputs: ``uint8[batch, height, width, channels]``. Where ``normalization`` is
+            by the batch, predictions depend on the other images in it.
+
+        Returns:
+          ``float32[batch, classes]``.
+        """
+        moments = self._moments(child, architecture, data)
+        images = _normalized(data, _shrunk(jnp.asarray(inputs), self.shrink))
+        logits = self._logits(child, architecture, images, moments)
+        return jax.nn.log_softmax(logits.astype(jnp.float32))
 
     def fisher_loss(self, child, architecture, data, split: str, step, axis=ALONE):
         """Nats on one batch of the split."""
@@ -379,126 +521,6 @@ def _evaluation(nats, wrong):
     return Evaluation(nats, jnp.where(jnp.isnan(nats), jnp.nan, 100 * wrong))
 
 
-def check(config: ConfigDict) -> None:
-    """Checks ``config.task``; a ConfigError names what is wrong."""
-    own = {field.name for field in dataclasses.fields(ImageClassification)} - {"space"}
-    require_only(config, "task", own | {"name", "data", "shrink", "divide_images"})
-    require_int(config, "task.batch_size", 2)
-    require_int(config, "task.shrink", 1)
-    require_choice(config, "task.divide_images", (False, True))
-    for name, fields in (
-        ("augmentation", Augmentation._fields),
-        ("drop_path", DropPath._fields),
-        ("normalization", Normalization._fields),
-    ):
-        require_only(config, f"task.{name}", fields)
-    for name in ("crop", "cutout"):
-        require_int(config, f"task.augmentation.{name}", 0)
-    require_choice(config, "task.augmentation.flip", (False, True))
-    require_number(config, "task.dropout", least=0, below=1)
-    require_number(config, "task.drop_path.rate", least=0, below=1)
-    require_int(config, "task.drop_path.epochs", 1)
-    require_number(config, "task.auxiliary_weight", least=0)
-    require_choice(config, "task.normalization.moments", ("batch", "train"))
-    require_int(config, "task.normalization.batches", 1)
-    require_choice(config, "task.compute_dtype", ("bfloat16", "float32"))
-
-
-def unread(config: ConfigDict) -> dict[str, str]:
-    """Settings under ``config.task`` that are not read, and why."""
-    found = {}
-    if not get_field(config, "task.drop_path.rate"):
-        found["task.drop_path.epochs"] = "config.task.drop_path.rate is 0"
-    if get_field(config, "task.normalization.moments") == "batch":
-        why = "config.task.normalization.moments is 'batch'"
-        found["task.normalization.batches"] = why
-    if not config.space.get("auxiliary"):
-        found["task.auxiliary_weight"] = "config.space.auxiliary is False"
-    return found
-
-
-def open_task(
-    config: ConfigDict, devices: Devices, shelf: Shelf
-) -> tuple[ImageClassification, Callable[[], Data], str]:
-    """Opens the images that ``config.task.data`` names.
-
-    Args:
-      config: The configuration.
-      devices: They divide the images among each other where
-        ``config.task.divide_images`` says so; else each gets all of them.
-      shelf: Where they may be.
-
-    Returns:
-      The task, a function that puts its data on the devices, and a line about the
-      images. The function raises a UserError if they do not fit.
-
-    Raises:
-      UserError: If the configuration or the images are wrong.
-    """
-    check(config)
-    settings = config.task
-    get_field(config, "task.data.format")
-    options = settings.data.to_dict()
-    dataset = shelf.get({"image files": options}, lambda: open_images(**options))
-    splits = {name: getattr(dataset, name) for name in SPLITS}
-    smallest = min(SPLITS, key=lambda name: len(splits[name].labels))
-    require(
-        settings.batch_size <= len(splits[smallest].labels),
-        config,
-        "task.batch_size",
-        f"at most {len(splits[smallest].labels)}, the images of {smallest}",
-    )
-    side = min(dataset.image_shape[:2])
-    if side < 4:
-        raise ConfigError(
-            f"The images of config.task.data have {side} pixels on a side, expected at "
-            "least 4: the space halves them twice. Give larger images."
-        )
-    require(
-        side >= 4 * settings.shrink,
-        config,
-        "task.shrink",
-        f"at most {side // 4}: of images of {side} pixels at least 4 must be left",
-    )
-    left = side // settings.shrink
-    for name in ("crop", "cutout"):
-        require(
-            settings.augmentation[name] <= left,
-            config,
-            f"task.augmentation.{name}",
-            f"at most {left}, the pixels of a side of the images",
-        )
-    shrink, divide = settings.shrink, settings.divide_images
-    holders = devices if divide else ONE
-
-    def put() -> Data:
-        check_memory(dataset, shrink, holders)
-        return devices.replicate(prepare(dataset, shrink, holders))
-
-    def load() -> Data:
-        on = {"shrink": shrink, "divide": divide, "on": devices.count}
-        return shelf.get({"images": options, **on}, put)
-
-    height, width, channels = dataset.image_shape
-    shape = height // shrink, width // shrink, channels
-    space = make_space(
-        config,
-        image_shape=shape,
-        num_classes=dataset.num_classes,
-    )
-    task = ImageClassification(
-        space=cast(ImageSpace, space),
-        batch_size=settings.batch_size,
-        augmentation=Augmentation(**settings.augmentation.to_dict()),
-        dropout=settings.dropout,
-        drop_path=DropPath(**settings.drop_path.to_dict()),
-        auxiliary_weight=settings.auxiliary_weight,
-        normalization=Normalization(**settings.normalization.to_dict()),
-        compute_dtype=settings.compute_dtype,
-    )
-    return task, load, describe(dataset, shape)
-
-
 def prepare(dataset: ImageDataset, shrink: int = 1, devices: Devices = ONE) -> Data:
     """Puts images on devices; of several processes each reads those of its devices.
 
@@ -562,13 +584,13 @@ def _mean_and_deviation(images: np.ndarray, where: str) -> tuple[jax.Array, jax.
     return jnp.float32(mean), jnp.float32(np.sqrt(variance))
 
 
-def _shrunk(images: np.ndarray, by: int) -> np.ndarray:
+def _shrunk(images: Any, by: int) -> Any:
     if by == 1:
         return images
     rows, columns = (size // by for size in images.shape[1:3])
     images = images[:, : rows * by, : columns * by]
     squares = images.reshape(len(images), rows, by, columns, by, images.shape[-1])
-    return np.rint(squares.mean((2, 4))).astype(np.uint8)
+    return squares.mean((2, 4)).round().astype(np.uint8)
 
 
 def check_memory(
@@ -593,8 +615,8 @@ def check_memory(
         raise UserError(
             f"The images of {dataset.source} need {in_bytes(needed)} on each "
             f"device, which has {in_bytes(available)}. Take fewer or smaller "
-            "ones: config.task.shrink halves their sides with 2; or more devices, with "
-            "config.task.divide_images."
+            "ones: config.task.image_classification.shrink halves their sides with 2; "
+            "or more devices, with config.task.image_classification.divide_images."
         )
     # Images in memory are copied in another order, a split at a time.
     processes_here = jax.process_count() if devices.count > 1 else 1
@@ -609,7 +631,7 @@ def check_memory(
     )
 
 
-def describe(dataset: ImageDataset, shape: tuple[int, int, int]) -> str:
+def _describe(dataset: ImageDataset, shape: tuple[int, int, int]) -> str:
     """How many images there are, and the size at which they are used."""
     counts = ", ".join(f"{len(getattr(dataset, n).labels):,} {n}" for n in SPLITS)
     size, classes = "x".join(map(str, shape)), dataset.num_classes

@@ -8,29 +8,19 @@ through time, as in Zaremba et al., "Recurrent Neural Network Regularization",
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol, cast
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from ml_collections import ConfigDict
 
-from wpl_jax.common.config_fields import (
-    get_field,
-    require_choice,
-    require_int,
-    require_number,
-    require_only,
-)
 from wpl_jax.common.divisors import largest_divisor
+from wpl_jax.common.settings import check_choice, check_int, check_number
 from wpl_jax.data import TextDataset, batchify, load_text
 from wpl_jax.devices.parallel import ALONE, Devices
-from wpl_jax.spaces import make_space
 from wpl_jax.spaces.recurrent_cell import Dropout, Hidden
 from wpl_jax.supernet import Space
-from wpl_jax.tasks.data_cache import Shelf
 from wpl_jax.tasks.guessing import Guess, of_words
 from wpl_jax.tasks.task import Evaluation
 
@@ -86,13 +76,48 @@ class LanguageModel:
     space: RecurrentSpace
     length: int = 35
     batch_size: int = 64
-    dropout: Dropout | None = None
+    dropout: Dropout = Dropout()
     activation_penalty: float = 0.0
     slowness_penalty: float = 0.0
     reward_scale: float = 80.0
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
 
     error_name = "perplexity"
+    data_fields = ("batch_size", "length")
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        check_int(self, "length", 2)
+        check_int(self, "batch_size", 1)
+        for name in ("activation_penalty", "slowness_penalty"):
+            check_number(self, name, least=0)
+        check_number(self, "reward_scale", above=0)
+        check_choice(self, "compute_dtype", ("bfloat16", "float32"))
+
+    @staticmethod
+    def open(**options: Any) -> TextDataset:
+        """Reads the text that options name; see :func:`wpl_jax.data.load_text`."""
+        return load_text(**options)
+
+    def check(self, dataset: TextDataset) -> None:
+        """Any text will do that has a batch in each split, which :meth:`put` checks."""
+
+    def space_sizes(self, dataset: TextDataset) -> dict[str, Any]:
+        """The size of the vocabulary."""
+        return {"vocabulary_size": dataset.vocabulary_size}
+
+    def put(self, dataset: TextDataset, devices: Devices) -> Data:
+        """Puts the text on devices as streams; each gets all of it, which is small."""
+        return devices.replicate(_streams(dataset, self.batch_size, self.length))
+
+    def describe(self, dataset: TextDataset) -> str:
+        """Sizes of a text, and how much of it is not in the vocabulary."""
+        return _describe(dataset)
+
+    @property
+    def rows_per_batch(self) -> int:
+        """Streams."""
+        return self.batch_size
 
     @property
     def predictions_per_batch(self) -> int:
@@ -135,7 +160,7 @@ class LanguageModel:
             architecture,
             inputs,
             state=state,
-            dropout=self.dropout,
+            dropout=None if self.dropout == Dropout() else self.dropout,
             key=key,
             axis=axis,
         )
@@ -180,6 +205,24 @@ class LanguageModel:
         _, nats = jax.lax.scan(one, start, jnp.arange(windows))
         total = axis.sum(jnp.sum(nats))
         return self._evaluation(total / (streams.shape[0] * predicted))
+
+    def predict(self, child, architecture, data, inputs):
+        """Log-probabilities of the next words, from a zero state.
+
+        Args:
+          child: Its parameters.
+          architecture: ``int32[num_decisions]``.
+          data: Not used.
+          inputs: Numbers of words, ``int32[batch, time]``.
+
+        Returns:
+          ``float32[batch, time, vocabulary]``.
+        """
+        del data
+        state = self.space.initial_state(len(inputs))
+        hidden = self.space.apply(child, architecture, inputs, state=state)
+        logits = self.space.logits(child, hidden.raw)
+        return jax.nn.log_softmax(logits.astype(jnp.float32))
 
     def fisher_loss(self, child, architecture, data, split: str, step, axis=ALONE):
         """Nats per word on one batch of the split, from a zero state."""
@@ -277,62 +320,6 @@ class LanguageModel:
         return total
 
 
-def check(config: ConfigDict) -> None:
-    """Checks ``config.task``; a ConfigError names what is wrong."""
-    require_int(config, "task.length", 2)
-    require_int(config, "task.batch_size", 1)
-    require_only(config, "task.dropout", Dropout._fields)
-    for name in Dropout._fields:
-        require_number(config, f"task.dropout.{name}", least=0, below=1)
-    for name in ("activation_penalty", "slowness_penalty"):
-        require_number(config, f"task.{name}", least=0)
-    require_number(config, "task.reward_scale", above=0)
-    require_choice(config, "task.compute_dtype", ("bfloat16", "float32"))
-
-
-def open_task(
-    config: ConfigDict, devices: Devices, shelf: Shelf
-) -> tuple[LanguageModel, Callable[[], Data], str]:
-    """Opens the text that ``config.task.data`` names.
-
-    Args:
-      config: The configuration.
-      devices: Each gets all of it: the vocabulary is of the whole text, which is small.
-      shelf: Where it may be.
-
-    Returns:
-      The task, a function that puts its data on the devices, and a line about the text.
-
-    Raises:
-      UserError: If the configuration or the text is wrong.
-    """
-    check(config)
-    settings = config.task
-    get_field(config, "task.data.format")
-    options = settings.data.to_dict()
-    text = shelf.get({"text": options}, lambda: load_text(**options))
-    streams = {"number": settings.batch_size, "length": settings.length}
-
-    def load() -> Data:
-        return shelf.get(
-            {"streams of": options, "on": devices.count, **streams},
-            lambda: devices.replicate(_streams(text, **streams)),
-        )
-
-    size = text.vocabulary_size
-    task = LanguageModel(
-        space=cast(RecurrentSpace, make_space(config, vocabulary_size=size)),
-        length=settings.length,
-        batch_size=settings.batch_size,
-        dropout=Dropout(**settings.dropout.to_dict()),
-        activation_penalty=settings.activation_penalty,
-        slowness_penalty=settings.slowness_penalty,
-        reward_scale=settings.reward_scale,
-        compute_dtype=settings.compute_dtype,
-    )
-    return task, load, describe(text)
-
-
 def _streams(text: TextDataset, number: int, length: int) -> Data:
     """Each split as so many streams, of at least a batch of this length."""
 
@@ -343,7 +330,7 @@ def _streams(text: TextDataset, number: int, length: int) -> Data:
     return Data(*map(streams, Data._fields))
 
 
-def describe(text: TextDataset) -> str:
+def _describe(text: TextDataset) -> str:
     """Sizes of a text, and how much of it is not in the vocabulary."""
     sizes = ", ".join(
         f"{getattr(text, split).size:,} {split}"

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from wpl_jax.devices.parallel import ALONE, Axis
+from wpl_jax.devices.parallel import ALONE, Axis, Devices
 from wpl_jax.supernet import Space
 from wpl_jax.tasks.guessing import Guess
 
@@ -43,14 +43,38 @@ class Task(Protocol):
     """
 
     error_name: str  # of Evaluation.error
+    data_fields: tuple[str, ...]  # settings that :meth:`put` depends on
 
     @property
     def space(self) -> Space:
         """The space whose children it trains."""
 
     @property
+    def rows_per_batch(self) -> int:
+        """Rows of a batch, which devices can divide among each other."""
+
+    @property
     def predictions_per_batch(self) -> int:
         """What is predicted in a training batch: words, or images."""
+
+    @staticmethod
+    def open(**options: Any) -> Any:
+        """Opens the data set that options name; a UserError if one is wrong.
+
+        No more is read than is needed to know what there is.
+        """
+
+    def check(self, dataset: Any) -> None:
+        """Checks that the settings fit a data set; a SettingError names one."""
+
+    def space_sizes(self, dataset: Any) -> dict[str, Any]:
+        """Fields of the space that follow from the data set."""
+
+    def put(self, dataset: Any, devices: Devices) -> Data:
+        """Puts a data set on devices; a UserError if its content is wrong."""
+
+    def describe(self, dataset: Any) -> str:
+        """A line about a data set."""
 
     def init_stream(self) -> Stream:
         """What the first batch starts from; leading axes are the batch's rows."""
@@ -104,6 +128,19 @@ class Task(Protocol):
 
     def num_batches(self, data: Data, split: str) -> int:
         """How many batches a split has; their numbers are taken modulo it."""
+
+    def predict(
+        self, child: Any, architecture: jax.Array, data: Data, inputs: Any
+    ) -> jax.Array:
+        """Log-probabilities in evaluation mode, ``float32[..., classes]``.
+
+        Args:
+          child: Its parameters.
+          architecture: ``int32[num_decisions]``.
+          data: Of the task, for what inputs are normalized with.
+          inputs: A batch, as the data set has them: ``uint8`` images, or the numbers of
+            words, for each of which the next one is predicted.
+        """
 
     def fisher_loss(
         self,

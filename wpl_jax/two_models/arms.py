@@ -1,22 +1,21 @@
-"""The arms of a two-model run: which settings a configuration asks for."""
+"""The settings of a two-model run, and the arms that they ask for."""
 
+import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from ml_collections import ConfigDict
-
-from wpl_jax.common.config_fields import (
+from wpl_jax.common.settings import (
     MOST_OF_A_CALL,
-    check_seed,
-    get_field,
+    MOST_SEED,
+    SettingError,
+    are_choices,
+    check_choice,
+    check_choices,
+    check_int,
+    check_number,
+    check_numbers,
     require,
-    require_choice,
-    require_choices,
-    require_int,
-    require_names,
-    require_number,
-    require_numbers,
 )
 from wpl_jax.two_models.experiment import (
     ACTIVATIONS,
@@ -26,7 +25,6 @@ from wpl_jax.two_models.experiment import (
 )
 
 _MOST_LAYERS = 100  # of a model: tracing takes time in proportion
-_MAIN = ("stop", "shared", "penalty", "form", "normalize")  # fields of config.main
 CONVERGED = 1.0  # An accuracy at which no training is stopped early.
 
 
@@ -41,69 +39,170 @@ class Arm(NamedTuple):
     alpha: float
 
 
-def check(config: ConfigDict) -> list[Arm]:
-    """Checks a configuration, and lists its arms.
+@dataclasses.dataclass(frozen=True)
+class ModelA:
+    """How A is trained.
 
-    Args:
-      config: As ``configs/two_models_mnist.py`` gives it.
-
-    Returns:
-      The arms in the order in which they run, without repetitions.
-
-    Raises:
-      ConfigError: Naming the field, what it holds and what it should.
+    Attributes:
+      learning_rate: Of SGD.
+      steps: How many.
     """
-    for field in ("num_seeds", "hidden", "batch_size", "fisher_examples"):
-        require_int(config, field, 1)
-    check_seed(config)
-    require_choice(config, "activation", ACTIVATIONS)
-    require_int(config, "layers_a", 2, most=_MOST_LAYERS)
-    least = config.layers_a
-    require_int(
-        config, "layers_b", least, "layers_a, which it shares", most=_MOST_LAYERS
-    )
-    for model in ("model_a", "model_b"):
-        require_number(config, f"{model}.learning_rate", above=0)
-        require_int(config, f"{model}.steps", 1, "in one call", most=MOST_OF_A_CALL)
-    require_int(config, "eval_examples", 1)
-    require_int(config, "model_b.eval_every", 1)
-    require(
-        config.model_b.steps % config.model_b.eval_every == 0,
-        config,
-        "model_b.eval_every",
-        f"a divisor of model_b.steps ({config.model_b.steps})",
-    )
-    require_numbers(config, "stops", above=0, below=1)
-    require_number(config, "keep", least=0, most=1)
-    require_number(config, "checkpoint_seconds", least=0)
-    arms: dict[Arm, None] = {}
-    require_names(config, "studies")
-    for name in config.studies:
-        arms.update(dict.fromkeys(_study_arms(config, name)))
-    get_field(config, "data.format")
-    main = {name: get_field(config, f"main.{name}") for name in _MAIN}
-    require(
-        any({**arm._asdict(), **main} == arm._asdict() for arm in arms),
-        config,
-        "main",
-        "a combination that one of the studies runs",
-    )
-    return list(arms)
+
+    learning_rate: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        check_number(self, "learning_rate", above=0)
+        check_int(self, "steps", 1, "in one call", most=MOST_OF_A_CALL)
 
 
-def _study_arms(config: ConfigDict, name: str) -> Iterator[Arm]:
-    """The product of a study's lists, and beside it no penalty."""
-    path, study = f"studies.{name}", config.studies[name]
-    require_choices(config, f"{path}.penalties", set(IMPORTANCES) - {"none"})
-    require_choices(config, f"{path}.forms", FORMS)
-    require_choice(config, f"{path}.normalize", NORMALIZATIONS)
-    require_choices(config, f"{path}.stops", {*config.stops, CONVERGED})
-    require_choices(config, f"{path}.shared", range(1, config.layers_a + 1))
-    require_numbers(config, f"{path}.alphas", above=0)
-    require(len(study.alphas) > 0, config, f"{path}.alphas", "at least one number")
-    for stop, shared in itertools.product(study.stops, study.shared):
-        yield Arm(stop, shared, "none", "explicit", "none", 0.0)
-        for penalty, form, alpha in itertools.product(
-            study.penalties, study.forms, study.alphas
-        ):
-            yield Arm(stop, shared, penalty, form, study.normalize, alpha)
+@dataclasses.dataclass(frozen=True)
+class ModelB(ModelA):
+    """How B is trained.
+
+    Attributes:
+      learning_rate: Of SGD.
+      steps: How many.
+      eval_every: Steps between two evaluations of both models; divides ``steps``.
+    """
+
+    eval_every: int
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        super().__post_init__()
+        check_int(self, "eval_every", 1)
+        valid = self.steps % self.eval_every == 0
+        require(self, "eval_every", valid, f"a divisor of the {self.steps} steps")
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A grid: the product of its lists, and beside each stop no penalty.
+
+    Attributes:
+      penalties: Names in ``IMPORTANCES``.
+      forms: Names in ``FORMS``.
+      normalize: A name in ``NORMALIZATIONS``.
+      stops: Accuracies at which A is stopped, or ``CONVERGED``.
+      shared: Numbers of layers that are shared.
+      alphas: Strengths of the penalty.
+    """
+
+    alphas: tuple[float, ...]
+    penalties: tuple[str, ...] = ("wpl",)
+    forms: tuple[str, ...] = ("proximal",)
+    normalize: str = "tree"
+    stops: tuple[float, ...] = (CONVERGED,)
+    shared: tuple[int, ...] = (3,)
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        check_choices(self, "penalties", set(IMPORTANCES) - {"none"})
+        check_choices(self, "forms", FORMS)
+        check_choice(self, "normalize", NORMALIZATIONS)
+        check_numbers(self, "alphas", above=0)
+        require(self, "alphas", len(self.alphas) > 0, "at least one number")
+
+    def arms(self) -> Iterator[Arm]:
+        """What it runs."""
+        for stop, shared in itertools.product(self.stops, self.shared):
+            yield Arm(stop, shared, "none", "explicit", "none", 0.0)
+            for penalty, form, alpha in itertools.product(
+                self.penalties, self.forms, self.alphas
+            ):
+                yield Arm(stop, shared, penalty, form, self.normalize, alpha)
+
+
+@dataclasses.dataclass(frozen=True)
+class Main:
+    """What the report's tables and curves are of: a combination that a study runs.
+
+    Attributes:
+      penalty: As of :class:`Arm`.
+      form: As of :class:`Arm`.
+      normalize: As of :class:`Arm`.
+      stop: As of :class:`Arm`.
+      shared: As of :class:`Arm`.
+    """
+
+    penalty: str
+    form: str
+    normalize: str
+    stop: float
+    shared: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The settings of a run.
+
+    Attributes:
+      num_seeds: How often everything is repeated.
+      hidden: Units of a hidden layer; of many A hardly forgets.
+      layers_a: Of A.
+      layers_b: Of B, at least as many.
+      batch_size: Images of a batch.
+      model_a: How A is trained.
+      model_b: How B is trained.
+      fisher_examples: Validation images that the Fisher is estimated on.
+      eval_examples: Validation images of the curves.
+      stops: Accuracies that a loose A is stopped at.
+      main: What the report shows most of.
+      studies: Grids of arms, by name.
+      seed: The first.
+      activation: A name in ``ACTIVATIONS``.
+      keep: Share of A's loss that a calibrated alpha prevents.
+      checkpoint_seconds: Between two checkpoints.
+    """
+
+    num_seeds: int
+    hidden: int
+    layers_a: int
+    layers_b: int
+    batch_size: int
+    model_a: ModelA
+    model_b: ModelB
+    fisher_examples: int
+    eval_examples: int
+    stops: tuple[float, ...]
+    main: Main
+    studies: Mapping[str, Study]
+    seed: int = 0
+    activation: str = "relu"
+    keep: float = 0.99
+    checkpoint_seconds: float = 10.0
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        for name in ("num_seeds", "hidden", "batch_size", "fisher_examples"):
+            check_int(self, name, 1)
+        check_int(self, "seed", 0, most=MOST_SEED)
+        check_choice(self, "activation", ACTIVATIONS)
+        check_int(self, "layers_a", 2, most=_MOST_LAYERS)
+        why = "layers_a, which it shares"
+        check_int(self, "layers_b", self.layers_a, why, most=_MOST_LAYERS)
+        check_int(self, "eval_examples", 1)
+        check_numbers(self, "stops", above=0, below=1)
+        check_number(self, "keep", least=0, most=1)
+        check_number(self, "checkpoint_seconds", least=0)
+        for name, study in self.studies.items():
+            for field, known in (
+                ("stops", {*self.stops, CONVERGED}),
+                ("shared", range(1, self.layers_a + 1)),
+            ):
+                value = getattr(study, field)
+                valid, expected = are_choices(value, known)
+                if not valid:
+                    raise SettingError(f"studies.{name}.{field}", value, expected)
+        main = dataclasses.asdict(self.main)
+        valid = any({**arm._asdict(), **main} == arm._asdict() for arm in self.arms())
+        require(self, "main", valid, "a combination that one of the studies runs")
+
+    def arms(self) -> list[Arm]:
+        """The arms in the order in which they run, without repetitions."""
+        found: dict[Arm, None] = {}
+        for study in self.studies.values():
+            found.update(dict.fromkeys(study.arms()))
+        return list(found)

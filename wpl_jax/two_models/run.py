@@ -6,13 +6,13 @@ that a checkpoint between them is all that resuming needs.
 """
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from wpl_jax.data import DataError, ImageDataset, load_images
 from wpl_jax.data.repeats import describe_repeated
@@ -27,7 +27,7 @@ from wpl_jax.tasks.guessing import NO_BETTER, Guess, of_classes
 from wpl_jax.two_models import experiment as two_models
 from wpl_jax.two_models import memory as two_models_memory
 from wpl_jax.two_models import report as two_models_report
-from wpl_jax.two_models.arms import CONVERGED, Arm, check
+from wpl_jax.two_models.arms import CONVERGED, Arm, Settings
 from wpl_jax.two_models.experiment import (
     FORMS,
     IMPORTANCES,
@@ -39,16 +39,23 @@ from wpl_jax.two_models.experiment import (
 )
 
 
-def run(config: ConfigDict, workdir: Path) -> None:
+def run(
+    settings: Settings,
+    options: Mapping[str, Any],
+    config: dict[str, Any],
+    workdir: Path,
+) -> None:
     """Runs or resumes the experiment, and writes its results and report.
 
     Args:
-      config: As ``configs/two_models_mnist.py`` gives it.
+      settings: Of the run.
+      options: Of the images, as of :func:`wpl_jax.data.load_images`.
+      config: All of it, as the folder keeps it.
       workdir: Folder of the run.
 
     Raises:
-      UserError: If something is wrong with the configuration, the data or the
-        folder, before anything is compiled.
+      UserError: If something is wrong with the settings, the data or the folder,
+        before anything is compiled.
       SystemExit: With 128 and the number of a signal after it, once all is saved.
     """
     if processes.several():
@@ -58,13 +65,13 @@ def run(config: ConfigDict, workdir: Path) -> None:
         )
     if (parallel.asked() or 1) > 1:
         raise UserError("The two-model experiment runs on one device. Omit --devices.")
-    arms = check(config)
+    arms = settings.arms()
     results = workdir / two_models_report.RESULTS_FILE
     page = workdir / two_models_report.REPORT_FILE
     lost = ""
     # The data first: a folder is claimed by nothing that cannot run.
     try:
-        data = load_data(config)
+        data = load_data(settings, options)
         # Mean and deviation follow from the images, but for rounding.
         found = fingerprint.of_each({"the experiment": data[0][:4]})
     except DataError as error:
@@ -73,51 +80,53 @@ def run(config: ConfigDict, workdir: Path) -> None:
         found, lost = {}, f"\nIts data is not there to be compared. {error}"
     else:
         if not results.exists():
-            _check_memory(config, arms, *data)
-    with open_run(workdir, config.to_dict()):
+            _check_memory(settings, *data)
+    with open_run(workdir, config):
         claim_data(workdir, found)
         if results.exists():
-            two_models_report.read(workdir, config.to_dict(), arms)
+            two_models_report.read(workdir, config, arms)
         if results.exists() and page.is_file():
             print(f"This run is finished: {page}{lost}")
             return
         if not results.exists():
             guess = of_classes(np.asarray(data[0].valid.labels))
-            state = _train_all(config, workdir, arms, *data, guess)
-            write_atomically(results, to_json(_results(config, arms, state, guess)))
-        _report(config, workdir)
+            state = _train_all(settings, workdir, *data, guess)
+            found = _results(settings, config, state, guess)
+            write_atomically(results, to_json(found))
+        _report(settings, config, workdir)
 
 
-def _check_memory(
-    config: ConfigDict, arms: list[Arm], data: Data, class_names: tuple[str, ...]
-) -> None:
+def _check_memory(settings: Settings, data: Data, class_names: tuple[str, ...]) -> None:
     """Checks that the device can hold the experiment."""
     found = two_models_memory.estimate(
         data,
-        make_setting(config, data, len(class_names)),
-        seeds=config.num_seeds,
-        stops=len(config.stops) + 1,
-        arms=len(arms),
+        make_setting(settings, data, len(class_names)),
+        seeds=settings.num_seeds,
+        stops=len(settings.stops) + 1,
+        arms=len(settings.arms()),
     )
     two_models_memory.check(found)
 
 
-def report(config: ConfigDict, workdir: Path) -> None:
+def report(settings: Settings, config: dict[str, Any], workdir: Path) -> None:
     """Draws the figures and writes the report of a finished run anew."""
-    with open_run(workdir, config.to_dict(), existing=True):
-        _report(config, workdir)
+    with open_run(workdir, config, existing=True):
+        _report(settings, config, workdir)
 
 
-def _report(config: ConfigDict, workdir: Path) -> None:
-    two_models_report.write(workdir, config.to_dict(), check(config))
+def _report(settings: Settings, config: dict[str, Any], workdir: Path) -> None:
+    two_models_report.write(workdir, config, settings.arms())
     print(f"Report: {workdir / two_models_report.REPORT_FILE}")
 
 
-MODES = {"run": run, "report": report}
+def load_data(
+    settings: Settings, options: Mapping[str, Any]
+) -> tuple[Data, tuple[str, ...]]:
+    """Loads the images that options name, flattened.
 
-
-def load_data(config: ConfigDict) -> tuple[Data, tuple[str, ...]]:
-    """Loads the images that the configuration names, flattened.
+    Args:
+      settings: Of the run.
+      options: As of :func:`wpl_jax.data.load_images`.
 
     Returns:
       The data, and the names of the classes.
@@ -126,11 +135,11 @@ def load_data(config: ConfigDict) -> tuple[Data, tuple[str, ...]]:
       DataError: If the source is not what it should be.
       ConfigError: If it has too few validation images.
     """
-    dataset: ImageDataset = load_images(**config.data.to_dict())
+    dataset: ImageDataset = load_images(**options)
     sizes = {name: len(getattr(dataset, name).labels) for name in ("valid", "test")}
     if repeated := describe_repeated(dataset.repeated or {}, sizes):
         print(f"{dataset.source}: {repeated}.")
-    valid, count = dataset.valid, config.fisher_examples
+    valid, count = dataset.valid, settings.fisher_examples
     if len(valid.labels) < 2 * count:
         raise ConfigError(
             f"The data set has {len(valid.labels)} validation images; "
@@ -139,7 +148,7 @@ def load_data(config: ConfigDict) -> tuple[Data, tuple[str, ...]]:
             f"{2 * count} or more, or lower config.fisher_examples."
         )
     # Classes may stand in order in the file; the Fisher wants a sample of all.
-    order = np.random.default_rng(config.seed).permutation(len(valid.labels))
+    order = np.random.default_rng(settings.seed).permutation(len(valid.labels))
 
     def examples(split, index=slice(None)) -> Examples:
         images = split.images[index]
@@ -160,37 +169,37 @@ def load_data(config: ConfigDict) -> tuple[Data, tuple[str, ...]]:
     return data, dataset.class_names
 
 
-def make_setting(config: ConfigDict, data: Data, classes: int) -> Setting:
-    """The sizes and rates of a configuration on its data."""
+def make_setting(settings: Settings, data: Data, classes: int) -> Setting:
+    """The sizes and rates of the experiment on its data."""
     pixels = data.train.images.shape[1]
 
     def sizes(layers: int) -> tuple[int, ...]:
-        return (pixels, *[config.hidden] * (layers - 1), classes)
+        return (pixels, *[settings.hidden] * (layers - 1), classes)
 
     return Setting(
-        sizes_a=sizes(config.layers_a),
-        sizes_b=sizes(config.layers_b),
-        activation=config.activation,
-        batch_size=config.batch_size,
-        rate_a=config.model_a.learning_rate,
-        rate_b=config.model_b.learning_rate,
-        steps_a=config.model_a.steps,
-        steps_b=config.model_b.steps,
-        eval_every=config.model_b.eval_every,
-        eval_examples=config.eval_examples,
-        stop_examples=config.eval_examples,
+        sizes_a=sizes(settings.layers_a),
+        sizes_b=sizes(settings.layers_b),
+        activation=settings.activation,
+        batch_size=settings.batch_size,
+        rate_a=settings.model_a.learning_rate,
+        rate_b=settings.model_b.learning_rate,
+        steps_a=settings.model_a.steps,
+        steps_b=settings.model_b.steps,
+        eval_every=settings.model_b.eval_every,
+        eval_examples=settings.eval_examples,
+        stop_examples=settings.eval_examples,
     )
 
 
 class Experiment:
     """The functions of the experiment over all seeds at once, compiled once each."""
 
-    def __init__(self, config: ConfigDict, data: Data, setting: Setting):
+    def __init__(self, settings: Settings, data: Data, setting: Setting):
         """Prepares the functions; they are compiled when first called."""
         self._data = data
-        self._stops = [*sorted(config.stops), CONVERGED]
-        self._layers_a = config.layers_a
-        keys = jax.random.split(jax.random.key(config.seed), config.num_seeds)
+        self._stops = [*sorted(settings.stops), CONVERGED]
+        self._layers_a = settings.layers_a
+        keys = jax.random.split(jax.random.key(settings.seed), settings.num_seeds)
         keys = jax.vmap(lambda key: jax.random.split(key, 3))(keys)
         self._key_a, self._key_fisher, self._key_b = keys[:, 0], keys[:, 1], keys[:, 2]
 
@@ -251,10 +260,11 @@ class Experiment:
         return {"models_a": models_a, "steps_a": steps, "curves": curves}
 
 
-def _train_all(config, workdir, arms, data, class_names, guess) -> dict[str, Any]:
+def _train_all(settings, workdir, data, class_names, guess) -> dict[str, Any]:
     """Trains A, then B in every arm, from wherever an earlier process stopped."""
-    setting = make_setting(config, data, len(class_names))
-    experiment = Experiment(config, data, setting)
+    arms = settings.arms()
+    setting = make_setting(settings, data, len(class_names))
+    experiment = Experiment(settings, data, setting)
 
     def start() -> dict[str, Any]:
         print("Training A ...", flush=True)
@@ -271,7 +281,7 @@ def _train_all(config, workdir, arms, data, class_names, guess) -> dict[str, Any
             title="Training B",
             unit="arms",
             stop=stop,
-            checkpoint_seconds=config.checkpoint_seconds,
+            checkpoint_seconds=settings.checkpoint_seconds,
         ) as job,
     ):
         for i in job.calls():
@@ -321,20 +331,20 @@ def _level(curves: Curves, guess: Guess) -> str:
 
 
 def _results(
-    config: ConfigDict, arms: list[Arm], state: dict[str, Any], guess: Guess
+    settings: Settings, config: dict[str, Any], state: dict[str, Any], guess: Guess
 ) -> Any:
     """Everything that the report is made from, as JSON."""
     curves = dict(zip(Curves._fields, state["curves"], strict=True))
     return {
-        "config": config.to_dict(),
+        "config": config,
         "guess": guess._asdict(),
-        "stops": [*sorted(config.stops), CONVERGED],
+        "stops": [*sorted(settings.stops), CONVERGED],
         "steps_a": state["steps_a"].tolist(),
         "arms": [
             {
                 **arm._asdict(),
                 **{name: finite(curve[i]) for name, curve in curves.items()},
             }
-            for i, arm in enumerate(arms)
+            for i, arm in enumerate(settings.arms())
         ],
     }

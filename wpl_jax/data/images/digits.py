@@ -19,15 +19,22 @@ def read_digits(path: PathLike | None = None) -> Source:
       Images of (8, 8, 1), rescaled from 0..16 to 0..255.
 
     Raises:
-      DataError: A path was given.
+      DataError: A path was given, or scikit-learn is not installed.
     """
-    from sklearn.datasets import load_digits
-
     if path is not None:
         expected = "no path: the digits come with scikit-learn"
         raise DataError(
             "path", str(path), expected, "leave it out, or change the format"
         )
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise DataError(
+            "digits",
+            "no scikit-learn",
+            "the package that they come with",
+            "pip install 'wpl-jax[digits]'",
+        ) from error
     digits = load_digits()
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., np.newaxis]
     labels = digits.target.astype(np.int32)

@@ -1,14 +1,15 @@
 """Images for classification: one type, one function, many formats."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from wpl_jax.data.arguments import check_options, choose, require_int
 from wpl_jax.data.files import PathLike
-from wpl_jax.data.images.checks import check_source
+from wpl_jax.data.images.checks import as_split, check_source
 from wpl_jax.data.images.contrast import check_contrast
 from wpl_jax.data.images.formats import FORMATS
 from wpl_jax.data.images.holdout import check_share, hold_out
@@ -140,6 +141,41 @@ def open_images(
     reader = choose(FORMATS, format, "format", about=str(path) if path else "")
     check_options(format, reader, options)
     return _complete(reader(path, **options), valid, test, seed)
+
+
+def images_of_arrays(
+    train: tuple[ArrayLike, ArrayLike],
+    valid: tuple[ArrayLike, ArrayLike] | int | float = 0.1,
+    test: tuple[ArrayLike, ArrayLike] | int | float = 0.2,
+    *,
+    class_names: Sequence[str] | None = None,
+    seed: int = 0,
+) -> ImageDataset:
+    """A data set of images that are in memory.
+
+    Args:
+      train: Images, ``uint8[n, height, width, channels]``, and labels, ``int[n]``.
+      valid: The same, or how many training images are held out for validation, as a
+        number or a fraction of them.
+      test: The same for testing.
+      class_names: Of label i at position i; None for the labels' digits.
+      seed: Of the random hold-outs.
+
+    Raises:
+      DataError: If an array is not what it should be.
+    """
+    names = None if class_names is None else tuple(map(str, class_names))
+    splits: dict[str, Split | None] = {}
+    shares: dict[str, int | float] = {"valid": 0.1, "test": 0.2}
+    for name, found in (("train", train), ("valid", valid), ("test", test)):
+        if isinstance(found, tuple):
+            images, labels = map(np.asarray, found)
+            where = f"images of {name}", f"labels of {name}"
+            splits[name] = as_split(images, labels, where, channels_last=True)
+        else:
+            splits[name], shares[name] = None, check_share(found, name)
+    source = Source(**splits, class_names=names, name="arrays")  # type: ignore[arg-type]
+    return _complete(source, shares["valid"], shares["test"], seed)
 
 
 def _complete(

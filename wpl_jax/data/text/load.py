@@ -15,7 +15,7 @@ from wpl_jax.data.files import PathLike
 from wpl_jax.data.repeats import check_text, share_repeated
 from wpl_jax.data.text.formats import TEXT_FORMATS
 from wpl_jax.data.text.levels import LEVELS, Level
-from wpl_jax.data.text.source import TextSource
+from wpl_jax.data.text.source import TextSource, TextSplit
 from wpl_jax.data.text.vocabulary import build_vocabulary, encode
 from wpl_jax.errors import printable
 
@@ -131,7 +131,50 @@ def load_text(
     check_options(format, reader, options, own)
     _check_vocabulary_size(max_vocabulary, level, cut)
     min_count = require_int(min_count, "min_count", 1)
-    source = reader(path, **options)
+    return _in_numbers(reader(path, **options), level, max_vocabulary, min_count)
+
+
+def text_of_strings(
+    train: str,
+    valid: str,
+    test: str,
+    *,
+    level: str = "word",
+    max_vocabulary: int | None = None,
+    min_count: int = 1,
+) -> TextDataset:
+    r"""A text that is in memory, in numbers.
+
+    Args:
+      train: The text to learn from.
+      valid: The text to choose architectures by.
+      test: The text to report on, once.
+      level: As of :func:`load_text`.
+      max_vocabulary: As of :func:`load_text`.
+      min_count: As of :func:`load_text`.
+
+    Raises:
+      DataError: As :func:`load_text` does.
+
+    Examples:
+      >>> text_of_strings("a b a\n", "b a\n", "a a\n").vocabulary
+      ('a', '<eos>', 'b')
+    """
+    cut = choose(LEVELS, level, "level")
+    _check_vocabulary_size(max_vocabulary, level, cut)
+    min_count = require_int(min_count, "min_count", 1)
+    splits = {"train": train, "valid": valid, "test": test}
+    source = TextSource(
+        **{name: TextSplit(text, f"text of {name}") for name, text in splits.items()},
+        name="strings",
+    )
+    return _in_numbers(source, level, max_vocabulary, min_count)
+
+
+def _in_numbers(
+    source: TextSource, level: str, max_vocabulary: int | None, min_count: int
+) -> TextDataset:
+    cut = LEVELS[level]
     _check_distinct(source)
     tokens = {name: cut.split(getattr(source, name)) for name in _SPLITS}
     counts = {name: Counter(tokens[name]) for name in _SPLITS}

@@ -1,42 +1,55 @@
 """Checks of a configuration's fields: each says what it found and what was expected."""
 
 import contextlib
+import dataclasses
 import difflib
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+from wpl_jax.common.settings import (
+    MOST_INT,
+    MOST_SEED,
+    are_choices,
+    are_numbers,
+    is_choice,
+    is_int,
+    is_number,
+    shown,
+)
 from wpl_jax.errors import ConfigError, is_text, shorten
 
-MOST_INT = 2**31 - 1  # of a count, which JAX holds as int32
-MOST_OF_A_CALL = 1_000_000  # steps of a call, whose end a signal waits for
-MOST_SEED = 2**32 - 1  # keys are made of 32 bits
-_MOST_FLOAT = 3.4028234663852886e38  # of float32
-_LEAST_FLOAT = 1.1754943508222875e-38
-_MOST_SHOWN = 300  # characters of a value in a message
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def require(valid: bool, config: ConfigDict, field: str, expected: str) -> None:
     """Raises a ConfigError about a field, by its dotted name, unless it is valid."""
-    if valid:
-        return
-    value = get_field(config, field)
+    if not valid:
+        raise wrong(field, get_field(config, field), expected)
+
+
+def wrong(field: str, value: Any, expected: str) -> ConfigError:
+    """The error of a field with a value that is not expected.
+
+    Args:
+      field: Dotted name.
+      value: What it is: a plain value, a section, or the part that it describes.
+      expected: What it should be, in words.
+    """
     flag = f"--config.{field}=VALUE"
     if isinstance(value, ConfigDict):
-        value, flag = value.to_dict(), f"--config.{field}.NAME=VALUE"
-    raise ConfigError(
-        f"config.{field} is {_in_short(value)}, expected {expected}. Mend the config "
-        f"file, or pass {flag}."
+        value = value.to_dict()
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if isinstance(value, dict):
+        flag = f"--config.{field}.NAME=VALUE"
+    return ConfigError(
+        f"config.{field} is {shown(value)}, expected {expected}. Mend the config file, "
+        f"or pass {flag}."
     )
-
-
-def _in_short(value: Any) -> str:
-    whole = repr(value)
-    return whole if len(whole) <= _MOST_SHOWN else shorten(value)
 
 
 def require_int(
@@ -49,12 +62,8 @@ def require_int(
 ) -> None:
     """Requires a whole number within bounds, or None where ``optional``."""
     value = get_field(config, field)
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    because = f" ({why})" if why else ""
-    limit = f" and at most {most}" if whole and value > most else ""
-    valid = whole and least <= value <= most
-    expected = f"a whole number of at least {least}{because}{limit}{_or_none(optional)}"
-    require(valid or (optional and value is None), config, field, expected)
+    valid, expected = is_int(value, least, why, optional, most)
+    require(valid, config, field, expected)
 
 
 def check_seed(config: ConfigDict) -> None:
@@ -73,23 +82,30 @@ def require_number(
       optional: Whether None will do.
       **bounds: Of ``least``, ``most``, ``above`` and ``below``.
     """
-    value = get_field(config, field)
-    valid = _is_within(value, **bounds) or (optional and value is None)
-    expected = f"a number {_told(bounds)}{_or_none(optional)}{_if_not_held([value])}"
+    valid, expected = is_number(get_field(config, field), optional, **bounds)
     require(valid, config, field, expected)
 
 
 def require_numbers(config: ConfigDict, field: str, **bounds: float) -> None:
     """Requires a sequence of numbers within bounds."""
-    values = get_field(config, field)
-    several = isinstance(values, list | tuple)
-    valid = several and all(_is_within(value, **bounds) for value in values)
-    expected = f"numbers {_told(bounds)}{_if_not_held(values if several else [])}"
+    valid, expected = are_numbers(get_field(config, field), **bounds)
     require(valid, config, field, expected)
 
 
+def require_only(config: ConfigDict, path: str, known: Collection[str]) -> None:
+    """Requires that the settings under a path are known ones."""
+    expected = f"the settings {sorted(known)}"
+    settings = require_settings(config, path, expected) if path else config
+    for name in settings:
+        if name not in known:
+            where = f"config.{path}" if path else "config"
+            raise ConfigError(
+                f"{where}.{name} is not a setting. Known are {sorted(known)}."
+            )
+
+
 def require_settings(
-    config: ConfigDict, field: str, expected: str, least: int = 0
+    config: ConfigDict, field: str, expected: str = "settings", least: int = 0
 ) -> ConfigDict:
     """The settings under a field, of which no flag can be a whole section.
 
@@ -105,68 +121,16 @@ def require_settings(
     return found
 
 
-def require_only(config: ConfigDict, path: str, known: Collection[str]) -> None:
-    """Requires that the settings under a path are known ones."""
-    for name in require_settings(config, path, f"the settings {sorted(known)}"):
-        if name not in known:
-            raise ConfigError(
-                f"config.{path}.{name} is not a setting. Known are {sorted(known)}."
-            )
-
-
-def _is_within(
-    value: Any,
-    least: float = -math.inf,
-    most: float = math.inf,
-    above: float = -math.inf,
-    below: float = math.inf,
-) -> bool:
-    if not _is_number(value) or not _is_held(value):
-        return False
-    return least <= value <= most and above < value < below
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_held(value: float) -> bool:
-    """Whether float32 holds a number, which else becomes 0 or infinity in a program."""
-    return value == 0 or _LEAST_FLOAT <= abs(value) <= _MOST_FLOAT
-
-
-def _if_not_held(values: Iterable[Any]) -> str:
-    """A part of a message where float32 does not hold one of the values."""
-    if all(not _is_number(value) or _is_held(value) for value in values):
-        return ""
-    return ", which float32 can hold (1.2e-38 to 3.4e38)"
-
-
-def _told(bounds: dict[str, float]) -> str:
-    words = {"least": "at least", "most": "at most", "above": "above", "below": "below"}
-    return " and ".join(f"{words[name]} {bound:g}" for name, bound in bounds.items())
-
-
-def _or_none(optional: bool) -> str:
-    return ", or None" if optional else ""
-
-
 def require_choice(config: ConfigDict, field: str, known: Collection[Any]) -> None:
     """Requires one of the known values."""
-    value = get_field(config, field)
-    valid = any(type(value) is type(one) and value == one for one in known)
-    require(valid, config, field, f"one of {sorted(known)}")
+    valid, expected = is_choice(get_field(config, field), known)
+    require(valid, config, field, expected)
 
 
 def require_choices(config: ConfigDict, field: str, known: Collection[Any]) -> None:
     """Requires a sequence of known values, at least one."""
-    values = get_field(config, field)
-    valid = (
-        isinstance(values, list | tuple)
-        and len(values) > 0
-        and all(value in known for value in values)
-    )
-    require(valid, config, field, f"some of {sorted(known)}")
+    valid, expected = are_choices(get_field(config, field), known)
+    require(valid, config, field, expected)
 
 
 def check_values(config: ConfigDict, field: str = "") -> None:

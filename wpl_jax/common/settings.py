@@ -1,0 +1,233 @@
+"""Checks of a part's settings: each says what it found and what was expected.
+
+A part is a frozen dataclass that checks its own fields when it is made:
+
+    def __post_init__(self) -> None:
+        check_int(self, "steps", 1)
+        check_number(self, "learning_rate", above=0)
+
+It knows no configuration. What builds it from one adds where the field was set.
+"""
+
+import dataclasses
+import math
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from wpl_jax.errors import shorten
+
+MOST_INT = 2**31 - 1  # of a count, which JAX holds as int32
+MOST_NODES = 100  # of a cell: tracing takes time in proportion to their square
+MOST_OF_A_CALL = 1_000_000  # steps of a call, whose end a signal waits for
+MOST_SEED = 2**32 - 1  # of a seed: keys are made of 32 bits
+_MOST_FLOAT = 3.4028234663852886e38  # of float32
+_LEAST_FLOAT = 1.1754943508222875e-38
+_MOST_SHOWN = 300  # characters of a value in a message
+
+
+class SettingError(ValueError):
+    """A setting that a part does not take.
+
+    Attributes:
+      name: The part's field.
+      value: What it is.
+      expected: What it should be, in words.
+    """
+
+    def __init__(self, name: str, value: Any, expected: str):
+        """Takes the three."""
+        super().__init__(f"{name} is {shown(value)}, expected {expected}.")
+        self.name, self.value, self.expected = name, value, expected
+
+
+def require(part: Any, name: str, valid: bool, expected: str) -> None:
+    """Raises a SettingError about a field unless it is valid."""
+    if not valid:
+        raise SettingError(name, getattr(part, name), expected)
+
+
+def check_int(
+    part: Any,
+    name: str,
+    least: int,
+    why: str = "",
+    optional: bool = False,
+    most: int = MOST_INT,
+) -> None:
+    """Checks a whole number within bounds, or None where ``optional``.
+
+    Raises:
+      SettingError: If the field is anything else.
+    """
+    valid, expected = is_int(getattr(part, name), least, why, optional, most)
+    require(part, name, valid, expected)
+
+
+def check_number(part: Any, name: str, optional: bool = False, **bounds: float) -> None:
+    """Checks a number within bounds, or None where ``optional``.
+
+    Args:
+      part: The part.
+      name: Of its field.
+      optional: Whether None will do.
+      **bounds: Of ``least``, ``most``, ``above`` and ``below``.
+
+    Raises:
+      SettingError: If the field is anything else.
+    """
+    valid, expected = is_number(getattr(part, name), optional, **bounds)
+    require(part, name, valid, expected)
+
+
+def check_choice(part: Any, name: str, known: Collection[Any]) -> None:
+    """Checks one of the known values.
+
+    Raises:
+      SettingError: If the field is another value.
+    """
+    valid, expected = is_choice(getattr(part, name), known)
+    require(part, name, valid, expected)
+
+
+def check_numbers(part: Any, name: str, **bounds: float) -> None:
+    """Checks a sequence of numbers within bounds.
+
+    Raises:
+      SettingError: If the field is anything else.
+    """
+    valid, expected = are_numbers(getattr(part, name), **bounds)
+    require(part, name, valid, expected)
+
+
+def check_choices(part: Any, name: str, known: Collection[Any]) -> None:
+    """Checks a sequence of known values, at least one.
+
+    Raises:
+      SettingError: If the field is anything else.
+    """
+    valid, expected = are_choices(getattr(part, name), known)
+    require(part, name, valid, expected)
+
+
+def check_bool(part: Any, *names: str) -> None:
+    """Checks that fields are True or False.
+
+    Raises:
+      SettingError: If a field is anything else, 0 and 1 included.
+    """
+    for name in names:
+        check_choice(part, name, (False, True))
+
+
+# Whether a value is valid, and in words what is: for fields of parts and of
+# configurations alike.
+Verdict = tuple[bool, str]
+
+
+def is_int(
+    value: Any,
+    least: int,
+    why: str = "",
+    optional: bool = False,
+    most: int = MOST_INT,
+) -> Verdict:
+    """Whether a value is a whole number within bounds, or None where ``optional``."""
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    because = f" ({why})" if why else ""
+    limit = f" and at most {most}" if whole and value > most else ""
+    valid = whole and least <= value <= most
+    expected = f"a whole number of at least {least}{because}{limit}{_or_none(optional)}"
+    return valid or (optional and value is None), expected
+
+
+def is_number(value: Any, optional: bool = False, **bounds: float) -> Verdict:
+    """Whether a value is a number within bounds, or None where ``optional``."""
+    valid = _is_within(value, **bounds) or (optional and value is None)
+    expected = (
+        f"a number {_in_words(bounds)}{_or_none(optional)}{_if_not_held([value])}"
+    )
+    return valid, expected
+
+
+def are_numbers(values: Any, **bounds: float) -> Verdict:
+    """Whether a value is a sequence of numbers within bounds."""
+    several = isinstance(values, list | tuple)
+    valid = several and all(_is_within(value, **bounds) for value in values)
+    return valid, (
+        f"numbers {_in_words(bounds)}{_if_not_held(values if several else [])}"
+    )
+
+
+def is_choice(value: Any, known: Collection[Any]) -> Verdict:
+    """Whether a value is one of the known ones, and of the same type."""
+    valid = any(type(value) is type(one) and value == one for one in known)
+    return valid, f"one of {sorted(known)}"
+
+
+def are_choices(values: Any, known: Collection[Any]) -> Verdict:
+    """Whether a value is a sequence of known ones, at least one."""
+    valid = (
+        isinstance(values, list | tuple)
+        and len(values) > 0
+        and all(value in known for value in values)
+    )
+    return valid, f"some of {sorted(known)}"
+
+
+def shown(value: Any) -> str:
+    """A value for a message."""
+    whole = repr(value)
+    return whole if len(whole) <= _MOST_SHOWN else shorten(value)
+
+
+def chosen(known: Mapping[str, Any], default: Any = dataclasses.MISSING) -> Any:
+    """A field whose part is chosen by name.
+
+    In a configuration the field holds the name, and the part's settings lie beside it
+    under that name: ``schedule = "cosine"`` and ``cosine.period = 10``.
+
+    Args:
+      known: Classes of parts by name.
+      default: The part without a choice.
+    """
+    return dataclasses.field(default=default, metadata={"known": known})
+
+
+def _is_within(
+    value: Any,
+    least: float = -math.inf,
+    most: float = math.inf,
+    above: float = -math.inf,
+    below: float = math.inf,
+) -> bool:
+    if not _is_real(value) or not _is_held(value):
+        return False
+    return bool(least <= value <= most and above < value < below)
+
+
+def _is_real(value: Any) -> bool:
+    number = int | float | np.integer | np.floating
+    return isinstance(value, number) and not isinstance(value, bool)
+
+
+def _is_held(value: float) -> bool:
+    """Whether float32 holds a number, which else becomes 0 or infinity in a program."""
+    return value == 0 or _LEAST_FLOAT <= abs(value) <= _MOST_FLOAT
+
+
+def _if_not_held(values: Iterable[Any]) -> str:
+    """A part of a message where float32 does not hold one of the values."""
+    if all(not _is_real(value) or _is_held(value) for value in values):
+        return ""
+    return ", which float32 can hold (1.2e-38 to 3.4e38)"
+
+
+def _in_words(bounds: dict[str, float]) -> str:
+    words = {"least": "at least", "most": "at most", "above": "above", "below": "below"}
+    return " and ".join(f"{words[name]} {bound:g}" for name, bound in bounds.items())
+
+
+def _or_none(optional: bool) -> str:
+    return ", or None" if optional else ""

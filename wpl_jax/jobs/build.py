@@ -1,0 +1,306 @@
+"""From configurations to parts, and from parts to configurations.
+
+Parts are dataclasses that check themselves and know no configuration. A part that is
+chosen by name has its settings under that name, so that two parts never share a field:
+
+    config.strategy.name = "enas"
+    config.strategy.enas.steps = 2000
+"""
+
+import contextlib
+import dataclasses
+import types
+import typing
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, Literal
+
+from ml_collections import ConfigDict, config_dict
+
+from wpl_jax.common.settings import SettingError
+from wpl_jax.errors import ConfigError, UserError
+from wpl_jax.jobs.config_fields import (
+    get_field,
+    require,
+    require_only,
+    require_settings,
+    wrong,
+)
+from wpl_jax.registry import settings_name
+
+_MISSING = dataclasses.MISSING
+
+
+def build(
+    cls: Any,
+    config: ConfigDict,
+    path: str,
+    also: Collection[str] = (),
+    **given: Any,
+) -> Any:
+    """Builds a part from its settings.
+
+    Args:
+      cls: Dataclass of the part.
+      config: The configuration.
+      path: Dotted name of the section that holds the part's settings.
+      also: What else the section may hold.
+      **given: Fields that no configuration sets, such as sizes that the data gives.
+
+    Raises:
+      ConfigError: If a setting is missing, unknown or wrong, with its dotted name.
+      UserError: If one of the given fields is wrong.
+    """
+    fields = {name: f for name, f in _fields(cls).items() if name not in given}
+    chosen = {name: known for name, f in fields.items() if (known := _known(f))}
+    sections = {settings_name(part) for known in chosen.values() for part in known}
+    section = get_field(config, path) if path else config
+    own_names = {*fields, *sections, *_chosen_now(section, chosen)}
+    require_only(config, path, own_names | set(also))
+    types_of = typing.get_type_hints(cls)
+    values = dict(given)
+    for name, field in fields.items():
+        if name not in section and _default(field) is not _MISSING:
+            continue
+        below = _join(path, name)
+        value = get_field(config, below)
+        part = _part_of(types_of[name])
+        if name in chosen:
+            values[name] = _build_chosen(chosen[name], config, below, path)
+        elif part is not None and isinstance(value, ConfigDict):
+            values[name] = build(part, config, below)
+        elif (each := _part_of_mapping(types_of[name])) is not None:
+            names = require_settings(config, below)
+            values[name] = {n: build(each, config, f"{below}.{n}") for n in names}
+        elif part is not None:
+            require(False, config, below, f"the settings {sorted(_fields(part))}")
+        else:
+            values[name] = tuple(value) if isinstance(value, list) else value
+    with naming(path, given):
+        return cls(**values)
+
+
+@contextlib.contextmanager
+def naming(path: str, given: Collection[str] = ()) -> Iterator[None]:
+    """Names a part's setting by where the configuration has it.
+
+    Args:
+      path: Dotted name of the section that holds the part's settings.
+      given: Fields that no configuration sets.
+
+    Raises:
+      ConfigError: In place of a SettingError.
+      UserError: In place of one about a given field.
+    """
+    try:
+        yield
+    except SettingError as error:
+        if error.name in given:
+            raise UserError(str(error)) from error
+        raise wrong(_join(path, error.name), error.value, error.expected) from error
+
+
+def build_chosen(
+    known: Mapping[str, Any],
+    config: ConfigDict,
+    path: str,
+    also: Collection[str] = (),
+    **given: Any,
+) -> Any:
+    """Builds the part that ``config.PATH.name`` names from ``config.PATH.NAME``.
+
+    Args:
+      known: Classes of parts by name.
+      config: The configuration.
+      path: Dotted name of the section with the name and the parts' settings.
+      also: What else the section may hold.
+      **given: As of :func:`build`.
+
+    Raises:
+      ConfigError: If there is no such part, or a setting of its is wrong.
+    """
+    find_class(known, config, f"{path}.name")
+    sections = {settings_name(name) for name in known}
+    own = section_of(config, path).rpartition(".")[2]
+    require_only(config, path, {"name", own, *sections, *also})
+    return _build_chosen(known, config, f"{path}.name", path, **given)
+
+
+def find_class(known: Mapping[str, Any], config: ConfigDict, field: str) -> Any:
+    """The class that a field names.
+
+    Raises:
+      ConfigError: If there is none of that name, or it cannot be imported.
+    """
+    name = get_field(config, field)
+    valid = isinstance(name, str) and name in known
+    require(valid, config, field, f'one of {sorted(known)} or "package.module:Name"')
+    try:
+        return known[name]
+    except ImportError as error:
+        raise ConfigError(f"config.{field} is {name!r}: {error}.") from error
+
+
+def unread(
+    known: Mapping[str, Any], config: ConfigDict, path: str, **others: Any
+) -> dict[str, str]:
+    """Settings under a path that the chosen part does not read, and why.
+
+    Args:
+      known: Classes of parts by name. One that does not always read all of its fields
+        has a static method ``unread(settings)``, of a mapping, which returns reasons by
+        the fields' names.
+      config: The configuration.
+      path: As of :func:`build_chosen`.
+      **others: More of what the part's ``unread`` is to know.
+    """
+    cls = find_class(known, config, f"{path}.name")
+    return _unread(known, config, cls, f"{path}.name", path, others)
+
+
+def section_of(config: ConfigDict, path: str) -> str:
+    """The path of the settings of the part that ``config.PATH.name`` names."""
+    return f"{path}.{settings_name(str(get_field(config, f'{path}.name')))}"
+
+
+def settings(cls: Any, **changes: Any) -> ConfigDict:
+    """The settings of a part for a configuration: its defaults, but for changes.
+
+    Args:
+      cls: Dataclass of the part.
+      **changes: Of fields; those of parts in it as dicts.
+
+    Raises:
+      TypeError: If the part has no such field.
+    """
+    found, types_of = ConfigDict(), typing.get_type_hints(cls)
+    fields = _fields(cls)
+    for name, field in fields.items():
+        value = changes.pop(name, _default(field))
+        known, part = _known(field), _part_of(types_of[name])
+        if known:
+            if value is _MISSING:
+                continue
+            if not isinstance(value, str):  # The default, a part.
+                value = next(n for n in known if known[n] is type(value))
+            found[name] = value
+            for one in known:
+                section = settings_name(one)
+                found[section] = settings(known[one], **changes.pop(section, {}))
+        elif part is not None and not isinstance(value, dict | ConfigDict):
+            if value is not None and value is not _MISSING:
+                found[name] = settings(part, **dataclasses.asdict(value))
+        elif part is not None:
+            found[name] = settings(part, **value)
+        elif value is _MISSING:
+            continue
+        elif value is None:
+            found[name] = config_dict.placeholder(_plain_type(types_of[name]))
+        else:  # Flags take the type of what is there.
+            is_float = _plain_type(types_of[name]) is float
+            found[name] = float(value) if is_float else value
+    if changes:
+        raise TypeError(
+            f"{cls.__name__} has no settings {sorted(changes)}, but {sorted(fields)}"
+        )
+    return found
+
+
+def choice(known: Mapping[str, Any], name: str, **sections: Any) -> ConfigDict:
+    """A section of a configuration that chooses a part by name.
+
+    Args:
+      known: Classes of parts by name.
+      name: The part that is chosen.
+      **sections: Of each part that the section is to have settings of, what differs
+        from its defaults; the chosen one need not be among them.
+    """
+    found = ConfigDict({"name": name})
+    for part, changes in ({settings_name(name): {}} | sections).items():
+        cls = known[name if part == settings_name(name) else part]
+        found[part] = settings(cls, **changes)
+    return found
+
+
+def _build_chosen(known, config, field, path, **given):
+    cls = find_class(known, config, field)
+    own = settings_name(get_field(config, field))
+    needs = (n for n, f in _fields(cls).items() if _default(f) is _MISSING)
+    if own not in get_field(config, path) and set(needs) <= set(given):
+        return cls(**given)
+    return build(cls, config, f"{path}.{own}", **given)
+
+
+def _unread(known, config, cls, field, path, others) -> dict[str, str]:
+    name = get_field(config, field)
+    section = get_field(config, path)
+    why = f"config.{field} is {name!r}"
+    own = settings_name(name)
+    sections = {settings_name(other) for other in known} - {own}
+    found = {f"{path}.{other}": why for other in sections if other in section}
+    below = section.get(own)
+    if below is None:
+        return found
+    below_path = f"{path}.{own}"
+    if hasattr(cls, "unread"):
+        for one, because in cls.unread({**below, **others}).items():
+            found[f"{below_path}.{one}"] = f"config.{below_path}.{because}"
+    for inner, field_of in _fields(cls).items():
+        if (parts := _known(field_of)) and inner in below:
+            inner_field = f"{below_path}.{inner}"
+            inner_cls = find_class(parts, config, inner_field)
+            found |= _unread(parts, config, inner_cls, inner_field, below_path, {})
+    return found
+
+
+def _fields(cls: Any) -> dict[str, Any]:
+    return {field.name: field for field in dataclasses.fields(cls) if field.init}
+
+
+def _known(field: Any) -> Mapping[str, Any] | None:
+    return field.metadata.get("known")
+
+
+def _chosen_now(section: ConfigDict, chosen: Mapping[str, Any]) -> Iterator[str]:
+    """Sections of parts that are chosen by an import path."""
+    for name in chosen:
+        if isinstance(value := section.get(name), str):
+            yield settings_name(value)
+
+
+def _default(field: Any) -> Any:
+    if field.default_factory is not _MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def _part_of(hint: Any) -> Any:
+    """The dataclass that a field holds, None if it holds anything else."""
+    for one in _alternatives(hint):
+        if isinstance(one, type) and dataclasses.is_dataclass(one):
+            return one
+    return None
+
+
+def _part_of_mapping(hint: Any) -> Any:
+    """The dataclass that a field holds several of, by names."""
+    if typing.get_origin(hint) is not Mapping:
+        return None
+    return _part_of(typing.get_args(hint)[1])
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _plain_type(hint: Any) -> type:
+    """The type of a field's values that are not None."""
+    found = next(one for one in _alternatives(hint) if one is not type(None))
+    if typing.get_origin(found) is Literal:
+        return type(typing.get_args(found)[0])
+    return typing.get_origin(found) or found
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        return typing.get_args(hint)
+    return (hint,)

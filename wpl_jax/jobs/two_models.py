@@ -1,0 +1,37 @@
+"""The two-model experiment from a configuration."""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from wpl_jax.jobs.build import build
+from wpl_jax.jobs.config_fields import get_field, require_names
+from wpl_jax.two_models import run as two_models_run
+from wpl_jax.two_models.arms import Settings
+
+
+def settings_of(config: ConfigDict) -> Settings:
+    """The settings of the experiment; a ConfigError names one that is wrong."""
+    require_names(config, "studies")
+    get_field(config, "data.format")
+    return build(Settings, config, "", also=("job", "data"))
+
+
+def run(config: ConfigDict, workdir: Path) -> None:
+    """Runs or resumes the experiment; see :func:`wpl_jax.two_models.run.run`.
+
+    Args:
+      config: As ``configs/two_models_mnist.py`` gives it.
+      workdir: Folder of the run.
+    """
+    settings = settings_of(config)
+    options = get_field(config, "data").to_dict()
+    two_models_run.run(settings, options, config.to_dict(), workdir)
+
+
+def report(config: ConfigDict, workdir: Path) -> None:
+    """Draws the figures and writes the report of a finished run anew."""
+    two_models_run.report(settings_of(config), config.to_dict(), workdir)
+
+
+MODES = {"run": run, "report": report}
