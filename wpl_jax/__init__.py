@@ -1,31 +1,40 @@
-"""Architecture search with shared weights that do not forget, in JAX."""
+"""Architecture search with shared weights that do not forget, in JAX.
 
-from wpl_jax.fisher import (
-    batch_fisher,
-    clip_norm,
-    explain_per_example,
-    flush,
-    normalize,
-    per_example_fisher,
-    sample_class,
-    square,
-    update_average,
-)
-from wpl_jax.penalty import (
-    WeightPlasticityState,
-    accumulate,
-    consolidate,
-    online,
-    penalty_value,
-    plasticity_states,
-    proximal_weight_plasticity,
-    replace,
-    weight_plasticity,
-)
+Names are imported when they are first used: ``import wpl_jax`` takes no time.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wpl_jax.fisher import (
+        batch_fisher,
+        clip_norm,
+        explain_per_example,
+        flush,
+        normalize,
+        per_example_fisher,
+        sample_class,
+        square,
+        update_average,
+    )
+    from wpl_jax.jobs.python import Found, run
+    from wpl_jax.penalty import (
+        WeightPlasticityState,
+        accumulate,
+        consolidate,
+        online,
+        penalty_value,
+        plasticity_states,
+        proximal_weight_plasticity,
+        replace,
+        weight_plasticity,
+    )
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Found",
     "WeightPlasticityState",
     "accumulate",
     "batch_fisher",
@@ -40,8 +49,52 @@ __all__ = [
     "plasticity_states",
     "proximal_weight_plasticity",
     "replace",
+    "run",
     "sample_class",
     "square",
     "update_average",
     "weight_plasticity",
 ]
+
+_MODULES = {
+    "wpl_jax.fisher": (
+        "batch_fisher",
+        "clip_norm",
+        "explain_per_example",
+        "flush",
+        "normalize",
+        "per_example_fisher",
+        "sample_class",
+        "square",
+        "update_average",
+    ),
+    "wpl_jax.jobs.python": (
+        "Found",
+        "run",
+    ),
+    "wpl_jax.penalty": (
+        "WeightPlasticityState",
+        "accumulate",
+        "consolidate",
+        "online",
+        "penalty_value",
+        "plasticity_states",
+        "proximal_weight_plasticity",
+        "replace",
+        "weight_plasticity",
+    ),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name from its module."""
+    for module, names in _MODULES.items():
+        if name in names:
+            globals()[name] = found = getattr(importlib.import_module(module), name)
+            return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Public names, of which some may not have been imported yet."""
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,153 @@
+"""A search from Python, in a script or a notebook: :func:`wpl_jax.run`."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from wpl_jax.common.settings import MOST_INT, MOST_SEED, is_int
+from wpl_jax.engine.plan import Plan
+from wpl_jax.jobs.search_loop import Job, advance_all, resumable
+from wpl_jax.runs import fingerprint
+from wpl_jax.runs.in_memory import InMemory
+from wpl_jax.runs.monitor import METRICS_FILE, whole_records
+from wpl_jax.runs.run_directory import claim_data, open_run
+from wpl_jax.runs.stopping import StopRequest
+from wpl_jax.search import Search
+from wpl_jax.supernet import gather, names_of_choices
+from wpl_jax.tasks import Data, ranking
+
+_TITLE = "Search"
+
+
+class Found(NamedTuple):
+    """What a search has found.
+
+    Attributes:
+      architecture: The best architecture, ``int32[num_decisions]``.
+      choices: The same in words, by the names of the decisions.
+      loss: Its loss on the whole validation data, with the shared weights.
+      error: Its error on the same; ``search.task.error_name`` says which.
+      metrics: One dict an epoch; None for what is not finite.
+      predict: The model with the shared weights: a function of a batch of inputs, as
+        the task's data has them, to log-probabilities, ``float32[..., classes]``.
+    """
+
+    architecture: np.ndarray
+    choices: dict[str, str]
+    loss: float
+    error: float
+    metrics: list[dict[str, Any]]
+    predict: Callable[[Any], jax.Array]
+
+
+def run(
+    search: Search,
+    dataset: Any,
+    *,
+    epochs: int,
+    seed: int = 0,
+    workdir: str | Path | None = None,
+    learn_per_call: int | None = None,
+    max_bad_steps: int = 10,
+    checkpoint_seconds: float = 60.0,
+) -> Found:
+    """Searches, and returns the best architecture and a model that predicts.
+
+    The same search from a configuration, with the same seed, gives the same metrics
+    and the same architecture.
+
+    Args:
+      search: What is searched, and how.
+      dataset: Of the search's task, as :func:`wpl_jax.data.load_images`,
+        :func:`wpl_jax.data.images_of_arrays` or :func:`wpl_jax.data.load_text` return
+        it.
+      epochs: How many, at least 1.
+      seed: Of all randomness, from 0 to 2**32 - 1.
+      workdir: Folder for checkpoints and metrics, in which the same call goes on where
+        an earlier one was interrupted; None to keep all in memory.
+      learn_per_call: Steps of the strategy in a call; divides its steps. None for all.
+      max_bad_steps: Steps in a row that are not finite, after which the search goes
+        back to the start of the epoch.
+      checkpoint_seconds: Between two checkpoints.
+
+    Raises:
+      UserError: If an argument or the data is wrong, or the folder is that of another
+        search, before anything is compiled; or if training diverges.
+      SystemExit: With a workdir, after a signal, once all is saved.
+    """
+    _check("epochs", epochs, 1)
+    _check("seed", seed, 0, most=MOST_SEED)
+    steps = search.strategy.steps
+    learn_per_call = max(steps, 1) if learn_per_call is None else learn_per_call
+    _check("learn_per_call", learn_per_call, 1)
+    if steps % learn_per_call:
+        raise ValueError(
+            f"learn_per_call is {learn_per_call}, expected a divisor of the strategy's "
+            f"{steps} steps."
+        )
+    search.task.check(dataset)
+    data = search.task.put(dataset, search.devices)
+    guess = search.task.guess(data)
+    plan = Plan(search, epochs, learn_per_call)
+
+    def advance(job: Job) -> None:
+        advance_all(job, search, plan, data, guess, _TITLE, max_bad_steps)
+
+    if workdir is None:
+        with InMemory(
+            total=len(plan),
+            start=lambda: search.init(jax.random.key(seed)),
+            record_of=lambda done: plan[min(done, len(plan) - 1)].epoch,
+            title=_TITLE,
+            landmark=plan.begins_epoch,
+            place=search.devices.replicate,
+        ) as in_memory:
+            advance(in_memory)
+        return _found(search, data, in_memory.state, in_memory.records)
+    folder = Path(workdir)
+    about = {"search": repr(search), "epochs": epochs, "seed": seed}
+    found = fingerprint.of_each({_TITLE: data})
+    with open_run(folder, about), StopRequest() as stop:
+        claim_data(folder, found)
+        with resumable(
+            search, plan, seed, folder, _TITLE, stop, checkpoint_seconds
+        ) as job:
+            advance(job)
+            state = job.state
+    lines = whole_records(folder / METRICS_FILE)
+    return _found(search, data, state, [_without_step(line) for line in lines])
+
+
+def _check(name: str, value: Any, least: int, most: int = MOST_INT) -> None:
+    valid, expected = is_int(value, least, most=most)
+    if not valid:
+        raise ValueError(f"{name} is {value!r}, expected {expected}.")
+
+
+def _without_step(line: bytes) -> dict[str, Any]:
+    """A record as it was made."""
+    return {k: v for k, v in json.loads(line).items() if k != "step"}
+
+
+def _found(
+    search: Search, data: Data, state: Any, records: list[dict[str, Any]]
+) -> Found:
+    selection = jax.device_get(state.selection)
+    best = int(ranking(selection.judged)[0])
+    architecture = selection.architectures[selection.kept[best]]
+    chosen = jnp.asarray(architecture)
+    nats, error = (float(each[best]) for each in selection.judged)
+    task, params = search.task, state.shared.params
+
+    @jax.jit
+    def predict(inputs: Any) -> jax.Array:
+        child = gather(params, task.space.rows(chosen))
+        return task.predict(child, chosen, data, inputs)
+
+    choices = names_of_choices(task.space, architecture)
+    return Found(architecture, choices, nats, error, records, predict)
