@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from tiny import QUICK_TO_COMPILE  # It does not import JAX.
+from helpers.tiny import QUICK_TO_COMPILE  # It does not import JAX.
 
 os.environ["XLA_FLAGS"] = " ".join(
     [

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from controller_reference import (
+from helpers.controller_reference import (
     ALL,
     COUNTS,
     PADDED,

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_processes import free_port, processes
-from tiny import call, environment
-from tiny_search import RUNS
+from helpers.processes import free_port, processes
+from helpers.tiny import call, environment
+from helpers.tiny_search import RUNS
 
 from configs import enas_rnn_pydoc
 from wpl_jax.devices import parallel
@@ -35,7 +35,7 @@ def tiny(command, workdir):
     """The command, of a search that takes no time, and the variables before it."""
     words = shlex.split(command)
     start = words.index("python")
-    config = ROOT / "tests" / "tiny_search.py"
+    config = ROOT / "tests" / "helpers" / "tiny_search.py"
     changed = {"--config": config, "--workdir": workdir}
     for i, word in enumerate(words):
         name = word.partition("=")[0]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from raising import assert_says
+from helpers.raising import assert_says
 
 import wpl_jax
 

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 import scipy.optimize
-from raising import assert_says
+from helpers.raising import assert_says
 
 import wpl_jax
 

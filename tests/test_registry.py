@@ -5,7 +5,7 @@ import types
 from importlib import metadata
 
 import pytest
-import toy
+from helpers import toy
 
 from wpl_jax.registry import Registry, import_path, settings_name
 
@@ -16,8 +16,8 @@ GROUP = "wpl_jax.tests"
 def installed(monkeypatch):
     """A package that gives the group two names, one of them also the library's."""
     points = [
-        metadata.EntryPoint("ladder", "toy:ToySpace", GROUP),
-        metadata.EntryPoint("own", "toy:ToySpace", GROUP),
+        metadata.EntryPoint("ladder", "helpers.toy:ToySpace", GROUP),
+        metadata.EntryPoint("own", "helpers.toy:ToySpace", GROUP),
         metadata.EntryPoint("broken", "no_such_package:Part", GROUP),
     ]
 
@@ -28,7 +28,7 @@ def installed(monkeypatch):
 
 
 def test_own_names_come_first(installed):
-    found = Registry(GROUP, {"own": int, "lazy": "toy:ToyTask"})
+    found = Registry(GROUP, {"own": int, "lazy": "helpers.toy:ToyTask"})
     assert found["own"] is int
     assert found["lazy"] is toy.ToyTask
     assert list(found) == ["own", "lazy", "ladder", "broken"]
@@ -72,7 +72,7 @@ def test_a_part_is_imported_when_it_is_asked_for(monkeypatch):
     assert found["lazy"] is module.Part
 
 
-@pytest.mark.parametrize("name", ["toy:ToyTask", "tests_of_nothing:Part"])
+@pytest.mark.parametrize("name", ["helpers.toy:ToyTask", "tests_of_nothing:Part"])
 def test_an_import_path_is_a_name_that_is_not_listed(name):
     found = Registry(GROUP, {})
     assert name in found
@@ -80,8 +80,8 @@ def test_an_import_path_is_a_name_that_is_not_listed(name):
 
 
 def test_an_import_path_is_imported():
-    assert Registry(GROUP, {})["toy:ToyTask"] is toy.ToyTask
-    assert import_path("toy:ToyTask") is toy.ToyTask
+    assert Registry(GROUP, {})["helpers.toy:ToyTask"] is toy.ToyTask
+    assert import_path("helpers.toy:ToyTask") is toy.ToyTask
 
 
 @pytest.mark.parametrize(

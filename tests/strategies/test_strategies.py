@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from parts import strategy_of
+from helpers.parts import strategy_of
 
 from configs import enas_rnn_ptb
 from wpl_jax.errors import ConfigError

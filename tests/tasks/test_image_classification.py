@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from parts import load_task
+from helpers.parts import load_task
 
 from configs import enas_cnn_digits
 from wpl_jax.data import DataError, ImageDataset, Split, open_images

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from parts import load_task
+from helpers.parts import load_task
 
 from configs import enas_rnn_pydoc
 from wpl_jax.errors import ConfigError, UserError

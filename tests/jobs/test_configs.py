@@ -1,0 +1,153 @@
+"""The configurations of searches: by shape at their size, by a step at a tiny one."""
+
+import functools
+import importlib
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from wpl_jax.data import ImageDataset, Split, TextDataset
+from wpl_jax.jobs.search_config import (
+    expand,
+    make_plan,
+    make_retraining,
+    make_search,
+)
+from wpl_jax.tasks import image_classification, language_model
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = sorted(path.stem for path in (ROOT / "configs").glob("enas_*.py"))
+SIZES = {"train": 929_589, "valid": 73_760, "test": 82_430}
+
+
+@pytest.fixture(autouse=True)
+def noise(monkeypatch):
+    """Images of the shape of CIFAR-10's, a tenth as many, of noise."""
+
+    def open_images(format, **options):
+        shape = (8, 8, 1) if format == "digits" else (32, 32, 3)
+        rng = np.random.default_rng(0)
+        splits = [
+            Split(
+                rng.integers(0, 256, (n, *shape), np.uint8),
+                np.arange(n, dtype=np.int32) % 10,
+            )
+            for n in (4500, 800, 1000)
+        ]
+        return ImageDataset(*splits, tuple("0123456789"), "noise")
+
+    monkeypatch.setattr(image_classification, "open_images", open_images)
+
+
+@pytest.fixture(autouse=True)
+def text(monkeypatch):
+    """A text as long as Penn Treebank, of one word, with its vocabulary."""
+
+    def load_text(**options):
+        splits = {name: np.zeros(size, np.int32) for name, size in SIZES.items()}
+        words = tuple(map(str, range(10_000)))
+        unknown = dict.fromkeys(SIZES, 0)
+        return TextDataset(
+            **splits, vocabulary=words, source="zeros", unknown=unknown, level="word"
+        )
+
+    monkeypatch.setattr(language_model, "load_text", load_text)
+
+
+def get_config(name):
+    return importlib.import_module(f"configs.{name}").get_config()
+
+
+# Sizes of another configuration: the same calls, and time.
+SIZES_ALONE = {
+    "enas_cnn_cifar10_small",
+    "enas_cnn_digits",
+    "enas_rnn_pydoc_penalties",
+    "enas_rnn_pydoc_strength",
+}
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in SIZES_ALONE])
+def test_every_call_keeps_the_form_of_the_state(name):
+    assert_calls_keep_the_form(get_config(name), arms=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_every_call_of_every_arm_keeps_the_form_of_the_state(name):
+    config = get_config(name)
+    assert_calls_keep_the_form(config, len(config.arms))
+
+
+def assert_calls_keep_the_form(config, arms):
+    for each in expand(config)[:arms]:
+        search, data, _ = make_search(each.config)
+        state = jax.eval_shape(search.init, each.key())
+        plan = make_plan(each.config, search)
+        numbers = {call.phase: number for number, call in enumerate(plan)}
+        for number in numbers.values():
+            advance = functools.partial(plan.advance, data=data, number=number)
+            after = jax.eval_shape(advance, state)
+            assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
+                lambda x: (x.shape, x.dtype), state
+            )
+        if each.config.retrain.epochs:
+            retraining, retrain_data = make_retraining(each.config)
+            decisions = retraining.task.space.decisions
+            architecture = np.zeros(len(decisions), np.int32)
+            start = functools.partial(retraining.init, each.key(), architecture)
+            state = jax.eval_shape(start)
+            after = jax.eval_shape(retraining.train, state, retrain_data, 0, 0, 1)
+            assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
+
+
+def test_the_papers_setting_has_the_papers_size():
+    search, _, _ = make_search(get_config("enas_rnn_ptb"))
+    params = jax.eval_shape(search.init, jax.random.key(0)).shared.params
+    # 146,014,000 of the published code, less the scale and shift of the batch
+    # normalization that it has on its output.
+    assert sum(p.size for p in jax.tree.leaves(params)) == 146_014_000 - 2 * 1000
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "moved", "remembered"),
+    [
+        (
+            "enas_rnn_ptb",
+            {
+                "space": {"recurrent_cell": {"hidden": 4, "num_nodes": 3}},
+                "task": {"language_model": {"length": 3, "batch_size": 2}},
+            },
+            "embedding",
+            "recurrent",
+        ),
+        pytest.param(
+            "enas_cnn_cifar10",
+            {
+                "space": {"micro_cell": {"filters": 2, "num_nodes": 2, "layers": 3}},
+                "task": {"image_classification": {"batch_size": 2}},
+            },
+            "classifier",
+            "classifier",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_the_papers_setting_takes_a_step_at_a_tiny_size(name, sizes, moved, remembered):
+    config = get_config(name)
+    config.update(sizes)
+    config.search.children = config.search.batches = config.search.eval_batches = 1
+    search, data, _ = make_search(config)
+    state = search.init(jax.random.key(0))
+    before = jax.tree.map(np.asarray, state.shared.params[moved])
+    epoch = config.penalty.wpl.start_epoch
+    state = search.train_child(state, data, np.int32(epoch), np.int32(0))
+    assert np.all(np.isfinite(state.epoch.err1.nats))
+    after = state.shared.params[moved]
+    differs = jax.tree.map(lambda a, b: np.any(a != b), before, after)
+    assert all(jax.tree.leaves(differs))
+    assert optax.tree.norm(state.shared.memory[remembered]) > 0

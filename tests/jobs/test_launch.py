@@ -1,0 +1,218 @@
+"""The command line as a user meets it: what it says, and how it ends."""
+
+import contextlib
+import os
+import pathlib
+import signal
+import subprocess
+import time
+
+import pytest
+from helpers import tiny
+from helpers.tiny import ARMS, arguments, call, environment
+
+from wpl_jax.errors import ConfigError, UserError
+from wpl_jax.jobs import registry as jobs
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """The undisturbed run."""
+    return tiny.undisturbed_run(tmp_path_factory)
+
+
+def refused(command):
+    """What a command that cannot be run says, on its error output."""
+    process = call(command, environment(), timeout=60)
+    assert process.returncode in (1, 2)
+    assert "Traceback" not in process.stderr
+    assert "Training" not in process.stdout
+    return process.stderr
+
+
+WRONG_FLAGS = {
+    "flag": (["--nonsense"], ["nonsense"]),
+    "field": (["--config.nonsense=3"], ["config.nonsense"]),
+    "field below": (["--config.model_a.step=3"], ["config.model_a.step", "steps"]),
+    "type": (["--config.num_seeds=abc"], ["--config.num_seeds=abc", "int"]),
+    "value": (["--config.hidden=0"], ["config.hidden is 0", "--config.hidden="]),
+    "mode": (["--mode=reprot"], ["--mode=reprot", "'run'", "Did you mean report?"]),
+    "positional": (["run"], ["Unexpected arguments: ['run']"]),
+    "no file": (["--config=configs/nowhere.py"], ["configs/nowhere.py"]),
+    # The digits need no path, but a user may bring data to their configuration.
+    "no data": (
+        ["--config.data.format=npz", "--config.data.path=nowhere.npz"],
+        ["nowhere.npz: found nothing"],
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_FLAGS)
+def test_wrong_flag_is_said_in_a_message(wrong, tmp_path):
+    flags, expected = WRONG_FLAGS[wrong]
+    said = refused(arguments(tmp_path / "run", *flags))
+    for part in expected:
+        assert part in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_flags_are_said_in_a_message(tmp_path):
+    said = refused(arguments(tmp_path / "run")[:2])
+    assert "--config must have a value" in said
+    assert "--workdir must have a value" in said
+
+
+@pytest.mark.parametrize("job", ["three_models", None])
+def test_job_that_is_not_known_is_a_config_error(job, tmp_path):
+    config = tiny.get_config()
+    with config.ignore_type():
+        config.job = job
+    with pytest.raises(
+        ConfigError, match=r"config\.job is .*expected one of"
+    ) as caught:
+        jobs.run(config, tmp_path / "run", "run")
+    assert repr(job) in str(caught.value)
+    assert "two_models" in str(caught.value)
+
+
+def test_mode_is_one_of_the_job(tmp_path):
+    with pytest.raises(UserError, match="--mode=train is not") as caught:
+        jobs.run(tiny.get_config(), tmp_path / "run", "train")
+    assert "['report', 'run']" in str(caught.value)
+    with pytest.raises(UserError, match="There is no run in"):
+        jobs.run(tiny.get_config(), tmp_path / "run", "report")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("x = 1\n", "get_config"), ("def get_config():\n    return 3\n", "ConfigDict")],
+)
+def test_file_that_is_no_configuration_is_named(text, expected, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(text)
+    said = refused(arguments(tmp_path / "run", f"--config={file}"))
+    assert str(file) in said
+    assert expected in said
+
+
+def test_every_field_of_the_main_setting_can_be_overridden(tmp_path):
+    """Told by how far the command comes: to a folder that is a file."""
+    (tmp_path / "file").write_text("in the way")
+    main = {"penalty": "wpl", "form": "proximal", "normalize": "tree", "shared": 1}
+    flags = [f"--config.main.{name}={value}" for name, value in main.items()]
+    said = refused(arguments(tmp_path / "file", *flags, "--config.main.stop=0.2"))
+    assert "config.main" not in said
+    assert str(tmp_path / "file") in said
+
+
+def test_full_disk_is_said_in_a_message(finished, tmp_path):
+    """The limit is on the size of a file, in KiB: only a checkpoint is as large."""
+    command = arguments(tmp_path / "run")
+    shell = ["bash", "-c", 'ulimit -f 4 && exec "$@"', "bash", *command]
+    process = call(shell, environment(finished.cache), timeout=120)
+    assert process.returncode == 2
+    assert "Error: Checkpoint 0 could not be written" in process.stderr
+    assert "Make room" in process.stderr
+    assert "Traceback" not in process.stderr
+
+
+def test_signals_stop_the_program_with_all_saved(finished, tmp_path):
+    flags = ["--config.checkpoint_seconds=1000000."]  # Only the signal makes it save.
+    run = tmp_path / "run"
+
+    def records():
+        file = run / "metrics.jsonl"
+        return len(file.read_text().splitlines()) if file.exists() else 0
+
+    done = 0
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        with finished.start(run, *flags) as process:
+            while records() <= done:  # The next arm has functions to compile.
+                assert process.poll() is None, process.communicate()
+                time.sleep(0.001)
+            process.send_signal(number)
+            out, said = process.communicate(timeout=60)
+        assert process.returncode == code
+        start = (
+            f"Training B: resuming after {done} of {ARMS} arms."
+            if done
+            else "Training A ..."
+        )
+        assert out.startswith(start)
+        assert done < records() < ARMS
+        done = records()
+        assert f"Stopped by a signal after {done} arms; all saved." in said
+        assert "Traceback" not in said
+        assert (run / "checkpoints" / str(done)).is_dir()
+        assert not (run / "results.json").exists()
+
+
+@pytest.mark.slow
+def test_reader_that_goes_does_not_end_the_program(finished, tmp_path):
+    """As under ``| head -1``; the results are those of any other run."""
+    with finished.start(tmp_path / "run") as process:
+        assert process.stdout.readline() == "Training A ...\n"
+        process.stdout.close()
+        said = process.stderr.read()
+    assert process.returncode == 0
+    assert "Traceback" not in said
+    assert "BrokenPipe" not in said
+    tiny.assert_same_bytes(tmp_path / "run", finished.workdir)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="Linux has it")
+def test_interruption_before_the_job_is_one_line(finished, tmp_path):
+    with finished.start(tmp_path / "run") as process:
+        maps = pathlib.Path(f"/proc/{process.pid}/maps")
+        while "jaxlib" not in maps.read_text():  # Imports take seconds.
+            time.sleep(0.001)
+        process.send_signal(signal.SIGINT)
+        out, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == ""
+    assert said == "\nInterrupted.\n"
+
+
+@contextlib.contextmanager
+def training_for_minutes(workdir, *flags):
+    """A run in its first call, which trains A."""
+    large = ("--config.model_a.steps=1000000", "--config.batch_size=1000")
+    command = arguments(workdir, *large, *flags)
+    with subprocess.Popen(
+        command, env=environment(), cwd=tiny.ROOT, stdout=-1, stderr=-1, text=True
+    ) as process:
+        try:
+            assert process.stdout.readline() == "Training A ...\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def test_second_signal_ends_a_call_that_lasts(tmp_path):
+    with training_for_minutes(tmp_path / "run", "--grace=1000") as process:
+        while process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.05)
+        out, said = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert out == ""
+    first, second = said.splitlines()
+    assert first.startswith("SIGTERM: stopping as soon as")
+    assert second.startswith("Stopped by SIGTERM: it came a second time.")
+
+
+def test_call_that_lasts_longer_than_the_grace_time_is_left(tmp_path):
+    with training_for_minutes(tmp_path / "run", "--grace=0.1") as process:
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 143
+    first, second = said.splitlines()
+    assert "SIGTERM: stopping as soon as" in first
+    assert "0.1 seconds of --grace" in second
+
+
+def test_program_is_quiet_but_for_what_matters(finished):
+    again = finished.launch(finished.workdir)  # Writes nothing: it is finished.
+    assert again.returncode == 0
+    assert again.stdout == f"This run is finished: {finished.workdir / 'report.html'}\n"
+    assert again.stderr == ""

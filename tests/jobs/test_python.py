@@ -1,0 +1,165 @@
+"""Searches from Python are those of configurations, in a folder or in memory."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import toy
+from helpers.parts import make_protection
+
+import wpl_jax
+from wpl_jax.data import DataError, images_of_arrays, text_of_strings
+from wpl_jax.engine.optimizers import Sgd
+from wpl_jax.errors import UserError
+from wpl_jax.jobs.search import run as run_config
+from wpl_jax.jobs.search_config import expand, make_search
+from wpl_jax.runs.in_memory import InMemory
+from wpl_jax.search import Search
+from wpl_jax.spaces.recurrent_cell import RecurrentCell
+from wpl_jax.strategies.enas import Enas
+from wpl_jax.strategies.strategy import Candidates
+from wpl_jax.supernet import gather
+from wpl_jax.tasks.language_model import LanguageModel
+
+EPOCHS = 2
+
+
+def get_config():
+    config = toy.get_config()
+    config.search.epochs = EPOCHS
+    config.retrain.epochs = 0
+    return config
+
+
+@pytest.fixture(scope="module")
+def search():
+    return make_search(expand(get_config())[0].config)[0]
+
+
+@pytest.fixture(scope="module")
+def found(search):
+    return wpl_jax.run(search, "toy examples", epochs=EPOCHS, learn_per_call=2)
+
+
+def test_it_is_the_search_of_the_configuration(found, tmp_path):
+    run_config(get_config(), tmp_path)
+    folder = tmp_path / "searches" / "wpl-seed0"
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    expected = [json.loads(line) for line in lines]
+    assert [{"step": i, **record} for i, record in enumerate(found.metrics)] == expected
+    results = json.loads((folder / "results.json").read_text())
+    assert found.architecture.tolist() == results["architecture"]
+    assert found.error == pytest.approx(results["valid_error"])
+    chosen = json.loads((folder / "architecture.json").read_text())
+    assert found.choices == chosen["decisions"]
+
+
+def test_a_folder_keeps_it_and_is_of_one_search(search, found, tmp_path):
+    settings = {"epochs": EPOCHS, "learn_per_call": 2, "workdir": tmp_path}
+    kept = wpl_jax.run(search, "toy examples", **settings)
+    again = wpl_jax.run(search, "toy examples", **settings)
+    for one in (kept, again):
+        assert one.metrics == found.metrics
+        np.testing.assert_array_equal(one.architecture, found.architecture)
+    with pytest.raises(UserError, match=r"another|other"):
+        wpl_jax.run(search, "toy examples", seed=1, **settings)
+
+
+def test_a_search_goes_back_in_memory_as_in_a_folder(tmp_path):
+    task = toy.ToyTask()
+    search = Search(
+        task=task,
+        strategy=Enas(task.space.decisions, 2, Candidates(4, 1, 2), hidden=4),
+        protection=make_protection(start_epoch=0),
+        optimizer=Sgd(1e38),
+        children=2,
+        batches=2,
+        eval_batches=2,
+    )
+    settings = {"epochs": 1, "max_bad_steps": 1}
+    said = []
+    for workdir in (tmp_path, None):
+        with pytest.raises(UserError) as caught:
+            wpl_jax.run(search, "toy examples", workdir=workdir, **settings)
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+    assert "with a thousandth of the learning rate" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"epochs": 0}, "epochs is 0, expected a whole number of at least 1"),
+        ({"epochs": 1.5}, "epochs is 1.5, expected"),
+        ({"seed": -1}, "seed is -1, expected"),
+        ({"seed": 2**32}, "seed is 4294967296, expected"),
+        (
+            {"learn_per_call": 3},
+            "learn_per_call is 3, expected a divisor",
+        ),
+    ],
+)
+def test_a_wrong_argument_is_named(search, settings, said):
+    with pytest.raises(ValueError, match=said):
+        wpl_jax.run(search, "toy examples", **{"epochs": 1, **settings})
+
+
+def test_the_model_predicts_the_next_word():
+    words = ["a", "b", "c", "d", "e", "f", "g", "h"]
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(words, 300)) + "\n" for _ in range(3)]
+    data = text_of_strings(*texts)
+    space = RecurrentCell(data.vocabulary_size, hidden=4, num_nodes=2)
+    task = LanguageModel(space, length=5, batch_size=4)
+    params = space.init(jax.random.key(0))
+    architecture = jnp.zeros(len(space.decisions), jnp.int32)
+    child = gather(params, space.rows(architecture))
+    inputs = jnp.asarray(data.valid[:12].reshape(2, 6))
+    found = np.asarray(task.predict(child, architecture, None, inputs), np.float64)
+    assert found.shape == (2, 6, data.vocabulary_size)
+    np.testing.assert_allclose(np.exp(found).sum(-1), 1, rtol=1e-5)
+    # What it gives the targets is what an example's loss is made of.
+    for row, sequence in zip(found, np.asarray(inputs), strict=True):
+        example = jnp.asarray(sequence[:-1]), jnp.asarray(sequence[1:])
+        loss = task.example_loss(child, architecture, example)
+        own = -row[np.arange(5), sequence[1:]].mean()
+        np.testing.assert_allclose(loss, own, rtol=1e-5)
+
+
+def test_arrays_are_a_data_set():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (60, 8, 8, 3), np.uint8)
+    labels = np.arange(60) % 3
+    data = images_of_arrays(
+        (images, labels), valid=9, test=(images[:6] // 2, labels[:6])
+    )
+    assert data.image_shape == (8, 8, 3)
+    assert data.num_classes == 3
+    assert [len(s.labels) for s in (data.train, data.valid, data.test)] == [51, 9, 6]
+    with pytest.raises(DataError, match="labels of train"):
+        images_of_arrays((images, labels[:-1]))
+
+
+def test_going_back_takes_the_state_of_the_landmark_and_its_records():
+    made = []
+    job = InMemory(
+        total=6,
+        start=lambda: {"count": jnp.int32(0), "key": jax.random.key(3)},
+        record_of=lambda done: done,
+        title="test",
+        landmark=lambda done: done % 2 == 0,
+    )
+    with job:
+        for number in job.calls():
+            made.append(number)
+            job.state = job.state | {"count": job.state["count"] + 1}
+            if made == [0, 1, 2, 3]:
+                job.go_back()
+                assert int(job.state["count"]) == 2
+                assert jax.random.key_data(job.state["key"])[1] == 3
+                continue
+            job.record(number, {"count": int(job.state["count"])})
+    assert made == [0, 1, 2, 3, 2, 3, 4, 5]
+    assert [record["count"] for record in job.records] == [1, 2, 3, 4, 5, 6]
