@@ -40,10 +40,10 @@ def _measure() -> list[dict]:
     from wpl_jax.devices import parallel
     from wpl_jax.jobs.search_config import make_search
 
-    def call(count: int, together: int) -> Any:
+    def call(count: int, children_per_step: int) -> Any:
         config = enas_rnn_pydoc.get_config()
         config.task.language_model.batch_size = 32
-        config.search.together = together
+        config.search.children_per_step = children_per_step
         config.search.children = 8
         parallel.use(count)
         search, data, _ = make_search(config)

@@ -26,7 +26,7 @@ import optax
 
 from benchmarks import measure
 from configs import enas_cnn_cifar10
-from wpl_jax.devices.parallel import ALONE
+from wpl_jax.devices.parallel import NO_AXIS
 from wpl_jax.engine.optimizers import OPTIMIZERS
 from wpl_jax.jobs.build import build_chosen
 from wpl_jax.protections import PENALTIES
@@ -209,7 +209,7 @@ def _static(space, architecture, data, batch):
 
     def loss(params, i):
         key = jax.random.fold_in(jax.random.key(1), i)
-        images, labels = task._training_batch(data, i, key, ALONE)
+        images, labels = task._training_batch(data, i, key, NO_AXIS)
         logits = network.apply(params, images)
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
 

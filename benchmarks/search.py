@@ -277,10 +277,10 @@ def static_program(hidden: int, steps: int, data: Data):
 
     @jax.jit
     def train(params):
-        carry = params, optimizer.init(params), task.init_stream()
+        carry = params, optimizer.init(params), task.init_carry()
         (params, _, _), _ = jax.lax.scan(step, carry, jnp.arange(steps))
         # As a search does after training a child: one evaluation.
-        tokens, start = data.valid[:, : LENGTH + 1], task.init_stream()
+        tokens, start = data.valid[:, : LENGTH + 1], task.init_carry()
         logits, _ = _static_forward(params, tokens[:, :-1], start, None, task)
         nats = optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:])
         return params, jnp.mean(nats)

@@ -33,7 +33,7 @@ def get_config() -> ConfigDict:
             "batch_size": 160,
             "augmentation": {"crop": 4, "flip": True, "cutout": 0},
             "dropout": 0.1,
-            "divide_images": True,  # among devices, which exchange them as needed
+            "shard_images": True,  # among devices, which exchange them as needed
             "compute_dtype": "float32",  # "bfloat16" is faster on accelerators
         },
     )

@@ -51,7 +51,7 @@ def test_epochs_are_the_papers_algorithm(form):
             np.testing.assert_allclose(value, written.params[name], rtol=2e-5)
             average = state.shared.memory[name]
             np.testing.assert_allclose(average, written.average[name], rtol=2e-4)
-    np.testing.assert_array_equal(state.stream, EPOCHS * CHILDREN * BATCHES)
+    np.testing.assert_array_equal(state.carry, EPOCHS * CHILDREN * BATCHES)
 
 
 def test_one_compilation_serves_all_architectures_and_epochs():
@@ -143,8 +143,8 @@ def _numbers(leaf):
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_step_that_is_not_finite_is_left_out_and_counted(what):
     class Broken(toy.ToyTask):
-        def train_loss(self, child, architecture, data, stream, step, key, axis):
-            nats, aux = super().train_loss(child, architecture, data, stream, step, key)
+        def train_loss(self, child, architecture, data, carry, step, key, axis):
+            nats, aux = super().train_loss(child, architecture, data, carry, step, key)
             bad = jnp.where(step == 3, jnp.inf, 0.0)
             if what == "loss":
                 return nats + bad, (nats + bad, aux[1])
@@ -244,8 +244,8 @@ class TableTask(toy.ToyTask):
     def evaluate(self, child, architecture, data, split, axis):
         return self.validate(child, architecture, data, 0, 1, axis)
 
-    def train_loss(self, child, architecture, data, stream, step, key, axis):
-        return child["shared"] * 0, (child["shared"] * 0, stream)
+    def train_loss(self, child, architecture, data, carry, step, key, axis):
+        return child["shared"] * 0, (child["shared"] * 0, carry)
 
 
 def select(search, state, data):

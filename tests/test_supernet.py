@@ -13,7 +13,7 @@ from wpl_jax.errors import UserError
 from wpl_jax.spaces.recurrent_cell import RecurrentCell
 from wpl_jax.supernet import (
     ALL,
-    NOTHING,
+    PAD,
     architecture_from_json,
     architecture_to_json,
     gather,
@@ -21,8 +21,8 @@ from wpl_jax.supernet import (
     mask,
     num_choices,
     num_parameters,
-    present,
     random_architecture,
+    real_rows,
     scatter,
 )
 
@@ -169,7 +169,7 @@ def cut_filled_up(params, index, other):
         child,
         scatter(params, rows, other),
         mask(params, rows),
-        present(child, rows),
+        real_rows(child, rows),
         num_parameters(child, rows),
     )
 
@@ -192,7 +192,7 @@ def test_places_of_no_row_stay_zero_and_put_nothing_back(chosen):
 
     params, other = random(5), random(3)
     assert jax.tree.map(np.shape, params) == shapes
-    index = [NOTHING + i if row is None else row for i, row in enumerate(chosen)]
+    index = [PAD + i if row is None else row for i, row in enumerate(chosen)]
     there = np.array([row is not None for row in chosen])
     found = jax.device_get(cut_filled_up(params, np.array(index, np.int32), other))
     child, moved, used, filled, count = found

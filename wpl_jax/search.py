@@ -27,7 +27,7 @@ import optax
 from jax.typing import ArrayLike
 
 from wpl_jax.devices.compiled import compiled
-from wpl_jax.devices.parallel import ONE, Devices
+from wpl_jax.devices.parallel import ONE_DEVICE, Devices
 from wpl_jax.engine.evaluator import Evaluator
 from wpl_jax.engine.forgetting import forgetting
 from wpl_jax.engine.joint_training import (
@@ -39,10 +39,10 @@ from wpl_jax.engine.joint_training import (
 from wpl_jax.engine.learner import Learner
 from wpl_jax.engine.optimizers import Optimizer
 from wpl_jax.engine.state import Epoch, Measured, Selection, Shared, State, key_for
-from wpl_jax.engine.training import Skipped, Trainee, train_batches
+from wpl_jax.engine.training import Skipped, TrainState, train_batches
 from wpl_jax.protections.protection import Protection, Trained
 from wpl_jax.strategies import Strategy
-from wpl_jax.supernet import ALL, gather, present, scatter
+from wpl_jax.supernet import ALL, gather, real_rows, scatter
 from wpl_jax.tasks import Data, Evaluation, Task, ranking
 
 
@@ -58,8 +58,8 @@ class Search:
       children: How many an epoch trains.
       batches: Batches that each is trained on.
       eval_batches: Validation batches of err1 and err2, the same for all.
-      together: How many children are trained at once, by the mean of their gradients;
-        divides the children of an epoch.
+      children_per_step: How many children are trained at once, by the mean of their
+        gradients; divides the children of an epoch.
       devices: What it all runs on. They change results by no more than rounding.
     """
 
@@ -70,8 +70,8 @@ class Search:
     children: int
     batches: int
     eval_batches: int
-    together: int = 1
-    devices: Devices = ONE
+    children_per_step: int = 1
+    devices: Devices = ONE_DEVICE
 
     @property
     def num_judged(self) -> int:
@@ -88,7 +88,7 @@ class Search:
         }
         if phase in each_device:
             return min(self.devices.count, each_device[phase])
-        return self.together if phase == "train" else 1
+        return self.children_per_step if phase == "train" else 1
 
     @compiled()
     def init(self, key: jax.Array) -> State:
@@ -102,7 +102,7 @@ class Search:
                 params, self._transform(0).init(params), self.protection.init(params)
             ),
             strategy=self.strategy.init(key_for(key, "strategy")),
-            stream=self._init_streams(),
+            carry=self._init_carries(),
             rate_scale=jnp.float32(1),
             skipped=Skipped(of_epoch=jnp.int32(0), in_row=jnp.int32(0)),
             epoch=Epoch(
@@ -148,7 +148,7 @@ class Search:
         state = self.train_and_protect(state, data, epoch, index)
         seen = state.epoch
         err1 = self._validate(
-            state, seen.architectures, seen.err1, index, self.together, data
+            state, seen.architectures, seen.err1, index, self.children_per_step, data
         )
         return state._replace(epoch=seen._replace(err1=err1))
 
@@ -157,7 +157,7 @@ class Search:
         self, state: State, data: Data, epoch: jax.Array, index: jax.Array
     ) -> State:
         """Proposes, trains and protects the child, or those trained together."""
-        train = self._train_one if self.together == 1 else self._train_several
+        train = self._train_one if self.children_per_step == 1 else self._train_several
         return train(state, data, epoch, index)
 
     def _train_one(self, state, data, epoch, index):
@@ -168,10 +168,10 @@ class Search:
         rows = self.task.space.rows(architecture)
         rows_of_all = self._rows_of_all(state.shared, rows)
         child, axis = gather(state.shared, rows_of_all), self.devices.batch
-        trainee, skipped, nats = train_batches(
+        train_state, skipped, nats = train_batches(
             self.task,
             self._transform(epoch, state.rate_scale),
-            Trainee(child.params, child.opt_state, state.stream),
+            TrainState(child.params, child.opt_state, state.carry),
             state.skipped,
             architecture,
             data,
@@ -181,19 +181,21 @@ class Search:
             key_for(state.key, "train", epoch, index),
             axis,
         )
-        child = child._replace(params=trainee.params, opt_state=trainee.opt_state)
+        child = child._replace(
+            params=train_state.params, opt_state=train_state.opt_state
+        )
         trained = Trained(child.params, architecture, epoch * self.children + index)
 
         def find():
             key = key_for(state.key, "fisher", epoch, index)
             found = self.protection.estimate(trained, self.task, data, key, axis)
-            return found, present(child.params, rows)
+            return found, real_rows(child.params, rows)
 
         child = self._protect(child, rows, epoch, find)
         seen = state.epoch
         return state._replace(
             shared=scatter(state.shared, rows_of_all, child),
-            stream=trainee.stream,
+            carry=train_state.carry,
             skipped=skipped,
             epoch=seen._replace(
                 architectures=seen.architectures.at[index].set(architecture),
@@ -203,19 +205,21 @@ class Search:
 
     def _train_several(self, state, data, epoch, index):
         """On all shared parameters, each child on batches of its own."""
-        numbers = index + jnp.arange(self.together)
+        numbers = index + jnp.arange(self.children_per_step)
 
         def keys(purpose):
             return jax.vmap(lambda i: key_for(state.key, purpose, epoch, i))(numbers)
 
         propose = functools.partial(self.strategy.propose, state.strategy)
         architectures = jax.vmap(propose)(keys("propose"))
-        done = (epoch * self.children + index) // self.together * self.batches
-        first, stride = batches_of_several(self.task, data, done, self.together)
-        trainee, skipped, nats = train_together(
+        done = (epoch * self.children + index) // self.children_per_step * self.batches
+        first, stride = batches_of_several(
+            self.task, data, done, self.children_per_step
+        )
+        train_state, skipped, nats = train_together(
             self.task,
             self._transform(epoch, state.rate_scale),
-            Trainee(state.shared.params, state.shared.opt_state, state.stream),
+            TrainState(state.shared.params, state.shared.opt_state, state.carry),
             state.skipped,
             Child(architectures, first, keys("train")),
             data,
@@ -223,7 +227,7 @@ class Search:
             stride,
             self.devices,
         )
-        params, opt_state, stream = trainee
+        params, opt_state, carry = train_state
         shared = state.shared._replace(params=params, opt_state=opt_state)
 
         def estimate(params, child):
@@ -244,7 +248,7 @@ class Search:
         seen = state.epoch
         return state._replace(
             shared=self._protect(shared, rows, epoch, find),
-            stream=stream,
+            carry=carry,
             skipped=skipped,
             epoch=seen._replace(
                 architectures=_put(seen.architectures, index, architectures),
@@ -374,12 +378,12 @@ class Search:
         )
         return _put(evaluations, index, found)
 
-    def _init_streams(self):
+    def _init_carries(self):
         """One, or one for each of the children that are trained together."""
-        stream = self.task.init_stream()
-        if self.together == 1:
-            return stream
-        return jax.tree.map(lambda x: jnp.stack([x] * self.together), stream)
+        carry = self.task.init_carry()
+        if self.children_per_step == 1:
+            return carry
+        return jax.tree.map(lambda x: jnp.stack([x] * self.children_per_step), carry)
 
     def _if_learned(self, mean):
         return mean if self.strategy.steps else jnp.full_like(mean, jnp.nan)

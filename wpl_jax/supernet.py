@@ -49,7 +49,7 @@ class Space(Protocol):
         Returns:
           A tree like the parameters; each leaf the distinct indices of the rows,
           ``int32[n]``, or ``ALL`` where every child uses the whole parameter. Where
-          children differ in how many rows they use, ``NOTHING + i`` fills up.
+          children differ in how many rows they use, ``PAD + i`` fills up.
         """
 
     def apply(
@@ -76,7 +76,7 @@ class Graph(NamedTuple):
 
 
 ALL = slice(None)  # as rows: the whole parameter, which every child uses
-NOTHING = 2**30  # an index from here on is of no row: a place that stays zero
+PAD = 2**30  # an index from here on is of no row: a place that stays zero
 
 
 def gather(params: Any, rows: Any) -> Any:
@@ -87,7 +87,7 @@ def gather(params: Any, rows: Any) -> Any:
       rows: As :meth:`Space.rows` gives it.
 
     Returns:
-      A tree like ``params``, its leaves cut down to the rows; zeros for ``NOTHING``.
+      A tree like ``params``, its leaves cut down to the rows; zeros for ``PAD``.
     """
 
     def take(p, index):
@@ -136,16 +136,16 @@ def mask(params: Any, rows: Any) -> Any:
     return jax.tree.map(used, params, rows)
 
 
-def present(child: Any, rows: Any) -> Any:
+def real_rows(child: Any, rows: Any) -> Any:
     """A tree like ``child`` of 0/1 arrays that broadcast to it.
 
-    1 where it holds parameters, 0 where a place is filled up with ``NOTHING``.
+    1 where it holds parameters, 0 where a place is filled up with ``PAD``.
     """
 
     def there(c, index):
         if is_all(index):
             return jnp.ones(())
-        return jnp.float32(index < NOTHING).reshape(-1, *(1,) * (c.ndim - 1))
+        return jnp.float32(index < PAD).reshape(-1, *(1,) * (c.ndim - 1))
 
     return jax.tree.map(there, child, rows)
 
@@ -155,7 +155,7 @@ def num_parameters(child: Any, rows: Any) -> jax.Array:
     counts = jax.tree.map(
         lambda c, there: jnp.sum(there, dtype=jnp.int32) * (c.size // there.size),
         child,
-        present(child, rows),
+        real_rows(child, rows),
     )
     return sum(jax.tree.leaves(counts), jnp.int32(0))
 

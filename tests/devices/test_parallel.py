@@ -30,9 +30,9 @@ from ml_collections import ConfigDict
 import configs
 from wpl_jax.data import open_images
 from wpl_jax.devices import parallel
-from wpl_jax.devices.parallel import ALONE, Axis, Devices, Divided
+from wpl_jax.devices.parallel import NO_AXIS, Axis, Devices, Sharded
 from wpl_jax.engine.joint_training import Child, batches_of_several, joint_step
-from wpl_jax.engine.training import Trainee, gradient_of_batch
+from wpl_jax.engine.training import TrainState, gradient_of_batch
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.evaluation.rank_disorder import with_shared
 from wpl_jax.jobs import registry as jobs
@@ -60,11 +60,11 @@ def test_shares_are_parts_of_the_whole(count):
     axis = Axis(count)
 
     def work(rows):
-        share, columns = axis.share(rows), axis.share(rows.T, axis=1)
+        share, columns = axis.shard(rows), axis.shard(rows.T, axis=1)
         weight = 1.0 + jnp.arange(len(share))[:, None]
         return (
             share.shape[0] * jnp.ones(()),
-            axis.join(share * 2),
+            axis.all_gather(share * 2),
             axis.sum(jnp.sum(share * weight)),
             axis.mean(jnp.mean(columns)),
         )
@@ -104,7 +104,7 @@ def test_the_gradient_of_a_mean_is_that_of_all_devices_losses():
     rows = np.random.default_rng(1).normal(size=(8, 3)).astype(np.float32)
 
     def loss(w, rows, axis):
-        y = axis.share(rows) @ w
+        y = axis.shard(rows) @ w
         return jnp.mean((y - axis.mean(jnp.mean(y))) ** 3)
 
     def gradient_on(axis):
@@ -121,7 +121,7 @@ def test_the_gradient_of_a_mean_is_that_of_all_devices_losses():
 
 def test_what_cannot_be_shared_equally_is_named():
     with pytest.raises(ValueError, match=r"6 rows .* by 4 devices"):
-        on(4, lambda x: Axis(4).share(x), np.zeros(6))
+        on(4, lambda x: Axis(4).shard(x), np.zeros(6))
 
 
 def test_arguments_may_be_static_donated_and_named():
@@ -162,11 +162,11 @@ def test_every_device_gets_the_rows_it_asks_for_wherever_they_are(count, rows):
     devices = Devices(count)
     here = devices.rows_here(rows)
     np.testing.assert_array_equal(here, np.arange(rows))  # One process has all devices.
-    axis, data = devices.every, {"images": devices.divide(array, rows), "other": asked}
+    axis, data = devices.every, {"images": devices.shard(array, rows), "other": asked}
 
     def work(data, asked):
-        found = data["images"][axis.share(asked)[0]]  # Another one's are others.
-        return axis.join(found[None]), data["images"][asked[0]], data["other"]
+        found = data["images"][axis.shard(asked)[0]]  # Another one's are others.
+        return axis.all_gather(found[None]), data["images"][asked[0]], data["other"]
 
     found, same, other = on(count, work, data, asked)
     np.testing.assert_array_equal(found, array[asked])
@@ -219,9 +219,9 @@ def test_of_each_process_as_many_devices_are_used(all_devices, monkeypatch):
 
 def test_what_is_divided_takes_a_devices_part_of_the_memory():
     devices = Devices(4)
-    data = devices.divide(np.zeros((10, 6), np.int16), 10), np.zeros(5, np.float32)
+    data = devices.shard(np.zeros((10, 6), np.int16), 10), np.zeros(5, np.float32)
     assert parallel.bytes_of_each(data) == 3 * 6 * 2 + 5 * 4
-    whole, other = parallel.undivided(data)
+    whole, other = parallel.unsharded(data)
     assert (whole.shape, whole.dtype) == ((10, 6), np.int16)
     assert other is data[1]
     assert parallel.bytes_of_each([data, data]) == parallel.bytes_of_each(data)
@@ -252,10 +252,10 @@ def text_config():
     return config
 
 
-def choose(config, together=1):
+def choose(config, children_per_step=1):
     """The devices of a configuration's batches."""
     task = search_config.open_task(config).task
-    return search_config.choose_devices(config, task, together)
+    return search_config.choose_devices(config, task, children_per_step)
 
 
 def load(config, count):
@@ -348,9 +348,9 @@ def per_example(config):
 
 
 @functools.cache
-def text_on_one(estimator, together=1):
+def text_on_one(estimator, children_per_step=1):
     config = text_config()
-    config.search.together = together
+    config.search.children_per_step = children_per_step
     config = per_example(config) if estimator == "per_example" else config
     return config, outcome(config, 1)
 
@@ -370,19 +370,19 @@ def test_a_search_of_text_is_the_same_on_several_devices(count, estimator):
 
 @pytest.mark.slow
 def test_children_that_are_trained_together_may_be_anywhere():
-    config, expected = text_on_one("batch", together=4)
+    config, expected = text_on_one("batch", children_per_step=4)
     assert_same_search(outcome(config, 4), expected)
     alone = text_on_one("batch")[1]
     assert np.max(np.abs(alone[0].err2 - expected[0].err2)) > 1e-3
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("together", [1, 4])
-def test_a_search_of_images_is_the_same_on_several_devices(together, noise):
+@pytest.mark.parametrize("children_per_step", [1, 4])
+def test_a_search_of_images_is_the_same_on_several_devices(children_per_step, noise):
     config = tiny_images.get_config()
-    config.search.together = together
+    config.search.children_per_step = children_per_step
     expected = outcome(config, 1)
-    for count in (2, 8) if together == 1 else (2, 4):
+    for count in (2, 8) if children_per_step == 1 else (2, 4):
         assert_same_search(outcome(config, count), expected)
 
 
@@ -405,9 +405,9 @@ def test_a_step_on_images_is_the_same_on_several_devices():
 
         return step
 
-    expected = on(1, step_on(ALONE), child, architecture, data)
+    expected = on(1, step_on(NO_AXIS), child, architecture, data)
     _, divided = load(tiny_images.get_config(), 8)
-    assert isinstance(divided.train.images, Divided)
+    assert isinstance(divided.train.images, Sharded)
     found = on(8, step_on(Axis(8)), child, architecture, divided)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4 * (np.max(np.abs(b)) + 1e-2))
@@ -499,7 +499,7 @@ def test_children_that_are_trained_together_share_their_gradients(count, name, f
     protection = make_protection(name, normalize="tree", form=form, **settings)
     search = dataclasses.replace(
         make_search(protection=protection),
-        together=2,
+        children_per_step=2,
         devices=Devices(count, "children"),
     )
     data = search.devices.replicate(toy.make_data())
@@ -531,12 +531,12 @@ def test_children_that_are_trained_together_share_their_gradients(count, name, f
 def test_momentum_is_of_the_children_that_use_a_parameter():
     transform = optax.sgd(0.1, momentum=0.9, nesterov=True)
     params = toy.ToySpace().init(FIRST)
-    trainee = Trainee(params, transform.init(params), ())
+    train_state = TrainState(params, transform.init(params), ())
     written = Written(params, toy.make_data(), None)
     velocity = {k: np.zeros_like(v) for k, v in written.params.items()}
     for pair in ([[0, 1], [1, 1]], [[2, 0], [0, 1]], [[0, 2], [0, 0]]):
-        trainee, told = take_joint_step(
-            transform, trainee.opt_state, trainee.params, pair
+        train_state, told = take_joint_step(
+            transform, train_state.opt_state, train_state.params, pair
         )
         assert np.all(told.sound)
         sums = {k: np.zeros_like(v) for k, v in written.params.items()}
@@ -552,7 +552,9 @@ def test_momentum_is_of_the_children_that_use_a_parameter():
             velocity[k] = np.where(used > 0, moved, velocity[k])
             step = np.where(used > 0, gradient + 0.9 * moved, 0)
             written.params[k] = written.params[k] - 0.1 * step
-            np.testing.assert_allclose(trainee.params[k], written.params[k], rtol=1e-5)
+            np.testing.assert_allclose(
+                train_state.params[k], written.params[k], rtol=1e-5
+            )
 
 
 def test_architectures_are_ranked_on_several_devices_as_computed():
@@ -569,16 +571,16 @@ def test_architectures_are_ranked_on_several_devices_as_computed():
 
 def test_a_child_that_explodes_does_not_move_the_others():
     class Broken(toy.ToyTask):
-        def train_loss(self, child, architecture, data, stream, step, key, axis):
+        def train_loss(self, child, architecture, data, carry, step, key, axis):
             nats, aux = super().train_loss(
-                child, architecture, data, stream, step, key, axis
+                child, architecture, data, carry, step, key, axis
             )
             nats += jnp.where(architecture[0] == 0, jnp.inf, 0.0)
             return nats, (nats, aux[1])
 
     data, params, states = toy.make_data(), None, []
     for task in (toy.ToyTask(), Broken()):
-        search = dataclasses.replace(make_search(task), together=CHILDREN)
+        search = dataclasses.replace(make_search(task), children_per_step=CHILDREN)
         state = search.begin_epoch(search.init(SECOND), np.int32(0))
         params = jax.device_get(state.shared.params)
         states.append(search.train_child(state, data, np.int32(0), np.int32(0)))
@@ -602,8 +604,8 @@ def take_joint_step(transform, opt_state, params, architectures):
         key=jax.random.split(FIRST, count),
     )
     task, data = toy.ToyTask(), toy.make_data()
-    trainee = Trainee(params, opt_state, jnp.zeros((count, 4)))
-    return joint_step(task, transform, trainee, children, data, Devices())
+    train_state = TrainState(params, opt_state, jnp.zeros((count, 4)))
+    return joint_step(task, transform, train_state, children, data, Devices())
 
 
 def under_penalty(fisher_of_a, anchor_of_a):
@@ -622,8 +624,8 @@ def test_what_no_child_uses_does_not_count_for_the_norm_of_the_gradient():
     moved = []
     for fisher in ([0.0, 0.0, 0.0], [0.0, 0.0, 100.0]):
         step = under_penalty(fisher, 3.0)
-        trainee, _ = take_joint_step(*step, [[0, 1], [1, 1]])
-        moved.append(trainee.params)
+        train_state, _ = take_joint_step(*step, [[0, 1], [1, 1]])
+        moved.append(train_state.params)
     np.testing.assert_array_equal(moved[0]["a"], moved[1]["a"])
     np.testing.assert_array_equal(moved[0]["shared"], moved[1]["shared"])
     # Not clipped away: the step of a clipped gradient is as long as the clip.
@@ -633,11 +635,11 @@ def test_what_no_child_uses_does_not_count_for_the_norm_of_the_gradient():
 
 def test_a_joint_update_that_is_not_finite_is_left_out_and_told():
     transform, opt_state, before = under_penalty([3e38, 0.0, 0.0], -1e30)
-    trainee, told = take_joint_step(transform, opt_state, before, [[0, 1], [1, 1]])
+    train_state, told = take_joint_step(transform, opt_state, before, [[0, 1], [1, 1]])
     assert not np.any(told.sound)
     assert np.all(np.isfinite(told.nats))
-    unchanged = Trainee(before, opt_state, np.zeros((2, 4)))
-    jax.tree.map(np.testing.assert_array_equal, trainee, unchanged)
+    unchanged = TrainState(before, opt_state, np.zeros((2, 4)))
+    jax.tree.map(np.testing.assert_array_equal, train_state, unchanged)
 
 
 @pytest.mark.parametrize(
@@ -678,7 +680,7 @@ def test_batches_of_images_are_taken_in_turns_and_those_of_text_in_stretches():
     ]
 
     class Separate(toy.ToyTask):
-        def init_stream(self):
+        def init_carry(self):
             return ()
 
     assert np.ravel(numbers(Separate())).tolist() == list(range(12))
@@ -688,9 +690,9 @@ def test_batches_of_images_are_taken_in_turns_and_those_of_text_in_stretches():
 def test_the_first_devices_values_go_to_all(count):
     def drifted(x):
         axis = Axis(count)
-        mine = axis.share(jnp.arange(8.0))[0]  # Other numbers on other devices.
+        mine = axis.shard(jnp.arange(8.0))[0]  # Other numbers on other devices.
         tree = {"x": x + mine, "n": jnp.int32(mine), "b": mine == 0}
-        return axis.join(jax.tree.map(lambda y: y[None], axis.first(tree)))
+        return axis.all_gather(jax.tree.map(lambda y: y[None], axis.first(tree)))
 
     found = on(count, drifted, np.float32(0.3))
     np.testing.assert_array_equal(found["x"], np.full(count, np.float32(0.3)))
@@ -706,16 +708,22 @@ def test_the_first_devices_values_go_to_all(count):
             {"task": {"language_model": {"batch_size": 6}}},
             "task.language_model.batch_size is 6, .* multiple of 4",
         ),
-        ({"search": {"together": 2}}, "search.together is 2, .* multiple of 4"),
-        ({"search": {"together": 3}}, "search.together is 3, .* divisor of the 4"),
-        ({"search": {"together": 0}}, "search.together is 0"),
+        (
+            {"search": {"children_per_step": 2}},
+            "search.children_per_step is 2, .* multiple of 4",
+        ),
+        (
+            {"search": {"children_per_step": 3}},
+            "search.children_per_step is 3, .* divisor of the 4",
+        ),
+        ({"search": {"children_per_step": 0}}, "search.children_per_step is 0"),
         (
             {"task": {"language_model": {"batch_size": "8"}}},
             "task.language_model.batch_size is '8'",
         ),
         (
-            {"search": {"together": 4000, "children": 4000}},
-            "search.together is 4000, .* at most .* batches of the training data",
+            {"search": {"children_per_step": 4000, "children": 4000}},
+            "children_per_step is 4000, .* at most .* batches of the training data",
         ),
     ],
 )
@@ -736,16 +744,19 @@ def test_devices_that_there_are_not_cannot_be_used(count):
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "together", "count"),
+    ("batch_size", "children_per_step", "count"),
     [(8, 1, 8), (20, 1, 5), (7, 1, 7), (11, 1, 1), (24, 12, 6), (20, 8, 4), (8, 3, 1)],
 )
 def test_as_many_devices_are_used_as_divide_the_work(
-    batch_size, together, count, all_devices
+    batch_size, children_per_step, count, all_devices
 ):
     config = text_config()
     config.task.language_model.batch_size = batch_size
-    devices = choose(config, together)
-    assert (devices.count, devices.batch.size > 1) == (count, together == 1 != count)
+    devices = choose(config, children_per_step)
+    assert (devices.count, devices.batch.size > 1) == (
+        count,
+        children_per_step == 1 != count,
+    )
     line = parallel.told([devices])
     assert line.startswith(f"Devices: {count}")
     assert ("more cannot divide" in line) == (count != 8)
@@ -757,9 +768,12 @@ def test_every_configuration_runs_on_eight_devices(name, all_devices):
     if "search" not in config:
         return
     retraining = search_config.config_for_task(config)
-    for changed, together in ((config, config.search.together), (retraining, 1)):
+    for changed, children_per_step in (
+        (config, config.search.children_per_step),
+        (retraining, 1),
+    ):
         rows = changed.task[changed.task.name].batch_size
-        assert parallel.choose(rows, together).count >= 4
+        assert parallel.choose(rows, children_per_step).count >= 4
 
 
 class Interrupted(StopRequest):

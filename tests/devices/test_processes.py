@@ -33,7 +33,7 @@ coordinator, index = sys.argv[1], int(sys.argv[2])
 processes.start(coordinator, 2, index)
 devices = parallel.Devices(jax.device_count())
 axis = devices.every
-mean = devices.compile(lambda x: axis.mean(axis.share(x) ** 2))
+mean = devices.compile(lambda x: axis.mean(axis.shard(x) ** 2))
 numbers = np.arange(9, dtype=np.uint8).reshape(9, 1, 1, 1)
 
 
@@ -62,11 +62,11 @@ whole = devices.replicate(prepare(dataset))  # All of them on each.
 take = devices.compile(lambda data, places: (data.train.images[places], data.mean))
 taken, mean_of_images = take(images, np.array([8, 0, 3, 3, 6]))
 state = {"a": np.arange(4.0) + index, "k": jax.random.split(jax.random.key(index))}
-state = processes.from_leader(state, jax.eval_shape(lambda: state))
+state = processes.from_primary(state, jax.eval_shape(lambda: state))
 print(
     index,
-    processes.leads(),
-    processes.agree(7 + index),
+    processes.is_primary(),
+    processes.broadcast(7 + index),
     processes.any_process(index == 1),
     processes.any_process(False),
     state["a"].tolist(),

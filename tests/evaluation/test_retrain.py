@@ -15,7 +15,7 @@ from helpers import toy
 from ml_collections import ConfigDict
 
 from configs import enas_rnn_pydoc
-from wpl_jax.devices.parallel import ALONE
+from wpl_jax.devices.parallel import NO_AXIS
 from wpl_jax.engine.optimizers import Exponential, Sgd
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.evaluation import retrain
@@ -53,17 +53,17 @@ class ToyTask:
     def guess(self, data):
         return GUESS
 
-    def init_stream(self):
+    def init_carry(self):
         return {"last": jnp.zeros(SIZE), "drawn": jnp.zeros(EPOCHS * BATCHES), "at": 0}
 
-    def train_loss(self, child, architecture, data, stream, step, key, axis=ALONE):
+    def train_loss(self, child, architecture, data, carry, step, key, axis=NO_AXIS):
         index = step % len(data["train"])
         target = data["train"][index]
-        nats = distance(point(child, architecture) + STREAM * stream["last"], target)
+        nats = distance(point(child, architecture) + STREAM * carry["last"], target)
         # Times 0 a gradient that overflows, where the data asks for it.
         nats += jnp.sum(child["shift"] * data["slope"][index] * 10)
-        drawn = stream["drawn"].at[stream["at"]].set(jax.random.uniform(key))
-        after = {"last": target, "drawn": drawn, "at": stream["at"] + 1}
+        drawn = carry["drawn"].at[carry["at"]].set(jax.random.uniform(key))
+        after = {"last": target, "drawn": drawn, "at": carry["at"] + 1}
         return nats + jnp.sum(child["shift"] ** 2), (nats, after)
 
     def evaluate(self, child, architecture, data, split, axis):
@@ -229,12 +229,12 @@ def test_epochs_are_sgd_however_they_are_cut_into_calls(ends, retraining):
         np.testing.assert_allclose(state.nats, nats, **ROUNDING)
     assert (int(state.averaged), int(state.skipped)) == (0, 0)
     assert min(reference.norms) < SGD.clip_norm < max(reference.norms)
-    drawn = np.asarray(state.stream["drawn"])[: 2 * BATCHES]
+    drawn = np.asarray(state.carry["drawn"])[: 2 * BATCHES]
     assert len(set(drawn.tolist())) == 2 * BATCHES  # Each step has a key of its own.
     whole = initial(retraining)
     for epoch in range(2):
         whole = train_epoch(retraining, whole, DATA, epoch)
-    np.testing.assert_array_equal(whole.stream["drawn"], state.stream["drawn"])
+    np.testing.assert_array_equal(whole.carry["drawn"], state.carry["drawn"])
 
 
 # Averages, and what is kept.
@@ -326,7 +326,7 @@ def test_steps_that_are_not_finite_are_left_out_and_counted(retraining):
     reference = Reference(state.params, data, PATIENCE)
     task, child = retraining.task, dict(state.params)
     loss, (nats, _) = task.train_loss(
-        child, ARCHITECTURE, data, task.init_stream(), 0, jax.random.key(0)
+        child, ARCHITECTURE, data, task.init_carry(), 0, jax.random.key(0)
     )
     assert np.isfinite(loss)
     assert np.isfinite(nats)

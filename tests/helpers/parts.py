@@ -2,7 +2,7 @@
 
 import functools
 
-from wpl_jax.devices.parallel import ONE
+from wpl_jax.devices.parallel import ONE_DEVICE
 from wpl_jax.engine.optimizers import OPTIMIZERS
 from wpl_jax.jobs.build import build_chosen
 from wpl_jax.jobs.search_config import open_task
@@ -18,9 +18,9 @@ def strategy_of(config, decisions):
     return build_chosen(STRATEGIES, config, "strategy", decisions=decisions)
 
 
-def load_task(config, devices=ONE, shelf=None):
+def load_task(config, devices=ONE_DEVICE, cache=None):
     """The task, its data on devices, and the line about the data."""
-    opened = open_task(config, shelf)
+    opened = open_task(config, cache)
     return opened.task, opened.put(devices), opened.about
 
 

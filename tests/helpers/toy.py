@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import enas_rnn_pydoc
-from wpl_jax.devices.parallel import ALONE
+from wpl_jax.devices.parallel import NO_AXIS
 from wpl_jax.supernet import ALL, Decision, Graph
 from wpl_jax.tasks import Evaluation
 from wpl_jax.tasks.guessing import of_losses
@@ -89,17 +89,17 @@ class ToyTask:
     def describe(self, dataset):
         return dataset
 
-    def init_stream(self):
+    def init_carry(self):
         return jnp.zeros(self.predictions_per_batch)
 
     def num_batches(self, data, split):
         return getattr(data, split).shape[0]
 
-    def train_loss(self, child, architecture, data, stream, step, key, axis=ALONE):
+    def train_loss(self, child, architecture, data, carry, step, key, axis=NO_AXIS):
         nats = self.fisher_loss(child, architecture, data, "train", step, axis)
-        return nats, (nats, stream + 1)
+        return nats, (nats, carry + 1)
 
-    def validate(self, child, architecture, data, first, batches, axis=ALONE):
+    def validate(self, child, architecture, data, first, batches, axis=NO_AXIS):
         def add(i, total):
             return total + self.fisher_loss(
                 child, architecture, data, "valid", first + i, axis
@@ -108,7 +108,7 @@ class ToyTask:
         total = jax.lax.fori_loop(0, batches, add, 0.0)
         return _evaluation(axis.mean(total) / batches)
 
-    def evaluate(self, child, architecture, data, split, axis=ALONE):
+    def evaluate(self, child, architecture, data, split, axis=NO_AXIS):
         examples = getattr(data, split).reshape(-1, SIZE)
         losses = jax.vmap(self.example_loss, (None, None, 0))
         return _evaluation(jnp.mean(losses(child, architecture, examples)))
@@ -117,15 +117,15 @@ class ToyTask:
         y = self.space.apply(child, architecture, inputs)
         return -jnp.sum((inputs - y) ** 2, -1, keepdims=True) / 2
 
-    def fisher_loss(self, child, architecture, data, split, step, axis=ALONE):
+    def fisher_loss(self, child, architecture, data, split, step, axis=NO_AXIS):
         examples = self.fisher_examples(child, architecture, data, split, step, axis)
         return jnp.mean(
             jax.vmap(self.example_loss, (None, None, 0))(child, architecture, examples)
         )
 
-    def fisher_examples(self, child, architecture, data, split, step, axis=ALONE):
+    def fisher_examples(self, child, architecture, data, split, step, axis=NO_AXIS):
         examples = getattr(data, split)
-        return axis.share(examples[step % len(examples)])
+        return axis.shard(examples[step % len(examples)])
 
     def example_loss(self, child, architecture, example):
         y = self.space.apply(child, architecture, example)

@@ -125,7 +125,7 @@ def made(devices=None, **parts):
             "batch",
             r"smaller batch_size, .*\(config\.task\), or more devices",
         ),
-        ("activations", "children", r"batch_size, .* or search\.together=1"),
+        ("activations", "children", r"batch_size, .* or search\.children_per_step=1"),
     ],
 )
 def test_too_much_is_said_with_its_largest_part_and_what_to_do(

@@ -227,8 +227,8 @@ def test_interruptions_change_nothing(
     fresh = search_run._Arm
 
     # The processes of this test share what they compile.
-    def arm(name, config, shelf):
-        made = compiled.get(name) or fresh(name, config, shelf)
+    def arm(name, config, cache):
+        made = compiled.get(name) or fresh(name, config, cache)
         return compiled.setdefault(name, made)
 
     monkeypatch.setattr(search_run, "_Arm", arm)

@@ -12,9 +12,9 @@ from wpl_jax.errors import UserError
 from wpl_jax.jobs import registry as jobs
 from wpl_jax.jobs import unread
 from wpl_jax.jobs.search_config import expand, make_retraining, make_search
-from wpl_jax.tasks import Shelf
+from wpl_jax.tasks import DataCache
 
-SHELF = Shelf()
+CACHE = DataCache()
 # What choices by name lead to, beside the configurations as they are.
 VARIANTS = {
     "text": (tiny_search, {}),
@@ -33,14 +33,14 @@ VARIANTS = {
             "retrain.space.micro_cell.auxiliary": False,
             "task.image_classification.drop_path.rate": 0.0,
             "retrain.task.image_classification.drop_path.rate": 0.0,
-            "task.image_classification.normalization.moments": "train",
+            "task.image_classification.normalization.batch_stats": "train",
         },
     ),
 }
 # Read where parts are put together, or by the data, or by other modes.
 ELSEWHERE = re.compile(
     r"job|seed|num_seeds|arms.*|main_arm|search\..*|(retrain\.)?task\.data\..*|"
-    r"task\.image_classification\.(shrink|divide_images)|ranking\..*|"
+    r"task\.image_classification\.(shrink|shard_images)|ranking\..*|"
     r"retrain\.(checkpoint_seconds|architecture)|.*\.name|"
     r"penalty\.wpl\.alpha_inside_average"
 )
@@ -81,14 +81,14 @@ def values(old):
 def parts(config):
     """What a search and its retraining are made of, but for their data."""
     config = expand(config)[0].config
-    search, _, _ = make_search(config, SHELF)
-    retraining, _ = make_retraining(config, SHELF)
+    search, _, _ = make_search(config, CACHE)
+    retraining, _ = make_retraining(config, CACHE)
     return search.task, search.strategy, search.protection, search.optimizer, retraining
 
 
 def program(config):
     """What trains a child and protects it, as text."""
-    search, data, _ = make_search(expand(config)[0].config, SHELF)
+    search, data, _ = make_search(expand(config)[0].config, CACHE)
     state = jax.eval_shape(search.init, jax.random.key(0))
     traced = jax.make_jaxpr(search.train_and_protect)(
         state, data, np.int32(0), np.int32(0)
@@ -203,7 +203,7 @@ def test_reasons_are_told_of_each_arm():
 
 def retraining(config):
     """What a mode that trains one architecture is made of, and its seed."""
-    return make_retraining(config, SHELF)[0], config.seed
+    return make_retraining(config, CACHE)[0], config.seed
 
 
 @pytest.mark.parametrize("name", ["text", "images", "plain images"])

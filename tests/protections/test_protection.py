@@ -20,7 +20,7 @@ from wpl_jax.protections.quadratic import (
     ElasticWeightConsolidation,
     WeightPlasticity,
 )
-from wpl_jax.supernet import ALL, present
+from wpl_jax.supernet import ALL, real_rows
 
 # A child of two stacked rows, and weights that all children share.
 SHAPES = {"edges": (2, 3), "shared": (2,), "scale": ()}
@@ -83,7 +83,7 @@ def train_children(protection, numbers=(0, 1), alpha=0.5):
     def remember(memory, state, params, number):
         trained = Trained(params, jnp.zeros(1, jnp.int32), number)
         found = protection.estimate(trained, task, data, jax.random.key(0))
-        used = present(params, ROWS)
+        used = real_rows(params, ROWS)
         return protection.remember(memory, state, params, found, used, ROWS, alpha)
 
     params = to_jax(CHILDREN[0])
@@ -247,7 +247,7 @@ def test_l2_weighs_all_weights_alike_and_asks_nothing_of_the_data():
     def remember(memory, state, child, number):
         trained = Trained(child, jnp.zeros(1, jnp.int32), number)
         found = l2.estimate(trained, None, None, jax.random.key(0))
-        used = present(child, ROWS)
+        used = real_rows(child, ROWS)
         return l2.remember(memory, state, child, found, used, ROWS, 1.0)
 
     for number, child in enumerate(map(to_jax, CHILDREN)):

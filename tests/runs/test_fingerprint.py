@@ -26,11 +26,11 @@ def test_same_content_has_the_same_fingerprint():
 @pytest.mark.parametrize("count", [2, 4, 8])
 def test_rows_may_be_on_any_devices(count):
     devices = Devices(count)
-    data = dict(DATA, images=devices.divide(IMAGES[devices.rows_here(21)], 21))
+    data = dict(DATA, images=devices.shard(IMAGES[devices.rows_here(21)], 21))
     assert fingerprint(devices.replicate(data)) == fingerprint(DATA)
     other = IMAGES.copy()
     other[20, 0, 0, 0] ^= 1
-    data = dict(DATA, images=devices.divide(other[devices.rows_here(21)], 21))
+    data = dict(DATA, images=devices.shard(other[devices.rows_here(21)], 21))
     assert fingerprint(data) == fingerprint(dict(DATA, images=other))
     assert fingerprint(data) != fingerprint(DATA)
 

@@ -63,7 +63,7 @@ def max_pool(x):
 
 
 def normalize(x, given=None):
-    """Without scale and offset, and the moments. Variances of complex steps, too."""
+    """Without scale and offset, and the statistics. Variances of complex steps, too."""
     if given is None:
         mean = np.mean(x, (0, 1, 2))
         given = mean, np.mean((x - mean) ** 2, (0, 1, 2))
@@ -72,7 +72,7 @@ def normalize(x, given=None):
 
 
 def numpy_cell(first, second, weights, wiring, kept, given=None):
-    """All states of a cell, one branch after the other, and the moments."""
+    """All states of a cell, one branch after the other, and the batch statistics."""
     states, found = [first, second], np.zeros((2, *weights.scale.shape), complex)
     for node, side in np.ndindex(wiring.inputs.shape):
         if side == 0:
@@ -84,8 +84,8 @@ def numpy_cell(first, second, weights, wiring, kept, given=None):
             for half in range(2):
                 place = node, side, half
                 x = depthwise(relu(x), of_size[place]) @ weights.pointwise[place]
-                moments = given and [m[place] for m in given]
-                x, found[:, *place] = normalize(x, moments)
+                batch_stats = given and [m[place] for m in given]
+                x, found[:, *place] = normalize(x, batch_stats)
                 x = x * weights.scale[place] + weights.offset[place]
         elif operation != "identity":
             x = {"average_3x3": average_pool, "max_3x3": max_pool}[operation](x)
@@ -96,21 +96,21 @@ def numpy_cell(first, second, weights, wiring, kept, given=None):
 
 
 def numpy_cells(inputs, weights, wiring, kept, given=None):
-    """The outputs of all cells, and the moments."""
+    """The outputs of all cells, and the batch statistics."""
     outputs, found = list(inputs), []
     for cell in range(len(wiring.inputs)):
         own, graph, factors, there = jax.tree.map(
             lambda x: x[cell],  # noqa: B023
             (weights, wiring, kept, given),
         )
-        *states, moments = numpy_cell(
+        *states, batch_stats = numpy_cell(
             *outputs[-2:], own.branches, graph, factors, there and there.branches
         )
         unused = [n for n in range(NODES) if n + 2 not in graph.inputs]
         y = sum(relu(states[0][n + 2]) @ own.output.kernel[n] for n in unused)
         y, of_output = normalize(y, there and there.output)
         outputs.append(y * own.output.scale + own.output.offset)
-        found.append(CellMoments(moments, of_output))
+        found.append(CellMoments(batch_stats, of_output))
     return outputs[2:], jax.tree.map(lambda *m: np.stack(m), *found)
 
 
@@ -194,26 +194,26 @@ def make_arguments(number):
     )
     kept = rng.choice(np.float32([0, 1.5]), (*BRANCHES, BATCH), p=[1 / 3, 2 / 3])
     inputs, of_outputs = ((normal(*IMAGES), normal(*IMAGES)) for _ in range(2))
-    # That of the moments must not act: they carry none.
-    gradients = of_outputs, random_moments(rng.normal)
+    # That of the batch statistics must not act: they carry none.
+    gradients = of_outputs, random_batch_stats(rng.normal)
     return (inputs, Weights(branches, mix)), kept, gradients
 
 
-def random_moments(draw, *shape):
-    def moments(*of_what):
+def random_batch_stats(draw, *shape):
+    def batch_stats(*of_what):
         size = *shape, *of_what, CHANNELS
         return Moments(*(draw(size=size).astype(np.float32) for _ in range(2)))
 
-    return CellMoments(moments(*HALVES), moments(CELLS))
+    return CellMoments(batch_stats(*HALVES), batch_stats(CELLS))
 
 
 traces = []
 
 
-def cells_and_gradients(arguments, wiring, kept, moments, gradients):
-    traces.append(moments is None)
+def cells_and_gradients(arguments, wiring, kept, batch_stats, gradients):
+    traces.append(batch_stats is None)
     found, backward = jax.vjp(
-        lambda *arguments: run_cells(*arguments, wiring, kept, moments), *arguments
+        lambda *arguments: run_cells(*arguments, wiring, kept, batch_stats), *arguments
     )
     return *found, backward(gradients)
 
@@ -232,14 +232,14 @@ def total(outputs, gradients):
 @pytest.mark.parametrize("number", range(9))
 def test_cells_and_their_gradients_are_those_of_plain_loops(number):
     wiring, (arguments, kept, gradients) = make_wiring(number), make_arguments(number)
-    outputs, moments, of_arguments = run(arguments, wiring, kept, None, gradients)
+    outputs, batch_stats, of_arguments = run(arguments, wiring, kept, None, gradients)
 
     def cells(arguments):
         return numpy_cells(*arguments, wiring, np.float64(kept))
 
-    wanted, wanted_moments = cells(doubles(arguments))
+    wanted, wanted_batch_stats = cells(doubles(arguments))
     jax.tree.map(assert_close, list(outputs), wanted)
-    jax.tree.map(assert_close, moments, wanted_moments)
+    jax.tree.map(assert_close, batch_stats, wanted_batch_stats)
     assert_gradients(
         of_arguments, lambda a: total(cells(a)[0], gradients[0]), arguments
     )
@@ -249,8 +249,8 @@ def test_a_single_cell_is_the_first_and_the_last():
     wiring, (arguments, kept, gradients) = make_wiring(0), make_arguments(0)
     inputs, weights = arguments
     weights, wiring, kept = jax.tree.map(lambda x: x[:1], (weights, wiring, kept))
-    of_outputs, of_moments = gradients
-    gradients = of_outputs, jax.tree.map(lambda m: m[:1], of_moments)
+    of_outputs, of_batch_stats = gradients
+    gradients = of_outputs, jax.tree.map(lambda m: m[:1], of_batch_stats)
     arguments = inputs, weights
     (first, last), _, found = run(arguments, wiring, kept, None, gradients)
     np.testing.assert_array_equal(first, last)
@@ -266,14 +266,14 @@ def test_a_single_cell_is_the_first_and_the_last():
 def test_weights_that_a_cell_does_not_use_have_no_gradient(number):
     wiring, (arguments, kept, gradients) = make_wiring(number), make_arguments(number)
     kept = np.ones_like(kept)
-    _, moments, (_, found) = run(arguments, wiring, kept, None, gradients)
+    _, batch_stats, (_, found) = run(arguments, wiring, kept, None, gradients)
     for branch in np.ndindex(BRANCHES):
         operation = wiring.operations[branch]
         convolves = operation < CONVOLUTIONS
         used = (operation == 0, operation == 1, *(convolves,) * 3)
         for gradient, is_used in zip(found.branches, used, strict=True):
             assert np.any(np.asarray(gradient[branch]) != 0) == is_used
-        for moment in moments.branches:
+        for moment in batch_stats.branches:
             assert np.any(np.asarray(moment[branch]) != 0) == convolves
     for cell, node in np.ndindex(BRANCHES[:2]):
         mixed = np.any(np.asarray(found.output.kernel[cell, node]) != 0)
@@ -281,16 +281,16 @@ def test_weights_that_a_cell_does_not_use_have_no_gradient(number):
 
 
 @pytest.mark.parametrize("number", [0, 1, 7])
-def test_single_images_have_gradients_with_given_moments(number):
+def test_single_images_have_gradients_with_given_batch_stats(number):
     wiring, (arguments, kept, gradients) = make_wiring(number), make_arguments(number)
     rng = np.random.default_rng(number)
-    given = random_moments(lambda size: rng.uniform(0.5, 2, size), BATCH)
-    (inputs, weights), (of_outputs, of_moments) = arguments, gradients
+    given = random_batch_stats(lambda size: rng.uniform(0.5, 2, size), BATCH)
+    (inputs, weights), (of_outputs, of_batch_stats) = arguments, gradients
     each = (
         (alone(inputs), repeated(weights)),
         np.moveaxis(kept, -1, 0)[..., None],
         given,
-        (alone(of_outputs), repeated(of_moments)),
+        (alone(of_outputs), repeated(of_batch_stats)),
     )
     found = run_each(each[0], wiring, *each[1:])
     convolves = (wiring.operations < CONVOLUTIONS)[..., None, None]
@@ -334,16 +334,16 @@ DEVICES = Devices(BATCH)  # An image each.
 @DEVICES.compile
 def run_shared(arguments, wiring, kept, gradients):
     axis = DEVICES.batch
-    (inputs, weights), (of_outputs, of_moments) = arguments, gradients
-    (outputs, moments), backward = jax.vjp(
-        lambda *mine: run_cells(*mine, wiring, axis.share(kept, -1), axis=axis),
-        *(axis.share(inputs), weights),
+    (inputs, weights), (of_outputs, of_batch_stats) = arguments, gradients
+    (outputs, batch_stats), backward = jax.vjp(
+        lambda *mine: run_cells(*mine, wiring, axis.shard(kept, -1), axis=axis),
+        *(axis.shard(inputs), weights),
     )
-    of_inputs, of_weights = backward((axis.share(of_outputs), of_moments))
+    of_inputs, of_weights = backward((axis.shard(of_outputs), of_batch_stats))
     return (
-        axis.join(outputs),
-        moments,
-        (axis.join(of_inputs), axis.sum(of_weights)),
+        axis.all_gather(outputs),
+        batch_stats,
+        (axis.all_gather(of_inputs), axis.sum(of_weights)),
     )
 
 

@@ -32,7 +32,7 @@ from wpl_jax.spaces.cell_graph import (
 )
 from wpl_jax.spaces.micro_cell import MicroCell, Noise
 from wpl_jax.supernet import (
-    NOTHING,
+    PAD,
     architecture_from_json,
     architecture_to_json,
     gather,
@@ -40,7 +40,7 @@ from wpl_jax.supernet import (
     mask,
     num_choices,
     num_parameters,
-    present,
+    real_rows,
     scatter,
 )
 
@@ -145,29 +145,29 @@ def used_rows(space, wirings, stage):
 
 
 def numpy_network(space, params, architecture, images, given=None):
-    """Features, logits, the auxiliary head's logits and a tree of moments."""
+    """Features, logits, the auxiliary head's logits and a tree of batch statistics."""
     wirings = read(space, architecture)
     given = given or {}
 
-    def normalized(x, child, moments):
-        x, found = normalize(x, moments)
+    def normalized(x, child, batch_stats):
+        x, found = normalize(x, batch_stats)
         if space.affine:
             x = x * child["scale"] + child["offset"]
         return x, found
 
-    def product(x, child, moments):
-        return normalized(x @ child["kernel"], child, moments)
+    def product(x, child, batch_stats):
+        return normalized(x @ child["kernel"], child, batch_stats)
 
     found = {}
     patches = np.concatenate(windows(images, 3, 0), -1)
     x, found["stem"] = product(patches, params["stem"], given.get("stem"))
     for stage in range(3):
         child, of_stage = params[f"stage_{stage}"], given.get(f"stage_{stage}", {})
-        ins, outs, moments = [], [], {}
+        ins, outs, batch_stats = [], [], {}
         for name in ("first", "second"):
             y = x if stage > 0 and name == "second" else relu(x)
             y = y @ child[name]["kernel"] if stage == 0 else halved(y, child[name])
-            y, moments[name] = normalized(y, child[name], of_stage.get(name))
+            y, batch_stats[name] = normalized(y, child[name], of_stage.get(name))
             ins.append(y)
         rows = used_rows(space, wirings, stage)
         for cell, kind in enumerate(cells_of_stage(space, stage)):
@@ -183,8 +183,10 @@ def numpy_network(space, params, architecture, images, given=None):
             outs.append((y, CellMoments(found_here, of_output)))
             ins.append(y)
         x = ins[-1]
-        moments["cells"] = jax.tree.map(lambda *m: np.stack(m), *(m for _, m in outs))
-        found[f"stage_{stage}"] = moments
+        batch_stats["cells"] = jax.tree.map(
+            lambda *m: np.stack(m), *(m for _, m in outs)
+        )
+        found[f"stage_{stage}"] = batch_stats
     features = np.mean(relu(x), (1, 2))
     auxiliary = None
     if space.auxiliary:
@@ -257,17 +259,17 @@ def train(params, architecture, images, gradients, key, drop_path):
     def run(child):
         noise = Noise(key, drop_path=drop_path)
         found = SPACE.apply(child, architecture, images, noise=noise)
-        return (found.logits, found.auxiliary), found.moments
+        return (found.logits, found.auxiliary), found.batch_stats
 
     rows = SPACE.rows(architecture)
     child, back_to_params = jax.vjp(lambda params: gather(params, rows), params)
-    (outputs, moments), backward = jax.vjp(run, child)
+    (outputs, batch_stats), backward = jax.vjp(run, child)
     # Moments carry no gradient: what acts on them must not matter.
-    [of_child] = backward((gradients, jax.tree.map(jnp.ones_like, moments)))
+    [of_child] = backward((gradients, jax.tree.map(jnp.ones_like, batch_stats)))
     [of_params] = back_to_params(of_child)
-    filled = jax.tree.map(lambda there: there == 0, present(child, rows))
+    filled = jax.tree.map(lambda there: there == 0, real_rows(child, rows))
     of_filled = jax.tree.map(lambda g, f: jnp.where(f, g, 0), of_child, filled)
-    return outputs, moments, Gradients(of_params, of_filled)
+    return outputs, batch_stats, Gradients(of_params, of_filled)
 
 
 class Gradients(NamedTuple):
@@ -288,7 +290,7 @@ def of_space(seed):
     )
 
 
-def assert_same_moments(found, wanted):
+def assert_same_batch_stats(found, wanted):
     assert jax.tree.structure(found) == jax.tree.structure(wanted)
     jax.tree.map(assert_close, found, wanted)
 
@@ -297,13 +299,13 @@ def assert_same_moments(found, wanted):
 def test_a_child_is_the_documented_network(seed):
     arguments = of_space(seed)
     # A key does nothing without a rate.
-    outputs, moments, _ = train(*arguments, jax.random.key(seed), 0.0)
+    outputs, batch_stats, _ = train(*arguments, jax.random.key(seed), 0.0)
     params, architecture, images, _ = arguments
     wanted = numpy_network(SPACE, doubles(params), architecture, doubles(images))
-    _, *wanted_outputs, wanted_moments = wanted
+    _, *wanted_outputs, wanted_batch_stats = wanted
     for a, b in zip(outputs, wanted_outputs, strict=True):
         assert_close(a, b)
-    assert_same_moments(moments, wanted_moments)
+    assert_same_batch_stats(batch_stats, wanted_batch_stats)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -325,7 +327,7 @@ SHARING = MicroCell((8, 8, 2), 3, num_nodes=1, filters=4, layers=3, auxiliary=Tr
 
 
 def train_on(count):
-    """Scores, moments and gradients of a network that devices share the batch of."""
+    """Scores, statistics and gradients of a network whose batch devices share."""
     devices = Devices(count)
 
     @devices.compile
@@ -336,13 +338,13 @@ def train_on(count):
         def total(params):
             child = gather(params, SHARING.rows(architecture))
             found = SHARING.apply(
-                child, architecture, axis.share(images), noise=noise, axis=axis
+                child, architecture, axis.shard(images), noise=noise, axis=axis
             )
             scores = jnp.stack([found.logits, found.auxiliary], 1)
-            return jnp.sum(scores * axis.share(gradients)), (scores, found.moments)
+            return jnp.sum(scores * axis.shard(gradients)), (scores, found.batch_stats)
 
-        gradient, (scores, moments) = jax.grad(total, has_aux=True)(params)
-        return axis.join(scores), moments, axis.sum(gradient)
+        gradient, (scores, batch_stats) = jax.grad(total, has_aux=True)(params)
+        return axis.all_gather(scores), batch_stats, axis.sum(gradient)
 
     gradients = np.random.default_rng(0).normal(size=(16, 2, 3)).astype(np.float32)
     arguments = (
@@ -357,16 +359,16 @@ def train_on(count):
 
 @pytest.mark.slow
 def test_devices_that_share_a_batch_make_the_same_of_it(monkeypatch):
-    def cells(inputs, weights, wiring, kept, moments, axis):
+    def cells(inputs, weights, wiring, kept, batch_stats, axis):
         """The cells have a test of their own, and take their time to compile."""
         factor = jnp.mean(kept, (0, 1, 2))[:, None, None, None]
         return (inputs[0] * factor + inputs[1], inputs[0] - inputs[1] * factor), ()
 
     monkeypatch.setattr(micro_cell, "run_cells", cells)
-    scores, moments, gradient = train_on(2)
-    wanted_scores, wanted_moments, wanted_gradient = train_on(1)
+    scores, batch_stats, gradient = train_on(2)
+    wanted_scores, wanted_batch_stats, wanted_gradient = train_on(1)
     assert_close(scores, wanted_scores)
-    assert_same_moments(moments, wanted_moments)
+    assert_same_batch_stats(batch_stats, wanted_batch_stats)
     jax.tree.map(assert_close, gradient, wanted_gradient)
     for stage in map("stage_{}".format, range(3)):
         gradient[stage].pop("cells")
@@ -429,7 +431,7 @@ def test_a_child_takes_its_rows_and_is_put_back_where_it_was(seed):
             if name == "output":
                 stack, index = stack["kernel"], index["kernel"]
             assert len(set(index.tolist())) == len(index)
-            assert np.all((index >= 0) & (index < len(stack)) | (index >= NOTHING))
+            assert np.all((index >= 0) & (index < len(stack)) | (index >= PAD))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -477,7 +479,7 @@ def test_the_parameters_of_one_child_are_as_many_as_counted_by_hand():
 # Drop-path and dropout.
 
 # One node, so that a cell makes nothing at all of an image whose two branches are
-# dropped; one image, so that the cell's moments tell.
+# dropped; one image, so that the cell's batch statistics tell.
 DROPPING = MicroCell((8, 9, 1), 8, num_nodes=1, filters=2, layers=6)
 DROPOUT, DRAWS = 0.25, 250
 
@@ -488,7 +490,7 @@ def drop(params, architecture, images, key, drop_path):
     child = gather(params, DROPPING.rows(architecture))
     noise = Noise(key, dropout=DROPOUT, drop_path=drop_path)
     found = DROPPING.apply(child, architecture, images, noise=noise)
-    return found.logits, found.moments
+    return found.logits, found.batch_stats
 
 
 traces_of_drop = []
@@ -516,7 +518,7 @@ def of_one_node(inputs, operations):
 
 @functools.cache
 def draw(inputs, operations, drop_path, draws=DRAWS):
-    """Logits and moments of the child of one node, many times."""
+    """Logits and batch statistics of the child of one node, many times."""
     architecture = of_one_node(inputs, operations)
     params, images = of_dropping()
     return [
@@ -548,20 +550,20 @@ def test_dropout_takes_features_away_and_keeps_their_mean():
     assert np.abs(correlations).max() < 4.5 / np.sqrt(DRAWS)
 
 
-def output_means(moments):
+def output_means(batch_stats):
     """Of what each cell gives to its normalization, from the first to the last."""
     return [
         mean
         for stage in range(3)
-        for mean in moments[f"stage_{stage}"]["cells"].output.mean
+        for mean in batch_stats[f"stage_{stage}"]["cells"].output.mean
     ]
 
 
 def test_drop_path_drops_branches_more_often_the_deeper_their_cell():
     dropped = np.array(
         [
-            [np.all(m == 0) for m in output_means(moments)]
-            for _, moments in draw(*AVERAGES, 0.9)
+            [np.all(m == 0) for m in output_means(batch_stats)]
+            for _, batch_stats in draw(*AVERAGES, 0.9)
         ]
     )
     cells = dropped.shape[1]
@@ -589,8 +591,8 @@ def test_drop_path_keeps_the_mean_of_what_a_branch_makes():
 def test_drop_path_leaves_identities_alone():
     identities = (0, 1), ("identity",) * 2
     wanted = output_means(numpy_dropping(*identities)[-1])
-    for _, moments in draw(*identities, 0.9, draws=40):
-        for a, b in zip(output_means(moments), wanted, strict=True):
+    for _, batch_stats in draw(*identities, 0.9, draws=40):
+        for a, b in zip(output_means(batch_stats), wanted, strict=True):
             assert_close(a, b)
 
 
@@ -601,14 +603,14 @@ def test_drop_path_drops_each_image_by_itself():
     params, _, images, gradients = of_space(0)
     patterns = []
     for key in jax.random.split(jax.random.key(0), 40):
-        (logits, _), moments, _ = train(
+        (logits, _), batch_stats, _ = train(
             params, architecture, images, gradients, key, 0.9
         )
         # What is left of an image that the last cell drops: zeros, normalized.
         of_output, affine = (
             jax.tree.map(lambda x: np.float64(x[-1]), tree)
             for tree in (
-                moments["stage_2"]["cells"].output,
+                batch_stats["stage_2"]["cells"].output,
                 {
                     k: params["stage_2"]["cells"]["output"][k]
                     for k in ("scale", "offset")
@@ -625,43 +627,44 @@ def test_drop_path_drops_each_image_by_itself():
     assert np.any(patterns.any(1) & ~patterns.all(1))
 
 
-# Given moments, without scale and offset.
+# Given batch statistics, without scale and offset.
 
 PLAIN = MicroCell((5, 8, 1), 3, num_nodes=2, filters=2, layers=3, affine=False)
 
 
 @jax.jit
 @functools.partial(jax.vmap, in_axes=(None, None, 0, 0))
-def evaluate(params, architecture, image, moments):
+def evaluate(params, architecture, image, batch_stats):
     child = gather(params, PLAIN.rows(architecture))
-    return PLAIN.apply(child, architecture, image[None], moments=moments)
+    return PLAIN.apply(child, architecture, image[None], batch_stats=batch_stats)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
-def test_single_images_are_normalized_with_given_moments(seed):
+def test_single_images_are_normalized_with_given_batch_stats(seed):
     params, architecture = random_params(PLAIN, seed), random_architecture(PLAIN, seed)
     images = random_images(PLAIN, 3, seed)
     rng = np.random.default_rng(seed)
     shapes = numpy_network(PLAIN, doubles(params), architecture, doubles(images))[-1]
 
-    def draw(moments):
-        shape = (len(images), *moments.mean.shape)
+    def draw(batch_stats):
+        shape = (len(images), *batch_stats.mean.shape)
         mean, variance = rng.normal(size=shape), rng.uniform(0.5, 2, shape)
         return Moments(np.float32(mean), np.float32(variance))
 
-    moments = jax.tree.map(draw, shapes, is_leaf=lambda m: isinstance(m, Moments))
-    found = evaluate(params, architecture, images, moments)
+    batch_stats = jax.tree.map(draw, shapes, is_leaf=lambda m: isinstance(m, Moments))
+    found = evaluate(params, architecture, images, batch_stats)
     for n in range(len(images)):
         wanted = numpy_network(
             PLAIN,
             doubles(params),
             architecture,
             doubles(images[n : n + 1]),
-            doubles(jax.tree.map(lambda m: m[n], moments)),  # noqa: B023
+            doubles(jax.tree.map(lambda m: m[n], batch_stats)),  # noqa: B023
         )
         assert_close(found.logits[n], wanted[1])
-        assert_same_moments(jax.tree.map(lambda m: m[n], found.moments), wanted[-1])  # noqa: B023
+        of_image = jax.tree.map(lambda m: m[n], found.batch_stats)  # noqa: B023
+        assert_same_batch_stats(of_image, wanted[-1])
 
 
 def test_all_architectures_share_one_compilation():
@@ -696,7 +699,9 @@ def test_half_precision_stays_half_precision(affine):
     gradients, found = jax.eval_shape(jax.grad(loss, has_aux=True), params, images)
     assert gradients == params
     assert found.logits.dtype == jnp.bfloat16
-    assert {m.dtype for m in jax.tree.leaves(found.moments)} == {np.dtype(np.float32)}
+    assert {m.dtype for m in jax.tree.leaves(found.batch_stats)} == {
+        np.dtype(np.float32)
+    }
 
 
 # The space.

@@ -14,11 +14,11 @@ from helpers.parts import load_task
 
 from configs import enas_cnn_digits
 from wpl_jax.data import DataError, ImageDataset, Split, open_images
-from wpl_jax.devices.parallel import ALONE, Devices, Divided
+from wpl_jax.devices.parallel import NO_AXIS, Devices, Sharded
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.jobs.search_config import open_task
 from wpl_jax.spaces.micro_cell import MicroCell, Outputs
-from wpl_jax.tasks import Evaluation, Shelf, image_classification
+from wpl_jax.tasks import DataCache, Evaluation, image_classification
 from wpl_jax.tasks.image_classification import (
     Augmentation,
     Data,
@@ -40,7 +40,7 @@ ROUNDING = {"rtol": 5e-6, "atol": 2e-6}
 SPLIT_NAMES = ("train", "valid", "test")
 
 
-# A space whose moments, noise and architecture all matter, with a reference.
+# A space whose batch statistics, noise and architecture all matter, with a reference.
 
 
 class Moments(NamedTuple):
@@ -55,19 +55,19 @@ class Linear:
     auxiliary: bool = True
 
     def apply(
-        self, child, architecture, images, *, noise=None, moments=None, axis=ALONE
+        self, child, architecture, images, *, noise=None, batch_stats=None, axis=NO_AXIS
     ):
-        if moments is None:
+        if batch_stats is None:
             axes = (0, 1, 2)
             found = Moments(jnp.mean(images, axes), jnp.var(images, axes))
-            moments = jax.lax.stop_gradient(found)
-        x = (images - moments.mean) / jnp.sqrt(moments.variance + 0.1)
+            batch_stats = jax.lax.stop_gradient(found)
+        x = (images - batch_stats.mean) / jnp.sqrt(batch_stats.variance + 0.1)
         x = x.reshape(len(x), -1)
         logits = x @ child["kernel"][architecture[0]] + child["bias"]
         if noise is not None:
             logits *= 1 - noise.dropout - noise.drop_path
         auxiliary = x @ child["auxiliary"] if self.auxiliary else None
-        return Outputs(logits, auxiliary, moments)
+        return Outputs(logits, auxiliary, batch_stats)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,10 +77,10 @@ class Telling(Linear):
     told: list = dataclasses.field(default_factory=list)
 
     def apply(
-        self, child, architecture, images, *, noise=None, moments=None, axis=ALONE
+        self, child, architecture, images, *, noise=None, batch_stats=None, axis=NO_AXIS
     ):
         self.told.append((images, noise))
-        given = {"noise": noise, "moments": moments}
+        given = {"noise": noise, "batch_stats": batch_stats}
         return super().apply(child, architecture, images, **given)
 
 
@@ -128,23 +128,23 @@ def batch_of(split, index):
     return normalized(images), labels
 
 
-def moments_of(x):
+def batch_stats_of(x):
     return Moments(x.mean((0, 1, 2)), x.var((0, 1, 2)))
 
 
-def moments_of_training():
+def batch_stats_of_training():
     """Means over the first batches, each normalized by its own."""
-    found = [moments_of(batch_of("train", i)[0]) for i in range(MOMENT_BATCHES)]
+    found = [batch_stats_of(batch_of("train", i)[0]) for i in range(MOMENT_BATCHES)]
     return Moments(*(np.mean(each, 0) for each in zip(*found, strict=True)))
 
 
-def expected_moments(moments, x):
-    return moments_of(x) if moments == "batch" else moments_of_training()
+def expected_batch_stats(batch_stats, x):
+    return batch_stats_of(x) if batch_stats == "batch" else batch_stats_of_training()
 
 
-def logits_of(x, moments):
+def logits_of(x, batch_stats):
     """Of the classifier and of the auxiliary one, in float64."""
-    x = (x - moments.mean) / np.sqrt(moments.variance + 0.1)
+    x = (x - batch_stats.mean) / np.sqrt(batch_stats.variance + 0.1)
     x = x.reshape(len(x), -1)
     return x @ P["kernel"][1] + P["bias"], x @ P["auxiliary"]
 
@@ -198,10 +198,10 @@ def steps_of(task):
     def step(number, key):
         space = Telling(task.space.auxiliary)
         telling = dataclasses.replace(task, space=space)
-        loss, (nats, stream) = telling.train_loss(
-            CHILD, ARCHITECTURE, DATA, telling.init_stream(), number, key
+        loss, (nats, carry) = telling.train_loss(
+            CHILD, ARCHITECTURE, DATA, telling.init_carry(), number, key
         )
-        assert stream == ()
+        assert carry == ()
         ((images, noise),) = space.told
         key = jax.random.key_data(noise.key)
         return Trained(loss, nats, images, noise.dropout, noise.drop_path, key)
@@ -302,7 +302,7 @@ def test_the_loss_is_the_cross_entropy_and_a_share_of_the_auxiliary_heads(task):
     weight = 0.7 * task.space.auxiliary
     for step in range(20):
         x = np.float64(trained.images[step])
-        logits, auxiliary = logits_of(x, moments_of(x))
+        logits, auxiliary = logits_of(x, batch_stats_of(x))
         kept = 1 - 0.25 - 0.5 * min(step / 6, 1)
         nats = nats_of(logits * kept, labels[step]).mean()
         loss = nats + weight * nats_of(auxiliary, labels[step]).mean()
@@ -473,7 +473,7 @@ def test_training_images_are_augmented_as_the_task_says():
 
 
 @functools.cache
-def measured(moments):
+def measured(batch_stats):
     return ImageClassification(
         Linear(),
         BATCH,
@@ -481,54 +481,54 @@ def measured(moments):
         dropout=0.25,
         drop_path=DropPath(0.5, 1),
         auxiliary_weight=0.7,
-        normalization=Normalization(moments, MOMENT_BATCHES),
+        normalization=Normalization(batch_stats, MOMENT_BATCHES),
         compute_dtype="bfloat16",
     )
 
 
 @functools.cache
-def validator(moments):
-    validate = measured(moments).validate
+def validator(batch_stats):
+    validate = measured(batch_stats).validate
     return jax.jit(lambda first, n: validate(CHILD, ARCHITECTURE, DATA, first, n))
 
 
-@pytest.mark.parametrize("moments", ["batch", "train"])
+@pytest.mark.parametrize("batch_stats", ["batch", "train"])
 @pytest.mark.parametrize(("first", "count"), [(0, 1), (1, 1), (0, 2), (1, 4), (3, 5)])
-def test_validation_is_the_mean_over_batches_in_a_row(moments, first, count):
+def test_validation_is_the_mean_over_batches_in_a_row(batch_stats, first, count):
     nats, wrong = [], []
     for index in range(first, first + count):
         x, labels = batch_of("valid", index)
-        logits, _ = logits_of(x, expected_moments(moments, x))
+        logits, _ = logits_of(x, expected_batch_stats(batch_stats, x))
         nats.append(nats_of(logits, labels))
         wrong.append(wrong_of(logits, labels))
-    found = validator(moments)(first, count)
+    found = validator(batch_stats)(first, count)
     np.testing.assert_allclose(found.nats, np.mean(nats), **ROUNDING)
     np.testing.assert_allclose(found.error, 100 * np.mean(wrong), rtol=1e-6)
 
 
-@pytest.mark.parametrize("moments", ["batch", "train"])
+@pytest.mark.parametrize("batch_stats", ["batch", "train"])
 @pytest.mark.parametrize("split", ["valid", "test"])
-def test_a_whole_split_is_evaluated_on_every_image_once(moments, split):
+def test_a_whole_split_is_evaluated_on_every_image_once(batch_stats, split):
     count = COUNTS[split]
     nats, wrong = [], []
     for first in range(0, count, BATCH):
         places = np.arange(first, first + BATCH)
         images, labels = (x[places % count] for x in SPLITS[split])
         x = normalized(images)
-        logits, _ = logits_of(x, expected_moments(moments, x))
+        logits, _ = logits_of(x, expected_batch_stats(batch_stats, x))
         nats.extend(nats_of(logits, labels)[places < count])
         wrong.extend(wrong_of(logits, labels)[places < count])
     assert len(nats) == count
-    evaluate = jax.jit(measured(moments).evaluate, static_argnums=3)
+    evaluate = jax.jit(measured(batch_stats).evaluate, static_argnums=3)
     found = evaluate(CHILD, ARCHITECTURE, DATA, split)
     np.testing.assert_allclose(found.nats, np.mean(nats), **ROUNDING)
     np.testing.assert_allclose(found.error, 100 * np.mean(wrong), rtol=1e-6)
     assert 0 < np.mean(wrong) < 1
 
 
-@pytest.mark.parametrize("moments", ["batch", "train"])
-def test_a_batchs_fisher_loss_is_the_mean_of_its_examples(moments):
-    task = measured(moments)
+@pytest.mark.parametrize("batch_stats", ["batch", "train"])
+def test_a_batchs_fisher_loss_is_the_mean_of_its_examples(batch_stats):
+    task = measured(batch_stats)
 
     @jax.jit
     def losses(step):
@@ -539,12 +539,12 @@ def test_a_batchs_fisher_loss_is_the_mean_of_its_examples(moments):
 
     for step in range(BATCHES["valid"] + 2):
         x, labels = batch_of("valid", step)
-        of_batch = expected_moments(moments, x)
+        of_batch = expected_batch_stats(batch_stats, x)
         expected = nats_of(logits_of(x, of_batch)[0], labels)
         examples, alone, together = losses(step)
         np.testing.assert_allclose(examples.image, x, rtol=1e-6, atol=1e-6)
         np.testing.assert_array_equal(examples.label, labels)
-        for of_each, exact in zip(examples.moments, of_batch, strict=True):
+        for of_each, exact in zip(examples.batch_stats, of_batch, strict=True):
             np.testing.assert_allclose(of_each, [exact] * BATCH, **ROUNDING)
         np.testing.assert_allclose(alone, expected, **ROUNDING)
         np.testing.assert_allclose(together, expected.mean(), **ROUNDING)
@@ -562,7 +562,7 @@ def test_the_fisher_can_be_of_another_split():
     x, labels = batch_of("train", step)
     np.testing.assert_allclose(examples.image, x, rtol=1e-6, atol=1e-6)
     np.testing.assert_array_equal(examples.label, labels)
-    expected = nats_of(logits_of(x, moments_of(x))[0], labels).mean()
+    expected = nats_of(logits_of(x, batch_stats_of(x))[0], labels).mean()
     np.testing.assert_allclose(loss, expected, **ROUNDING)
 
 
@@ -586,7 +586,7 @@ def test_sampled_classes_follow_the_models_probabilities():
     ):
         np.testing.assert_array_equal(kept, np.repeat(given[:, None], n, 1))
     x, _ = batch_of("valid", 0)
-    p = probabilities(logits_of(x, moments_of(x))[0])
+    p = probabilities(logits_of(x, batch_stats_of(x))[0])
     assert p.max() > 0.7
     frequency = np.mean(np.eye(CLASSES)[drawn.label], 1)
     assert np.all(np.abs(frequency - p) < 4.5 * np.sqrt(p * (1 - p) / n))
@@ -699,7 +699,7 @@ def make_config(**fields):
         ("task.image_classification.batch_size", 32.0),
         ("task.image_classification.shrink", 0),
         ("task.image_classification.shrink", 1.5),
-        ("task.image_classification.divide_images", 1),
+        ("task.image_classification.shard_images", 1),
         ("task.image_classification.augmentation", 4),
         ("task.image_classification.augmentation.crop", -1),
         ("task.image_classification.augmentation.crop", 0.5),
@@ -718,7 +718,7 @@ def make_config(**fields):
         ("task.image_classification.auxiliary_weight", -0.1),
         ("task.image_classification.auxiliary_weight", "0.4"),
         ("task.image_classification.normalization", "batch"),
-        ("task.image_classification.normalization.moments", "running"),
+        ("task.image_classification.normalization.batch_stats", "running"),
         ("task.image_classification.normalization.batches", 0),
         ("task.image_classification.compute_dtype", "float16"),
     ],
@@ -740,7 +740,7 @@ def test_a_setting_that_there_is_not_is_named(group):
     [
         "batch_size",
         "shrink",
-        "divide_images",
+        "shard_images",
         "augmentation",
         "augmentation.crop",
         "augmentation.flip",
@@ -751,7 +751,7 @@ def test_a_setting_that_there_is_not_is_named(group):
         "drop_path.epochs",
         "auxiliary_weight",
         "normalization",
-        "normalization.moments",
+        "normalization.batch_stats",
         "normalization.batches",
         "compute_dtype",
     ],
@@ -787,7 +787,7 @@ def test_the_digits_are_loaded_with_what_the_configuration_says():
             "task.image_classification.drop_path": {"rate": 0.25, "epochs": 7},
             "task.image_classification.auxiliary_weight": 0.5,
             "task.image_classification.normalization": {
-                "moments": "train",
+                "batch_stats": "train",
                 "batches": 5,
             },
             "task.image_classification.compute_dtype": "bfloat16",
@@ -815,7 +815,7 @@ def test_the_digits_are_loaded_with_what_the_configuration_says():
         normalization=Normalization("train", 5),
         compute_dtype="bfloat16",
         shrink=2,
-        divide_images=True,
+        shard_images=True,
     )
     counts = {"train": 1118, "valid": 320, "test": 359}
     for name, count in counts.items():
@@ -830,25 +830,25 @@ def test_the_digits_are_loaded_with_what_the_configuration_says():
 
 
 def test_images_are_loaded_once_for_tasks_that_differ_in_other_things(monkeypatch):
-    opened, shelf = [], Shelf()
+    opened, cache = [], DataCache()
 
     def spy(**options):
         opened.append(options)
         return open_images(**options)
 
     monkeypatch.setattr(image_classification, "open_images", spy)
-    first, data, _ = load_task(make_config(), shelf=shelf)
+    first, data, _ = load_task(make_config(), cache=cache)
     other, again, _ = load_task(
-        make_config(**{"task.image_classification.dropout": 0.5}), shelf=shelf
+        make_config(**{"task.image_classification.dropout": 0.5}), cache=cache
     )
     assert first != other
     assert again is data
     _, small, _ = load_task(
-        make_config(**{"task.image_classification.shrink": 2}), shelf=shelf
+        make_config(**{"task.image_classification.shrink": 2}), cache=cache
     )
     assert small.train.images.shape[1:] == (4, 4, 1)
     assert len(opened) == 1
-    load_task(make_config(**{"task.data.valid": 100}), shelf=shelf)
+    load_task(make_config(**{"task.data.valid": 100}), cache=cache)
     assert len(opened) == 2
 
 
@@ -964,7 +964,7 @@ def test_a_task_is_opened_without_its_pixels(monkeypatch):
 def test_images_may_be_whole_on_every_device():
     devices = Devices(2)
     _, data, _ = load_task(
-        make_config(**{"task.image_classification.divide_images": False}), devices
+        make_config(**{"task.image_classification.shard_images": False}), devices
     )
     _, divided, _ = load_task(make_config(), devices)
     _, expected, _ = load_task(make_config())
@@ -973,7 +973,7 @@ def test_images_may_be_whole_on_every_device():
         assert len(found.images.devices()) == 2
     np.testing.assert_array_equal(data.mean, divided.mean)
     np.testing.assert_array_equal(data.mean, expected.mean)
-    assert isinstance(divided.train.images, Divided)
+    assert isinstance(divided.train.images, Sharded)
 
 
 def test_an_unknown_field_of_the_task_is_named():

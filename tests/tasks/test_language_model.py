@@ -11,7 +11,7 @@ from helpers.parts import load_task
 from configs import enas_rnn_pydoc
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.spaces.recurrent_cell import Dropout, RecurrentCell
-from wpl_jax.tasks import Evaluation, Shelf, language_model
+from wpl_jax.tasks import DataCache, Evaluation, language_model
 from wpl_jax.tasks.language_model import Data, LanguageModel
 
 VOCABULARY, HIDDEN, NODES, BATCH, LENGTH = 7, 3, 3, 2, 4
@@ -89,9 +89,9 @@ def window(split, index):
 
 
 @jax.jit
-def train_loss(stream, step):
+def train_loss(carry, step):
     key = jax.random.key(0)
-    return TASK.train_loss(CHILD, ARCHITECTURE, TEXT, stream, step, key)
+    return TASK.train_loss(CHILD, ARCHITECTURE, TEXT, carry, step, key)
 
 
 def test_there_are_as_many_batches_as_windows_that_are_full():
@@ -100,29 +100,29 @@ def test_there_are_as_many_batches_as_windows_that_are_full():
 
 
 def test_training_reads_on_from_batch_to_batch_and_anew_after_the_last():
-    stream = jnp.full((BATCH, HIDDEN), 5.0)  # of another text: not to be read on
+    carry = jnp.full((BATCH, HIDDEN), 5.0)  # of another text: not to be read on
     for step in range(2 * BATCHES["train"] + 1):
         if step % BATCHES["train"] == 0:
             state = ZERO
         inputs, targets = window("train", step % BATCHES["train"])
         outputs = read(inputs, state)
         state = outputs[:, -1]
-        loss, (nats, stream) = train_loss(stream, step)
+        loss, (nats, carry) = train_loss(carry, step)
         np.testing.assert_allclose(nats, np.mean(nats_of(outputs, targets)), rtol=2e-6)
-        np.testing.assert_allclose(stream, state, atol=2e-6)
+        np.testing.assert_allclose(carry, state, atol=2e-6)
         assert loss == nats
 
 
 def test_the_first_stream_is_the_state_before_the_first_word():
-    np.testing.assert_array_equal(TASK.init_stream(), ZERO)
+    np.testing.assert_array_equal(TASK.init_carry(), ZERO)
 
 
 def test_what_is_beside_the_loss_has_no_gradient():
     @jax.jit
     @jax.grad
     def gradient(child, of_loss):
-        stream, key = jnp.ones((BATCH, HIDDEN)), jax.random.key(0)
-        loss, beside = TASK.train_loss(child, ARCHITECTURE, TEXT, stream, 1, key)
+        carry, key = jnp.ones((BATCH, HIDDEN)), jax.random.key(0)
+        loss, beside = TASK.train_loss(child, ARCHITECTURE, TEXT, carry, 1, key)
         return of_loss * loss + sum(jnp.sum(x) for x in beside)
 
     assert all(np.all(x == 0) for x in gradient(CHILD, 0.0).values())
@@ -149,10 +149,10 @@ def test_penalties_are_of_what_is_dropped_and_of_the_change_of_what_is_not():
 
     masks = set()
     for seed in range(6):
-        loss, (nats, stream) = losses(jax.random.key(seed))
+        loss, (nats, carry) = losses(jax.random.key(seed))
         mask = np.argmin(np.abs(expected[:, 0] - nats))
         np.testing.assert_allclose((nats, loss), expected[mask], rtol=3e-6)
-        np.testing.assert_allclose(stream, outputs[:, -1], atol=2e-6)
+        np.testing.assert_allclose(carry, outputs[:, -1], atol=2e-6)
         masks.add(mask)
     assert len(masks) > 3
 
@@ -399,9 +399,9 @@ def test_computing_in_half_precision_is_near_and_leaves_float32_gradients():
 
         return jax.jit(jax.value_and_grad(loss, has_aux=True))(CHILD)
 
-    (nats, (_, stream)), found = slope(half)
+    (nats, (_, carry)), found = slope(half)
     (expected_nats, _), expected = slope(whole)
-    assert nats.dtype == stream.dtype == jnp.float32
+    assert nats.dtype == carry.dtype == jnp.float32
     assert 0 < abs(nats - expected_nats) < 0.03 * expected_nats
     scale = max(np.abs(g).max() for g in expected.values())
     for name, gradient in found.items():
@@ -411,15 +411,15 @@ def test_computing_in_half_precision_is_near_and_leaves_float32_gradients():
 
 def test_data_is_loaded_once_for_tasks_that_differ_in_other_things(tmp_path):
     write_text(tmp_path)
-    shelf = Shelf()
+    cache = DataCache()
     make = make_config(tmp_path, **{"task.language_model.dropout.input": 0.5})
-    first, data, line = load_task(make_config(tmp_path), shelf=shelf)
-    other, again, same_line = load_task(make, shelf=shelf)
+    first, data, line = load_task(make_config(tmp_path), cache=cache)
+    other, again, same_line = load_task(make, cache=cache)
     assert first != other
     assert (again, line) == (data, same_line)
     assert all(a is b for a, b in zip(again, data, strict=True))
     _, longer, _ = load_task(
-        make_config(tmp_path, **{"task.language_model.length": LENGTH - 1}), shelf=shelf
+        make_config(tmp_path, **{"task.language_model.length": LENGTH - 1}), cache=cache
     )
     assert longer.train is not data.train
     _, unshared, _ = load_task(make_config(tmp_path))

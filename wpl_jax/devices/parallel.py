@@ -4,7 +4,7 @@ A compiled function runs on all of them at once, each with the same arguments; w
 device it is decides what share of the work it does, and what the shares give is
 averaged, added up or put together over an :class:`Axis`. What comes out is the same on
 all devices, so that a state on eight of them is the state on one, and so are its
-checkpoints. Data may be an exception: of a :class:`Divided` array each device has a
+checkpoints. Data may be an exception: of a :class:`Sharded` array each device has a
 part, and all of it by asking the others.
 
 There is ``jax.pmap`` in :class:`Devices` alone; ``jax.shard_map`` would take its place
@@ -43,7 +43,7 @@ class Axis:
 
     size: int = 1
 
-    def share(self, tree: Any, axis: int = 0) -> Any:
+    def shard(self, tree: Any, axis: int = 0) -> Any:
         """This device's part of arrays that every device has whole.
 
         Args:
@@ -54,7 +54,7 @@ class Axis:
           The arrays, each cut down to the part.
 
         Raises:
-          ValueError: If an array cannot be divided equally.
+          ValueError: If an array cannot be sharded equally.
         """
         if self.size == 1:
             return tree
@@ -71,7 +71,7 @@ class Axis:
 
         return jax.tree.map(part, tree)
 
-    def join(self, tree: Any) -> Any:
+    def all_gather(self, tree: Any) -> Any:
         """The arrays that the devices have parts of, along the leading axis."""
         if self.size == 1:
             return tree
@@ -110,8 +110,8 @@ class Axis:
         Returns:
           The sum over all, and what there was beside of each, stacked.
         """
-        total, beside = jax.lax.scan(add, nothing, self.share(items))
-        return self.sum(total), self.join(beside)
+        total, beside = jax.lax.scan(add, nothing, self.shard(items))
+        return self.sum(total), self.all_gather(beside)
 
     def map(self, function: Callable[[Any], Any], items: Any) -> Any:
         """Maps a function over items, which the devices divide among each other.
@@ -137,21 +137,21 @@ class Axis:
             found = jax.tree.map(lambda x: x[None], found)
         else:
             found = jax.lax.map(function, items)
-        return jax.tree.map(lambda x: x[:count], self.join(found))
+        return jax.tree.map(lambda x: x[:count], self.all_gather(found))
 
     def _index(self) -> jax.Array:
         return jax.lax.axis_index(_NAME)
 
 
-ALONE = Axis()
+NO_AXIS = Axis()
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Divided:
+class Sharded:
     """An array of which each device holds some of the rows.
 
-    :meth:`Devices.divide` makes it; functions that run on the devices take rows of it
+    :meth:`Devices.shard` makes it; functions that run on the devices take rows of it
     by their numbers as of the whole array.
 
     Attributes:
@@ -190,63 +190,63 @@ class Divided:
         raise TypeError("An array that devices divide has no rows in order.")
 
 
-def undivided(tree: Any) -> Any:
-    """The tree with the forms of whole arrays in the place of divided ones."""
+def unsharded(tree: Any) -> Any:
+    """The tree with the forms of whole arrays in the place of sharded ones."""
 
     def form(x):
-        if isinstance(x, Divided):
+        if isinstance(x, Sharded):
             return jax.ShapeDtypeStruct(x.shape, x.part.dtype)
         return x
 
-    return jax.tree.map(form, tree, is_leaf=_is_divided)
+    return jax.tree.map(form, tree, is_leaf=_is_sharded)
 
 
 def bytes_of_each(tree: Any) -> int:
     """Bytes that the arrays take on a device; what is there twice counts once."""
 
     def of(x):
-        if isinstance(x, Divided):
+        if isinstance(x, Sharded):
             return of(x.part) // len(x.part)
         return int(np.prod(x.shape)) * x.dtype.itemsize
 
-    leaves = {id(x): x for x in jax.tree.leaves(tree, is_leaf=_is_divided)}
+    leaves = {id(x): x for x in jax.tree.leaves(tree, is_leaf=_is_sharded)}
     return sum(map(of, leaves.values()))
 
 
 def bytes_of_exchange(tree: Any, rows: int) -> int:
-    """Bytes that a device needs while each takes so many rows of a divided array."""
+    """Bytes that a device needs while each takes so many rows of a sharded array."""
     sizes = (
         len(x.first)
         * jax.process_count()
         * rows
         * np.prod(x.shape[1:], dtype=int)
         * x.part.dtype.itemsize
-        for x in jax.tree.leaves(tree, is_leaf=_is_divided)
-        if isinstance(x, Divided)
+        for x in jax.tree.leaves(tree, is_leaf=_is_sharded)
+        if isinstance(x, Sharded)
     )
     return max(sizes, default=0)
 
 
-def _is_divided(x: Any) -> bool:
-    return isinstance(x, Divided)
+def _is_sharded(x: Any) -> bool:
+    return isinstance(x, Sharded)
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class _Gap:
-    """Where a divided array was."""
+    """Where a sharded array was."""
 
 
-def _take_out(tree: Any) -> tuple[Any, tuple[Divided, ...]]:
-    """The tree without its divided arrays, and those."""
-    leaves, form = jax.tree.flatten(tree, is_leaf=_is_divided)
-    others = [_Gap() if _is_divided(x) else x for x in leaves]
-    return jax.tree.unflatten(form, others), tuple(filter(_is_divided, leaves))
+def _take_out(tree: Any) -> tuple[Any, tuple[Sharded, ...]]:
+    """The tree without its sharded arrays, and those."""
+    leaves, form = jax.tree.flatten(tree, is_leaf=_is_sharded)
+    others = [_Gap() if _is_sharded(x) else x for x in leaves]
+    return jax.tree.unflatten(form, others), tuple(filter(_is_sharded, leaves))
 
 
-def _put_in(tree: Any, divided: Sequence[Divided]) -> Any:
+def _put_in(tree: Any, sharded: Sequence[Sharded]) -> Any:
     """What :func:`_take_out` was given."""
-    rest = iter(divided)
+    rest = iter(sharded)
     return jax.tree.map(
         lambda x: next(rest, x) if isinstance(x, _Gap) else x,
         tree,
@@ -275,12 +275,12 @@ class Devices:
     @property
     def batch(self) -> Axis:
         """Those that share a batch."""
-        return self.every if self.mode == "batch" else ALONE
+        return self.every if self.mode == "batch" else NO_AXIS
 
     @property
     def children(self) -> Axis:
         """Those that share the children that are trained together."""
-        return self.every if self.mode == "children" else ALONE
+        return self.every if self.mode == "children" else NO_AXIS
 
     def compile(
         self,
@@ -293,12 +293,12 @@ class Devices:
 
         Args:
           function: Of arguments that are the same on all devices, but for those that
-            are :class:`Divided`; what it returns must be the same.
+            are :class:`Sharded`; what it returns must be the same.
           static_argnames: As in :func:`jax.jit`.
           donate_argnames: As in :func:`jax.jit`.
 
         Returns:
-          The function of arrays that :meth:`replicate` or :meth:`divide` has placed.
+          The function of arrays that :meth:`replicate` or :meth:`shard` has placed.
         """
         if self.count == 1:
             return jax.jit(
@@ -331,17 +331,17 @@ class Devices:
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
-            args, divided = _take_out(signature.bind(*args, **kwargs).args)
-            return mapped((index, divided), *args)
+            args, sharded = _take_out(signature.bind(*args, **kwargs).args)
+            return mapped((index, sharded), *args)
 
         return call
 
     def replicate(self, tree: Any) -> Any:
-        """Arrays, placed on all devices; those that are divided stay so."""
+        """Arrays, placed on all devices; those that are sharded stay so."""
         if self.count == 1:
             return tree
-        tree, divided = _take_out(tree)
-        return _put_in(_replicate(self)(tree), divided)
+        tree, sharded = _take_out(tree)
+        return _put_in(_replicate(self)(tree), sharded)
 
     def rows_here(self, count: int) -> np.ndarray:
         """Which rows of an array to divide this process has to give.
@@ -359,7 +359,7 @@ class Devices:
         first = jax.process_index() * each
         return np.arange(min(first, count), min(first + each, count))
 
-    def divide(self, rows: np.ndarray, count: int) -> jax.Array | Divided:
+    def shard(self, rows: np.ndarray, count: int) -> jax.Array | Sharded:
         """Places an array so that each device holds some of its rows.
 
         Args:
@@ -377,7 +377,7 @@ class Devices:
         part = part.reshape(here, each, *rows.shape[1:])
         first = (jax.process_index() * here + np.arange(here)) * each
         place = jax.pmap(lambda x: x, devices=self._chosen())
-        return Divided(
+        return Sharded(
             place(part), place(first.astype(np.int32)), (count, *rows.shape[1:])
         )
 
@@ -389,7 +389,7 @@ class Devices:
         return [device for own in _by_process() for device in own[:each]]
 
 
-ONE = Devices()
+ONE_DEVICE = Devices()
 
 
 _asked: int | None = None  # None: as many as there are and divide the work
@@ -428,7 +428,7 @@ def told(used: Iterable[Devices]) -> str:
         return line
     return (
         f"{line}: more cannot divide the batch_size in config.task, or "
-        "config.search.together, equally."
+        "config.search.children_per_step, equally."
     )
 
 
@@ -463,7 +463,7 @@ def on_host() -> bool:
     return bool(jax.local_devices()[0].platform == "cpu")
 
 
-def choose(rows_per_batch: int, together: int = 1) -> Devices:
+def choose(rows_per_batch: int, children_per_step: int = 1) -> Devices:
     """The devices for a search that trains so many children together.
 
     As many as :func:`use` says; else the most that divide the batches, and the children
@@ -471,7 +471,7 @@ def choose(rows_per_batch: int, together: int = 1) -> Devices:
 
     Args:
       rows_per_batch: Rows of a batch.
-      together: Children that are trained together.
+      children_per_step: Children that are trained together.
 
     Raises:
       UserError: If processes have different numbers of them.
@@ -485,9 +485,11 @@ def choose(rows_per_batch: int, together: int = 1) -> Devices:
         )
     count, processes = _asked, len(of_each)
     if count is None:
-        divided = math.gcd(rows_per_batch, together if together > 1 else 0)
+        sharded = math.gcd(
+            rows_per_batch, children_per_step if children_per_step > 1 else 0
+        )
         numbers = range(processes, sum(of_each) + 1, processes)
-        count = max((n for n in numbers if divided % n == 0), default=processes)
+        count = max((n for n in numbers if sharded % n == 0), default=processes)
     fewer = (
         "start fewer processes" if count == processes > 1 else "--devices takes fewer"
     )
@@ -497,12 +499,12 @@ def choose(rows_per_batch: int, together: int = 1) -> Devices:
             rows_per_batch,
             f"a multiple of {count}, the devices that share a batch; {fewer}",
         )
-    if together == 1:
+    if children_per_step == 1:
         return Devices(count)
-    if together % count:
+    if children_per_step % count:
         raise SettingError(
-            "together",
-            together,
+            "children_per_step",
+            children_per_step,
             f"1 or a multiple of {count}, the devices that divide the children; "
             f"{fewer}",
         )

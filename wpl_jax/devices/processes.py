@@ -31,19 +31,19 @@ if sys.stdin.read() != "done":
 """
 
 
-def several() -> bool:
+def is_distributed() -> bool:
     """Whether there are several processes; does not start JAX to find out."""
     return jax.distributed.is_initialized()
 
 
-def leads() -> bool:
+def is_primary() -> bool:
     """Whether this is the process that reads and writes files: the first."""
     return jax.process_index() == 0
 
 
-def agree(value: int) -> int:
+def broadcast(value: int) -> int:
     """What the first process says, to all."""
-    return int(from_leader(np.int32(value), np.int32(0)))
+    return int(from_primary(np.int32(value), np.int32(0)))
 
 
 def any_process(value: bool) -> bool:
@@ -53,7 +53,7 @@ def any_process(value: bool) -> bool:
     return bool(np.any(multihost_utils.process_allgather(np.int32(value))))
 
 
-def from_leader(tree: Any, like: Any) -> Any:
+def from_primary(tree: Any, like: Any) -> Any:
     """Arrays of the first process, to all.
 
     Args:
@@ -65,7 +65,7 @@ def from_leader(tree: Any, like: Any) -> Any:
     """
     if jax.process_count() == 1:
         return tree
-    if not leads():
+    if not is_primary():
         tree = jax.tree.map(_zeros, like)
     data = multihost_utils.broadcast_one_to_all(without_keys(tree))
 
@@ -175,7 +175,7 @@ def _dismiss() -> None:
 
 def end(code: int) -> NoReturn:
     """Ends this process, at once where JAX would wait for the others."""
-    if several():
+    if is_distributed():
         sys.stdout.flush()
         sys.stderr.flush()
         leave(code)
@@ -189,7 +189,7 @@ def leave(code: int) -> NoReturn:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def naming_lost_ones() -> Iterator[None]:
     """Says it clearly where another of several processes is lost.
 
     Raises:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from wpl_jax.devices.compiled import compiled
-from wpl_jax.devices.parallel import ALONE, ONE, Axis, Devices
+from wpl_jax.devices.parallel import NO_AXIS, ONE_DEVICE, Axis, Devices
 from wpl_jax.supernet import gather
 from wpl_jax.tasks import Data, Evaluation, Task
 
@@ -21,7 +21,7 @@ class Evaluator:
     """Evaluates children with the shared parameters, whatever protects them."""
 
     task: Task
-    devices: Devices = ONE
+    devices: Devices = ONE_DEVICE
 
     @compiled()
     def validate(
@@ -65,8 +65,8 @@ class Evaluator:
     def _each(self, function: Callable[[Any, Axis], Any], items: Any) -> Any:
         """Several are divided among the devices; of one, the batch is."""
         if len(jax.tree.leaves(items)[0]) > 1:
-            return self.devices.every.map(lambda item: function(item, ALONE), items)
-        return ALONE.map(lambda item: function(item, self.devices.every), items)
+            return self.devices.every.map(lambda item: function(item, NO_AXIS), items)
+        return NO_AXIS.map(lambda item: function(item, self.devices.every), items)
 
     def _child(self, params, architecture):
         return gather(params, self.task.space.rows(architecture))

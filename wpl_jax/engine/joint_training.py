@@ -17,7 +17,7 @@ from wpl_jax.devices.parallel import Devices
 from wpl_jax.engine.training import (
     Skipped,
     Step,
-    Trainee,
+    TrainState,
     gradient_of_batch,
     mean_of_finite,
 )
@@ -31,7 +31,7 @@ class Child(NamedTuple):
     architecture: jax.Array  # int32[num_decisions]
     step: jax.Array  # int32[]; number of its training batch, for a Fisher its own
     key: jax.Array
-    stream: Any = ()  # of its own; joint_step takes the trainee's
+    carry: Any = ()  # of its own; joint_step takes that of the train state
 
 
 def mean_over_children(
@@ -73,7 +73,7 @@ def mean_over_children(
 
 
 def batches_of_several(
-    task: Task, data: Data, done: jax.Array, together: int
+    task: Task, data: Data, done: jax.Array, children_per_step: int
 ) -> tuple[jax.Array, int]:
     """The numbers of batches that children take when they are trained together.
 
@@ -84,34 +84,34 @@ def batches_of_several(
       task: Whose batches they are.
       data: Of the task.
       done: How many each place has had, ``int32[]``.
-      together: How many children there are.
+      children_per_step: How many children there are.
 
     Returns:
-      The first of each, ``int32[together]``, and how far it is to the next.
+      The first of each, ``int32[children_per_step]``, and how far it is to the next.
     """
-    places = jnp.arange(together)
-    if not jax.tree.leaves(task.init_stream()):
-        return done * together + places, together
-    return places * (task.num_batches(data, "train") // together) + done, 1
+    places = jnp.arange(children_per_step)
+    if not jax.tree.leaves(task.init_carry()):
+        return done * children_per_step + places, children_per_step
+    return places * (task.num_batches(data, "train") // children_per_step) + done, 1
 
 
 def train_together(
     task: Task,
     transform: optax.GradientTransformationExtraArgs,
-    trainee: Trainee,
+    train_state: TrainState,
     skipped: Skipped,
     children: Child,
     data: Data,
     batches: int,
     stride: int,
     devices: Devices,
-) -> tuple[Trainee, Skipped, jax.Array]:
+) -> tuple[TrainState, Skipped, jax.Array]:
     """Steps of several children, on one batch of each after the other.
 
     Args:
       task: Whose loss is minimised.
       transform: The optimizer.
-      trainee: The shared parameters, their optimizer state and a stream a child.
+      train_state: The shared parameters, their optimizer state and a stream a child.
       skipped: Steps before these.
       children: Each with its first batch, and the key of all of its steps.
       data: Of the task.
@@ -120,35 +120,35 @@ def train_together(
       devices: Among which the children are divided.
 
     Returns:
-      The trainee and the skipped steps after it, and the mean nats of each child's
+      The train state and the skipped steps after it, and the mean nats of each child's
       batches on which they were finite.
     """
 
     def step(carry, i):
-        trainee, skipped = carry
+        train_state, skipped = carry
         now = children._replace(
             step=children.step + i * stride,
             key=jax.vmap(jax.random.fold_in, (0, None))(children.key, i),
         )
-        trainee, (nats, sound) = joint_step(
-            task, transform, trainee, now, data, devices
+        train_state, (nats, sound) = joint_step(
+            task, transform, train_state, now, data, devices
         )
-        return (trainee, skipped.after(sound)), nats
+        return (train_state, skipped.after(sound)), nats
 
-    (trainee, skipped), nats = jax.lax.scan(
-        step, (trainee, skipped), jnp.arange(batches)
+    (train_state, skipped), nats = jax.lax.scan(
+        step, (train_state, skipped), jnp.arange(batches)
     )
-    return trainee, skipped, mean_of_finite(nats)
+    return train_state, skipped, mean_of_finite(nats)
 
 
 def joint_step(
     task: Task,
     transform: optax.GradientTransformationExtraArgs,
-    trainee: Trainee,
+    train_state: TrainState,
     children: Child,
     data: Data,
     devices: Devices,
-) -> tuple[Trainee, Step]:
+) -> tuple[TrainState, Step]:
     """A step of several children at once, each on a batch of its own.
 
     What none of them uses stays as it is, with all that the optimizer remembers of
@@ -157,33 +157,33 @@ def joint_step(
     Args:
       task: Whose loss is minimised.
       transform: The optimizer.
-      trainee: The shared parameters, their optimizer state and a stream a child.
+      train_state: The shared parameters, their optimizer state and a stream a child.
       children: Those that take the step.
       data: Of the task.
       devices: Among which the children are divided.
 
     Returns:
-      The trainee after the step, and what is told of each child's.
+      The train state after the step, and what is told of each child's.
     """
-    shared, opt_state, streams = trainee
+    shared, opt_state, streams = train_state
 
     def gradient_of(params, child):
-        gradient, stream, nats, sound = gradient_of_batch(
+        gradient, carry, nats, sound = gradient_of_batch(
             task,
             params,
             child.architecture,
             data,
-            child.stream,
+            child.carry,
             child.step,
             child.key,
         )
-        return gradient, sound, (stream, Step(nats, sound))
+        return gradient, sound, (carry, Step(nats, sound))
 
     gradient, used, (new_streams, told) = mean_over_children(
         shared,
         task.space.rows,
         gradient_of,
-        children._replace(stream=streams),
+        children._replace(carry=streams),
         devices,
     )
     # Masked: the penalty's pull on what is not used would count as a gradient's norm.
@@ -211,4 +211,4 @@ def joint_step(
         return jnp.where(told.sound.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
 
     streams = jax.tree.map(where_sound, new_streams, streams)
-    return Trainee(shared, opt_state, streams), told
+    return TrainState(shared, opt_state, streams), told

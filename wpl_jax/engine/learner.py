@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from wpl_jax.devices.compiled import compiled
-from wpl_jax.devices.parallel import ONE, Devices
+from wpl_jax.devices.parallel import ONE_DEVICE, Devices
 from wpl_jax.engine.evaluator import Evaluator
 from wpl_jax.engine.state import key_for
 from wpl_jax.strategies import Strategy
@@ -20,7 +20,7 @@ class Learner:
 
     task: Task
     strategy: Strategy
-    devices: Devices = ONE
+    devices: Devices = ONE_DEVICE
 
     @compiled(donate_argnames="state", static_argnames="steps")
     def learn(

@@ -30,8 +30,8 @@ class SearchSettings:
     Attributes:
       epochs: How often children are trained and the strategy learns.
       children: How many an epoch trains.
-      together: How many of them are trained at once, by the mean of their gradients;
-        divides ``children``.
+      children_per_step: How many of them are trained at once, by the mean of their
+        gradients; divides ``children``.
       batches: Batches that each is trained on.
       eval_batches: Validation batches of err1 and err2, the same for all.
       learn_per_call: Steps of the strategy in a call; divides its steps.
@@ -42,7 +42,7 @@ class SearchSettings:
 
     epochs: int = 12
     children: int = 12
-    together: int = 1
+    children_per_step: int = 1
     batches: int = 7
     eval_batches: int = 5
     learn_per_call: int = 20
@@ -51,14 +51,20 @@ class SearchSettings:
 
     def __post_init__(self) -> None:
         """Checks the settings."""
-        for name in ("epochs", "children", "together", "eval_batches", "max_bad_steps"):
+        for name in (
+            "epochs",
+            "children",
+            "children_per_step",
+            "eval_batches",
+            "max_bad_steps",
+        ):
             check_int(self, name, 1)
         for name in ("batches", "learn_per_call"):
             check_int(self, name, 1, "in one call", most=MOST_OF_A_CALL)
         check_number(self, "checkpoint_seconds", least=0)
-        valid = self.children % self.together == 0
+        valid = self.children % self.children_per_step == 0
         divisor = f"a divisor of the {self.children} children of an epoch"
-        require(self, "together", valid, divisor)
+        require(self, "children_per_step", valid, divisor)
 
 
 class Call(NamedTuple):

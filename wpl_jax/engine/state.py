@@ -24,7 +24,7 @@ class State(NamedTuple):
     key: jax.Array  # of all randomness, with the position in the search
     shared: Shared
     strategy: Any  # what the strategy has learned
-    stream: Any  # what the last batch left for the next
+    carry: Any  # what the last batch left for the next
     rate_scale: jax.Array  # float32[]; halved when a search has to go back
     skipped: Skipped
     epoch: "Epoch"

@@ -6,16 +6,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wpl_jax.devices.parallel import ALONE, Axis
+from wpl_jax.devices.parallel import NO_AXIS, Axis
 from wpl_jax.tasks.task import Data, Task
 
 
-class Trainee(NamedTuple):
+class TrainState(NamedTuple):
     """What a step changes."""
 
     params: Any  # of the child; of several at once, all shared ones
     opt_state: optax.OptState
-    stream: Any  # what the last batch left for the next; of several, one each
+    carry: Any  # what the last batch left for the next; of several, one each
 
 
 class Skipped(NamedTuple):
@@ -40,21 +40,21 @@ class Step(NamedTuple):
 def train_batches(
     task: Task,
     transform: optax.GradientTransformationExtraArgs,
-    trainee: Trainee,
+    train_state: TrainState,
     skipped: Skipped,
     architecture: jax.Array,
     data: Data,
     first: jax.Array,
     batches: int,
     key: jax.Array,
-    axis: Axis = ALONE,
-) -> tuple[Trainee, Skipped, jax.Array]:
+    axis: Axis = NO_AXIS,
+) -> tuple[TrainState, Skipped, jax.Array]:
     """Steps on one batch after the other.
 
     Args:
       task: Whose loss is minimised.
       transform: The optimizer.
-      trainee: What is trained.
+      train_state: What is trained.
       skipped: Steps before these.
       architecture: ``int32[num_decisions]``.
       data: Of the task.
@@ -64,30 +64,30 @@ def train_batches(
       axis: Devices that share each batch.
 
     Returns:
-      The trainee and the skipped steps after it, and the mean nats of the batches
+      The train state and the skipped steps after it, and the mean nats of the batches
       on which they were finite.
     """
 
     def step(carry, i):
-        trainee, skipped = carry
-        trainee, (nats, sound) = train_step(
+        train_state, skipped = carry
+        train_state, (nats, sound) = train_step(
             task,
             transform,
-            trainee,
+            train_state,
             architecture,
             data,
             first + i,
             jax.random.fold_in(key, i),
             axis,
         )
-        return (trainee, skipped.after(sound)), nats
+        return (train_state, skipped.after(sound)), nats
 
-    trainee = trainee._replace(stream=axis.share(trainee.stream))
-    (trainee, skipped), nats = jax.lax.scan(
-        step, (trainee, skipped), jnp.arange(batches)
+    train_state = train_state._replace(carry=axis.shard(train_state.carry))
+    (train_state, skipped), nats = jax.lax.scan(
+        step, (train_state, skipped), jnp.arange(batches)
     )
-    trainee = trainee._replace(stream=axis.join(trainee.stream))
-    return trainee, skipped, mean_of_finite(nats)
+    train_state = train_state._replace(carry=axis.all_gather(train_state.carry))
+    return train_state, skipped, mean_of_finite(nats)
 
 
 def mean_of_finite(nats: jax.Array) -> jax.Array:
@@ -98,19 +98,19 @@ def mean_of_finite(nats: jax.Array) -> jax.Array:
 def train_step(
     task: Task,
     transform: optax.GradientTransformationExtraArgs,
-    trainee: Trainee,
+    train_state: TrainState,
     architecture: jax.Array,
     data: Data,
     step: jax.Array,
     key: jax.Array,
-    axis: Axis = ALONE,
-) -> tuple[Trainee, Step]:
+    axis: Axis = NO_AXIS,
+) -> tuple[TrainState, Step]:
     """A step on one batch; one that is not finite changes nothing.
 
     Args:
       task: Whose loss is minimised.
       transform: The optimizer.
-      trainee: What is trained.
+      train_state: What is trained.
       architecture: ``int32[num_decisions]``.
       data: Of the task.
       step: Number of the training batch, ``int32[]``.
@@ -118,20 +118,22 @@ def train_step(
       axis: Devices that share the batch; of the stream each has its part.
 
     Returns:
-      The trainee after the step, and what is told of it.
+      The train state after the step, and what is told of it.
     """
-    gradient, stream, nats, sound = gradient_of_batch(
-        task, trainee.params, architecture, data, trainee.stream, step, key, axis
+    gradient, carry, nats, sound = gradient_of_batch(
+        task, train_state.params, architecture, data, train_state.carry, step, key, axis
     )
-    updates, opt_state = transform.update(gradient, trainee.opt_state, trainee.params)
-    params = optax.apply_updates(trainee.params, updates)
+    updates, opt_state = transform.update(
+        gradient, train_state.opt_state, train_state.params
+    )
+    params = optax.apply_updates(train_state.params, updates)
     sound &= jnp.isfinite(optax.tree.norm(updates))
-    trainee = jax.tree.map(
+    train_state = jax.tree.map(
         lambda new, old: jnp.where(sound, new, old),
-        Trainee(params, opt_state, stream),
-        trainee,
+        TrainState(params, opt_state, carry),
+        train_state,
     )
-    return trainee, Step(nats, sound)
+    return train_state, Step(nats, sound)
 
 
 def gradient_of_batch(
@@ -139,16 +141,16 @@ def gradient_of_batch(
     params: Any,
     architecture: jax.Array,
     data: Data,
-    stream: Any,
+    carry: Any,
     step: jax.Array,
     key: jax.Array,
-    axis: Axis = ALONE,
+    axis: Axis = NO_AXIS,
 ) -> tuple[Any, Any, jax.Array, jax.Array]:
-    """The gradient of one batch, the stream, the nats, and whether all is finite."""
-    gradient, (nats, stream) = jax.grad(task.train_loss, has_aux=True)(
-        params, architecture, data, stream, step, key, axis
+    """The gradient of one batch, the carry, the nats, and whether all is finite."""
+    gradient, (nats, carry) = jax.grad(task.train_loss, has_aux=True)(
+        params, architecture, data, carry, step, key, axis
     )
     # Before anything is made of them: a mean of what is clipped is something else.
     gradient, nats = axis.mean((gradient, nats))
     sound = jnp.isfinite(nats) & jnp.isfinite(optax.tree.norm(gradient))
-    return gradient, stream, nats, sound
+    return gradient, carry, nats, sound

@@ -101,7 +101,7 @@ def from_scratch(
     for number, architecture in enumerate(architectures, 1):
         folder = workdir / "ranking" / f"architecture_{number}"
         path = folder / retrain.RETRAINED_FILE
-        if not processes.agree(path.exists()):
+        if not processes.broadcast(path.exists()):
             title = f"Architecture {number} of {len(architectures)}"
             retrain.run(
                 retraining,
@@ -114,7 +114,7 @@ def from_scratch(
                 checkpoint_seconds,
                 splits=_SPLITS,
             )
-        if processes.leads():
+        if processes.is_primary():
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # It is done.
             errors.append(retrain.read_retrained(path, _SPLITS)["valid_error"])
     return errors

@@ -22,9 +22,9 @@ import optax
 from wpl_jax.common.settings import check_int
 from wpl_jax.devices import processes
 from wpl_jax.devices.compiled import compiled
-from wpl_jax.devices.parallel import ONE, Devices
+from wpl_jax.devices.parallel import ONE_DEVICE, Devices
 from wpl_jax.engine.optimizers import Optimizer
-from wpl_jax.engine.training import Trainee, train_step
+from wpl_jax.engine.training import TrainState, train_step
 from wpl_jax.errors import UserError
 from wpl_jax.runs.resumable import Resumable
 from wpl_jax.runs.run_files import NUMBER, finite, read_json, to_json, write_atomically
@@ -66,7 +66,7 @@ class State(NamedTuple):
     architecture: jax.Array  # int32[num_decisions]
     params: Any  # of the child
     opt_state: optax.OptState
-    stream: Any  # what the last batch left for the next
+    carry: Any  # what the last batch left for the next
     average: Any  # mean of the parameters since averaging began
     averaged: jax.Array  # int32[]; steps in it, 0 before it begins
     averaging: jax.Array  # bool[]
@@ -95,7 +95,7 @@ class Retraining:
     optimizer: Optimizer
     epochs: int
     patience: int | None
-    devices: Devices = ONE
+    devices: Devices = ONE_DEVICE
 
     def __post_init__(self) -> None:
         """Checks the settings."""
@@ -114,7 +114,7 @@ class Retraining:
             architecture=architecture,
             params=params,
             opt_state=self.optimizer.transform(0.0).init(params),
-            stream=self.task.init_stream(),
+            carry=self.task.init_carry(),
             average=jax.tree.map(jnp.zeros_like, params),
             averaged=jnp.int32(0),
             averaging=jnp.bool(False),
@@ -136,10 +136,10 @@ class Retraining:
         axis = self.devices.every
 
         def step(i, state):
-            trainee, (nats, sound) = train_step(
+            train_state, (nats, sound) = train_step(
                 self.task,
                 transform,
-                Trainee(state.params, state.opt_state, state.stream),
+                TrainState(state.params, state.opt_state, state.carry),
                 state.architecture,
                 data,
                 passed + i,
@@ -149,10 +149,12 @@ class Retraining:
             averaged = jnp.where(state.averaging, state.averaged + 1, 0)
             share = 1 / jnp.maximum(averaged, 1)
             average = jax.tree.map(
-                lambda mean, p: mean + share * (p - mean), state.average, trainee.params
+                lambda mean, p: mean + share * (p - mean),
+                state.average,
+                train_state.params,
             )
             return state._replace(
-                **trainee._asdict(),
+                **train_state._asdict(),
                 average=average,
                 averaged=averaged,
                 nats=state.nats + jnp.where(sound, nats, 0),
@@ -160,10 +162,10 @@ class Retraining:
             )
 
         state = state._replace(
-            nats=jnp.where(first == 0, 0, state.nats), stream=axis.share(state.stream)
+            nats=jnp.where(first == 0, 0, state.nats), carry=axis.shard(state.carry)
         )
         state = jax.lax.fori_loop(first, end, step, state)
-        return state._replace(stream=axis.join(state.stream))
+        return state._replace(carry=axis.all_gather(state.carry))
 
     @compiled(donate_argnames="state")
     def validate(self, state: State, data: Data, epoch) -> State:
@@ -272,7 +274,9 @@ def run(
                 if guess.explains(error):
                     told += f", {NO_BETTER}"
             else:
-                end = min(first + processes.agree(speed.batches_of_a_call()), batches)
+                end = min(
+                    first + processes.broadcast(speed.batches_of_a_call()), batches
+                )
                 job.took = end - first
                 numbers = map(np.int32, (epoch, first, end))
                 with speed.of(end - first):

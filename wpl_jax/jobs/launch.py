@@ -148,10 +148,10 @@ def _processes() -> Iterator[None]:
         yield
         return
     with open(os.devnull, "w") as nowhere, contextlib.ExitStack() as stack:
-        if not processes.leads():
+        if not processes.is_primary():
             stack.enter_context(contextlib.redirect_stdout(nowhere))
         try:
-            with processes.together():
+            with processes.naming_lost_ones():
                 yield
         except (SystemExit, UserError):
             raise

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 
 from wpl_jax.devices import capacity
 from wpl_jax.devices.parallel import (
-    ALONE,
+    NO_AXIS,
     Devices,
     bytes_of_each,
     bytes_of_exchange,
-    undivided,
+    unsharded,
 )
 from wpl_jax.evaluation.retrain import Retraining
 from wpl_jax.search import Search
@@ -67,7 +67,7 @@ def of_search(search: Search, data: Data) -> Need:
         data=bytes_of_each(data),
         state=bytes_of_each(state),
         # Of several that are trained together, a sum of gradients of all parameters.
-        child=int(own * (copies + 2)) + (search.together > 1) * 2 * whole,
+        child=int(own * (copies + 2)) + (search.children_per_step > 1) * 2 * whole,
         activations=_activations(
             search.task, child, architecture, data, search.devices
         ),
@@ -111,13 +111,13 @@ def _activations(
 
 def _kept(task: Task, child: Any, architecture: Any, data: Data, key: Any) -> int:
     """What differentiation keeps: the arrays that the backward pass closes over."""
-    data = undivided(data)
+    data = unsharded(data)
 
     def backward(child, architecture, data, key):
         def loss(child):
-            return task.train_loss(child, architecture, data, stream, step, key, ALONE)
+            return task.train_loss(child, architecture, data, carry, step, key, NO_AXIS)
 
-        stream, step = task.init_stream(), jnp.int32(0)
+        carry, step = task.init_carry(), jnp.int32(0)
         _, pull, _ = jax.vjp(loss, child, has_aux=True)
         return pull
 
@@ -155,14 +155,14 @@ def check(need: Need) -> str:
     sharing = {
         "batch": (smaller, f"{less}, or more devices, which share a batch"),
         "children": (
-            f"{smaller}, or fewer search.together, 1 at best",
-            f"{less}, or search.together=1, with which devices share a batch",
+            f"{smaller}, or fewer search.children_per_step, 1 at best",
+            f"{less}, or search.children_per_step=1, with which devices share a batch",
         ),
     }
     of_child, of_activations = sharing[need.devices.mode]
     advice = {
         "data": "Take less data, or smaller images (shrink in config.task), or more "
-        "devices that divide them (divide_images in config.task)",
+        "devices that divide them (shard_images in config.task)",
         "state": f"{smaller}{fewer}",
         "child": of_child,
         "activations": of_activations,

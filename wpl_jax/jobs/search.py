@@ -45,7 +45,7 @@ from wpl_jax.runs.run_files import read_text, to_json, write_atomically
 from wpl_jax.runs.stopping import StopRequest
 from wpl_jax.search import Search
 from wpl_jax.supernet import Space, architecture_from_json, architecture_to_json
-from wpl_jax.tasks import Data, Shelf
+from wpl_jax.tasks import Data, DataCache
 from wpl_jax.tasks import ranking as order
 from wpl_jax.tasks.guessing import Guess, Model, lowest, print_remark
 
@@ -71,7 +71,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     """
     runs = expand(config)
     page = workdir / REPORT_FILE
-    finished = processes.agree(
+    finished = processes.broadcast(
         page.is_file() and all(_is_finished(each, workdir) for each in runs)
     )
     said = f"This run is finished: {page}"
@@ -90,7 +90,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     data = fingerprint.of_each({k: v for arm in arms.values() for k, v in arm.data()})
     with open_run(workdir, config.to_dict()), StopRequest() as stop:
         claim_data(workdir, data)
-        if processes.leads():
+        if processes.is_primary():
             for each in runs:
                 arms[each.arm].check_files(each, workdir)
         if finished:
@@ -106,7 +106,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
 def report(config: ConfigDict, workdir: Path) -> None:
     """Draws the figures and writes the report of finished searches anew."""
     with open_run(workdir, config.to_dict(), existing=True):
-        if processes.leads():
+        if processes.is_primary():
             opened = open_task(expand(config)[0].config)
             _report(config, workdir, opened.task.space, opened.about)
 
@@ -118,7 +118,7 @@ def _check_devices(needs: list[memory.Need]) -> None:
 
 
 def _report(config: ConfigDict, workdir: Path, space: Space, about: str) -> None:
-    if not processes.leads():
+    if not processes.is_primary():
         return
     runs = expand(config)
     order = arm_names(config)
@@ -143,7 +143,7 @@ def derive(config: ConfigDict, workdir: Path) -> None:
     """Selects the best architecture of each search again, also of unfinished ones."""
     runs = expand(config)
     with open_run(workdir, config.to_dict(), existing=True), StopRequest() as stop:
-        searches = _search_of_each_arm(runs, Shelf())
+        searches = _search_of_each_arm(runs, DataCache())
         claim_data(workdir, _fingerprints(searches))
         _check_devices([memory.of_search(*found[:2]) for found in searches.values()])
         for each in runs:
@@ -168,19 +168,19 @@ def rank(config: ConfigDict, workdir: Path) -> None:
     ranking = build(rank_disorder.Ranking, config, "ranking")
     runs = expand(config)
     with open_run(workdir, config.to_dict(), existing=True), StopRequest() as stop:
-        if processes.leads():  # For what it says of those that are not there.
+        if processes.is_primary():  # For what it says of those that are not there.
             space = open_task(runs[0].config).task.space
             for each in runs:
                 _read(each, workdir, space)
-        shelf = Shelf()
-        searches = _search_of_each_arm(runs, shelf)
+        cache = DataCache()
+        searches = _search_of_each_arm(runs, cache)
         claim_data(workdir, _fingerprints(searches))
         main, _, about = searches[runs[0].arm]
         space = main.task.space
         architectures = rank_disorder.draw(ranking.architectures, space.decisions)
         epochs = {"retrain": {"epochs": ranking.epochs}}
         changed = with_changes(config, epochs, "config.retrain lacks epochs")
-        retraining, retrain_data = make_retraining(changed, shelf)
+        retraining, retrain_data = make_retraining(changed, cache)
         needs = [memory.of_search(*found[:2]) for found in searches.values()]
         _check_devices([*needs, memory.of_retraining(retraining, retrain_data)])
         scratch = rank_disorder.from_scratch(
@@ -223,7 +223,7 @@ def retrain_file(config: ConfigDict, workdir: Path) -> None:
     check_seed(config)
     found = get_field(config, "retrain.architecture")
     path = Path(found if isinstance(found, str) else "")
-    if processes.leads() and not path.is_file():
+    if processes.is_primary() and not path.is_file():
         raise ConfigError(
             f"config.retrain.architecture is {found!r}, expected the file of an "
             "architecture, as a search writes it. Pass "
@@ -254,7 +254,7 @@ def retrain_file(config: ConfigDict, workdir: Path) -> None:
 def evaluate_file(config: ConfigDict, workdir: Path) -> None:
     """Evaluates what ``retrain`` has left on validation and test data."""
     path = workdir / "retrain" / retrain.RETRAINED_FILE
-    if processes.leads() and not path.exists():
+    if processes.is_primary() and not path.exists():
         raise UserError(
             f"There is no {path}: nothing has been trained to its end there. Run with "
             "--mode=retrain first."
@@ -265,9 +265,9 @@ def evaluate_file(config: ConfigDict, workdir: Path) -> None:
 def _on_all(read: Callable[[Path], np.ndarray], path: Path, space: Space) -> np.ndarray:
     """The architecture that the first process reads, on all of them."""
     architecture = np.zeros(len(space.decisions), np.int32)
-    if processes.leads():
+    if processes.is_primary():
         architecture = read(path)
-    return processes.from_leader(architecture, architecture)
+    return processes.from_primary(architecture, architecture)
 
 
 def _read_architecture(path: Path, space: Space, remedy: str) -> np.ndarray:
@@ -293,10 +293,10 @@ def _first_of_each_arm(runs: list[Run]) -> dict[str, ConfigDict]:
 
 
 def _search_of_each_arm(
-    runs: list[Run], shelf: Shelf
+    runs: list[Run], cache: DataCache
 ) -> dict[str, tuple[Search, Data, str]]:
     """Seeds of an arm share its search, its data and the line about the data."""
-    return _of_each_arm(runs, lambda arm, config: make_search(config, shelf))
+    return _of_each_arm(runs, lambda arm, config: make_search(config, cache))
 
 
 def _of_each_arm(
@@ -324,20 +324,20 @@ def _is_finished(each: Run, workdir: Path) -> bool:
 
 def _make_arms(runs: list[Run]) -> dict[str, "_Arm"]:
     """By name; they share what they have in common of the data."""
-    shelf = Shelf()
-    return _of_each_arm(runs, lambda arm, config: _Arm(arm, config, shelf))
+    cache = DataCache()
+    return _of_each_arm(runs, lambda arm, config: _Arm(arm, config, cache))
 
 
 class _Arm:
     """What the seeds of an arm share: data and compiled functions."""
 
-    def __init__(self, name: str, config: ConfigDict, shelf: Shelf):
+    def __init__(self, name: str, config: ConfigDict, cache: DataCache):
         self._name, self._config = name, config
-        self._search, self._data, self.about = make_search(config, shelf)
+        self._search, self._data, self.about = make_search(config, cache)
         self.space = self._search.task.space
         self.needs = [memory.of_search(self._search, self._data)]
         if config.retrain.epochs:
-            self._retraining, self._retrain_data = make_retraining(config, shelf)
+            self._retraining, self._retrain_data = make_retraining(config, cache)
             self.needs.append(
                 memory.of_retraining(self._retraining, self._retrain_data)
             )
@@ -372,9 +372,9 @@ class _Arm:
     def run(self, each: Run, workdir: Path, title: str, stop: StopRequest) -> None:
         """Searches and retrains, as far as it has not been done."""
         folder = each.folder(workdir)
-        if not processes.agree((folder / RESULTS_FILE).exists()):
+        if not processes.broadcast((folder / RESULTS_FILE).exists()):
             _search(self._config, self._search, self._data, each, folder, title, stop)
-        if not processes.agree(_is_finished(each, workdir)):
+        if not processes.broadcast(_is_finished(each, workdir)):
             retrain.run(
                 self._retraining,
                 self._retrain_data,

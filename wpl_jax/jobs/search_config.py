@@ -38,7 +38,7 @@ from wpl_jax.protections import PENALTIES
 from wpl_jax.search import Search
 from wpl_jax.spaces import SPACES
 from wpl_jax.strategies import STRATEGIES
-from wpl_jax.tasks import TASKS, Data, Shelf, Task
+from wpl_jax.tasks import TASKS, Data, DataCache, Task
 
 _MOST_SEEDS = 10_000  # of a configuration: each has a folder
 # What config.retrain holds beside the fields of a Retraining.
@@ -98,7 +98,7 @@ class OpenedTask(NamedTuple):
     put: Callable[[Devices], Data]
 
 
-def open_task(config: ConfigDict, cache: Shelf | None = None) -> OpenedTask:
+def open_task(config: ConfigDict, cache: DataCache | None = None) -> OpenedTask:
     """Builds the task that ``config.task.name`` names, with its space, for its data.
 
     Args:
@@ -108,7 +108,7 @@ def open_task(config: ConfigDict, cache: Shelf | None = None) -> OpenedTask:
     Raises:
       UserError: If there is no such task, or its settings or data are wrong.
     """
-    cache = Shelf() if cache is None else cache
+    cache = DataCache() if cache is None else cache
     cls = find_class(TASKS, config, "task.name")
     options = {}
     if inspect.signature(cls.open).parameters:
@@ -131,22 +131,24 @@ def open_task(config: ConfigDict, cache: Shelf | None = None) -> OpenedTask:
     return OpenedTask(task, task.describe(dataset), put)
 
 
-def choose_devices(config: ConfigDict, task: Task, together: int = 1) -> Devices:
+def choose_devices(
+    config: ConfigDict, task: Task, children_per_step: int = 1
+) -> Devices:
     """The devices of a search or a training on a task.
 
     Raises:
       UserError: If the devices cannot divide its batches, or its children, equally.
     """
     try:
-        return parallel.choose(task.rows_per_batch, together)
+        return parallel.choose(task.rows_per_batch, children_per_step)
     except SettingError as error:
-        of_search = error.name == "together"
+        of_search = error.name == "children_per_step"
         with naming("search" if of_search else section_of(config, "task")):
             raise
 
 
 def make_search(
-    config: ConfigDict, cache: Shelf | None = None
+    config: ConfigDict, cache: DataCache | None = None
 ) -> tuple[Search, Data, str]:
     """Builds one search from its configuration, and loads its data.
 
@@ -165,7 +167,7 @@ def make_search(
     optimizer = build_chosen(OPTIMIZERS, config, "optimizer")
     opened = open_task(config, cache)
     task = opened.task
-    devices = choose_devices(config, task, settings.together)
+    devices = choose_devices(config, task, settings.children_per_step)
     decisions = task.space.decisions
     strategy = build_chosen(STRATEGIES, config, "strategy", decisions=decisions)
     require(
@@ -177,9 +179,9 @@ def make_search(
     data = opened.put(devices)
     batches = task.num_batches(data, "train")
     require(
-        settings.together <= batches,
+        settings.children_per_step <= batches,
         config,
-        "search.together",
+        "search.children_per_step",
         f"at most {batches}, the batches of the training data",
     )
     available = task.num_batches(data, "valid")
@@ -198,7 +200,7 @@ def make_search(
         children=settings.children,
         batches=settings.batches,
         eval_batches=settings.eval_batches,
-        together=settings.together,
+        children_per_step=settings.children_per_step,
         devices=devices,
     )
     return search, data, opened.about
@@ -231,7 +233,7 @@ def _changes(config: ConfigDict) -> dict[str, Any]:
 
 
 def make_retraining(
-    config: ConfigDict, cache: Shelf | None = None
+    config: ConfigDict, cache: DataCache | None = None
 ) -> tuple[Retraining, Data]:
     """The training that ``config.retrain`` describes, and its data.
 

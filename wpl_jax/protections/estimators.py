@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from wpl_jax import fisher
 from wpl_jax.common.settings import MOST_OF_A_CALL, check_choice, check_int
 from wpl_jax.common.trees import widen, zero_importance
-from wpl_jax.devices.parallel import ALONE, Axis
+from wpl_jax.devices.parallel import NO_AXIS, Axis
 from wpl_jax.protections.protection import Trained
 from wpl_jax.registry import Registry
 from wpl_jax.tasks.task import Data, Task
@@ -27,7 +27,7 @@ class Estimator(Protocol):
         task: Task,
         data: Data,
         key: jax.Array,
-        axis: Axis = ALONE,
+        axis: Axis = NO_AXIS,
     ) -> Any:
         """The Fisher, a tree like the child's parameters, at least float32.
 
@@ -44,7 +44,7 @@ class Estimator(Protocol):
 class Uniform:
     """Ones: all weights are equally important."""
 
-    def estimate(self, trained, task, data, key, axis=ALONE):
+    def estimate(self, trained, task, data, key, axis=NO_AXIS):
         """Ones."""
         del task, data, key, axis
         return jax.tree.map(lambda p: widen(jnp.ones_like(p)), trained.params)
@@ -67,7 +67,7 @@ class Batch:
         check_choice(self, "split", ("train", "valid"))
         check_int(self, "batches", 1, "in one call", most=MOST_OF_A_CALL)
 
-    def estimate(self, trained, task, data, key, axis=ALONE):
+    def estimate(self, trained, task, data, key, axis=NO_AXIS):
         """The mean over batches."""
 
         def of_batch(number, key):
@@ -104,7 +104,7 @@ class PerExample:
         check_choice(self, "labels", ("data", "model"))
         check_int(self, "chunk_size", 1)
 
-    def estimate(self, trained, task, data, key, axis=ALONE):
+    def estimate(self, trained, task, data, key, axis=NO_AXIS):
         """The mean over batches."""
 
         def loss(child, item):
@@ -123,7 +123,7 @@ class PerExample:
                 trained.params, trained.architecture, data, self.split, number, axis
             )
             here = len(jax.tree.leaves(examples)[0])
-            places = axis.share(jnp.arange(here * axis.size))
+            places = axis.shard(jnp.arange(here * axis.size))
             found = fisher.per_example_fisher(
                 loss,
                 trained.params,

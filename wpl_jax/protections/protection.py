@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from wpl_jax.devices.parallel import ALONE, Axis
+from wpl_jax.devices.parallel import NO_AXIS, Axis
 from wpl_jax.tasks.task import Data, Task
 
 Memory = Any  # a tree like the parameters, or nothing
@@ -70,7 +70,7 @@ class Protection(Protocol):
         task: Task,
         data: Data,
         key: jax.Array,
-        axis: Axis = ALONE,
+        axis: Axis = NO_AXIS,
     ) -> Any:
         """What a trained child leaves behind, a tree like its parameters.
 

@@ -18,7 +18,7 @@ from wpl_jax.common.settings import (
     require,
 )
 from wpl_jax.common.trees import zero_importance
-from wpl_jax.devices.parallel import ALONE
+from wpl_jax.devices.parallel import NO_AXIS
 from wpl_jax.protections import fisher_changes
 from wpl_jax.protections.estimators import ESTIMATORS, Estimator, PerExample, Uniform
 from wpl_jax.protections.fisher_changes import Change, Child, RunningAverage
@@ -108,7 +108,7 @@ class Quadratic:
 
         return flushed(memory), penalty.map_states(forget, opt_state)
 
-    def estimate(self, trained, task, data, key, axis=ALONE):
+    def estimate(self, trained, task, data, key, axis=NO_AXIS):
         """The Fisher of the child."""
         return self._estimator.estimate(trained, task, data, key, axis)
 

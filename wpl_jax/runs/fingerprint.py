@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from wpl_jax.devices import processes
-from wpl_jax.devices.parallel import Divided
+from wpl_jax.devices.parallel import Sharded
 
 
 def fingerprint(data: Any) -> str:
@@ -19,18 +19,18 @@ def fingerprint(data: Any) -> str:
     fingerprint of the whole array. Of several processes all have to call it.
 
     Args:
-      data: A tree of arrays, and of :class:`wpl_jax.devices.parallel.Divided`.
+      data: A tree of arrays, and of :class:`wpl_jax.devices.parallel.Sharded`.
 
     Returns:
       16 hexadecimal digits.
     """
     leaves = jax.tree_util.tree_leaves_with_path(
-        data, is_leaf=lambda x: isinstance(x, Divided)
+        data, is_leaf=lambda x: isinstance(x, Sharded)
     )
     whole = hashlib.blake2b(digest_size=8)
     for path, leaf in leaves:
         name = jax.tree_util.keystr(path)
-        dtype = leaf.part.dtype if isinstance(leaf, Divided) else leaf.dtype
+        dtype = leaf.part.dtype if isinstance(leaf, Sharded) else leaf.dtype
         whole.update(f"{name} {dtype} {list(leaf.shape)} {_sum(leaf)} ".encode())
     return whole.hexdigest()
 
@@ -49,7 +49,7 @@ def _sum(leaf: Any) -> int:
 
     A sum does not depend on the order, nor on who holds which rows.
     """
-    if not isinstance(leaf, Divided):
+    if not isinstance(leaf, Sharded):
         array = np.asarray(leaf)
         rows = array if array.ndim > 1 else array[None]  # Numbers are no rows.
         return _sum_of_rows(enumerate(rows))
@@ -67,7 +67,7 @@ def _sum_of_rows(rows: Iterable[tuple[int, np.ndarray]]) -> int:
     return total % 2**64
 
 
-def _rows_here(divided: Divided) -> Iterator[tuple[int, np.ndarray]]:
+def _rows_here(divided: Sharded) -> Iterator[tuple[int, np.ndarray]]:
     """The rows that this process's devices hold, with their numbers."""
     starts = {
         shard.device: int(np.asarray(shard.data).reshape(()))

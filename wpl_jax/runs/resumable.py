@@ -213,15 +213,15 @@ def changed_records(folder: Path, records: Sequence[bytes]) -> str:
 
 def _on_all(found: tuple[int, Any] | None, like: Any) -> tuple[int, Any] | None:
     """What the first process has found."""
-    done = processes.agree(-1 if found is None else found[0])
+    done = processes.broadcast(-1 if found is None else found[0])
     if done < 0:
         return None
-    return done, processes.from_leader(None if found is None else found[1], like)
+    return done, processes.from_primary(None if found is None else found[1], like)
 
 
 def _of_leader(make: Callable[..., Any], *args: Any, **options: Any) -> Any:
     """What only the first process makes."""
-    return make(*args, **options) if processes.leads() else _Silent()
+    return make(*args, **options) if processes.is_primary() else _Silent()
 
 
 class _Silent:

@@ -40,7 +40,7 @@ def open_run(
         process that is still running, cannot be written, or has a path from which
         checkpoints cannot be read; or holds no run, where there must be one.
     """
-    if not processes.leads():
+    if not processes.is_primary():
         yield workdir
         return
     check_path(workdir.absolute())
@@ -107,7 +107,7 @@ def claim_data(workdir: Path, data: Mapping[str, str]) -> None:
     Raises:
       UserError: If there was other data before.
     """
-    if not processes.leads():
+    if not processes.is_primary():
         return
     path = workdir / DATA_FILE
     remedy = (

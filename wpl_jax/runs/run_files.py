@@ -49,7 +49,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     Raises:
       UserError: If it cannot be written, for a full disk say; the old one is left.
     """
-    if not processes.leads():
+    if not processes.is_primary():
         return
     if isinstance(content, str):
         content = content.encode(errors="backslashreplace")

@@ -13,9 +13,9 @@ because that of a differentiated conditional keeps room for what every operation
 want remembered, that of a differentiated choice of a state adds up a gradient for
 each state that was not chosen, and that of a differentiated loop copies all states of
 a cell into an array of those of all cells. Here the loops write into one array of all
-states, and into one of gradients. Remembered are the states and the moments of what
-was normalized; what is between them in a convolution is computed again, which costs
-less than to write it, and room for it where there is none, for every branch.
+states, and into one of gradients. Remembered are the states and the batch statistics
+of what was normalized; what is between them in a convolution is computed again, which
+costs less than to write it, and room for it where there is none, for every branch.
 Halves of convolutions are jitted functions: all branches share their trace.
 """
 
@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wpl_jax.devices.parallel import ALONE, Axis
+from wpl_jax.devices.parallel import NO_AXIS, Axis
 from wpl_jax.spaces.depthwise import average_pool, depthwise, max_pool
 
 OPERATIONS = (
@@ -97,7 +97,7 @@ class _Branch(NamedTuple):
     operation: jax.Array
     weights: Separable
     kept: jax.Array
-    moments: Moments | None
+    batch_stats: Moments | None
 
 
 class _Node(NamedTuple):
@@ -115,7 +115,7 @@ class _Cell(NamedTuple):
     place: jax.Array  # of its output in the array of states
     nodes: _Node
     output: Mix
-    moments: Moments | None  # of its output
+    batch_stats: Moments | None  # of its output
 
 
 class _Gradients(NamedTuple):
@@ -140,8 +140,8 @@ def run_cells(
     weights: Weights,
     wiring: Wiring,
     kept: jax.Array,
-    moments: CellMoments | None = None,
-    axis: Axis = ALONE,
+    batch_stats: CellMoments | None = None,
+    axis: Axis = NO_AXIS,
 ) -> tuple[tuple[jax.Array, jax.Array], CellMoments]:
     """Computes cells, each on the outputs of the two before.
 
@@ -153,19 +153,19 @@ def run_cells(
       kept: Factor on what each branch makes of each image, ``float[cells, nodes, 2,
         batch]``, but for the identity: 1, or for drop-path 0 or more than 1. Not
         differentiated.
-      moments: To normalize with; None for those of the batch. Not differentiated.
+      batch_stats: To normalize with; None for those of the batch. Not differentiated.
       axis: Devices of which each has its share of a batch.
 
     Returns:
-      The outputs of the first and of the last cell, like the inputs, and the moments
-      of the batch, or those that were given; zeros where a branch is no convolution.
-      The moments carry no gradient.
+      The outputs of the first and of the last cell, like the inputs, and the batch
+      statistics, or those that were given; zeros where a branch is no convolution.
+      They carry no gradient.
     """
-    found, _ = _forward_rule(inputs, weights, wiring, kept, moments, axis)
+    found, _ = _forward_rule(inputs, weights, wiring, kept, batch_stats, axis)
     return found
 
 
-def _forward_rule(inputs, weights, wiring, kept, moments, axis):
+def _forward_rule(inputs, weights, wiring, kept, batch_stats, axis):
     cells, nodes, _ = wiring.inputs.shape
     places = _places(cells, nodes)
     first, second = inputs
@@ -190,15 +190,15 @@ def _forward_rule(inputs, weights, wiring, kept, moments, axis):
         (states, mixed), of_branches = jax.lax.scan(
             add_node, (states, jnp.zeros_like(first)), cell.nodes
         )
-        y, _, of_output = normalize(mixed, cell.moments, axis)
+        y, _, of_output = normalize(mixed, cell.batch_stats, axis)
         y = y * cell.output.scale + cell.output.offset
         found = CellMoments(of_branches, of_output)
         return _put(states, y, cell.place), (mixed, found)
 
-    each = _cells(places, weights, wiring, kept, moments)
+    each = _cells(places, weights, wiring, kept, batch_stats)
     states, (mixed, found) = jax.lax.scan(run, states, each)
     outputs = states[places[0, -1]], states[places[-1, -1]]
-    remembered = states, mixed, weights, wiring, kept, moments is None, found
+    remembered = states, mixed, weights, wiring, kept, batch_stats is None, found
     return (outputs, found), remembered
 
 
@@ -225,20 +225,20 @@ def _of_inputs(places: np.ndarray, wiring: Wiring) -> jax.Array:
     return jnp.asarray(places)[np.arange(len(places))[:, None, None], wiring.inputs]
 
 
-def _cells(places, weights, wiring, kept, moments) -> _Cell:
+def _cells(places, weights, wiring, kept, batch_stats) -> _Cell:
     """All cells, to go through."""
     branches = _Branch(
         _of_inputs(places, wiring),
         wiring.operations,
         weights.branches,
         kept,
-        moments and moments.branches,
+        batch_stats and batch_stats.branches,
     )
     nodes = _Node(
         jnp.asarray(places[:, 2:-1]), ~used(wiring), weights.output.kernel, branches
     )
     output = jnp.asarray(places[:, -1])
-    return _Cell(output, nodes, weights.output, moments and moments.output)
+    return _Cell(output, nodes, weights.output, batch_stats and batch_stats.output)
 
 
 def _both(pair: Any) -> list[Any]:
@@ -261,7 +261,7 @@ def _put(states, state, place):
 
 
 def _branch(states, branch, axis):
-    """One branch's output, and its moments."""
+    """One branch's output, and its batch statistics."""
     channels = states.shape[-1]
     nothing = Moments(jnp.zeros((2, channels)), jnp.zeros((2, channels)))
 
@@ -303,12 +303,12 @@ def _separable(x, kernels, branch, axis):
 
 def _halves(kernels, branch):
     _, _, pointwise, scale, offset = branch.weights
-    return kernels, pointwise, scale, offset, branch.moments
+    return kernels, pointwise, scale, offset, branch.batch_stats
 
 
 @functools.partial(jax.jit, static_argnames="axis")
 def _separable_half(x, each, axis):
-    """Its output, the moments, and what the backward pass needs of its inside."""
+    """Its output, the batch statistics, and what the backward pass needs."""
     kernel, pointwise, scale, offset, given = each
     filtered = depthwise(jax.nn.relu(x), kernel)
     mixed = filtered @ pointwise
@@ -317,7 +317,7 @@ def _separable_half(x, each, axis):
 
 
 def normalize(
-    x: jax.Array, given: Moments | None, axis: Axis = ALONE
+    x: jax.Array, given: Moments | None, axis: Axis = NO_AXIS
 ) -> tuple[jax.Array, jax.Array, Moments]:
     """Batch normalization (Ioffe and Szegedy, 2015), before scale and offset.
 
@@ -327,7 +327,7 @@ def normalize(
       axis: Devices of which each has its share of the batch.
 
     Returns:
-      ``x`` normalized, 1 / standard deviation, and the moments.
+      ``x`` normalized, 1 / standard deviation, and the batch statistics.
     """
     found = _moments_of(x, axis) if given is None else given
     deviation = jax.lax.rsqrt(found.variance + EPSILON)
@@ -344,7 +344,7 @@ def _moments_of(x, axis):
 
 
 def _backward_rule(axis, remembered, gradients):
-    states, mixed, weights, wiring, kept, of_batch, moments = remembered
+    states, mixed, weights, wiring, kept, of_batch, batch_stats = remembered
     (of_first, of_last), _ = gradients
     cells, nodes, _ = wiring.inputs.shape
     places = _gradient_places(cells, nodes)
@@ -358,7 +358,7 @@ def _backward_rule(axis, remembered, gradients):
             gradients[there.output],
             mixed,
             cell.output.scale,
-            cell.moments,
+            cell.batch_stats,
             of_batch,
             axis,
         )
@@ -404,7 +404,7 @@ def _backward_rule(axis, remembered, gradients):
         _of_inputs(places, wiring),
         _first(wiring),
     )
-    cell = _cells(_places(cells, nodes), weights, wiring, kept, moments)
+    cell = _cells(_places(cells, nodes), weights, wiring, kept, batch_stats)
     gradients, of_weights = jax.lax.scan(
         through_cell, gradients, (cell, there, mixed), reverse=True
     )
@@ -507,13 +507,13 @@ def _of_kernel(x, gradient):
     return jnp.sum(each, 0).T.astype(x.dtype)
 
 
-def _normalization_backward(gradient, x, scale, moments, of_batch, axis):
+def _normalization_backward(gradient, x, scale, batch_stats, of_batch, axis):
     """The gradients of what is normalized, and of scale and offset."""
     dtype = gradient.dtype
-    normalized, deviation, _ = normalize(x, moments, axis)
+    normalized, deviation, _ = normalize(x, batch_stats, axis)
     of_scale = jnp.sum(gradient * normalized, (0, 1, 2), dtype=jnp.float32)
     of_offset = jnp.sum(gradient, (0, 1, 2), dtype=jnp.float32)
-    if of_batch:  # The moments depend on it as well.
+    if of_batch:  # The batch statistics depend on it as well.
         pixels = gradient.size // gradient.shape[-1]
         means = axis.mean((of_offset / pixels, of_scale / pixels))
         gradient = gradient - means[0].astype(dtype)

@@ -24,7 +24,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from wpl_jax.common.settings import MOST_NODES, check_bool, check_int, require
-from wpl_jax.devices.parallel import ALONE, Axis
+from wpl_jax.devices.parallel import NO_AXIS, Axis
 from wpl_jax.spaces.cell_graph import (
     CONVOLUTIONS,
     OPERATIONS,
@@ -37,7 +37,7 @@ from wpl_jax.spaces.cell_graph import (
     used,
 )
 from wpl_jax.spaces.depthwise import shifts
-from wpl_jax.supernet import ALL, NOTHING, Decision, Graph
+from wpl_jax.supernet import ALL, PAD, Decision, Graph
 
 Params = dict[str, Any]
 
@@ -51,7 +51,7 @@ class Outputs(NamedTuple):
 
     logits: jax.Array  # float[batch, classes]
     auxiliary: jax.Array | None  # float[batch, classes]; of the auxiliary head
-    moments: Any  # what was normalized with: a tree of Moments
+    batch_stats: Any  # what was normalized with: a tree of Moments
 
 
 class Noise(NamedTuple):
@@ -255,8 +255,8 @@ class MicroCell:
         images: jax.Array,
         *,
         noise: Noise | None = None,
-        moments: Any = None,
-        axis: Axis = ALONE,
+        batch_stats: Any = None,
+        axis: Axis = NO_AXIS,
     ) -> Outputs:
         """One child on a batch of images.
 
@@ -267,15 +267,15 @@ class MicroCell:
           noise: For training: dropout before the classifier, and drop-path (Larsson
             et al., "FractalNet", 2017), which leaves a branch out of a cell for an
             image, with a probability that grows linearly with the cell's depth.
-          moments: To normalize with, as :class:`Outputs` has them; None for those of
-            the batch.
+          batch_stats: To normalize with, as :class:`Outputs` has them; None for those
+            of the batch.
           axis: Devices of which each has its share of a batch.
 
         Returns:
           The scores of the classes.
         """
         wirings, found = self.wirings(architecture), {}
-        given = moments or {}
+        given = batch_stats or {}
         x, found["stem"] = _normalized_product(
             _patches(images), child["stem"], given.get("stem"), axis
         )
@@ -293,12 +293,12 @@ class MicroCell:
         if noise is not None and noise.dropout:
             shape = len(features) * axis.size, features.shape[1]
             kept = jax.random.bernoulli(noise.key, 1 - noise.dropout, shape)
-            kept = axis.share(kept)
+            kept = axis.shard(kept)
             features = jnp.where(kept, features / (1 - noise.dropout), 0)
         return Outputs(_linear(features, child["classifier"]), auxiliary, found)
 
     def _run_stage(self, stage, child, wirings, x, noise, given, axis):
-        """All cells of a stage: its output, that of its first cell, and moments."""
+        """All cells of a stage: its output, that of its first cell, and statistics."""
         given = given or {}
         found: dict[str, Any] = {}
         inputs = []
@@ -308,7 +308,7 @@ class MicroCell:
             y = multiply(y, child[name]["kernel"])
             y, found[name] = _normalize(y, child[name], given.get(name), axis)
             inputs.append(y)
-        kept = axis.share(self._kept(stage, noise, len(x) * axis.size), axis=3)
+        kept = axis.shard(self._kept(stage, noise, len(x) * axis.size), axis=3)
         (first, last), found["cells"] = run_cells(
             tuple(inputs),
             self._weights(stage, child["cells"]),
@@ -414,8 +414,8 @@ class MicroCell:
 
 
 def _where(there: jax.Array, rows: ArrayLike) -> jax.Array:
-    """The rows, flat, and ``NOTHING`` where they are not there."""
-    nothing = NOTHING + jnp.arange(there.size).reshape(there.shape)
+    """The rows, flat, and ``PAD`` where they are not there."""
+    nothing = PAD + jnp.arange(there.size).reshape(there.shape)
     return jnp.where(there, rows, nothing).reshape(-1)
 
 
@@ -438,7 +438,7 @@ def _normalized_product(x, child, given, axis):
 
 
 def _normalize(x, child, given, axis):
-    """Batch normalization with scale and offset, if there are, and its moments."""
+    """Batch normalization, with scale and offset if there are, and the statistics."""
     x, _, found = normalize(x, given, axis)
     if "scale" in child:
         x = x * child["scale"] + child["offset"]

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from wpl_jax.common.settings import MOST_NODES, check_choice, check_int, check_number
-from wpl_jax.devices.parallel import ALONE, Axis
+from wpl_jax.devices.parallel import NO_AXIS, Axis
 from wpl_jax.spaces.highway_scan import (
     ACTIVATIONS,
     Carry,
@@ -148,7 +148,7 @@ class RecurrentCell:
         state: jax.Array,
         dropout: Dropout | None = None,
         key: jax.Array | None = None,
-        axis: Axis = ALONE,
+        axis: Axis = NO_AXIS,
     ) -> Hidden:
         """One child over a batch of sequences.
 
@@ -236,7 +236,7 @@ def _drop(
     x: jax.Array,
     rate: float,
     shape: tuple[int, ...],
-    axis: Axis = ALONE,
+    axis: Axis = NO_AXIS,
 ) -> jax.Array:
     """Inverted dropout with one mask along the axes where ``shape`` is 1.
 
@@ -246,5 +246,5 @@ def _drop(
         return x
     sizes = [x.shape[i] if size == -1 else size for i, size in enumerate(shape)]
     sizes[1:2] = [size * axis.size for size in sizes[1:2]]
-    kept = axis.share(jax.random.bernoulli(key, 1 - rate, sizes), 1)
+    kept = axis.shard(jax.random.bernoulli(key, 1 - rate, sizes), 1)
     return jnp.where(kept, x / (1 - rate), 0)

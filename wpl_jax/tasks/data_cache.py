@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 
-class Shelf:
+class DataCache:
     """Keeps what has been loaded, by the settings that it was loaded with.
 
     The arms of a run, and their retraining, differ in penalties and sizes and mostly
-    have the same data: on one shelf it is read once, and once on the devices.
+    have the same data: on one cache it is read once, and once on the devices.
     """
 
     def __init__(self) -> None:

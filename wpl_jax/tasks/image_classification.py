@@ -4,8 +4,9 @@ All images are on the devices, as bytes; each has some of them, or all. A batch 
 out of them there, moved, mirrored and cut into, and normalized, as a function of its
 number and a key. Passes
 over the training images are in a random order each. Everything that is measured is
-measured without noise, and, while a search shares weights, normalized with the moments
-of each batch, as the ENAS code does; moments of training batches are an option.
+measured without noise, and, while a search shares weights, normalized with the
+statistics of each batch, as the ENAS code does; those of training batches are an
+option.
 """
 
 import dataclasses
@@ -30,7 +31,7 @@ from wpl_jax.data.host_memory import require_memory
 from wpl_jax.data.images.contrast import require_contrast
 from wpl_jax.data.repeats import count_repeated, describe_repeated, hash_rows
 from wpl_jax.devices import parallel, processes
-from wpl_jax.devices.parallel import ALONE, ONE, Axis, Devices, Divided
+from wpl_jax.devices.parallel import NO_AXIS, ONE_DEVICE, Axis, Devices, Sharded
 from wpl_jax.errors import UserError, in_bytes
 from wpl_jax.spaces.micro_cell import Noise
 from wpl_jax.supernet import Space
@@ -51,7 +52,7 @@ class ImageSpace(Space, Protocol):
 class Images(NamedTuple):
     """A split on the devices."""
 
-    images: jax.Array | Divided  # uint8[n, height, width, channels]
+    images: jax.Array | Sharded  # uint8[n, height, width, channels]
     labels: jax.Array  # int32[n]
 
 
@@ -106,19 +107,19 @@ class DropPath:
 
 @dataclasses.dataclass(frozen=True)
 class Normalization:
-    """Which moments activations are normalized with in evaluation mode.
+    """Which batch statistics activations are normalized with in evaluation mode.
 
     Attributes:
-      moments: Those of the ``"batch"``, or of images of ``"train"``.
-      batches: Of ``"train"``: batches whose moments are averaged.
+      batch_stats: Those of the ``"batch"``, or of images of ``"train"``.
+      batches: Of ``"train"``: batches whose batch statistics are averaged.
     """
 
-    moments: Literal["batch", "train"] = "batch"
+    batch_stats: Literal["batch", "train"] = "batch"
     batches: int = 8
 
     def __post_init__(self) -> None:
         """Checks the settings."""
-        check_choice(self, "moments", ("batch", "train"))
+        check_choice(self, "batch_stats", ("batch", "train"))
         check_int(self, "batches", 1)
 
 
@@ -127,7 +128,7 @@ class Examples(NamedTuple):
 
     image: jax.Array  # float32[height, width, channels]
     label: jax.Array  # int32[]
-    moments: Any  # of their batch, as constants
+    batch_stats: Any  # of their batch, as constants
 
 
 _NO_AUGMENTATION, _NO_DROP_PATH, _OF_BATCH = (
@@ -149,10 +150,10 @@ class ImageClassification:
       drop_path: Of the cells' branches, in training.
       auxiliary_weight: Of the loss of the auxiliary head, if the space has one.
       normalization: In evaluation mode.
-      compute_dtype: In which training computes; parameters, moments and all that is
-        measured stay in float32.
+      compute_dtype: In which training computes; parameters, batch statistics and all
+        that is measured stay in float32.
       shrink: Squares of so many pixels a side become one pixel, their mean.
-      divide_images: Whether each device holds a part of the images, and not all.
+      shard_images: Whether each device holds a part of the images, and not all.
     """
 
     space: ImageSpace
@@ -164,10 +165,10 @@ class ImageClassification:
     normalization: Normalization = _OF_BATCH
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     shrink: int = 1
-    divide_images: bool = False
+    shard_images: bool = False
 
     error_name = "% error"
-    data_fields = ("shrink", "divide_images")
+    data_fields = ("shrink", "shard_images")
 
     def __post_init__(self) -> None:
         """Checks the settings."""
@@ -176,7 +177,7 @@ class ImageClassification:
         check_number(self, "auxiliary_weight", least=0)
         check_choice(self, "compute_dtype", ("bfloat16", "float32"))
         check_int(self, "shrink", 1)
-        check_bool(self, "divide_images")
+        check_bool(self, "shard_images")
 
     @staticmethod
     def unread(settings: Mapping[str, Any]) -> dict[str, str]:
@@ -184,8 +185,8 @@ class ImageClassification:
         found = {}
         if not settings.get("drop_path", {}).get("rate"):
             found["drop_path.epochs"] = "drop_path.rate is 0"
-        if settings.get("normalization", {}).get("moments", "batch") == "batch":
-            found["normalization.batches"] = "normalization.moments is 'batch'"
+        if settings.get("normalization", {}).get("batch_stats", "batch") == "batch":
+            found["normalization.batches"] = "normalization.batch_stats is 'batch'"
         if not settings["space"].get("auxiliary"):
             found["auxiliary_weight"] = "config.space has no auxiliary classifier"
         return found
@@ -238,8 +239,8 @@ class ImageClassification:
         return {"image_shape": shape, "num_classes": dataset.num_classes}
 
     def put(self, dataset: ImageDataset, devices: Devices) -> Data:
-        """Puts the images on devices, which divide them if ``divide_images``."""
-        holders = devices if self.divide_images else ONE
+        """Puts the images on devices, which divide them if ``shard_images``."""
+        holders = devices if self.shard_images else ONE_DEVICE
         check_memory(dataset, self.shrink, holders)
         return devices.replicate(prepare(dataset, self.shrink, holders))
 
@@ -261,7 +262,7 @@ class ImageClassification:
         """Images of a batch."""
         return self.batch_size
 
-    def init_stream(self) -> tuple[()]:
+    def init_carry(self) -> tuple[()]:
         """Nothing: batches do not depend on each other."""
         return ()
 
@@ -269,14 +270,14 @@ class ImageClassification:
         """Whole batches of a split."""
         return len(getattr(data, split).labels) // self.batch_size
 
-    def train_loss(self, child, architecture, data, stream, step, key, axis=ALONE):
+    def train_loss(self, child, architecture, data, carry, step, key, axis=NO_AXIS):
         """Cross-entropy of one batch with all noise, and the auxiliary head's.
 
         Args:
           child: The child's parameters.
           architecture: ``int32[num_decisions]``.
           data: The images.
-          stream: Nothing.
+          carry: Nothing.
           step: Number of the batch, ``int32[]``, counted on over all passes.
           key: PRNG key of the noise.
           axis: Devices that share the batch.
@@ -299,15 +300,15 @@ class ImageClassification:
         loss = nats
         if outputs.auxiliary is not None:
             loss += self.auxiliary_weight * _nats(outputs.auxiliary, labels)
-        return loss, (jax.lax.stop_gradient(nats), stream)
+        return loss, (jax.lax.stop_gradient(nats), carry)
 
-    def validate(self, child, architecture, data, first, batches, axis=ALONE):
+    def validate(self, child, architecture, data, first, batches, axis=NO_AXIS):
         """Nats and per cent wrong over validation batches in a row."""
-        moments = self._moments(child, architecture, data, axis)
+        batch_stats = self._batch_stats(child, architecture, data, axis)
 
         def add(i, total):
             images, labels = self._batch(data, "valid", first + i, axis)
-            logits = self._logits(child, architecture, images, moments, axis)
+            logits = self._logits(child, architecture, images, batch_stats, axis)
             found = jnp.stack(
                 [_nats(logits, labels), jnp.mean(_wrongs(logits, labels))]
             )
@@ -317,18 +318,18 @@ class ImageClassification:
         nats, wrong = axis.mean(total) / batches
         return _evaluation(nats, wrong)
 
-    def evaluate(self, child, architecture, data, split: str, axis=ALONE):
+    def evaluate(self, child, architecture, data, split: str, axis=NO_AXIS):
         """Nats and per cent wrong over the whole of a split.
 
         The last batch is filled up with the first images, which count once.
         """
-        moments = self._moments(child, architecture, data, axis)
+        batch_stats = self._batch_stats(child, architecture, data, axis)
         count = len(getattr(data, split).labels)
 
         def one(index):
             places = self._places(index, axis)
             images, labels = self._take(data, split, places % count)
-            logits = self._logits(child, architecture, images, moments, axis)
+            logits = self._logits(child, architecture, images, batch_stats, axis)
             each = jnp.stack([_nats_of_each(logits, labels), _wrongs(logits, labels)])
             return jnp.sum(each * (places < count), 1)
 
@@ -350,29 +351,35 @@ class ImageClassification:
         Returns:
           ``float32[batch, classes]``.
         """
-        moments = self._moments(child, architecture, data)
+        batch_stats = self._batch_stats(child, architecture, data)
         images = _normalized(data, _shrunk(jnp.asarray(inputs), self.shrink))
-        logits = self._logits(child, architecture, images, moments)
+        logits = self._logits(child, architecture, images, batch_stats)
         return jax.nn.log_softmax(logits.astype(jnp.float32))
 
-    def fisher_loss(self, child, architecture, data, split: str, step, axis=ALONE):
+    def fisher_loss(self, child, architecture, data, split: str, step, axis=NO_AXIS):
         """Nats on one batch of the split."""
         images, labels = self._batch(data, split, step, axis)
-        moments = self._moments(child, architecture, data, axis)
-        return _nats(self._logits(child, architecture, images, moments, axis), labels)
+        batch_stats = self._batch_stats(child, architecture, data, axis)
+        return _nats(
+            self._logits(child, architecture, images, batch_stats, axis), labels
+        )
 
-    def fisher_examples(self, child, architecture, data, split: str, step, axis=ALONE):
-        """Its images, each with the moments of the batch.
+    def fisher_examples(
+        self, child, architecture, data, split: str, step, axis=NO_AXIS
+    ):
+        """Its images, each with the batch statistics of the batch.
 
-        An image alone has moments of its own; the gradient of its loss is taken with
-        those of the batch, held constant.
+        An image alone has batch statistics of its own; the gradient of its loss is
+        taken with those of the batch, held constant.
         """
         images, labels = self._batch(data, split, step, axis)
-        moments = self._moments(child, architecture, data, axis)
-        if moments is None:
-            moments = self.space.apply(child, architecture, images, axis=axis).moments
+        batch_stats = self._batch_stats(child, architecture, data, axis)
+        if batch_stats is None:
+            batch_stats = self.space.apply(
+                child, architecture, images, axis=axis
+            ).batch_stats
         each = jax.tree.map(
-            lambda m: jnp.broadcast_to(m, (len(labels), *m.shape)), moments
+            lambda m: jnp.broadcast_to(m, (len(labels), *m.shape)), batch_stats
         )
         return Examples(images, labels, each)
 
@@ -395,24 +402,26 @@ class ImageClassification:
         """The share that is right."""
         return 1 - evaluation.error / 100
 
-    def _logits(self, child, architecture, images, moments, axis=ALONE):
+    def _logits(self, child, architecture, images, batch_stats, axis=NO_AXIS):
         """Without noise."""
         return self.space.apply(
-            child, architecture, images, moments=moments, axis=axis
+            child, architecture, images, batch_stats=batch_stats, axis=axis
         ).logits
 
     def _logits_of_example(self, child, architecture, example):
-        return self._logits(child, architecture, example.image[None], example.moments)
+        return self._logits(
+            child, architecture, example.image[None], example.batch_stats
+        )
 
-    def _moments(self, child, architecture, data, axis=ALONE):
+    def _batch_stats(self, child, architecture, data, axis=NO_AXIS):
         """What to normalize with, None for each batch's own."""
-        if self.normalization.moments == "batch":
+        if self.normalization.batch_stats == "batch":
             return None
         batches = self.normalization.batches
 
         def one(index):
             images, _ = self._batch(data, "train", index, axis)
-            return self.space.apply(child, architecture, images, axis=axis).moments
+            return self.space.apply(child, architecture, images, axis=axis).batch_stats
 
         found = jax.lax.map(one, jnp.arange(batches))
         return jax.tree.map(lambda m: jnp.mean(m, 0), found)
@@ -424,7 +433,7 @@ class ImageClassification:
 
     def _places(self, index, axis):
         """Of a batch, those of this device."""
-        return index * self.batch_size + axis.share(jnp.arange(self.batch_size))
+        return index * self.batch_size + axis.shard(jnp.arange(self.batch_size))
 
     def _take(self, data, split, places):
         images, labels = (x[places] for x in getattr(data, split))
@@ -437,7 +446,7 @@ class ImageClassification:
         key_of_pass = jax.random.fold_in(jax.random.key(0), step // batches)
         order = jax.random.permutation(key_of_pass, count)
         first = step % batches * self.batch_size
-        places = axis.share(jax.lax.dynamic_slice_in_dim(order, first, self.batch_size))
+        places = axis.shard(jax.lax.dynamic_slice_in_dim(order, first, self.batch_size))
         images = data.train.images[places]
         images = augment(key, images, self.augmentation, data, axis)
         return images, data.train.labels[places]
@@ -448,7 +457,7 @@ def augment(
     images: jax.Array,
     augmentation: Augmentation,
     data: Data,
-    axis: Axis = ALONE,
+    axis: Axis = NO_AXIS,
 ) -> jax.Array:
     """Moves, mirrors and cuts into images, each in its own way, and normalizes them.
 
@@ -468,13 +477,13 @@ def augment(
     batch = here * axis.size
     move, mirror, cut = jax.random.split(key, 3)
     crop, size = augmentation.crop, augmentation.cutout
-    offset = axis.share(
+    offset = axis.shard(
         jax.random.randint(move, (2, batch, 1), -crop, crop + 1), axis=1
     )
     rows = jnp.arange(height) + offset[0]
     columns = jnp.arange(width) + offset[1]
     if augmentation.flip:
-        flipped = axis.share(jax.random.bernoulli(mirror, shape=(batch, 1)))
+        flipped = axis.shard(jax.random.bernoulli(mirror, shape=(batch, 1)))
         columns = jnp.where(flipped, width - 1 - columns, columns)
     inside = _within(rows, 0, height)[:, :, None] & _within(columns, 0, width)[:, None]
     moved = images[
@@ -485,7 +494,7 @@ def augment(
     if size:
         # The center is in the image, the square may reach beyond it.
         bounds = jnp.array([[height], [width]])
-        center = axis.share(jax.random.randint(cut, (2, batch), 0, bounds), axis=1)
+        center = axis.shard(jax.random.randint(cut, (2, batch), 0, bounds), axis=1)
         top, left = center[..., None] - size // 2
         inside &= ~(
             _within(jnp.arange(height), top, top + size)[:, :, None]
@@ -521,7 +530,9 @@ def _evaluation(nats, wrong):
     return Evaluation(nats, jnp.where(jnp.isnan(nats), jnp.nan, 100 * wrong))
 
 
-def prepare(dataset: ImageDataset, shrink: int = 1, devices: Devices = ONE) -> Data:
+def prepare(
+    dataset: ImageDataset, shrink: int = 1, devices: Devices = ONE_DEVICE
+) -> Data:
     """Puts images on devices; of several processes each reads those of its devices.
 
     Args:
@@ -532,7 +543,7 @@ def prepare(dataset: ImageDataset, shrink: int = 1, devices: Devices = ONE) -> D
 
     Returns:
       The images, each split in a random order of its own: in files classes often come
-      one after the other, and a batch of one class has moments of its own.
+      one after the other, and a batch of one class has batch statistics of its own.
 
     Raises:
       DataError: If an image is broken, all training images are of one colour, or all
@@ -552,7 +563,7 @@ def prepare(dataset: ImageDataset, shrink: int = 1, devices: Devices = ONE) -> D
             if devices.count > 1:  # Each process has other rows.
                 hashes[name] = processes.total(hashes[name])
         images = _shrunk(images, shrink)
-        whole = Images(devices.divide(images, count), jnp.asarray(split.labels[order]))
+        whole = Images(devices.shard(images, count), jnp.asarray(split.labels[order]))
         return whole, images
 
     train, pixels = moved("train")
@@ -594,7 +605,7 @@ def _shrunk(images: Any, by: int) -> Any:
 
 
 def check_memory(
-    dataset: ImageDataset, shrink: int = 1, devices: Devices = ONE
+    dataset: ImageDataset, shrink: int = 1, devices: Devices = ONE_DEVICE
 ) -> None:
     """Checks that the images fit on a device, and the copies of them on the machine.
 
@@ -616,7 +627,7 @@ def check_memory(
             f"The images of {dataset.source} need {in_bytes(needed)} on each "
             f"device, which has {in_bytes(available)}. Take fewer or smaller "
             "ones: config.task.image_classification.shrink halves their sides with 2; "
-            "or more devices, with config.task.image_classification.divide_images."
+            "or more devices, with config.task.image_classification.shard_images."
         )
     # Images in memory are copied in another order, a split at a time.
     processes_here = jax.process_count() if devices.count > 1 else 1

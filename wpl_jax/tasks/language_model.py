@@ -18,7 +18,7 @@ import optax
 from wpl_jax.common.divisors import largest_divisor
 from wpl_jax.common.settings import check_choice, check_int, check_number
 from wpl_jax.data import TextDataset, batchify, load_text
-from wpl_jax.devices.parallel import ALONE, Devices
+from wpl_jax.devices.parallel import NO_AXIS, Devices
 from wpl_jax.spaces.recurrent_cell import Dropout, Hidden
 from wpl_jax.supernet import Space
 from wpl_jax.tasks.guessing import Guess, of_words
@@ -124,7 +124,7 @@ class LanguageModel:
         """Words of a batch."""
         return self.batch_size * self.length
 
-    def init_stream(self) -> jax.Array:
+    def init_carry(self) -> jax.Array:
         """The hidden state before the first word, ``float[batch_size, hidden]``."""
         return self.space.initial_state(self.batch_size)
 
@@ -132,14 +132,14 @@ class LanguageModel:
         """Batches of a split; what is left over at its end is not counted."""
         return (getattr(data, split).shape[1] - 1) // self.length
 
-    def train_loss(self, child, architecture, data, stream, step, key, axis=ALONE):
+    def train_loss(self, child, architecture, data, carry, step, key, axis=NO_AXIS):
         """Cross-entropy of one batch with dropout, and the two penalties.
 
         Args:
           child: The child's parameters.
           architecture: ``int32[num_decisions]``.
           data: The text.
-          stream: Hidden state that the batch before left.
+          carry: Hidden state that the batch before left.
           step: Number of the batch, ``int32[]``; the streams start anew, from a zero
             state, at multiples of :meth:`num_batches`.
           key: PRNG key of the dropout.
@@ -150,8 +150,8 @@ class LanguageModel:
           hidden state, without gradient.
         """
         index = step % self.num_batches(data, "train")
-        state = jnp.where(index == 0, jnp.zeros_like(stream), stream)
-        inputs, targets = axis.share(self._window(data.train, index))
+        state = jnp.where(index == 0, jnp.zeros_like(carry), carry)
+        inputs, targets = axis.shard(self._window(data.train, index))
         child, state = jax.tree.map(
             lambda x: x.astype(self.compute_dtype), (child, state)
         )
@@ -169,7 +169,7 @@ class LanguageModel:
         state = hidden.state.astype(jnp.float32)
         return loss, jax.lax.stop_gradient((nats, state))
 
-    def validate(self, child, architecture, data, first, batches, axis=ALONE):
+    def validate(self, child, architecture, data, first, batches, axis=NO_AXIS):
         """Nats per word and perplexity over validation batches in a row.
 
         The state is zero before the first and goes on from each to the next.
@@ -178,16 +178,16 @@ class LanguageModel:
         def add(i, carry):
             state, total = carry
             index = (first + i) % self.num_batches(data, "valid")
-            inputs, targets = axis.share(self._window(data.valid, index))
+            inputs, targets = axis.shard(self._window(data.valid, index))
             hidden = self.space.apply(child, architecture, inputs, state=state)
             nats = self._measured_nats(child, hidden.raw, targets)
             return hidden.state, total + jnp.mean(nats)
 
-        start = axis.share(self.init_stream()), jnp.float32(0)
+        start = axis.shard(self.init_carry()), jnp.float32(0)
         _, total = jax.lax.fori_loop(0, batches, add, start)
         return self._evaluation(axis.mean(total) / batches)
 
-    def evaluate(self, child, architecture, data, split: str, axis=ALONE):
+    def evaluate(self, child, architecture, data, split: str, axis=NO_AXIS):
         """Nats per word and perplexity over the whole of a split, from a zero state."""
         streams = getattr(data, split)
         predicted = streams.shape[1] - 1
@@ -195,13 +195,13 @@ class LanguageModel:
         padded = jnp.pad(streams, ((0, 0), (0, windows * self.length - predicted)))
 
         def one(state, index):
-            inputs, targets = axis.share(self._window(padded, index))
+            inputs, targets = axis.shard(self._window(padded, index))
             hidden = self.space.apply(child, architecture, inputs, state=state)
             nats = self._measured_nats(child, hidden.raw, targets)
             there = index * self.length + jnp.arange(self.length) < predicted
             return hidden.state, jnp.sum(nats * there)
 
-        start = axis.share(self.init_stream())
+        start = axis.shard(self.init_carry())
         _, nats = jax.lax.scan(one, start, jnp.arange(windows))
         total = axis.sum(jnp.sum(nats))
         return self._evaluation(total / (streams.shape[0] * predicted))
@@ -224,21 +224,23 @@ class LanguageModel:
         logits = self.space.logits(child, hidden.raw)
         return jax.nn.log_softmax(logits.astype(jnp.float32))
 
-    def fisher_loss(self, child, architecture, data, split: str, step, axis=ALONE):
+    def fisher_loss(self, child, architecture, data, split: str, step, axis=NO_AXIS):
         """Nats per word on one batch of the split, from a zero state."""
         inputs, targets = self._fisher_batch(data, split, step, axis)
-        state = axis.share(self.init_stream())
+        state = axis.shard(self.init_carry())
         hidden = self.space.apply(child, architecture, inputs, state=state)
         return self._nats(child, hidden.raw, targets)
 
-    def fisher_examples(self, child, architecture, data, split: str, step, axis=ALONE):
+    def fisher_examples(
+        self, child, architecture, data, split: str, step, axis=NO_AXIS
+    ):
         """Its sequences: inputs and targets, ``int32[batch, length]`` each."""
         del child, architecture
         return self._fisher_batch(data, split, step, axis)
 
     def _fisher_batch(self, data, split, step, axis):
         index = step % self.num_batches(data, split)
-        return axis.share(self._window(getattr(data, split), index))
+        return axis.shard(self._window(getattr(data, split), index))
 
     def example_loss(self, child, architecture, example):
         """Nats per word of one sequence, from a zero state."""

@@ -5,12 +5,12 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from wpl_jax.devices.parallel import ALONE, Axis, Devices
+from wpl_jax.devices.parallel import NO_AXIS, Axis, Devices
 from wpl_jax.supernet import Space
 from wpl_jax.tasks.guessing import Guess
 
 Data = Any  # a pytree of arrays on the device
-Stream = Any  # a pytree that a batch leaves to the next one, as hidden states are
+Carry = Any  # a pytree that a batch leaves to the next one, as hidden states are
 
 
 class Evaluation(NamedTuple):
@@ -76,7 +76,7 @@ class Task(Protocol):
     def describe(self, dataset: Any) -> str:
         """A line about a data set."""
 
-    def init_stream(self) -> Stream:
+    def init_carry(self) -> Carry:
         """What the first batch starts from; leading axes are the batch's rows."""
 
     def train_loss(
@@ -84,15 +84,15 @@ class Task(Protocol):
         child: Any,
         architecture: jax.Array,
         data: Data,
-        stream: Stream,
+        carry: Carry,
         step: jax.Array,
         key: jax.Array,
-        axis: Axis = ALONE,
-    ) -> tuple[jax.Array, tuple[jax.Array, Stream]]:
+        axis: Axis = NO_AXIS,
+    ) -> tuple[jax.Array, tuple[jax.Array, Carry]]:
         """The loss that training minimises on training batch ``step``.
 
         Returns:
-          The loss, and beside it the nats that are part of it and the stream, both of
+          The loss, and beside it the nats that are part of it and the carry, both of
           the device's share.
         """
 
@@ -103,7 +103,7 @@ class Task(Protocol):
         data: Data,
         first: jax.Array | int,
         batches: jax.Array | int,
-        axis: Axis = ALONE,
+        axis: Axis = NO_AXIS,
     ) -> Evaluation:
         """Evaluation mode on validation batches that follow each other.
 
@@ -122,7 +122,7 @@ class Task(Protocol):
         architecture: jax.Array,
         data: Data,
         split: str,
-        axis: Axis = ALONE,
+        axis: Axis = NO_AXIS,
     ) -> Evaluation:
         """Evaluation mode over the whole of a split."""
 
@@ -149,7 +149,7 @@ class Task(Protocol):
         data: Data,
         split: str,
         step: Any,
-        axis: Axis = ALONE,
+        axis: Axis = NO_AXIS,
     ) -> jax.Array:
         """Nats in evaluation mode on one batch of the split, differentiable."""
 
@@ -160,7 +160,7 @@ class Task(Protocol):
         data: Data,
         split: str,
         step: Any,
-        axis: Axis = ALONE,
+        axis: Axis = NO_AXIS,
     ) -> Any:
         """The same batch as a pytree with a leading axis of examples.
 

@@ -58,7 +58,7 @@ def run(
         before anything is compiled.
       SystemExit: With 128 and the number of a signal after it, once all is saved.
     """
-    if processes.several():
+    if processes.is_distributed():
         raise UserError(
             "The two-model experiment runs in one process. Leave out --coordinator, "
             "--processes, --process and --cluster."
