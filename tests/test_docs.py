@@ -18,6 +18,7 @@ from wpl_jax.jobs.search_config import make_search
 ROOT = Path(__file__).resolve().parents[1]
 RUNNING = (ROOT / "docs" / "running.md").read_text(encoding="utf-8")
 SCALING = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def commands(text):
@@ -103,9 +104,27 @@ def test_commands_for_several_processes(tmp_path):
 def test_flags_of_the_guides_are_flags():
     command = [sys.executable, str(ROOT / "launch.py"), "--helpfull"]
     said = subprocess.run(command, capture_output=True, text=True, cwd=ROOT).stdout
-    for line in commands(RUNNING):
+    for line in [line for page in PAGES for line in commands(page.read_text("utf-8"))]:
         for flag in re.findall(r" --([a-z]+)[= ]", line.partition("launch.py")[2]):
             assert re.search(rf"--(\[no\])?{flag}\b", said), flag
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_links_and_configurations_are_there(page):
+    text = page.read_text("utf-8")
+    for link in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (page.parent / link).is_file(), link
+    # That of the guide to spaces is the reader's own.
+    for config in set(re.findall(r"configs/(\w+)\.py", text)) - {"ladder_digits"}:
+        assert (ROOT / "configs" / f"{config}.py").is_file(), config
+    for config in re.findall(r"wpl-jax --config=(\w+)", text):
+        assert (ROOT / "configs" / f"{config}.py").is_file(), config
+
+
+def test_the_readme_names_every_guide():
+    readme = (ROOT / "README.md").read_text("utf-8")
+    for guide in (ROOT / "docs").glob("*.md"):
+        assert f"docs/{guide.name}" in readme, guide.name
 
 
 def test_a_search_takes_the_settings_of_the_plan_for_a_box(all_devices):

@@ -18,7 +18,7 @@ from PIL import Image
 
 from wpl_jax.data import DataError
 from wpl_jax.devices import processes as wpl_processes
-from wpl_jax.devices.processes import together
+from wpl_jax.devices.processes import naming_lost_ones
 from wpl_jax.errors import UserError
 
 CONFIG = f"--config={ROOT / 'tests' / 'helpers' / 'tiny_search.py'}"
@@ -110,13 +110,13 @@ def test_two_processes_agree():
 
 def test_an_error_of_its_own_is_not_taken_for_a_lost_process(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(UserError, match=r"^IMAGES: found an empty folder"), together():
+    with pytest.raises(UserError, match=r"^IMAGES: found an empty folder"), naming_lost_ones():
         raise DataError("IMAGES", "an empty folder", "images", "add some")
     for lost in ("UNKNOWN: Gloo has failed.", "INTERNAL: NCCL operation", "ABORTED: x"):
-        with pytest.raises(UserError, match="has lost another one"), together():
+        with pytest.raises(UserError, match="has lost another one"), naming_lost_ones():
             raise ValueError(lost)
     for own in ("INTERNAL: a kernel was not launched", "no status", "UNKNOWN: x"):
-        with pytest.raises(ValueError, match=own), together():
+        with pytest.raises(ValueError, match=own), naming_lost_ones():
             raise ValueError(own)
 
 
