@@ -110,7 +110,10 @@ def test_two_processes_agree():
 
 def test_an_error_of_its_own_is_not_taken_for_a_lost_process(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(UserError, match=r"^IMAGES: found an empty folder"), naming_lost_ones():
+    with (
+        pytest.raises(UserError, match=r"^IMAGES: found an empty folder"),
+        naming_lost_ones(),
+    ):
         raise DataError("IMAGES", "an empty folder", "images", "add some")
     for lost in ("UNKNOWN: Gloo has failed.", "INTERNAL: NCCL operation", "ABORTED: x"):
         with pytest.raises(UserError, match="has lost another one"), naming_lost_ones():
