@@ -70,7 +70,7 @@ def _train(search: Any, data: Any, steps: int) -> Any:
     running, zero = _state(search), np.int32(0)
     for _ in range(STEPS // steps):
         running[0] = search.train_and_protect(running[0], data, zero, zero)
-        jax.device_get(running[0].epoch.train_nats)
+        jax.device_get(running[0].epoch.train_loss)
     return running[0].shared.params
 
 

@@ -42,11 +42,11 @@ def test_epochs_are_the_papers_algorithm(form):
         for index, architecture in enumerate(seen.architectures):
             written.train(architecture, epoch, index)
             np.testing.assert_allclose(
-                seen.err1.nats[index], written.evaluate(architecture), rtol=2e-5
+                seen.err1.loss[index], written.evaluate(architecture), rtol=2e-5
             )
             written.protect(architecture, epoch, index)
         err2 = [written.evaluate(architecture) for architecture in seen.architectures]
-        np.testing.assert_allclose(seen.err2.nats, err2, rtol=2e-5)
+        np.testing.assert_allclose(seen.err2.loss, err2, rtol=2e-5)
         for name, value in state.shared.params.items():
             np.testing.assert_allclose(value, written.params[name], rtol=2e-5)
             average = state.shared.memory[name]
@@ -188,10 +188,10 @@ def test_measured_numbers_are_those_of_the_epoch():
     data, state = toy.make_data(), search.init(jax.random.key(0))
     state = run_epoch(search, state, data, 0)
     measured = search.measure(state, np.int32(3))
-    err1, err2 = (np.asarray(x.nats, np.float64) for x in state.epoch[2:4])
+    err1, err2 = (np.asarray(x.loss, np.float64) for x in state.epoch[2:4])
     distance = np.sqrt(2 * err2) - np.sqrt(2 * err1)
     np.testing.assert_allclose(measured.error.mean, distance.mean(), rtol=1e-4)
-    np.testing.assert_allclose(measured.nats.max, (err2 - err1).max(), rtol=1e-4)
+    np.testing.assert_allclose(measured.loss.max, (err2 - err1).max(), rtol=1e-4)
     np.testing.assert_allclose(measured.child_error, np.sqrt(2 * err2).mean(), 1e-5)
     np.testing.assert_allclose(measured.child_reward, np.exp(-err2).mean(), rtol=1e-5)
     best = state.epoch.architectures[np.argmin(err2)]
@@ -296,7 +296,7 @@ def test_the_controller_finds_what_is_best_and_random_search_as_often_as_compute
 def test_the_selection_is_the_best_of_what_was_screened(name):
     for s in selected(name):
         wrong = np.sum(s.architectures != np.array(TableTask.best), 1)
-        np.testing.assert_array_equal(s.screened.nats, wrong)
+        np.testing.assert_array_equal(s.screened.loss, wrong)
         np.testing.assert_array_equal(s.judged.error, np.sort(wrong)[:2])
         np.testing.assert_array_equal(wrong[s.kept], np.sort(wrong)[:2])
 
@@ -327,4 +327,4 @@ def test_a_search_is_made_from_its_configuration():
     assert search.children == 4
     assert data.train.shape == (5, 4, toy.SIZE)
     shapes = jax.eval_shape(search.init, jax.random.key(0))
-    assert shapes.epoch.err1.nats.shape == shapes.epoch.err2.error.shape == (4,)
+    assert shapes.epoch.err1.loss.shape == shapes.epoch.err2.error.shape == (4,)

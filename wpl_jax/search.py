@@ -107,7 +107,7 @@ class Search:
             skipped=Skipped(of_epoch=jnp.int32(0), in_row=jnp.int32(0)),
             epoch=Epoch(
                 architectures=jnp.zeros((self.children, decisions), jnp.int32),
-                train_nats=jnp.zeros(self.children),
+                train_loss=jnp.zeros(self.children),
                 err1=_no_evaluations(self.children),
                 err2=_no_evaluations(self.children),
                 reward=jnp.float32(0),
@@ -168,7 +168,7 @@ class Search:
         rows = self.task.space.rows(architecture)
         rows_of_all = self._rows_of_all(state.shared, rows)
         child, axis = gather(state.shared, rows_of_all), self.devices.batch
-        train_state, skipped, nats = train_batches(
+        train_state, skipped, loss = train_batches(
             self.task,
             self._transform(epoch, state.rate_scale),
             TrainState(child.params, child.opt_state, state.carry),
@@ -199,7 +199,7 @@ class Search:
             skipped=skipped,
             epoch=seen._replace(
                 architectures=seen.architectures.at[index].set(architecture),
-                train_nats=seen.train_nats.at[index].set(nats),
+                train_loss=seen.train_loss.at[index].set(loss),
             ),
         )
 
@@ -216,7 +216,7 @@ class Search:
         first, stride = batches_of_several(
             self.task, data, done, self.children_per_step
         )
-        train_state, skipped, nats = train_together(
+        train_state, skipped, loss = train_together(
             self.task,
             self._transform(epoch, state.rate_scale),
             TrainState(state.shared.params, state.shared.opt_state, state.carry),
@@ -252,7 +252,7 @@ class Search:
             skipped=skipped,
             epoch=seen._replace(
                 architectures=_put(seen.architectures, index, architectures),
-                train_nats=_put(seen.train_nats, index, nats),
+                train_loss=_put(seen.train_loss, index, loss),
             ),
         )
 
@@ -309,12 +309,12 @@ class Search:
         """What an epoch was, after its last call."""
         seen = state.epoch
         return Measured(
-            nats=forgetting(seen.err1.nats, seen.err2.nats),
+            loss=forgetting(seen.err1.loss, seen.err2.loss),
             error=forgetting(seen.err1.error, seen.err2.error),
-            err1=seen.err1.nats,
-            err2=seen.err2.nats,
+            err1=seen.err1.loss,
+            err2=seen.err2.loss,
             child_error=jnp.mean(seen.err2.error),
-            train_nats=jnp.mean(seen.train_nats),
+            train_loss=jnp.mean(seen.train_loss),
             child_reward=jnp.mean(self.task.reward(seen.err2)),
             reward=self._if_learned(seen.reward),
             entropy=self._if_learned(seen.entropy),

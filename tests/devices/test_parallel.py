@@ -38,6 +38,7 @@ from wpl_jax.evaluation.rank_disorder import with_shared
 from wpl_jax.jobs import registry as jobs
 from wpl_jax.jobs import search as search_run
 from wpl_jax.jobs import search_config
+from wpl_jax.jobs.search_loop import METRICS
 from wpl_jax.penalty import consolidate, weight_plasticity
 from wpl_jax.runs.stopping import StopRequest
 from wpl_jax.supernet import gather, mask, random_architecture
@@ -314,7 +315,7 @@ def outcome(config, count):
 
 def assert_same_search(found, expected, atol=1e-5):
     (measured, state), (measured_there, state_there) = found, expected
-    for name in ("err1", "err2", "train_nats", "reward", "child_reward", "entropy"):
+    for name in ("err1", "err2", "train_loss", "reward", "child_reward", "entropy"):
         np.testing.assert_allclose(
             getattr(measured, name),
             getattr(measured_there, name),
@@ -322,7 +323,7 @@ def assert_same_search(found, expected, atol=1e-5):
             err_msg=name,
         )
     for name in ("mean", "best_mean", "max", "std"):
-        each = getattr(measured.nats, name), getattr(measured_there.nats, name)
+        each = getattr(measured.loss, name), getattr(measured_there.loss, name)
         np.testing.assert_allclose(*each, atol=atol, err_msg=name)
     shared, there = state.shared, state_there.shared
     for tree in ("params", "memory"):
@@ -337,7 +338,7 @@ def assert_same_search(found, expected, atol=1e-5):
         state.selection.architectures, state_there.selection.architectures
     )
     np.testing.assert_allclose(
-        state.selection.judged.nats, state_there.selection.judged.nats, atol=atol
+        state.selection.judged.loss, state_there.selection.judged.loss, atol=atol
     )
 
 
@@ -518,7 +519,7 @@ def test_children_that_are_trained_together_share_their_gradients(count, name, f
             pair = seen.architectures[index : index + 2]
             written.train_several(pair, epoch, index)
             expected = [written.evaluate(architecture) for architecture in pair]
-            found = seen.err1.nats[index : index + 2]
+            found = seen.err1.loss[index : index + 2]
             np.testing.assert_allclose(found, expected, rtol=2e-5)
             written.protect_several(pair, epoch, index)
         for name, value in state.shared.params.items():
@@ -637,7 +638,7 @@ def test_a_joint_update_that_is_not_finite_is_left_out_and_told():
     transform, opt_state, before = under_penalty([3e38, 0.0, 0.0], -1e30)
     train_state, told = take_joint_step(transform, opt_state, before, [[0, 1], [1, 1]])
     assert not np.any(told.sound)
-    assert np.all(np.isfinite(told.nats))
+    assert np.all(np.isfinite(told.loss))
     unchanged = TrainState(before, opt_state, np.zeros((2, 4)))
     jax.tree.map(np.testing.assert_array_equal, train_state, unchanged)
 
@@ -804,7 +805,8 @@ def test_a_search_goes_on_with_another_number_of_devices(
     lines, expected = read_lines(tmp_path / "run"), read_lines(undisturbed)
     assert len(lines) == len(expected) == config.search.epochs
     for line, wanted in zip(lines, expected, strict=True):
-        for name in ("err1", "err2", "best", "reward", "nats_max"):
+        names = ("err1", "err2", "best", "reward")
+        for name in (*map(METRICS.get, names), "forgetting/loss_max"):
             np.testing.assert_allclose(line[name], wanted[name], atol=1e-5)
     if counts == (1, 1):
         assert lines == expected

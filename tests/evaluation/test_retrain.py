@@ -30,7 +30,7 @@ ARCHITECTURE = np.array([3, 1], np.int32)
 DECAY = Exponential(0.9, decay_from=1)
 SGD = Sgd(0.2, DECAY, clip_norm=2.0, weight_decay=0.01, momentum=0.3)
 ROUNDING = {"rtol": 2e-5, "atol": 1e-6}
-GUESS = Guess(nats=9.0, error=8e3, least_error=7e3)
+GUESS = Guess(loss=9.0, error=8e3, least_error=7e3)
 STREAM = 0.3  # how much of the last batch the next one's prediction gets
 
 
@@ -149,8 +149,8 @@ class Reference:
         self.records.append(
             {
                 "step": number,
-                "train_nats": sum(nats) / BATCHES,
-                "valid_nats": valid,
+                "train_loss": sum(nats) / BATCHES,
+                "valid_loss": valid,
                 "valid_error": np.exp(valid),
                 "averaged_steps": len(self.iterates or []),
                 "skipped": self.skipped,
@@ -166,7 +166,7 @@ class Reference:
             self.iterates = []
 
     def history(self):
-        return [record["valid_nats"] for record in self.records]
+        return [record["valid_loss"] for record in self.records]
 
     def average(self):
         return {
@@ -225,8 +225,8 @@ def test_epochs_are_sgd_however_they_are_cut_into_calls(ends, retraining):
         reference.epoch()
         state = train_epoch(retraining, state, DATA, epoch, ends)
         assert_params(state.params, reference.params)
-        nats = reference.records[epoch]["train_nats"] * BATCHES
-        np.testing.assert_allclose(state.nats, nats, **ROUNDING)
+        nats = reference.records[epoch]["train_loss"] * BATCHES
+        np.testing.assert_allclose(state.loss, nats, **ROUNDING)
     assert (int(state.averaged), int(state.skipped)) == (0, 0)
     assert min(reference.norms) < SGD.clip_norm < max(reference.norms)
     drawn = np.asarray(state.carry["drawn"])[: 2 * BATCHES]
@@ -269,8 +269,8 @@ def test_averaging_begins_where_validation_no_longer_improves(
             assert_params(state.average, reference.average())
             from_average |= reference.best is not best
         history = reference.history()
-        np.testing.assert_allclose(state.last.nats, history[-1], **ROUNDING)
-        np.testing.assert_allclose(state.lowest.nats, min(history), **ROUNDING)
+        np.testing.assert_allclose(state.last.loss, history[-1], **ROUNDING)
+        np.testing.assert_allclose(state.lowest.loss, min(history), **ROUNDING)
         assert_params(state.best, reference.best)
         assert_params(state.params, reference.params)
     expected = [begins is not None and epoch >= begins for epoch in range(EPOCHS)]
@@ -337,8 +337,8 @@ def test_steps_that_are_not_finite_are_left_out_and_counted(retraining):
         state = validate(retraining, state, data, epoch)
         assert int(state.skipped) == 3 * (epoch + 1)
         assert_params(state.params, reference.params)
-        nats = reference.records[epoch]["train_nats"] * BATCHES
-        np.testing.assert_allclose(state.nats, nats, **ROUNDING)
+        nats = reference.records[epoch]["train_loss"] * BATCHES
+        np.testing.assert_allclose(state.loss, nats, **ROUNDING)
     assert_params(state.best, reference.best)
     assert_params(state.average, reference.average())
 
@@ -456,9 +456,9 @@ def test_run_tells_of_each_epoch_and_of_what_is_kept(retraining, undisturbed):
         {
             "parameters": 3 * SIZE,  # two rows of the stack and the shift
             "averaged_steps": len(reference.iterates),
-            "valid_nats": valid,
+            "valid_loss": valid,
             "valid_error": np.exp(valid),
-            "test_nats": test,
+            "test_loss": test,
             "test_error": np.exp(test),
         },
         rel=2e-5,

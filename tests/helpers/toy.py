@@ -141,7 +141,7 @@ class ToyTask:
         return of_losses(losses, lambda nats: float(np.sqrt(2 * max(nats, 0))))
 
     def reward(self, evaluation):
-        return jnp.exp(-evaluation.nats)
+        return jnp.exp(-evaluation.loss)
 
 
 def _evaluation(nats):

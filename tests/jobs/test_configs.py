@@ -146,7 +146,7 @@ def test_the_papers_setting_takes_a_step_at_a_tiny_size(name, sizes, moved, reme
     before = jax.tree.map(np.asarray, state.shared.params[moved])
     epoch = config.penalty.wpl.start_epoch
     state = search.train_child(state, data, np.int32(epoch), np.int32(0))
-    assert np.all(np.isfinite(state.epoch.err1.nats))
+    assert np.all(np.isfinite(state.epoch.err1.loss))
     after = state.shared.params[moved]
     differs = jax.tree.map(lambda a, b: np.any(a != b), before, after)
     assert all(jax.tree.leaves(differs))

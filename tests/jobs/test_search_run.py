@@ -65,7 +65,7 @@ def guess_by_hand():
     least = losses.mean() - 3 * losses.std() / np.sqrt(losses.size)
     error = np.sqrt(2 * losses.mean())
     return {
-        "nats": losses.mean(),
+        "loss": losses.mean(),
         "error": error,
         "least_error": np.sqrt(2 * max(least, 0)),
     }
@@ -82,15 +82,20 @@ def test_a_run_leaves_what_a_search_found(finished):
         )
         assert architecture.tolist() == results["architecture"]
         assert results["valid_error"] == pytest.approx(
-            np.sqrt(2 * results["valid_nats"]), rel=1e-6
+            np.sqrt(2 * results["valid_loss"]), rel=1e-6
         )
         lines = records(folder)
         assert [line["step"] for line in lines] == [0, 1, 2]
         for line in lines:
-            err1, err2 = np.array(line["err1"]), np.array(line["err2"])
-            assert line["nats_mean"] == pytest.approx((err2 - err1).mean(), abs=1e-5)
+            err1, err2 = (
+                np.array(line["children/err1"]),
+                np.array(line["children/err2"]),
+            )
+            assert line["forgetting/loss_mean"] == pytest.approx(
+                (err2 - err1).mean(), abs=1e-5
+            )
             assert len(err1) == config.search.children
-            assert line["best"] in [[a, b] for a in range(3) for b in range(3)]
+            assert line["children/best"] in [[a, b] for a in range(3) for b in range(3)]
         assert results["guess"] == pytest.approx(guess_by_hand(), rel=1e-5)
         retrained = json.loads((folder / "retrain" / "retrained.json").read_text())
         assert retrained["guess"] == results["guess"]
@@ -99,8 +104,8 @@ def test_a_run_leaves_what_a_search_found(finished):
         assert retrained["test_error"] > 0
     wpl, none = (records(finished / "searches" / run) for run in RUNS)
     # The penalty begins in the second epoch.
-    assert [line["alpha"] for line in wpl] == pytest.approx([0, 0.01, 0.01])
-    assert [line["alpha"] for line in none] == [0, 0, 0]
+    assert [line["penalty/alpha"] for line in wpl] == pytest.approx([0, 0.01, 0.01])
+    assert [line["penalty/alpha"] for line in none] == [0, 0, 0]
 
 
 def test_a_finished_run_is_not_repeated(finished, capsys, monkeypatch):
@@ -285,13 +290,15 @@ def test_too_many_bad_steps_go_back_with_half_the_rate(
     assert "epoch 4" not in said
     lines = records(tmp_path / "run" / "searches" / "wpl-seed0")
     assert [line["step"] for line in lines] == [0, 1, 2]
-    assert lines[0]["rate"] == pytest.approx(0.05)
-    assert lines[1]["rate"] == pytest.approx(0.05 / 4)
+    assert lines[0]["training/learning_rate"] == pytest.approx(0.05)
+    assert lines[1]["training/learning_rate"] == pytest.approx(0.05 / 4)
     assert dict(rates)[2] == 0.25
-    assert all(line["skipped"] == 0 for line in lines)
+    assert all(line["training/skipped"] == 0 for line in lines)
     # What random search does not learn has no reward.
-    assert all(line["reward"] is line["entropy"] is None for line in lines)
-    assert all(line["child_reward"] > 0 for line in lines)
+    assert all(
+        line["strategy/reward"] is line["strategy/entropy"] is None for line in lines
+    )
+    assert all(line["children/reward"] > 0 for line in lines)
 
 
 def test_an_architecture_file_is_retrained(finished, tmp_path, capsys):

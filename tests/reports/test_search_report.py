@@ -28,44 +28,44 @@ ABOUT = "some <data> & more"
 # Of each search its columns; what comes before epoch 2 would show in every mean.
 COLUMNS = {
     ("wpl", 0): {
-        "error_mean": [900, 900, 1.0, 3.0],
-        "error_best_mean": [900, 900, -4.0, None],
-        "error_max": [900, None, 10.0, 20.0],
-        "nats_mean": [900, 900, 0.01, 0.03],
-        "nats_best_mean": [900, 900, 0.02, 0.04],
-        "nats_max": [900, 900, 0.1, 0.2],
-        "nats_kendall": [None, -1, 0.5, 0.7],
-        "child_reward": [900, 900, 900, 0.125],
+        "forgetting/error_mean": [900, 900, 1.0, 3.0],
+        "forgetting/error_best_mean": [900, 900, -4.0, None],
+        "forgetting/error_max": [900, None, 10.0, 20.0],
+        "forgetting/loss_mean": [900, 900, 0.01, 0.03],
+        "forgetting/loss_best_mean": [900, 900, 0.02, 0.04],
+        "forgetting/loss_max": [900, 900, 0.1, 0.2],
+        "forgetting/loss_kendall": [None, -1, 0.5, 0.7],
+        "children/reward": [900, 900, 900, 0.125],
     },
     ("wpl", 1): {
-        "error_mean": [900, 900, 4.0, 6.0],
-        "error_best_mean": [900, 900, -2.0, 0.0],
-        "error_max": [900, 900, 30.0, 50.0],
-        "nats_mean": [900, 900, 0.05, 0.07],
-        "nats_best_mean": [900, 900, 0.06, 0.08],
-        "nats_max": [900, 900, 0.5, 0.6],
-        "nats_kendall": [-1, -1, 0.9, 0.9],
-        "child_reward": [900, 900, None, 0.375],
+        "forgetting/error_mean": [900, 900, 4.0, 6.0],
+        "forgetting/error_best_mean": [900, 900, -2.0, 0.0],
+        "forgetting/error_max": [900, 900, 30.0, 50.0],
+        "forgetting/loss_mean": [900, 900, 0.05, 0.07],
+        "forgetting/loss_best_mean": [900, 900, 0.06, 0.08],
+        "forgetting/loss_max": [900, 900, 0.5, 0.6],
+        "forgetting/loss_kendall": [-1, -1, 0.9, 0.9],
+        "children/reward": [900, 900, None, 0.375],
     },
     ("none", 0): {
-        "error_mean": [900, 900, None, 20.0],
-        "error_best_mean": [900, 900, 7.0, 8.0],
-        "error_max": [900, 900, 100.0, 100.0],
-        "nats_mean": [900, 900, 0.3, 0.5],
-        "nats_best_mean": [900, 900, 0.2, 0.4],
-        "nats_max": [900, 900, 1.0, 2.0],
-        "nats_kendall": [-1, -1, None, -0.2],
-        "child_reward": [900, 900, 900, -0.5],
+        "forgetting/error_mean": [900, 900, None, 20.0],
+        "forgetting/error_best_mean": [900, 900, 7.0, 8.0],
+        "forgetting/error_max": [900, 900, 100.0, 100.0],
+        "forgetting/loss_mean": [900, 900, 0.3, 0.5],
+        "forgetting/loss_best_mean": [900, 900, 0.2, 0.4],
+        "forgetting/loss_max": [900, 900, 1.0, 2.0],
+        "forgetting/loss_kendall": [-1, -1, None, -0.2],
+        "children/reward": [900, 900, 900, -0.5],
     },
     ("none", 1): {
-        "error_mean": [900, 900, 12.0, 20.0],
-        "error_best_mean": [900, 900, 8.5, 8.5],
-        "error_max": [900, 900, 300.0, 300.0],
-        "nats_mean": [900, 900, 0.1, 0.1],
-        "nats_best_mean": [900, 900, 0.5, 0.5],
-        "nats_max": [900, 900, 0.5, 0.5],
-        "nats_kendall": [-1, -1, 0.1, 0.3],
-        "child_reward": [900, 900, 900, 0.5],
+        "forgetting/error_mean": [900, 900, 12.0, 20.0],
+        "forgetting/error_best_mean": [900, 900, 8.5, 8.5],
+        "forgetting/error_max": [900, 900, 300.0, 300.0],
+        "forgetting/loss_mean": [900, 900, 0.1, 0.1],
+        "forgetting/loss_best_mean": [900, 900, 0.5, 0.5],
+        "forgetting/loss_max": [900, 900, 0.5, 0.5],
+        "forgetting/loss_kendall": [-1, -1, 0.1, 0.3],
+        "children/reward": [900, 900, 900, 0.5],
     },
 }
 VALID_ERRORS = {
@@ -82,7 +82,7 @@ CHILD_ERRORS = {
 }
 # Half of the searches are no better; of one the children alone. Another has a child
 # that explodes, and one below the loss of a guess.
-GUESS = {"nats": 4.0, "error": 55.0, "least_error": 50.0}
+GUESS = {"loss": 4.0, "error": 55.0, "least_error": 50.0}
 ARCHITECTURES = {
     ("wpl", 0): [0, 0, 1, 0, 2],
     ("wpl", 1): [3, 0, 2, 1, 1],
@@ -134,12 +134,16 @@ def write_search(folder, arm, seed, epochs=EPOCHS):
         record = {name: values[epoch] for name, values in COLUMNS[arm, seed].items()}
         record |= {
             "step": epoch,
-            "err1": err1,
-            "err2": [err1[0] + 0.1, None, 3.9 if (arm, seed) == ("wpl", 1) else 4.1],
-            "best": [epoch % 4, 0, 1, epoch % 2, 3],
-            "child_error": CHILD_ERRORS[arm, seed],
-            "alpha": 0.01,
-            "skipped": 0,
+            "children/err1": err1,
+            "children/err2": [
+                err1[0] + 0.1,
+                None,
+                3.9 if (arm, seed) == ("wpl", 1) else 4.1,
+            ],
+            "children/best": [epoch % 4, 0, 1, epoch % 2, 3],
+            "children/error": CHILD_ERRORS[arm, seed],
+            "penalty/alpha": 0.01,
+            "training/skipped": 0,
         }
         lines.append(json.dumps(record, sort_keys=True) + "\n")
     (folder / "metrics.jsonl").write_text("".join(lines))
@@ -147,7 +151,7 @@ def write_search(folder, arm, seed, epochs=EPOCHS):
         "architecture": ARCHITECTURES[arm, seed],
         "error_name": "ppl",
         "valid_error": VALID_ERRORS[arm, seed],
-        "valid_nats": float(np.log(VALID_ERRORS[arm, seed])),
+        "valid_loss": float(np.log(VALID_ERRORS[arm, seed])),
         "guess": GUESS,
     }
     (folder / "results.json").write_text(json.dumps(results))
@@ -224,7 +228,7 @@ def test_one_seed_has_no_error_and_a_penalty_that_never_shows_the_last_epoch(
     searches, tmp_path
 ):
     some = read_all(searches, [("none", 1), ("wpl", 1)])  # "none" is the main arm here.
-    some[1].metrics[-1]["child_reward"] = None
+    some[1].metrics[-1]["children/reward"] = None
     search_report.write(tmp_path, CONFIG, some, SPACE, ABOUT, 100)
     page = Parsed(tmp_path / "report.html")
     assert page.rows[1:] == [
@@ -347,7 +351,7 @@ def test_same_searches_give_the_same_bytes(searches, written, tmp_path):
 def test_columns_are_floats_with_nan_for_nulls(searches):
     (search,) = read_all(searches, [("none", 0)])
     assert (search.arm, search.seed, len(search.metrics)) == ("none", 0, EPOCHS)
-    curve = search.curve("error_mean")
+    curve = search.curve("forgetting/error_mean")
     assert curve.dtype == np.float64
     np.testing.assert_array_equal(curve, [900, 900, np.nan, 20])
 
@@ -395,14 +399,34 @@ METRICS, RESULTS, RETRAINED = "metrics.jsonl", "results.json", "retrain/retraine
         (RESULTS, with_field("valid_error", "2"), "'valid_error' is '2', expected"),
         (RESULTS, with_field("architecture", [0, 0, 1, 9, 2]), "each within its"),
         (RESULTS, with_field("architecture", [0]), "architecture of 5 decisions"),
-        (RESULTS, with_field("guess", {"nats": 1}), "in 'guess', the field 'error'"),
-        (METRICS, with_field("child_error", "1"), "line 1: the field 'child_error'"),
+        (RESULTS, with_field("guess", {"loss": 1}), "in 'guess', the field 'error'"),
+        (
+            METRICS,
+            with_field("children/error", "1"),
+            "line 1: the field 'children/error'",
+        ),
         (METRICS, cut_off, "the first 3 are whole, expected 4"),
-        (METRICS, with_field("error_best_mean", None, 3), "line 4: the field 'error_b"),
-        (METRICS, with_field("error_max", "much"), "line 1: the field 'error_max' is"),
+        (
+            METRICS,
+            with_field("forgetting/error_best_mean", None, 3),
+            "line 4: the field 'forgetting/error_b",
+        ),
+        (
+            METRICS,
+            with_field("forgetting/error_max", "much"),
+            "line 1: the field 'forgetting/error_max' is",
+        ),
         (METRICS, with_field("step", 7, 1), "the first 1 are whole, expected 4"),
-        (METRICS, with_field("err2", [1.0], 2), "line 3: the field 'err2' is [1.0]"),
-        (METRICS, with_field("best", [0, 0, 1, 9, 3], 2), "line 3: the field 'best'"),
+        (
+            METRICS,
+            with_field("children/err2", [1.0], 2),
+            "line 3: the field 'children/err2' is [1.0]",
+        ),
+        (
+            METRICS,
+            with_field("children/best", [0, 0, 1, 9, 3], 2),
+            "line 3: the field 'children/best'",
+        ),
         (METRICS, lambda path: path.write_text(""), "the first 0 are whole"),
         (METRICS, Path.unlink, "there is none"),
         (METRICS, lambda path: path.write_bytes(b"\xff\n"), "the first 0 are whole"),
@@ -435,7 +459,7 @@ def test_records_other_than_those_of_the_checkpoint_are_a_user_error(line, folde
             checksum = zlib.crc32(b"".join(records[:step]))
             checkpoints.save(step, {"x": np.zeros(2)}, beside=checksum)
     assert len(read(folder).metrics) == EPOCHS
-    with_field("child_error", 77.5, line)(folder / METRICS)
+    with_field("children/error", 77.5, line)(folder / METRICS)
     with pytest.raises(UserError) as caught:
         read(folder)
     message = str(caught.value)

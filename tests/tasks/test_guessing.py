@@ -16,7 +16,7 @@ from wpl_jax.two_models.analysis import Outcome
 def test_of_classes_by_hand():
     labels = np.array([0, 0, 0, 0, 3, 3, 1, 1])  # Half, a quarter, a quarter.
     found = guessing.of_classes(labels)
-    assert found.nats == pytest.approx(1.5 * math.log(2))
+    assert found.loss == pytest.approx(1.5 * math.log(2))
     assert found.error == pytest.approx(50)
     # A Bernoulli variable's standard error, of eight.
     assert found.least_error == pytest.approx(max(50 - 300 * math.sqrt(0.25 / 8), 0))
@@ -47,7 +47,7 @@ def test_of_words_is_the_perplexity_of_their_frequencies():
     mean = sum(losses) / 6
     variance = sum((x - mean) ** 2 for x in losses) / 6
     found = guessing.of_words(np.array(train), np.array(valid), 5)
-    assert found.nats == pytest.approx(mean)
+    assert found.loss == pytest.approx(mean)
     assert found.error == pytest.approx(math.exp(mean))
     least = math.exp(mean - 3 * math.sqrt(variance / 6))
     assert found.least_error == pytest.approx(least)
@@ -56,19 +56,19 @@ def test_of_words_is_the_perplexity_of_their_frequencies():
 def test_words_that_are_rare_in_training_are_worth_no_more_than_the_vocabulary():
     """As the perplexity of a child is at most that."""
     found = guessing.of_words(np.zeros(1000, int), np.full(10, 3), 4)
-    assert found.nats == pytest.approx(math.log(1004))
+    assert found.loss == pytest.approx(math.log(1004))
     assert found.error == found.least_error == pytest.approx(4)
     assert found.explains(4.0)
 
 
 def test_what_a_guess_explains():
-    guess = Guess(nats=2.0, error=90.0, least_error=88.5)
+    guess = Guess(loss=2.0, error=90.0, least_error=88.5)
     assert [guess.explains(x) for x in (99.0, 90.0, 88.5, math.nan)] == [True] * 4
     assert not guess.explains(88.4)
 
 
 def test_remarks_name_the_models_at_the_level_and_no_others():
-    guess = Guess(nats=2.0, error=90.0, least_error=88.5)
+    guess = Guess(loss=2.0, error=90.0, least_error=88.5)
     said = guessing.remark(
         [
             Model("bad", 89.0, guess),
@@ -92,7 +92,7 @@ def test_the_lowest_of_errors_that_are_numbers():
 
 
 @pytest.mark.parametrize(
-    ("error", "nats", "told"),
+    ("error", "loss", "told"),
     [
         (90.0, [2.1, np.nan], True),
         (80.0, [2.1, np.nan], False),
@@ -131,7 +131,7 @@ CONFIG = {
     "main": {"penalty": "wpl", "form": "proximal", "normalize": "tree"},
     "keep": 0.9,
 }
-GUESS = Guess(nats=2.3, error=90.0, least_error=87.0)
+GUESS = Guess(loss=2.3, error=90.0, least_error=87.0)
 
 
 def no_better(plain, protected, start):

@@ -306,7 +306,7 @@ def test_the_loss_is_the_cross_entropy_and_a_share_of_the_auxiliary_heads(task):
         kept = 1 - 0.25 - 0.5 * min(step / 6, 1)
         nats = nats_of(logits * kept, labels[step]).mean()
         loss = nats + weight * nats_of(auxiliary, labels[step]).mean()
-        np.testing.assert_allclose(trained.nats[step], nats, **ROUNDING)
+        np.testing.assert_allclose(trained.loss[step], nats, **ROUNDING)
         np.testing.assert_allclose(trained.loss[step], loss, **ROUNDING)
 
 
@@ -502,7 +502,7 @@ def test_validation_is_the_mean_over_batches_in_a_row(batch_stats, first, count)
         nats.append(nats_of(logits, labels))
         wrong.append(wrong_of(logits, labels))
     found = validator(batch_stats)(first, count)
-    np.testing.assert_allclose(found.nats, np.mean(nats), **ROUNDING)
+    np.testing.assert_allclose(found.loss, np.mean(nats), **ROUNDING)
     np.testing.assert_allclose(found.error, 100 * np.mean(wrong), rtol=1e-6)
 
 
@@ -521,7 +521,7 @@ def test_a_whole_split_is_evaluated_on_every_image_once(batch_stats, split):
     assert len(nats) == count
     evaluate = jax.jit(measured(batch_stats).evaluate, static_argnums=3)
     found = evaluate(CHILD, ARCHITECTURE, DATA, split)
-    np.testing.assert_allclose(found.nats, np.mean(nats), **ROUNDING)
+    np.testing.assert_allclose(found.loss, np.mean(nats), **ROUNDING)
     np.testing.assert_allclose(found.error, 100 * np.mean(wrong), rtol=1e-6)
     assert 0 < np.mean(wrong) < 1
 
@@ -593,7 +593,7 @@ def test_sampled_classes_follow_the_models_probabilities():
 
 
 def test_the_reward_is_the_share_that_is_right():
-    found = Evaluation(nats=None, error=np.array([0.0, 25.0, 100.0]))
+    found = Evaluation(loss=None, error=np.array([0.0, 25.0, 100.0]))
     np.testing.assert_allclose(PLAIN.reward(found), [1, 0.75, 0])
     assert PLAIN.error_name == "% error"
 
@@ -987,7 +987,7 @@ def test_an_unknown_field_of_the_task_is_named():
 def test_a_child_that_is_not_a_number_has_no_error():
     data = DATA._replace(mean=jnp.full_like(DATA.mean, jnp.nan))
     found = PLAIN.validate(CHILD, ARCHITECTURE, data, 0, 1)
-    assert np.isnan(found.nats)
+    assert np.isnan(found.loss)
     assert np.isnan(found.error)
 
 

@@ -174,7 +174,7 @@ def test_words_are_measured_some_at_a_time(words, monkeypatch):
     monkeypatch.setattr(language_model, "SCORES_AT_ONCE", words * VOCABULARY)
     inputs, targets = window("train", 0)
     outputs = read(inputs, ZERO)
-    measure = jax.jit(TASK._measured_nats)
+    measure = jax.jit(TASK._measured_losses)
     found = measure(CHILD, outputs.astype(np.float32), targets)
     np.testing.assert_allclose(found, nats_of(outputs, targets), rtol=2e-6)
     program = measure.lower(CHILD, outputs, targets).as_text()
@@ -195,7 +195,7 @@ def test_validation_reads_batches_in_a_row_and_wraps_around(first):
         state = outputs[:, -1]
         nats.append(nats_of(outputs, targets))
     found = validate(first)
-    np.testing.assert_allclose(found.nats, np.mean(nats), rtol=2e-6)
+    np.testing.assert_allclose(found.loss, np.mean(nats), rtol=2e-6)
     error = min(np.exp(np.mean(nats)), VOCABULARY)
     np.testing.assert_allclose(found.error, error, rtol=1e-6)
 
@@ -209,7 +209,7 @@ def test_a_whole_split_is_evaluated_on_every_word_but_the_first(split):
         state = outputs[:, -1]
         nats.append(nats_of(outputs, streams[:, t + 1 : t + 2]))
     found = jax.jit(TASK.evaluate, static_argnums=3)(CHILD, ARCHITECTURE, TEXT, split)
-    np.testing.assert_allclose(found.nats, np.mean(nats), rtol=2e-6)
+    np.testing.assert_allclose(found.loss, np.mean(nats), rtol=2e-6)
 
 
 def test_a_batchs_fisher_loss_is_the_mean_of_its_examples():
@@ -266,7 +266,7 @@ def test_the_error_is_the_perplexity_but_at_most_the_vocabulary():
     nats = np.array([0.0, 1.0, np.log(6.9), np.log(7.1), 5.0, 500.0])
     expected = [1, np.e, 6.9, 7, 7, 7]
     found = TASK._evaluation(nats)
-    np.testing.assert_array_equal(found.nats, nats)
+    np.testing.assert_array_equal(found.loss, nats)
     np.testing.assert_allclose(found.error, expected, rtol=1e-6)
 
 
@@ -431,5 +431,5 @@ def test_a_guess_knows_the_frequencies_of_the_training_text():
     chances = np.array(counts) / (TEXT.train.size + VOCABULARY)
     losses = [-np.log(chances[word]) for row in TEXT.valid for word in row[1:]]
     found = TASK.guess(jax.tree.map(jnp.asarray, TEXT))
-    np.testing.assert_allclose(found.nats, np.mean(losses))
+    np.testing.assert_allclose(found.loss, np.mean(losses))
     np.testing.assert_allclose(found.error, min(np.exp(np.mean(losses)), VOCABULARY))

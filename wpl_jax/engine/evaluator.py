@@ -58,7 +58,7 @@ class Evaluator:
             child = self._child(params, architecture)
             found = self.task.validate(child, architecture, data, batch, 1, axis)
             # What has no loss is as bad as can be; a strategy must not see a NaN.
-            return jnp.where(jnp.isfinite(found.nats), self.task.reward(found), 0.0)
+            return jnp.where(jnp.isfinite(found.loss), self.task.reward(found), 0.0)
 
         return self._each(one, (architectures, keys))
 

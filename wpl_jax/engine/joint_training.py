@@ -130,15 +130,15 @@ def train_together(
             step=children.step + i * stride,
             key=jax.vmap(jax.random.fold_in, (0, None))(children.key, i),
         )
-        train_state, (nats, sound) = joint_step(
+        train_state, (loss, sound) = joint_step(
             task, transform, train_state, now, data, devices
         )
-        return (train_state, skipped.after(sound)), nats
+        return (train_state, skipped.after(sound)), loss
 
-    (train_state, skipped), nats = jax.lax.scan(
+    (train_state, skipped), loss = jax.lax.scan(
         step, (train_state, skipped), jnp.arange(batches)
     )
-    return train_state, skipped, mean_of_finite(nats)
+    return train_state, skipped, mean_of_finite(loss)
 
 
 def joint_step(
@@ -168,7 +168,7 @@ def joint_step(
     shared, opt_state, streams = train_state
 
     def gradient_of(params, child):
-        gradient, carry, nats, sound = gradient_of_batch(
+        gradient, carry, loss, sound = gradient_of_batch(
             task,
             params,
             child.architecture,
@@ -177,7 +177,7 @@ def joint_step(
             child.step,
             child.key,
         )
-        return gradient, sound, (carry, Step(nats, sound))
+        return gradient, sound, (carry, Step(loss, sound))
 
     gradient, used, (new_streams, told) = mean_over_children(
         shared,

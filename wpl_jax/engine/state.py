@@ -35,7 +35,7 @@ class Epoch(NamedTuple):
     """What an epoch has seen so far."""
 
     architectures: jax.Array  # int32[children, decisions]
-    train_nats: jax.Array  # float32[children]; mean over the batches trained on
+    train_loss: jax.Array  # float32[children]; mean over the batches trained on
     err1: Evaluation  # of float32[children]; after its own training
     err2: Evaluation  # of float32[children]; at the end of the epoch
     reward: jax.Array  # float32[]; mean over the strategy's steps
@@ -54,12 +54,12 @@ class Selection(NamedTuple):
 class Measured(NamedTuple):
     """An epoch in numbers."""
 
-    nats: Forgetting  # err2 - err1 in nats
+    loss: Forgetting  # err2 - err1 in nats
     error: Forgetting  # the same in the task's error
     err1: jax.Array  # float32[children]; nats
     err2: jax.Array  # float32[children]; nats
     child_error: jax.Array  # float32[]; mean error of the children, as err2
-    train_nats: jax.Array  # float32[]
+    train_loss: jax.Array  # float32[]
     child_reward: jax.Array  # float32[]; mean reward of the epoch's children, by err2
     reward: jax.Array  # float32[]; mean over the strategy's steps, nan without any
     entropy: jax.Array  # float32[]; nats, the same

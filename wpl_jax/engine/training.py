@@ -33,7 +33,7 @@ class Skipped(NamedTuple):
 class Step(NamedTuple):
     """What is told of a step."""
 
-    nats: jax.Array  # float[]; of the batch
+    loss: jax.Array  # float[]; of the batch
     sound: jax.Array  # bool[]; whether all was finite
 
 
@@ -70,7 +70,7 @@ def train_batches(
 
     def step(carry, i):
         train_state, skipped = carry
-        train_state, (nats, sound) = train_step(
+        train_state, (loss, sound) = train_step(
             task,
             transform,
             train_state,
@@ -80,19 +80,19 @@ def train_batches(
             jax.random.fold_in(key, i),
             axis,
         )
-        return (train_state, skipped.after(sound)), nats
+        return (train_state, skipped.after(sound)), loss
 
     train_state = train_state._replace(carry=axis.shard(train_state.carry))
-    (train_state, skipped), nats = jax.lax.scan(
+    (train_state, skipped), loss = jax.lax.scan(
         step, (train_state, skipped), jnp.arange(batches)
     )
     train_state = train_state._replace(carry=axis.all_gather(train_state.carry))
-    return train_state, skipped, mean_of_finite(nats)
+    return train_state, skipped, mean_of_finite(loss)
 
 
-def mean_of_finite(nats: jax.Array) -> jax.Array:
+def mean_of_finite(loss: jax.Array) -> jax.Array:
     """Over the leading axis."""
-    return jnp.nanmean(jnp.where(jnp.isfinite(nats), nats, jnp.nan), 0)
+    return jnp.nanmean(jnp.where(jnp.isfinite(loss), loss, jnp.nan), 0)
 
 
 def train_step(
@@ -120,7 +120,7 @@ def train_step(
     Returns:
       The train state after the step, and what is told of it.
     """
-    gradient, carry, nats, sound = gradient_of_batch(
+    gradient, carry, loss, sound = gradient_of_batch(
         task, train_state.params, architecture, data, train_state.carry, step, key, axis
     )
     updates, opt_state = transform.update(
@@ -133,7 +133,7 @@ def train_step(
         TrainState(params, opt_state, carry),
         train_state,
     )
-    return train_state, Step(nats, sound)
+    return train_state, Step(loss, sound)
 
 
 def gradient_of_batch(
@@ -147,10 +147,10 @@ def gradient_of_batch(
     axis: Axis = NO_AXIS,
 ) -> tuple[Any, Any, jax.Array, jax.Array]:
     """The gradient of one batch, the carry, the nats, and whether all is finite."""
-    gradient, (nats, carry) = jax.grad(task.train_loss, has_aux=True)(
+    gradient, (loss, carry) = jax.grad(task.train_loss, has_aux=True)(
         params, architecture, data, carry, step, key, axis
     )
     # Before anything is made of them: a mean of what is clipped is something else.
-    gradient, nats = axis.mean((gradient, nats))
-    sound = jnp.isfinite(nats) & jnp.isfinite(optax.tree.norm(gradient))
-    return gradient, carry, nats, sound
+    gradient, loss = axis.mean((gradient, loss))
+    sound = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))
+    return gradient, carry, loss, sound

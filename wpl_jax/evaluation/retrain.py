@@ -75,7 +75,7 @@ class State(NamedTuple):
     recent: jax.Array  # float32[patience]; errors of the last epochs, as a ring
     before: jax.Array  # float32[]; the lowest error of the epochs before them
     best: Any  # parameters of the lowest error of them
-    nats: jax.Array  # float32[]; sum over this epoch's batches
+    loss: jax.Array  # float32[]; sum over this epoch's batches
     skipped: jax.Array  # int32[]; steps that were not finite
 
 
@@ -123,7 +123,7 @@ class Retraining:
             recent=jnp.full(self.patience or 1, jnp.inf, jnp.float32),
             before=jnp.float32(jnp.inf),
             best=params,
-            nats=jnp.float32(0),
+            loss=jnp.float32(0),
             skipped=jnp.int32(0),
         )
 
@@ -136,7 +136,7 @@ class Retraining:
         axis = self.devices.every
 
         def step(i, state):
-            train_state, (nats, sound) = train_step(
+            train_state, (loss, sound) = train_step(
                 self.task,
                 transform,
                 TrainState(state.params, state.opt_state, state.carry),
@@ -157,12 +157,12 @@ class Retraining:
                 **train_state._asdict(),
                 average=average,
                 averaged=averaged,
-                nats=state.nats + jnp.where(sound, nats, 0),
+                loss=state.loss + jnp.where(sound, loss, 0),
                 skipped=state.skipped + ~sound,
             )
 
         state = state._replace(
-            nats=jnp.where(first == 0, 0, state.nats), carry=axis.shard(state.carry)
+            loss=jnp.where(first == 0, 0, state.loss), carry=axis.shard(state.carry)
         )
         state = jax.lax.fori_loop(first, end, step, state)
         return state._replace(carry=axis.all_gather(state.carry))
@@ -316,8 +316,8 @@ class _Speed:
 
 def _record(state: State, batches: int) -> dict[str, Any]:
     return {
-        "train_nats": finite(state.nats / batches),
-        "valid_nats": finite(state.last.nats),
+        "train_loss": finite(state.loss / batches),
+        "valid_loss": finite(state.last.loss),
         "valid_error": finite(state.last.error),
         "averaged_steps": int(state.averaged),
         "skipped": int(state.skipped),
@@ -351,10 +351,10 @@ def _finish(retraining, state, data, guess, folder, title, splits) -> dict[str, 
     told = []
     for split in splits:
         evaluation = retraining.evaluate(state, data, split)
-        nats, error = (float(each) for each in evaluation)
-        if not np.isfinite(nats) or not np.isfinite(state.lowest.nats):
-            raise _diverged(folder, f"{nats} nats on {split} data")
-        found[f"{split}_nats"] = nats
+        loss, error = (float(each) for each in evaluation)
+        if not np.isfinite(loss) or not np.isfinite(state.lowest.loss):
+            raise _diverged(folder, f"a loss of {loss} on {split} data")
+        found[f"{split}_loss"] = loss
         found[f"{split}_error"] = error
         told.append(f"{error:.2f} on {_TOLD.get(split, split)} data")
     write_atomically(folder / RETRAINED_FILE, to_json(found))

@@ -141,7 +141,7 @@ def _found(
     best = int(ranking(selection.judged)[0])
     architecture = selection.architectures[selection.kept[best]]
     chosen = jnp.asarray(architecture)
-    nats, error = (float(each[best]) for each in selection.judged)
+    loss, error = (float(each[best]) for each in selection.judged)
     task, params = search.task, state.shared.params
 
     @jax.jit
@@ -150,4 +150,4 @@ def _found(
         return task.predict(child, chosen, data, inputs)
 
     choices = names_of_choices(task.space, architecture)
-    return Found(architecture, choices, nats, error, records, predict)
+    return Found(architecture, choices, loss, error, records, predict)

@@ -421,8 +421,8 @@ def _finish(
     architecture = selection.architectures[selection.kept[best]]
     text = architecture_to_json(search.task.space, architecture)
     write_atomically(folder / f"{prefix}{ARCHITECTURE_FILE}", text)
-    nats, error = (float(each[best]) for each in selection.judged)
-    if not np.isfinite(nats):
+    loss, error = (float(each[best]) for each in selection.judged)
+    if not np.isfinite(loss):
         raise UserError(
             f"{folder}: none of the candidates has a finite error with the shared "
             "weights. Lower the learning rate (config.optimizer), and give another "
@@ -432,7 +432,7 @@ def _finish(
         "guess": guess._asdict(),
         "architecture": architecture.tolist(),
         "error_name": search.task.error_name,
-        "valid_nats": nats,
+        "valid_loss": loss,
         "valid_error": error,
     }
     write_atomically(folder / f"{prefix}{RESULTS_FILE}", to_json(results))

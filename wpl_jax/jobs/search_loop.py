@@ -18,6 +18,20 @@ from wpl_jax.search import Search
 from wpl_jax.tasks import Data
 from wpl_jax.tasks.guessing import NO_BETTER, Guess
 
+# Names in the metrics of what an epoch measures; TensorBoard groups them by the slash.
+METRICS = {
+    "err1": "children/err1",
+    "err2": "children/err2",
+    "child_error": "children/error",
+    "train_loss": "children/train_loss",
+    "child_reward": "children/reward",
+    "best": "children/best",
+    "reward": "strategy/reward",
+    "entropy": "strategy/entropy",
+    "alpha": "penalty/alpha",
+    "rate": "training/learning_rate",
+    "skipped": "training/skipped",
+}
 _LEAST_SCALE = 2.0**-10  # of the learning rate, before a search is given up
 
 
@@ -147,9 +161,11 @@ def record(measured: Measured) -> dict[str, Any]:
     """An epoch's line in the metrics; null for what is not finite."""
     found: dict[str, Any] = {}
     for name, value in measured._asdict().items():
-        parts = value._asdict() if isinstance(value, Forgetting) else {"": value}
-        for part, number in parts.items():
-            found[f"{name}_{part}" if part else name] = finite(number)
+        if isinstance(value, Forgetting):
+            for part, number in value._asdict().items():
+                found[f"forgetting/{name}_{part}"] = finite(number)
+        else:
+            found[METRICS[name]] = finite(value)
     return found
 
 

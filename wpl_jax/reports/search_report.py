@@ -39,22 +39,22 @@ RESULTS_FILE = "results.json"
 
 # Of a column of the metrics: its title in figures and tables.
 PANELS = {
-    "error_mean": "(a) mean difference",
-    "error_best_mean": "(b) mean difference of the best 5",
-    "error_max": "(c) largest difference",
-    "child_reward": "(d) mean reward",
+    "forgetting/error_mean": "(a) mean difference",
+    "forgetting/error_best_mean": "(b) mean difference of the best 5",
+    "forgetting/error_max": "(c) largest difference",
+    "children/reward": "(d) mean reward",
 }
 
 
 # Of a column of the table: the column of the metrics, and its digits.
 COLUMNS = {
-    "mean difference": ("error_mean", 2),
-    "best 5": ("error_best_mean", 2),
-    "largest": ("error_max", 1),
-    "mean difference, nats": ("nats_mean", 4),
-    "best 5, nats": ("nats_best_mean", 4),
-    "largest, nats": ("nats_max", 3),
-    "rank correlation": ("nats_kendall", 3),
+    "mean difference": ("forgetting/error_mean", 2),
+    "best 5": ("forgetting/error_best_mean", 2),
+    "largest": ("forgetting/error_max", 1),
+    "mean difference, nats": ("forgetting/loss_mean", 4),
+    "best 5, nats": ("forgetting/loss_best_mean", 4),
+    "largest, nats": ("forgetting/loss_max", 3),
+    "rank correlation": ("forgetting/loss_kendall", 3),
 }
 
 
@@ -108,7 +108,7 @@ def read(
     fields = {
         "architecture": below(num_choices(decisions)),
         "error_name": TEXT,
-        "valid_nats": NUMBER,
+        "valid_loss": NUMBER,
         "valid_error": NUMBER,
     }
     remedy = "Delete it and run again: it is made anew from the checkpoint."
@@ -135,16 +135,16 @@ def _read_metrics(
     if changed := changed_records(folder, lines):
         damaged(path, changed, remedy)
     fields: dict[str, Kind] = dict.fromkeys(
-        ["child_error", *PANELS, *(name for name, _ in COLUMNS.values())],
+        ["children/error", *PANELS, *(name for name, _ in COLUMNS.values())],
         NUMBER_OR_NULL,
     )
-    fields["best"] = below(num_choices(decisions))
+    fields["children/best"] = below(num_choices(decisions))
     records = []
     for number, line in enumerate(lines, 1):
         found, where = json.loads(line), f"line {number}: "
-        fields["err1"] = list_of(NUMBER_OR_NULL)
+        fields["children/err1"] = list_of(NUMBER_OR_NULL)
         check_fields(found, fields, path, remedy, where)
-        again = {"err2": list_of(NUMBER_OR_NULL, len(found["err1"]))}
+        again = {"children/err2": list_of(NUMBER_OR_NULL, len(found["children/err1"]))}
         check_fields(found, again, path, remedy, where)
         records.append(found)
     return records
@@ -195,8 +195,8 @@ def _no_better_than_guessing(
         name, guess = f"{one.arm}, seed {one.seed}", read_guess(one.results)
         best = one.results["valid_error"]
         found.append(Model(f"{name}, the best architecture", best, guess))
-        children = one.curve("child_error")[-1]
-        if guess and guess.explains_all(children, one.metrics[-1]["err2"]):
+        children = one.curve("children/error")[-1]
+        if guess and guess.explains_all(children, one.metrics[-1]["children/err2"]):
             which = f"{name}, all children of the last epoch"
             found.append(Model(which, children, guess))
         if ranks:
@@ -264,7 +264,7 @@ def _forgetting(
             _spread([_mean(_after(start_epoch, s.curve(name))) for s in seeds], digits)
             for name, digits in COLUMNS.values()
         ]
-        rewards = [s.curve("child_reward")[-1] for s in seeds]
+        rewards = [s.curve("children/reward")[-1] for s in seeds]
         errors = [s.results["valid_error"] for s in seeds]
         rows.append((arm, *cells, _spread(rewards, 3), _spread(errors, 1)))
     page.table(
@@ -318,7 +318,9 @@ def _ranks(page: Page, arms: dict[str, list[Searched]]) -> None:
     grid = figure.subplots(1, len(arms), sharex=True, sharey=True, squeeze=False)
     for ax, ((arm, seeds), color) in zip(grid[0], _colored(arms), strict=True):
         last = seeds[0].metrics[-1]
-        err1, err2 = (np.array(last[name], float) for name in ("err1", "err2"))
+        err1, err2 = (
+            np.array(last[name], float) for name in ("children/err1", "children/err2")
+        )
         ax.plot(err1, err2, "o", color=color)
         there = [x for x in (*err1, *err2) if np.isfinite(x)]
         if there:
@@ -412,7 +414,7 @@ def _cells(
             _graphviz(graph, workdir / "figures" / name)
     arm, seeds = next(iter(arms.items()))
     rows = seeds[0].metrics
-    of_epochs = [space.graphs(row["best"]) for row in rows]
+    of_epochs = [space.graphs(row["children/best"]) for row in rows]
     for cell in of_epochs[0]:
         animate(
             [graphs[cell] for graphs in of_epochs],

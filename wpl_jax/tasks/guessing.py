@@ -21,7 +21,7 @@ NO_BETTER = "no better than guessing"
 class Guess(NamedTuple):
     """What guessing is worth on the validation data of a task."""
 
-    nats: float  # mean loss
+    loss: float  # mean loss
     error: float  # the task's error: perplexity, per cent wrong
     least_error: float  # three standard errors of the mean below: chance goes so far
 
@@ -29,7 +29,7 @@ class Guess(NamedTuple):
         """Whether a model of this validation error may have learned nothing."""
         return not error < self.least_error  # NaN is no better.
 
-    def explains_all(self, error: float, nats: Iterable[float | None]) -> bool:
+    def explains_all(self, error: float, loss: Iterable[float | None]) -> bool:
         """Whether none of several models need have learned anything.
 
         A mean alone would not tell: one model that explodes is off by more than all
@@ -37,10 +37,10 @@ class Guess(NamedTuple):
 
         Args:
           error: Their mean validation error.
-          nats: The validation loss of each, None or NaN where it is not finite.
+          loss: The validation loss of each, None or NaN where it is not finite.
         """
         return self.explains(error) and not any(
-            x is not None and x < self.nats for x in nats
+            x is not None and x < self.loss for x in loss
         )
 
 
@@ -52,9 +52,9 @@ def of_losses(losses: np.ndarray, to_error: Callable[[float], float]) -> Guess:
       to_error: The error of a mean loss.
     """
     losses = np.asarray(losses, np.float64)
-    nats = float(np.mean(losses))
-    least = nats - _STANDARD_ERRORS * float(np.std(losses)) / np.sqrt(len(losses))
-    return Guess(nats, to_error(nats), to_error(least))
+    loss = float(np.mean(losses))
+    least = loss - _STANDARD_ERRORS * float(np.std(losses)) / np.sqrt(len(losses))
+    return Guess(loss, to_error(loss), to_error(least))
 
 
 def of_words(train: np.ndarray, valid: np.ndarray, vocabulary_size: int) -> Guess:
@@ -73,7 +73,7 @@ def of_words(train: np.ndarray, valid: np.ndarray, vocabulary_size: int) -> Gues
     losses = np.log(np.sum(counts)) - np.log(counts)
     worst = np.log(vocabulary_size)
     return of_losses(
-        losses[np.ravel(valid)], lambda nats: float(np.exp(min(nats, worst)))
+        losses[np.ravel(valid)], lambda loss: float(np.exp(min(loss, worst)))
     )
 
 
@@ -92,7 +92,7 @@ def of_classes(labels: np.ndarray) -> Guess:
     there = shares[shares > 0]
     margin = _STANDARD_ERRORS * np.sqrt(wrong * (1 - wrong) / len(labels))
     return Guess(
-        nats=float(-np.sum(there * np.log(there))),
+        loss=float(-np.sum(there * np.log(there))),
         error=100 * wrong,
         least_error=float(100 * max(wrong - margin, 0.0)),
     )

@@ -296,11 +296,11 @@ class ImageClassification:
             lambda x: x.astype(self.compute_dtype), (child, images)
         )
         outputs = self.space.apply(child, architecture, images, noise=noise, axis=axis)
-        nats = _nats(outputs.logits, labels)
-        loss = nats
+        cross_entropy = _mean_loss(outputs.logits, labels)
+        loss = cross_entropy
         if outputs.auxiliary is not None:
-            loss += self.auxiliary_weight * _nats(outputs.auxiliary, labels)
-        return loss, (jax.lax.stop_gradient(nats), carry)
+            loss += self.auxiliary_weight * _mean_loss(outputs.auxiliary, labels)
+        return loss, (jax.lax.stop_gradient(cross_entropy), carry)
 
     def validate(self, child, architecture, data, first, batches, axis=NO_AXIS):
         """Nats and per cent wrong over validation batches in a row."""
@@ -310,13 +310,13 @@ class ImageClassification:
             images, labels = self._batch(data, "valid", first + i, axis)
             logits = self._logits(child, architecture, images, batch_stats, axis)
             found = jnp.stack(
-                [_nats(logits, labels), jnp.mean(_wrongs(logits, labels))]
+                [_mean_loss(logits, labels), jnp.mean(_wrongs(logits, labels))]
             )
             return total + found
 
         total = jax.lax.fori_loop(0, batches, add, jnp.zeros(2))
-        nats, wrong = axis.mean(total) / batches
-        return _evaluation(nats, wrong)
+        loss, wrong = axis.mean(total) / batches
+        return _evaluation(loss, wrong)
 
     def evaluate(self, child, architecture, data, split: str, axis=NO_AXIS):
         """Nats and per cent wrong over the whole of a split.
@@ -330,13 +330,13 @@ class ImageClassification:
             places = self._places(index, axis)
             images, labels = self._take(data, split, places % count)
             logits = self._logits(child, architecture, images, batch_stats, axis)
-            each = jnp.stack([_nats_of_each(logits, labels), _wrongs(logits, labels)])
+            each = jnp.stack([_losses(logits, labels), _wrongs(logits, labels)])
             return jnp.sum(each * (places < count), 1)
 
         batches = -(-count // self.batch_size)
         total = jnp.sum(jax.lax.map(one, jnp.arange(batches)), 0)
-        nats, wrong = axis.sum(total) / count
-        return _evaluation(nats, wrong)
+        loss, wrong = axis.sum(total) / count
+        return _evaluation(loss, wrong)
 
     def predict(self, child, architecture, data, inputs):
         """Log-probabilities of the classes.
@@ -360,7 +360,7 @@ class ImageClassification:
         """Nats on one batch of the split."""
         images, labels = self._batch(data, split, step, axis)
         batch_stats = self._batch_stats(child, architecture, data, axis)
-        return _nats(
+        return _mean_loss(
             self._logits(child, architecture, images, batch_stats, axis), labels
         )
 
@@ -386,7 +386,7 @@ class ImageClassification:
     def example_loss(self, child, architecture, example):
         """Nats of one image."""
         logits = self._logits_of_example(child, architecture, example)
-        return _nats(logits, example.label[None])
+        return _mean_loss(logits, example.label[None])
 
     def sample_labels(self, key, child, architecture, example):
         """The image with a class drawn from the model."""
@@ -511,23 +511,23 @@ def _normalized(data, images):
     return (images.astype(jnp.float32) - data.mean) / data.deviation
 
 
-def _nats_of_each(logits, labels):
+def _losses(logits, labels):
     return optax.softmax_cross_entropy_with_integer_labels(
         logits.astype(jnp.float32), labels
     )
 
 
-def _nats(logits, labels):
-    return jnp.mean(_nats_of_each(logits, labels))
+def _mean_loss(logits, labels):
+    return jnp.mean(_losses(logits, labels))
 
 
 def _wrongs(logits, labels):
     return (jnp.argmax(logits, -1) != labels).astype(jnp.float32)
 
 
-def _evaluation(nats, wrong):
+def _evaluation(loss, wrong):
     """Of scores that are not numbers the first is as good as any: that is no error."""
-    return Evaluation(nats, jnp.where(jnp.isnan(nats), jnp.nan, 100 * wrong))
+    return Evaluation(loss, jnp.where(jnp.isnan(loss), jnp.nan, 100 * wrong))
 
 
 def prepare(

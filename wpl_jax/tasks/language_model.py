@@ -164,10 +164,10 @@ class LanguageModel:
             key=key,
             axis=axis,
         )
-        nats = self._nats(child, hidden.dropped, targets)
-        loss = nats + self._regularization(hidden)
+        cross_entropy = self._mean_loss(child, hidden.dropped, targets)
+        loss = cross_entropy + self._regularization(hidden)
         state = hidden.state.astype(jnp.float32)
-        return loss, jax.lax.stop_gradient((nats, state))
+        return loss, jax.lax.stop_gradient((cross_entropy, state))
 
     def validate(self, child, architecture, data, first, batches, axis=NO_AXIS):
         """Nats per word and perplexity over validation batches in a row.
@@ -180,8 +180,8 @@ class LanguageModel:
             index = (first + i) % self.num_batches(data, "valid")
             inputs, targets = axis.shard(self._window(data.valid, index))
             hidden = self.space.apply(child, architecture, inputs, state=state)
-            nats = self._measured_nats(child, hidden.raw, targets)
-            return hidden.state, total + jnp.mean(nats)
+            loss = self._measured_losses(child, hidden.raw, targets)
+            return hidden.state, total + jnp.mean(loss)
 
         start = axis.shard(self.init_carry()), jnp.float32(0)
         _, total = jax.lax.fori_loop(0, batches, add, start)
@@ -197,13 +197,13 @@ class LanguageModel:
         def one(state, index):
             inputs, targets = axis.shard(self._window(padded, index))
             hidden = self.space.apply(child, architecture, inputs, state=state)
-            nats = self._measured_nats(child, hidden.raw, targets)
+            loss = self._measured_losses(child, hidden.raw, targets)
             there = index * self.length + jnp.arange(self.length) < predicted
-            return hidden.state, jnp.sum(nats * there)
+            return hidden.state, jnp.sum(loss * there)
 
         start = axis.shard(self.init_carry())
-        _, nats = jax.lax.scan(one, start, jnp.arange(windows))
-        total = axis.sum(jnp.sum(nats))
+        _, loss = jax.lax.scan(one, start, jnp.arange(windows))
+        total = axis.sum(jnp.sum(loss))
         return self._evaluation(total / (streams.shape[0] * predicted))
 
     def predict(self, child, architecture, data, inputs):
@@ -229,7 +229,7 @@ class LanguageModel:
         inputs, targets = self._fisher_batch(data, split, step, axis)
         state = axis.shard(self.init_carry())
         hidden = self.space.apply(child, architecture, inputs, state=state)
-        return self._nats(child, hidden.raw, targets)
+        return self._mean_loss(child, hidden.raw, targets)
 
     def fisher_examples(
         self, child, architecture, data, split: str, step, axis=NO_AXIS
@@ -246,7 +246,7 @@ class LanguageModel:
         """Nats per word of one sequence, from a zero state."""
         inputs, targets = example
         hidden = self._alone(child, architecture, inputs)
-        return self._nats(child, hidden.raw[0], targets)
+        return self._mean_loss(child, hidden.raw[0], targets)
 
     def sample_labels(self, key, child, architecture, example):
         """The sequence with the next words drawn from the model."""
@@ -262,16 +262,16 @@ class LanguageModel:
 
     def reward(self, evaluation):
         """``reward_scale / perplexity`` (Pham et al., 2018)."""
-        return self.reward_scale * jnp.exp(-evaluation.nats)
+        return self.reward_scale * jnp.exp(-evaluation.loss)
 
-    def _evaluation(self, nats) -> Evaluation:
+    def _evaluation(self, loss) -> Evaluation:
         """With the perplexity, ``exp(nats)``, at most that of a guess.
 
         A child whose states grow without bounds can be off by hundreds of nats; one
         of them would be all that a mean perplexity tells of.
         """
         guess = jnp.log(float(self.space.vocabulary_size))
-        return Evaluation(nats, jnp.exp(jnp.minimum(nats, guess)))
+        return Evaluation(loss, jnp.exp(jnp.minimum(loss, guess)))
 
     def _alone(self, child, architecture, inputs) -> Hidden:
         state = self.space.initial_state(1)
@@ -284,22 +284,22 @@ class LanguageModel:
         )
         return words[:, :-1], words[:, 1:]
 
-    def _nats(self, child, hidden, targets):
-        return jnp.mean(self._word_nats(child, hidden, targets))
+    def _mean_loss(self, child, hidden, targets):
+        return jnp.mean(self._word_losses(child, hidden, targets))
 
-    def _word_nats(self, child, hidden, targets):
+    def _word_losses(self, child, hidden, targets):
         """Of each word, ``float32[batch, length]``."""
         logits = self.space.logits(child, hidden).astype(jnp.float32)
         return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
 
-    def _measured_nats(self, child, hidden, targets):
+    def _measured_losses(self, child, hidden, targets):
         """The same where no gradient is taken: on a CPU some words after the others."""
         at_once = largest_divisor(
             targets.size, SCORES_AT_ONCE // self.space.vocabulary_size
         )
 
         def whole(hidden, targets):
-            return self._word_nats(child, hidden, targets)
+            return self._word_losses(child, hidden, targets)
 
         def in_parts(hidden, targets):
             flat = hidden.reshape(-1, at_once, hidden.shape[-1])

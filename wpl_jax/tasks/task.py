@@ -16,7 +16,7 @@ Carry = Any  # a pytree that a batch leaves to the next one, as hidden states ar
 class Evaluation(NamedTuple):
     """What a child is worth on some data; of several children, arrays of both."""
 
-    nats: jax.Array  # float[...]; mean loss over what is predicted
+    loss: jax.Array  # float[...]; mean loss over what is predicted
     error: jax.Array  # float[...]; what people read: perplexity, per cent wrong
 
 
@@ -26,8 +26,8 @@ def ranking(evaluation: Evaluation) -> jax.Array:
     By their errors, by their nats where errors are the same; those of which either is
     not a number come last.
     """
-    nats, error = evaluation
-    return jnp.lexsort((nats, jnp.where(jnp.isnan(nats), jnp.nan, error)))
+    loss, error = evaluation
+    return jnp.lexsort((loss, jnp.where(jnp.isnan(loss), jnp.nan, error)))
 
 
 class Task(Protocol):
