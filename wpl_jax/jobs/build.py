@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import types
 import typing
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from ml_collections import ConfigDict, config_dict
@@ -119,10 +119,35 @@ def build_chosen(
       ConfigError: If there is no such part, or a setting of its is wrong.
     """
     find_class(known, config, f"{path}.name")
-    sections = {settings_name(name) for name in known}
-    own = section_of(config, path).rpartition(".")[2]
-    require_only(config, path, {"name", own, *sections, *also})
+    check_sections(known, [config], path, also)
     return _build_chosen(known, config, f"{path}.name", path, **given)
+
+
+def check_sections(
+    known: Mapping[str, Any],
+    configs: Sequence[ConfigDict],
+    path: str,
+    also: Collection[str] = (),
+) -> None:
+    """Checks that a section holds a name and settings of parts, and nothing else.
+
+    Args:
+      known: Classes of parts by name.
+      configs: Variants of a configuration. With several, a section of a part that is
+        none of the known ones must be chosen by one of them; of one variant alone it
+        may be another's.
+      path: Dotted name of the section.
+      also: What else it may hold.
+
+    Raises:
+      ConfigError: Naming a field that it may not hold.
+    """
+    chosen = {section_of(config, path).rpartition(".")[2] for config in configs}
+    sections = {settings_name(name) for name in known} | chosen
+    section = require_settings(configs[0], path)
+    of_others = {name for name in section if isinstance(section[name], ConfigDict)}
+    may_be = of_others if len(configs) == 1 else set()
+    require_only(configs[0], path, {"name", *sections, *may_be, *also})
 
 
 def find_class(known: Mapping[str, Any], config: ConfigDict, field: str) -> Any:

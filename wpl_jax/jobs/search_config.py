@@ -2,7 +2,7 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from wpl_jax.evaluation.retrain import Retraining
 from wpl_jax.jobs.build import (
     build,
     build_chosen,
+    check_sections,
     find_class,
     naming,
     section_of,
@@ -43,6 +44,17 @@ from wpl_jax.tasks import TASKS, Data, DataCache, Task
 _MOST_SEEDS = 10_000  # of a configuration: each has a folder
 # What config.retrain holds beside the fields of a Retraining.
 _OF_RETRAINING = ("architecture", "checkpoint_seconds", "space", "task", "optimizer")
+
+
+# Sections of a configuration in which a part is chosen by name.
+_CHOSEN: dict[str, Mapping[str, Any]] = {
+    "penalty": PENALTIES,
+    "strategy": STRATEGIES,
+    "optimizer": OPTIMIZERS,
+    "retrain.optimizer": OPTIMIZERS,
+    "space": SPACES,
+    "task": TASKS,
+}
 
 
 class Run(NamedTuple):
@@ -81,6 +93,9 @@ def expand(config: ConfigDict) -> list[Run]:
     for arm in arm_names(config):
         said = f"config.arms.{arm} changes a field that the configuration does not have"
         changed[arm] = with_changes(config, config.arms[arm], said)
+    for path, known in _CHOSEN.items():
+        variants = [config, *changed.values()]
+        check_sections(known, variants, path, ("data",) if path == "task" else ())
     seeds = range(config.seed, config.seed + config.num_seeds)
     return [Run(arm, seed, changed[arm]) for seed in seeds for arm in changed]
 

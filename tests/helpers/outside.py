@@ -1,0 +1,51 @@
+"""Parts of a search that lie outside of the library, as users write them."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import optax
+
+from helpers.toy import ToyTask
+from wpl_jax.protections import NoProtection
+from wpl_jax.strategies.strategy import Candidates
+from wpl_jax.supernet import random_architecture
+
+
+@dataclasses.dataclass(frozen=True)
+class Pull(NoProtection):
+    """A penalty with a setting of its own, and without an epoch it starts in."""
+
+    pull: float = 0.1
+
+    def wrap(self, optimizer, rate, alpha):
+        return optax.chain(optax.add_decayed_weights(self.pull), optimizer)
+
+
+@dataclasses.dataclass(frozen=True)
+class FirstChoices:
+    """A strategy without settings: every other child is the first choices."""
+
+    decisions: tuple
+
+    steps = 0
+    candidates = Candidates(4, 1, 2)
+
+    def init(self, key):
+        return jnp.int32(0)
+
+    def begin_epoch(self, state):
+        return state + 1
+
+    def propose(self, state, key):
+        drawn = random_architecture(key, self.decisions)
+        return jnp.where(state % 2 == 0, drawn, jnp.zeros_like(drawn))
+
+    def learn(self, *args):
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class ThreeRows(ToyTask):
+    """A task whose rows of a batch are no setting."""
+
+    predictions_per_batch = rows_per_batch = 4
