@@ -25,6 +25,7 @@ import jax.numpy as jnp
 
 from wpl_jax.common.checks import check_scalar_loss, example_shape
 from wpl_jax.common.divisors import largest_divisor
+from wpl_jax.common.platforms import in_cache_or_at_once
 from wpl_jax.common.trees import squared_magnitude
 from wpl_jax.curvature import reductions, running, sites
 from wpl_jax.curvature.alignment import is_aligned, pull_squares
@@ -209,12 +210,12 @@ def _squares_of_each(plan: _Plan, parameters: list[int], leaves, met, records, f
         count = arguments[1][numbers[0]][0].shape[axes[1][numbers[0]]]
         add_up = functools.partial(_sum_over_examples, of_example, axes)
         at_once = largest_divisor(count, MOST // max(sizes[i] for i in some))
-        default = functools.partial(add_up, at_once)
+        many = functools.partial(add_up, at_once)
         if some is small:
             squares |= add_up(count, *arguments)
         else:
             one = functools.partial(add_up, 1)
-            squares |= jax.lax.platform_dependent(*arguments, cpu=one, default=default)
+            squares |= in_cache_or_at_once(*arguments, in_cache=one, at_once=many)
     return squares
 
 

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from wpl_jax.common.divisors import largest_divisor
+from wpl_jax.common.platforms import in_cache_or_at_once
 
 POOL = 3  # Rows and columns that are pooled.
 
@@ -45,11 +46,11 @@ def _depthwise_forward(images, kernel):
 
 def _depthwise_backward(saved, gradient):
     images, kernel = saved
-    of_kernel = jax.lax.platform_dependent(
+    of_kernel = in_cache_or_at_once(
         images,
         gradient,
-        cpu=functools.partial(_kernel_gradient_by_images, size=len(kernel)),
-        default=functools.partial(_kernel_gradient, size=len(kernel)),
+        in_cache=functools.partial(_kernel_gradient_by_images, size=len(kernel)),
+        at_once=functools.partial(_kernel_gradient, size=len(kernel)),
     )
     of_images = depthwise(gradient, kernel[::-1, ::-1])
     return of_images, of_kernel.astype(kernel.dtype)

@@ -24,6 +24,8 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from wpl_jax.common.platforms import computed_once
+
 ACTIVATIONS = ("tanh", "relu", "identity", "sigmoid")
 
 Carry = Literal["output", "last"]
@@ -97,7 +99,7 @@ def _forward(inputs, state, recurrent, kernels, wiring, carry, max_norm):
             a, b = jnp.split(_product(kernel, parent) + (0 if j else x), 2, axis=-1)
             value = _activate(b, jax.tree.map(lambda c, j=j: c[j], curves))
             nodes.append(_Node(parent, jax.nn.sigmoid(a), value))
-            states.append(nodes[-1].state / one)
+            states.append(computed_once(nodes[-1].state, one))
         output = sum(
             weight * state
             for weight, state in zip(wiring.output.astype(x.dtype), states, strict=True)
@@ -120,13 +122,9 @@ def _product(kernel: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def _one(wiring, dtype):
-    """1, which only the running program knows to be that.
+    """1, computed from the wiring, for :func:`computed_once`.
 
-    What is divided by it is computed once. Anything cheap XLA computes again for each
-    of its users, and a node's state or gradient for all nodes that may be wired to it,
-    through those between them: chains that grow with the square of the nodes, and
-    faster. Barriers against it are gone before XLA decides; a division is not cheap to
-    XLA on a CPU (jax 0.10.2), unless the wiring is a constant.
+    All nodes that may be wired to a node use its state, and its gradient is of all.
     """
     return 1 + 0 * wiring.output[0].astype(dtype)
 
@@ -167,7 +165,7 @@ def _backward_rule(carry, max_norm, saved, cotangents):
             d_states[-1] += d_following
         d_pres: list[jax.Array] = []  # the last node's first
         for j in range(len(kernels) - 1, -1, -1):
-            node, d_state = nodes[j], d_states[j] / one
+            node, d_state = nodes[j], computed_once(d_states[j], one)
             slope = _slope(node.value, jax.tree.map(lambda c, j=j: c[j], curves))
             d_a = d_state * (node.value - node.parent) * node.gate * (1 - node.gate)
             d_b = d_state * node.gate * slope

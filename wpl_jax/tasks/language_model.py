@@ -16,6 +16,7 @@ import numpy as np
 import optax
 
 from wpl_jax.common.divisors import largest_divisor
+from wpl_jax.common.platforms import in_cache_or_at_once
 from wpl_jax.common.settings import check_choice, check_int, check_number
 from wpl_jax.data import TextDataset, batchify, load_text
 from wpl_jax.devices.parallel import NO_AXIS, Devices
@@ -308,7 +309,7 @@ class LanguageModel:
 
         if at_once == targets.size:
             return whole(hidden, targets)
-        return jax.lax.platform_dependent(hidden, targets, cpu=in_parts, default=whole)
+        return in_cache_or_at_once(hidden, targets, in_cache=in_parts, at_once=whole)
 
     def _regularization(self, hidden: Hidden):
         total = jnp.zeros(())
