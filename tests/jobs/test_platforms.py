@@ -1,46 +1,47 @@
-"""Programs for accelerators that are not at hand: all can be lowered for them."""
+"""Programs for accelerators that are not at hand: all can be lowered for them.
 
-import functools
+Lowering shows that every operation has a translation for the platform, and which
+variants were chosen for it. XLA compiles nothing here, and nothing is computed.
+"""
+
+import importlib
+import re
+from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
-from helpers import tiny_images, tiny_search
+import tiny_images
+import tiny_search
 from jax import export
+from lowering import PLATFORMS, lower
 
-from wpl_jax.jobs.search_config import expand, make_plan, make_search
+from benchmarks import programs
+from wpl_jax.common import platforms
 
-PLATFORMS = ("cuda", "tpu")
-
-
-def shapes(tree):
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
-
-
-def lower_all_calls(config):
-    """The size of each call's program, for CUDA and TPU."""
-    search, data, _ = make_search(expand(config)[0].config)
-    plan = make_plan(config, search)
-    state = jax.eval_shape(search.init, jax.random.key(0))
-    numbers = {call.phase: number for number, call in enumerate(plan)}
-    found = {}
-    for phase, number in numbers.items():
-        advance = functools.partial(plan.advance, number=number)
-        program = jax.jit(advance)
-        exported = export.export(program, platforms=PLATFORMS)(state, shapes(data))
-        assert exported.platforms == PLATFORMS
-        found[phase] = len(exported.mlir_module_serialized)
-    return found
+ROOT = Path(__file__).resolve().parents[1]
+NAMES = sorted(path.stem for path in (ROOT / "configs").glob("[a-z]*.py"))
+OF_A_SEARCH = {
+    *("init", "begin an epoch", "measure"),
+    *("train", "evaluate", "learn", "propose", "screen", "keep", "judge"),
+}
+OF_A_RETRAINING = {
+    f"retrain, {name}"
+    for name in ("init", "train", "validate", "evaluate on valid", "evaluate on test")
+}
 
 
-PHASES = {"train", "evaluate", "learn", "propose", "screen", "keep", "judge"}
+def calls_of(arm):
+    return {f"{arm}, {name}" for name in OF_A_SEARCH}
 
 
 def test_a_search_of_text_is_lowered_for_accelerators():
     config = tiny_search.get_config()
     for name in ("ewc", "wpl"):
         config.penalty[name].estimator = "per_example"
-    sizes = lower_all_calls(config)
-    assert set(sizes) == PHASES
+    sizes = lower(programs.of_config(config))
+    of_none = {f"none, {name}" for name in programs.OF_THE_PENALTY}
+    assert set(sizes) == calls_of("wpl") | OF_A_RETRAINING | of_none
     assert min(sizes.values()) > 1000
 
 
@@ -49,4 +50,40 @@ def test_a_search_of_text_is_lowered_for_accelerators():
 def test_a_search_of_images_is_lowered_for_accelerators(estimator):
     config = tiny_images.get_config()
     config.penalty.wpl.estimator = estimator
-    assert set(lower_all_calls(config)) == PHASES
+    assert set(lower(programs.of_config(config))) == calls_of("wpl") | OF_A_RETRAINING
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_every_configuration_is_lowered_at_its_size(name):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    found = set(lower(programs.of_config(config)))
+    if config.job == "two_models":
+        assert "train A" in found
+        assert len(found) > 1
+        return
+    assert calls_of(config.main_arm) <= found
+    assert {f"{arm}, train" for arm in config.arms} <= found
+    assert found >= OF_A_RETRAINING or not config.retrain.epochs
+
+
+def divisions(function, platform):
+    one = jax.ShapeDtypeStruct((), jnp.float32)
+    found = export.export(jax.jit(function), platforms=[platform])(one, one)
+    return len(re.findall("stablehlo.divide", found.mlir_module()))
+
+
+@pytest.mark.parametrize("platform", ["cpu", *PLATFORMS])
+def test_only_a_cpu_divides_by_one(platform):
+    found = divisions(platforms.computed_once, platform)
+    assert found == (1 if platform == "cpu" else 0)
+
+
+@pytest.mark.parametrize("platform", ["cpu", *PLATFORMS])
+def test_only_a_cpu_computes_in_pieces(platform):
+    def chosen(a, b):
+        return platforms.in_cache_or_at_once(
+            a, b, in_cache=lambda a, b: a / b / b, at_once=lambda a, b: a / b
+        )
+
+    assert divisions(chosen, platform) == (2 if platform == "cpu" else 1)
