@@ -7,7 +7,7 @@ WORKDIR ?= runs/enas_rnn_pydoc
 # file share what they compile, and so stay in one process.
 WORKERS ?= 2
 
-.PHONY: search test test-slow lint bench clean
+.PHONY: search test test-slow lint bench compile-tpu compile-cuda clean
 
 search: $(VENV)/installed
 	$(RUN) launch.py --config=configs/enas_rnn_pydoc.py --workdir=$(WORKDIR)
@@ -27,8 +27,19 @@ lint: $(VENV)/installed
 bench: $(VENV)/installed
 	$(RUN) -m benchmarks.run --output=runs/bench.json
 
+# XLA for accelerators that are not at hand, each in an environment of its own.
+compile-tpu compile-cuda: compile-%: $(VENV)-%/installed
+	$(VENV)-$*/bin/python -m benchmarks.ahead_of_time --platform=$* \
+	  --output=runs/compile-$*.json
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV)-tpu $(VENV)-cuda
+
+$(VENV)-%/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-$*
+	$(VENV)-$*/bin/pip install --quiet --upgrade pip
+	$(VENV)-$*/bin/pip install --quiet --editable '.[$*]'
+	@touch $@
 
 $(VENV)/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -9,6 +9,7 @@ up. A row is a program: the seconds of compiling it, the bytes of its code, argu
 and temporaries on one chip, and for a TPU what XLA's cost model says of it.
 """
 
+import dataclasses
 import importlib
 import json
 import os
@@ -20,6 +21,7 @@ from typing import Any
 # Before JAX is imported: nothing is run, and no metadata server is asked for a slice.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["TPU_SKIP_MDS_QUERY"] = "1"
+os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
 # Without a device no kernel can be timed to choose it.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_gpu_autotune_level=0"
@@ -33,6 +35,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks import programs
 from benchmarks.programs import Program
+from wpl_jax.devices.parallel import Devices, Divided
 
 _PLATFORM = flags.DEFINE_enum(
     "platform", "tpu", ["tpu", "cuda"], "What to compile for."
@@ -101,11 +104,31 @@ def describe_devices(platform: str, topology: str, chips: int) -> list[jax.Devic
     return found[:chips]
 
 
+@dataclasses.dataclass(frozen=True)
+class Slice(Devices):
+    """Devices of which there is only a description.
+
+    Attributes:
+      described: The devices, as many as ``count``.
+    """
+
+    described: tuple[jax.Device, ...] = ()
+
+    def _chosen(self) -> list[jax.Device]:
+        return list(self.described)
+
+
 def compile_program(program: Program, devices: list[jax.Device]) -> dict[str, Any]:
     """Compiles a program; a row of what XLA says of it."""
     mesh = Mesh(np.array(devices), ("devices",))
     everywhere = NamedSharding(mesh, PartitionSpec())
-    options = {"in_shardings": everywhere, "out_shardings": everywhere}
+    divided = NamedSharding(mesh, PartitionSpec("devices"))
+    placed = jax.tree.map(
+        lambda x: divided if isinstance(x, Divided) else everywhere,
+        program.arguments,
+        is_leaf=lambda x: isinstance(x, Divided),
+    )
+    options = {"in_shardings": placed, "out_shardings": everywhere}
     start = time.perf_counter()
     lowered = program.jit(**options).lower(*program.arguments)
     middle = time.perf_counter()
@@ -135,7 +158,8 @@ def rows(devices: list[jax.Device]) -> Iterator[dict[str, Any]]:
         if _ESTIMATOR.value:
             for penalty in ("ewc", "wpl"):
                 config.penalty[penalty].estimator = _ESTIMATOR.value
-        for program in programs.of_config(config):
+        used = Slice(len(devices), described=tuple(devices))
+        for program in programs.of_config(config, used):
             if not _ONLY.value or program.name in _ONLY.value:
                 yield {"config": name, **compile_program(program, devices)}
 
@@ -155,7 +179,9 @@ def main(argv: list[str]) -> None:
         print(_line(row), flush=True)
         if _OUTPUT.value:
             text = json.dumps(found, indent=1) + "\n"
-            Path(_OUTPUT.value).write_text(text, encoding="utf-8")
+            output = Path(_OUTPUT.value)
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.write_text(text, encoding="utf-8")
 
 
 def _line(row: dict[str, Any]) -> str:

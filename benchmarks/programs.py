@@ -5,6 +5,7 @@ of a retraining, or a training of the two-model experiment. Nothing is computed:
 and data are shapes, which a compiler needs no more than.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -16,12 +17,13 @@ from ml_collections import ConfigDict
 
 from benchmarks import stand_ins
 from wpl_jax.data import load_images
+from wpl_jax.devices.parallel import ONE, Devices, Divided
 from wpl_jax.engine.plan import Plan
 from wpl_jax.evaluation.retrain import Retraining
 from wpl_jax.jobs.search_config import expand, make_plan, make_retraining, make_search
 from wpl_jax.jobs.two_models import settings_of
 from wpl_jax.search import Search
-from wpl_jax.tasks import Data
+from wpl_jax.tasks import Data, Task
 from wpl_jax.two_models import experiment
 from wpl_jax.two_models.arms import Arm
 from wpl_jax.two_models.run import Experiment, make_setting
@@ -47,13 +49,13 @@ def shapes(tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
-def of_config(config: ConfigDict, retraining: bool = True) -> Iterator[Program]:
+def of_config(config: ConfigDict, devices: Devices = ONE) -> Iterator[Program]:
     """The programs of all arms of a configuration.
 
     Args:
       config: As ``launch.py`` reads it; data that would be read from files is replaced
         by stand-ins of its shape.
-      retraining: Whether to add the programs of a retraining.
+      devices: What the searches and the retraining run on.
 
     Yields:
       Programs, named by arm and call.
@@ -67,14 +69,32 @@ def of_config(config: ConfigDict, retraining: bool = True) -> Iterator[Program]:
             continue
         seen.add(run.arm)
         search, data, _ = make_search(run.config, cache)
+        search = dataclasses.replace(search, devices=devices)
         plan = make_plan(run.config, search)
-        for program in of_search(search, plan, shapes(data)):
+        for program in of_search(search, plan, _on(devices, search.task, data)):
             # An arm changes the penalty: what it has no part in is compiled once.
             if len(seen) == 1 or program.name in OF_THE_PENALTY:
                 yield program._replace(name=f"{run.arm}, {program.name}")
-        if retraining and len(seen) == 1 and run.config.retrain.epochs:
-            trained, data = make_retraining(run.config, cache)
-            yield from of_retraining(trained, shapes(data))
+        if len(seen) == 1 and run.config.retrain.epochs:
+            training, data = make_retraining(run.config, cache)
+            training = dataclasses.replace(training, devices=devices)
+            yield from of_retraining(training, _on(devices, training.task, data))
+
+
+def _on(devices: Devices, task: Task, data: Data) -> Data:
+    """The shapes of a task's data on devices, which may divide the images."""
+    data = shapes(data)
+    if devices.count == 1 or not getattr(task, "divide_images", False):
+        return data
+
+    def divide(split):
+        count, *shape = split.images.shape
+        each = -(-count // devices.count)
+        part = jax.ShapeDtypeStruct((devices.count, each, *shape), np.uint8)
+        first = jax.ShapeDtypeStruct((devices.count,), np.int32)
+        return split._replace(images=Divided(part, first, (count, *shape)))
+
+    return data._replace(**{name: divide(getattr(data, name)) for name in SPLITS})
 
 
 # What an arm of another penalty or optimizer compiles anew.
