@@ -140,7 +140,7 @@ def compile_program(program: Program, devices: list[jax.Device]) -> dict[str, An
         "program": program.name,
         "lowering": middle - start,
         "compiling": end - middle,
-        "code": memory.generated_code_size_in_bytes,
+        "code": memory.generated_code_size_in_bytes or None,  # not told for CUDA
         "arguments": memory.argument_size_in_bytes,
         "outputs": memory.output_size_in_bytes,
         "aliased": memory.alias_size_in_bytes,
