@@ -35,7 +35,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks import programs
 from benchmarks.programs import Program
-from wpl_jax.devices.parallel import Devices, Divided
+from wpl_jax.devices.parallel import Devices, Sharded
 
 _PLATFORM = flags.DEFINE_enum(
     "platform", "tpu", ["tpu", "cuda"], "What to compile for."
@@ -124,9 +124,9 @@ def compile_program(program: Program, devices: list[jax.Device]) -> dict[str, An
     everywhere = NamedSharding(mesh, PartitionSpec())
     divided = NamedSharding(mesh, PartitionSpec("devices"))
     placed = jax.tree.map(
-        lambda x: divided if isinstance(x, Divided) else everywhere,
+        lambda x: divided if isinstance(x, Sharded) else everywhere,
         program.arguments,
-        is_leaf=lambda x: isinstance(x, Divided),
+        is_leaf=lambda x: isinstance(x, Sharded),
     )
     options = {"in_shardings": placed, "out_shardings": everywhere}
     start = time.perf_counter()

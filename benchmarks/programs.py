@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from benchmarks import stand_ins
 from wpl_jax.data import load_images
-from wpl_jax.devices.parallel import ONE, Devices, Divided
+from wpl_jax.devices.parallel import ONE_DEVICE, Devices, Sharded
 from wpl_jax.engine.plan import Plan
 from wpl_jax.evaluation.retrain import Retraining
 from wpl_jax.jobs.search_config import expand, make_plan, make_retraining, make_search
@@ -49,7 +49,7 @@ def shapes(tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
-def of_config(config: ConfigDict, devices: Devices = ONE) -> Iterator[Program]:
+def of_config(config: ConfigDict, devices: Devices = ONE_DEVICE) -> Iterator[Program]:
     """The programs of all arms of a configuration.
 
     Args:
@@ -84,7 +84,7 @@ def of_config(config: ConfigDict, devices: Devices = ONE) -> Iterator[Program]:
 def _on(devices: Devices, task: Task, data: Data) -> Data:
     """The shapes of a task's data on devices, which may divide the images."""
     data = shapes(data)
-    if devices.count == 1 or not getattr(task, "divide_images", False):
+    if devices.count == 1 or not getattr(task, "shard_images", False):
         return data
 
     def divide(split):
@@ -92,7 +92,7 @@ def _on(devices: Devices, task: Task, data: Data) -> Data:
         each = -(-count // devices.count)
         part = jax.ShapeDtypeStruct((devices.count, each, *shape), np.uint8)
         first = jax.ShapeDtypeStruct((devices.count,), np.int32)
-        return split._replace(images=Divided(part, first, (count, *shape)))
+        return split._replace(images=Sharded(part, first, (count, *shape)))
 
     return data._replace(**{name: divide(getattr(data, name)) for name in SPLITS})
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from wpl_jax.data import ImageDataset, Split, TextDataset
-from wpl_jax.tasks import Shelf
+from wpl_jax.tasks import DataCache
 
 TOKENS = {"train": 929_589, "valid": 73_760, "test": 82_430}  # of Penn Treebank
 VOCABULARY = 10_000
@@ -22,7 +22,7 @@ IMAGES = {
 }
 
 
-class StandIns(Shelf):
+class StandIns(DataCache):
     """Hands out stand-ins for the data that is read from files."""
 
     def get(self, settings: Mapping[str, Any], load: Callable[[], Any]) -> Any:

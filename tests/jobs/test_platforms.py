@@ -11,15 +11,14 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
-import tiny_images
-import tiny_search
+from helpers import tiny_images, tiny_search
+from helpers.lowering import PLATFORMS, lower
 from jax import export
-from lowering import PLATFORMS, lower
 
 from benchmarks import programs
 from wpl_jax.common import platforms
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("[a-z]*.py"))
 OF_A_SEARCH = {
     *("init", "begin an epoch", "measure"),
