@@ -88,13 +88,13 @@ def test_an_import_path_is_imported():
     ("name", "said"),
     [
         ("no_such_package:Part", "no_such_package"),
-        ("toy:Part", "toy has no Part"),
+        ("helpers.toy:Part", "helpers.toy has no Part"),
         ("broken", "no_such_package"),
-        ("lazy", "toy has no Part"),
+        ("lazy", "helpers.toy has no Part"),
     ],
 )
 def test_what_cannot_be_imported_is_an_import_error(name, said, installed):
-    found = Registry(GROUP, {"lazy": "toy:Part"})
+    found = Registry(GROUP, {"lazy": "helpers.toy:Part"})
     assert name in found
     with pytest.raises(ImportError, match=said):
         found[name]

@@ -119,7 +119,7 @@ def made(devices=None, **parts):
             r"smaller space \(config\.space\), or fewer search\.children",
         ),
         ("child", "batch", r"smaller space \(config\.space\)\.$"),
-        ("child", "children", r"or fewer search\.together"),
+        ("child", "children", r"or fewer search\.children_per_step"),
         (
             "activations",
             "batch",
