@@ -99,11 +99,11 @@ def test_the_lowest_of_errors_that_are_numbers():
         (90.0, [1.9, 900.0], False),  # One explodes, another has learned.
     ],
 )
-def test_an_epoch_at_the_level_is_said_to_be(error, nats, told):
+def test_an_epoch_at_the_level_is_said_to_be(error, loss, told):
     search = SimpleNamespace(task=SimpleNamespace(error_name="% error"))
     mean = SimpleNamespace(mean=0.0)
     measured = SimpleNamespace(
-        child_error=error, err2=np.array(nats), error=mean, child_reward=0.1
+        child_error=error, err2=np.array(loss), error=mean, child_reward=0.1
     )
     said = search_loop.describe(search, measured, Guess(2.0, 90.0, 88.5))
     assert ("no better than guessing" in said) == told

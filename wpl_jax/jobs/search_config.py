@@ -95,7 +95,9 @@ def expand(config: ConfigDict) -> list[Run]:
         changed[arm] = with_changes(config, config.arms[arm], said)
     for path, known in _CHOSEN.items():
         variants = [config, *changed.values()]
-        check_sections(known, variants, path, ("data",) if path == "task" else ())
+        names = [get_field(variant, f"{path}.name") for variant in variants]
+        if all(name in known for name in names):  # Else building the part says so.
+            check_sections(known, variants, path, ("data",) if path == "task" else ())
     seeds = range(config.seed, config.seed + config.num_seeds)
     return [Run(arm, seed, changed[arm]) for seed in seeds for arm in changed]
 
