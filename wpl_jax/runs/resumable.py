@@ -82,7 +82,7 @@ class Resumable(contextlib.AbstractContextManager):
         with contextlib.ExitStack() as stack:
 
             def closing(make, *args, **options):
-                thing = _of_leader(make, *args, **options)
+                thing = _of_primary(make, *args, **options)
                 return stack.enter_context(contextlib.closing(thing))
 
             self._checkpoints = closing(
@@ -185,7 +185,7 @@ def newest(folder: Path, like: Any) -> tuple[int, Any] | None:
     Returns:
       Both as the first process reads them, on every process; None if there is nothing.
     """
-    with contextlib.closing(_of_leader(Checkpoints, folder / _CHECKPOINTS)) as found:
+    with contextlib.closing(_of_primary(Checkpoints, folder / _CHECKPOINTS)) as found:
         return _on_all(found.restore(like), like)
 
 
@@ -219,13 +219,21 @@ def _on_all(found: tuple[int, Any] | None, like: Any) -> tuple[int, Any] | None:
     return done, processes.from_primary(None if found is None else found[1], like)
 
 
-def _of_leader(make: Callable[..., Any], *args: Any, **options: Any) -> Any:
+def _of_primary(make: Callable[..., Any], *args: Any, **options: Any) -> Any:
     """What only the first process makes."""
     return make(*args, **options) if processes.is_primary() else _Silent()
 
 
 class _Silent:
-    """What a process does that is not the first: neither files nor progress."""
+    """What other processes than the primary one have: no files, and no progress.
 
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *args, **options: None
+    It stands for :class:`Checkpoints`, :class:`Metrics`, :class:`Progress` and
+    :class:`Tracer`, and has those of their methods that a job calls.
+    """
+
+    def _ignore(self, *args: Any, **options: Any) -> None:
+        return None
+
+    restore = save = verify = _ignore
+    write = checksum = advance = go_back = _ignore
+    begin = end = close = _ignore
