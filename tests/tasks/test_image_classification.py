@@ -182,7 +182,7 @@ class Trained(NamedTuple):
     """What training steps are, each leaf with a leading axis of steps."""
 
     loss: Any
-    nats: Any
+    cross_entropy: Any
     images: Any  # what the space is given
     dropout: Any
     drop_path: Any
@@ -306,7 +306,7 @@ def test_the_loss_is_the_cross_entropy_and_a_share_of_the_auxiliary_heads(task):
         kept = 1 - 0.25 - 0.5 * min(step / 6, 1)
         nats = nats_of(logits * kept, labels[step]).mean()
         loss = nats + weight * nats_of(auxiliary, labels[step]).mean()
-        np.testing.assert_allclose(trained.loss[step], nats, **ROUNDING)
+        np.testing.assert_allclose(trained.cross_entropy[step], nats, **ROUNDING)
         np.testing.assert_allclose(trained.loss[step], loss, **ROUNDING)
 
 
