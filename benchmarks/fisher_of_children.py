@@ -22,7 +22,7 @@ from wpl_jax.supernet import gather, random_architecture
 from wpl_jax.tasks.image_classification import ImageClassification
 
 # Hidden units of the recurrent cell, with the examples that fit into memory at a time.
-CELLS = ((20, 64), (200, 16), (1000, 4))
+CELLS = ((20, 64), (200, 16), (1000, 4), (1000, 16))
 BATCH = 64  # images
 
 

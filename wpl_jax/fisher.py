@@ -75,7 +75,7 @@ def per_example_fisher(
 ) -> Any:
     """Mean over examples of the squared per-example gradients.
 
-    Takes as long as 0.6 to 3.7 batched gradients, see ``docs/penalty.md``, and the
+    Takes as long as 0.7 to 3.2 batched gradients, see ``docs/penalty.md``, and the
     memory of one chunk, however many examples there are. :func:`explain_per_example`
     tells which parameters take which way. It can be differentiated, forward and in
     reverse.
