@@ -10,6 +10,9 @@ the Weight Plasticity Loss it stays at 94 %, and B gains.
 
 from ml_collections import ConfigDict
 
+from wpl_jax.jobs.build import settings
+from wpl_jax.two_models.arms import Study
+
 
 def get_config() -> ConfigDict:
     """The settings; any can be overridden by ``--config.NAME=VALUE``."""
@@ -51,41 +54,20 @@ def get_config() -> ConfigDict:
     config.main.stop = 1.0
     config.main.shared = 3
 
-    # Each study runs the product of its lists, and no penalty beside it.
     alphas = tuple(10.0**i for i in range(-4, 4))
     config.studies = ConfigDict()
-    config.studies.methods = study(
+    config.studies.methods = settings(
+        Study,
         penalties=("l2", "ewc", "wpl_batch", "wpl"),
         forms=("explicit", "proximal"),
         alphas=alphas,
     )
-    config.studies.raw = study(
+    config.studies.raw = settings(
+        Study,
         forms=("explicit", "proximal"),
         normalize="none",
         alphas=tuple(10.0**i for i in range(-1, 8)),
     )
-    config.studies.sharing = study(shared=(1, 2, 3, 4), alphas=alphas[4:])
-    config.studies.loose = study(stops=config.stops, alphas=alphas[2:])
+    config.studies.sharing = settings(Study, shared=(1, 2, 3, 4), alphas=alphas[4:])
+    config.studies.loose = settings(Study, stops=config.stops, alphas=alphas[2:])
     return config
-
-
-def study(
-    *,
-    penalties=("wpl",),
-    forms=("proximal",),
-    normalize="tree",
-    stops=(1.0,),
-    shared=(3,),
-    alphas,
-) -> ConfigDict:
-    """A grid of settings of the penalty."""
-    return ConfigDict(
-        {
-            "penalties": penalties,
-            "forms": forms,
-            "normalize": normalize,
-            "stops": stops,
-            "shared": shared,
-            "alphas": alphas,
-        }
-    )

@@ -56,42 +56,17 @@ __all__ = [
     "weight_plasticity",
 ]
 
-_MODULES = {
-    "wpl_jax.fisher": (
-        "batch_fisher",
-        "clip_norm",
-        "explain_per_example",
-        "flush",
-        "normalize",
-        "per_example_fisher",
-        "sample_class",
-        "square",
-        "update_average",
-    ),
-    "wpl_jax.jobs.python": (
-        "Found",
-        "run",
-    ),
-    "wpl_jax.penalty": (
-        "WeightPlasticityState",
-        "accumulate",
-        "consolidate",
-        "online",
-        "penalty_value",
-        "plasticity_states",
-        "proximal_weight_plasticity",
-        "replace",
-        "weight_plasticity",
-    ),
-}
+# What jobs import takes seconds, so their names are looked up last.
+_MODULES = ("wpl_jax.fisher", "wpl_jax.penalty", "wpl_jax.jobs.python")
 
 
 def __getattr__(name: str) -> Any:
     """Imports a public name from its module."""
-    for module, names in _MODULES.items():
-        if name in names:
-            globals()[name] = found = getattr(importlib.import_module(module), name)
-            return found
+    if name in __all__:
+        for module in map(importlib.import_module, _MODULES):
+            if hasattr(module, name):
+                globals()[name] = found = getattr(module, name)
+                return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -5,7 +5,6 @@ import dataclasses
 import jax.numpy as jnp
 import optax
 
-from helpers.toy import ToyTask
 from wpl_jax.protections import NoProtection
 from wpl_jax.strategies.strategy import Candidates
 from wpl_jax.supernet import random_architecture
@@ -42,10 +41,3 @@ class FirstChoices:
 
     def learn(self, *args):
         raise NotImplementedError
-
-
-@dataclasses.dataclass(frozen=True)
-class ThreeRows(ToyTask):
-    """A task whose rows of a batch are no setting."""
-
-    predictions_per_batch = rows_per_batch = 4

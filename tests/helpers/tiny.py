@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from configs import two_models_digits
-from configs.two_models_mnist import study
+from wpl_jax.jobs.build import settings
+from wpl_jax.two_models.arms import Study
 
 ROOT = Path(__file__).resolve().parents[2]
 # Compilation is most of the tests' time, and how fast programs run does not matter. So
@@ -73,8 +74,8 @@ def get_config() -> ConfigDict:
     forms = ("explicit", "proximal")
     config.studies = ConfigDict(
         {
-            "methods": study(forms=forms, shared=(2,), alphas=alphas),
-            "loose": study(stops=(0.2,), shared=(1, 2), alphas=alphas),
+            "methods": settings(Study, forms=forms, shared=(2,), alphas=alphas),
+            "loose": settings(Study, stops=(0.2,), shared=(1, 2), alphas=alphas),
         }
     )
     return config

@@ -6,14 +6,14 @@ from typing import Literal
 
 import pytest
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from helpers.flags import parse
+from ml_collections import ConfigDict
 
 from wpl_jax.common.settings import check_choice, check_int, check_number, chosen
 from wpl_jax.engine.optimizers import OPTIMIZERS, SCHEDULES
 from wpl_jax.engine.plan import SearchSettings
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.evaluation.rank_disorder import Ranking
-from wpl_jax.jobs import command_line
 from wpl_jax.jobs.build import build, build_chosen, choice, settings, unread
 from wpl_jax.protections import PENALTIES
 from wpl_jax.protections.estimators import ESTIMATORS
@@ -278,18 +278,6 @@ def get_config():
 """
 
 
-def parse(file, *given):
-    """The configuration under flags."""
-    argv = ["launch.py", f"--config={file}", *(f"--config.{one}" for one in given)]
-    values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file(
-        "config", flag_values=values, sys_argv=argv
-    )
-    command_line.register_parsers(values["config"], argv)
-    values(argv)
-    return holder.value
-
-
 @pytest.mark.filterwarnings("ignore:.*load_module:DeprecationWarning")
 @pytest.mark.parametrize(
     ("field", "text", "value"),
@@ -309,7 +297,7 @@ def parse(file, *given):
 def test_flags_have_the_types_of_the_fields(field, text, value, tmp_path):
     file = tmp_path / "config.py"
     file.write_text(CONFIG)
-    found = parse(file, f"a.part.{field}={text}")
+    found = parse(file, f"a.part.{field}={text}")[0]
     build_chosen(PARTS, found, "a", size=7)
     found = found.a.part
     for name in field.split("."):

@@ -29,7 +29,6 @@ def get_config():
     with config.unlocked():
         config.penalty.Pull = ConfigDict({"pull": 0.5})
     config.strategy = ConfigDict({"name": f"{OWN}FirstChoices"})
-    config.task = ConfigDict({"name": f"{OWN}ThreeRows"})
     config.search.epochs = 2
     config.retrain.epochs = 0
     return config

@@ -1,4 +1,4 @@
-"""Checks of arguments, at trace time or when a space is made, the same for all."""
+"""Checks of arguments, at trace time or before."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 LARGEST = float(jnp.finfo(jnp.float32).max)
-MOST_NODES = 100  # of a cell: tracing takes time in proportion to their square
 SMALLEST = float(jnp.finfo(jnp.float32).tiny)
 
 
@@ -43,19 +42,6 @@ def check_whole(name: str, value: Any) -> None:
     """
     if not is_size(value):
         raise ValueError(f"{name} must be a whole number above 0, got {value!r}")
-
-
-def check_nodes(name: str, value: Any, least: int = 1) -> None:
-    """Checks the number of nodes of a cell, which a program computes one by one.
-
-    Raises:
-      ValueError: If it is anything but a whole number from ``least`` to 100.
-    """
-    check_whole(name, value)
-    if not least <= value <= MOST_NODES:
-        raise ValueError(
-            f"{name} must be a whole number from {least} to {MOST_NODES}, got {value}"
-        )
 
 
 def check_leaves(name: str, tree: Any) -> None:

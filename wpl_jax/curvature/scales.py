@@ -163,7 +163,7 @@ def normalize(
     counts = [jnp.sum(m, dtype=jnp.float32) for m in masks]
     if per == "tree":
         counts = [jnp.sum(jnp.stack(counts))] * len(leaves)
-    # Sharded before they are added up: the sum of a large Fisher can overflow.
+    # Divided before they are added up: the sum of a large Fisher can overflow.
     means = [jnp.sum(f / jnp.maximum(n, 1)) for f, n in zip(moved, counts, strict=True)]
     if per == "tree":
         means = [jnp.sum(jnp.stack(means))] * len(leaves)

@@ -13,8 +13,6 @@ from ml_collections import ConfigDict, config_dict
 from wpl_jax.common.settings import (
     MOST_INT,
     MOST_SEED,
-    are_choices,
-    are_numbers,
     is_choice,
     is_int,
     is_number,
@@ -86,12 +84,6 @@ def require_number(
     require(valid, config, field, expected)
 
 
-def require_numbers(config: ConfigDict, field: str, **bounds: float) -> None:
-    """Requires a sequence of numbers within bounds."""
-    valid, expected = are_numbers(get_field(config, field), **bounds)
-    require(valid, config, field, expected)
-
-
 def require_only(config: ConfigDict, path: str, known: Collection[str]) -> None:
     """Requires that the settings under a path are known ones."""
     expected = f"the settings {sorted(known)}"
@@ -124,12 +116,6 @@ def require_settings(
 def require_choice(config: ConfigDict, field: str, known: Collection[Any]) -> None:
     """Requires one of the known values."""
     valid, expected = is_choice(get_field(config, field), known)
-    require(valid, config, field, expected)
-
-
-def require_choices(config: ConfigDict, field: str, known: Collection[Any]) -> None:
-    """Requires a sequence of known values, at least one."""
-    valid, expected = are_choices(get_field(config, field), known)
     require(valid, config, field, expected)
 
 

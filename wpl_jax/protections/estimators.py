@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,34 +10,11 @@ import jax.numpy as jnp
 from wpl_jax import fisher
 from wpl_jax.common.settings import MOST_OF_A_CALL, check_choice, check_int
 from wpl_jax.common.trees import widen, zero_importance
-from wpl_jax.devices.parallel import NO_AXIS, Axis
+from wpl_jax.devices.parallel import NO_AXIS
 from wpl_jax.protections.protection import Trained
 from wpl_jax.registry import Registry
-from wpl_jax.tasks.task import Data, Task
 
 Split = Literal["valid", "train"]
-
-
-class Estimator(Protocol):
-    """How the Fisher of a child is estimated."""
-
-    def estimate(
-        self,
-        trained: Trained,
-        task: Task,
-        data: Data,
-        key: jax.Array,
-        axis: Axis = NO_AXIS,
-    ) -> Any:
-        """The Fisher, a tree like the child's parameters, at least float32.
-
-        Args:
-          trained: The child.
-          task: For its loss.
-          data: Of the task.
-          key: PRNG key.
-          axis: Devices that share each batch.
-        """
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,7 +29,29 @@ class Trained(NamedTuple):
     number: jax.Array  # int32[]; how many were trained before it
 
 
-class Protection(Protocol):
+class Estimator(Protocol):
+    """How the Fisher of a child is estimated."""
+
+    def estimate(
+        self,
+        trained: Trained,
+        task: Task,
+        data: Data,
+        key: jax.Array,
+        axis: Axis = NO_AXIS,
+    ) -> Any:
+        """The Fisher, a tree like the child's parameters, at least float32.
+
+        Args:
+          trained: The child.
+          task: For its loss.
+          data: Of the task.
+          key: PRNG key.
+          axis: Devices that share each batch.
+        """
+
+
+class Protection(Estimator, Protocol):
     """What protects the shared weights. Its functions are pure.
 
     Attributes:
@@ -63,24 +85,6 @@ class Protection(Protocol):
         self, memory: Memory, opt_state: Any, epoch: jax.Array
     ) -> tuple[Memory, Any]:
         """Forgets what is to be forgotten as an epoch begins."""
-
-    def estimate(
-        self,
-        trained: Trained,
-        task: Task,
-        data: Data,
-        key: jax.Array,
-        axis: Axis = NO_AXIS,
-    ) -> Any:
-        """What a trained child leaves behind, a tree like its parameters.
-
-        Args:
-          trained: The child.
-          task: For its loss.
-          data: Of the task.
-          key: PRNG key.
-          axis: Devices that share each batch.
-        """
 
     def remember(
         self,

@@ -20,8 +20,9 @@ from wpl_jax.common.settings import (
 from wpl_jax.common.trees import zero_importance
 from wpl_jax.devices.parallel import NO_AXIS
 from wpl_jax.protections import fisher_changes
-from wpl_jax.protections.estimators import ESTIMATORS, Estimator, PerExample, Uniform
+from wpl_jax.protections.estimators import ESTIMATORS, PerExample, Uniform
 from wpl_jax.protections.fisher_changes import Change, Child, RunningAverage
+from wpl_jax.protections.protection import Estimator
 
 
 @dataclasses.dataclass(frozen=True)

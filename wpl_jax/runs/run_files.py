@@ -172,7 +172,6 @@ NUMBER = Kind("a number", "numbers", _is_number)
 NUMBER_OR_NULL = Kind(
     "a number or null", "numbers or nulls", lambda v: v is None or _is_number(v)
 )
-WHOLE = Kind("a whole number", "whole numbers", _is_whole)
 TEXT = Kind("a text", "texts", lambda v: isinstance(v, str))
 TRUTH = Kind("true or false", "of true or false", lambda v: isinstance(v, bool))
 OBJECT = Kind("an object", "objects", lambda v: isinstance(v, dict))
