@@ -118,6 +118,15 @@ def holds_program(equation: Any) -> bool:
     )
 
 
+def count_scanned(equation: Any) -> tuple[int, int]:
+    """How many constants and how many carries come first among a scan's arguments."""
+    params = equation.params
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carries, _ = params["ft_in"].unpack()  # jax 0.12
+    return len(consts), len(carries)
+
+
 EXAMPLE = "example"  # among what a value depends on, beside numbers of parameters
 
 Origins = frozenset[Any]

@@ -27,6 +27,7 @@ from wpl_jax.curvature.program import (
     Origins,
     Program,
     as_function,
+    count_scanned,
     flatten,
     holds_program,
     is_inexact,
@@ -310,7 +311,8 @@ class Split:
     def _loop(self, level: Level, equation, inputs: list[int]) -> list[int]:
         params = equation.params
         body = flatten(params["jaxpr"])
-        first, last = params["num_consts"], params["num_consts"] + params["num_carry"]
+        first, num_carries = count_scanned(equation)
+        last = first + num_carries
         loop = Level(level, params["length"])
         carried = self._carried(body, inputs, first, last)
         inner, before = list(inputs[:first]), []
