@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from benchmarks import measure, micro_cell, search
 from wpl_jax.fisher import per_example_fisher, square
 from wpl_jax.spaces.micro_cell import MicroCell
-from wpl_jax.supernet import gather, random_architecture
+from wpl_jax.supernet import Architecture, gather
 from wpl_jax.tasks.image_classification import ImageClassification
 
 # Hidden units of the recurrent cell, with the examples that fit into memory at a time.
@@ -48,7 +48,7 @@ def rows() -> Iterator[dict]:
 def _rows(task, data, label: str, chunk: int) -> Iterator[dict]:
     """Of one random child."""
     space = task.space
-    architecture = random_architecture(jax.random.key(1), space.decisions)
+    architecture = Architecture(space.sample(jax.random.key(1)))
     child = gather(space.init(jax.random.key(0)), space.rows(architecture))
 
     @jax.jit

@@ -20,7 +20,7 @@ from configs import enas_rnn_pydoc
 from wpl_jax import per_example_fisher
 from wpl_jax.engine.evaluator import Evaluator
 from wpl_jax.jobs.search_config import make_search
-from wpl_jax.supernet import random_architecture
+from wpl_jax.supernet import Architecture
 
 NODES = (4, 6, 8, 12, 16)
 HIDDEN = (32, 64, 128, 256, 512)
@@ -95,8 +95,7 @@ def _train_hidden(hidden: int) -> Callable[[], Any]:
 def _evaluate(count: int) -> Callable[[], Any]:
     search, data, state = _search()
     keys = jax.random.split(jax.random.key(1), count)
-    draw = functools.partial(random_architecture, decisions=search.task.space.decisions)
-    architectures = jax.vmap(draw)(keys)
+    architectures = Architecture(jax.vmap(search.task.space.sample)(keys))
     evaluator, batches = Evaluator(search.task), np.int32(5)
 
     def evaluate() -> Any:

@@ -35,7 +35,7 @@ from wpl_jax.spaces.cell_graph import EPSILON
 from wpl_jax.spaces.depthwise import average_pool, depthwise, max_pool, shifts
 from wpl_jax.spaces.micro_cell import STAGES, MicroCell
 from wpl_jax.strategies.strategy import Candidates
-from wpl_jax.supernet import gather, random_architecture
+from wpl_jax.supernet import Architecture, gather
 from wpl_jax.tasks.image_classification import Data, ImageClassification, Images
 
 SIZE, FILTERS, LAYERS, BATCH, CLASSES = 32, 20, 6, 32, 10
@@ -104,12 +104,12 @@ def _mean(x):
 
 def _child(number: int, batch: int) -> list[dict]:
     space = MicroCell((SIZE, SIZE, 3), CLASSES, filters=FILTERS, layers=LAYERS)
-    architecture = random_architecture(jax.random.key(number), space.decisions)
+    choice = space.sample(jax.random.key(number))
     data = make_data(batch)
     programs = {
-        "wpl": _searching(space, architecture, "wpl", data, batch),
-        "none": _searching(space, architecture, "none", data, batch),
-        "static": _static(space, architecture, data, batch),
+        "wpl": _searching(space, choice, "wpl", data, batch),
+        "none": _searching(space, choice, "none", data, batch),
+        "static": _static(space, choice, data, batch),
     }
     seconds = measure.interleaved_seconds(
         {name: call for name, (call, _) in programs.items()}, rounds=7
@@ -152,7 +152,7 @@ def make_data(batch: int) -> Data:
     return Data(*splits, jnp.full(3, 128.0), jnp.full(3, 74.0))
 
 
-def _searching(space, architecture, penalty, data, batch):
+def _searching(space, choice, penalty, data, batch):
     """The search's training of a child, with a strategy that proposes always it."""
     config = enas_cnn_cifar10.get_config()
     config.penalty.name = penalty
@@ -167,7 +167,7 @@ def _searching(space, architecture, penalty, data, batch):
         eval_batches=1,
     )
     # A copy: a call takes over the arrays of the state that it is given.
-    own = jnp.array(architecture)
+    own = jnp.array(choice)
     state = [search.init(jax.random.key(0))._replace(strategy=own)]
     zero = np.int32(0)
     program = search.train_and_protect.lower(state[0], data, zero, zero).compile()
@@ -181,7 +181,7 @@ def _searching(space, architecture, penalty, data, batch):
 
 @dataclasses.dataclass(frozen=True)
 class _Always:
-    """Proposes what its state is: an architecture, as data."""
+    """Proposes what its state is: a choice, as data."""
 
     steps = 0
     candidates = Candidates(1, 1, 1)
@@ -193,13 +193,13 @@ class _Always:
     def propose(self, state, key):
         """The architecture."""
         del key
-        return state
+        return Architecture(state)
 
 
-def _static(space, architecture, data, batch):
+def _static(space, choice, data, batch):
     """The child as one would write it alone, trained by the same optimizer."""
-    params = gather(space.init(jax.random.key(0)), space.rows(architecture))
-    chosen = np.asarray(architecture).reshape(2, space.num_nodes, 2, 2)
+    params = gather(space.init(jax.random.key(0)), space.rows(Architecture(choice)))
+    chosen = np.asarray(choice).reshape(2, space.num_nodes, 2, 2)
     network = _Network(space, chosen)
     params = network.take(params)
     config = enas_cnn_cifar10.get_config()

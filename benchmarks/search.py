@@ -32,7 +32,7 @@ from wpl_jax.search import Search
 from wpl_jax.spaces.highway_scan import ACTIVATIONS, flat
 from wpl_jax.spaces.recurrent_cell import Dropout, RecurrentCell
 from wpl_jax.strategies import STRATEGIES
-from wpl_jax.supernet import gather
+from wpl_jax.supernet import Architecture, gather
 from wpl_jax.tasks.language_model import Data, LanguageModel
 
 WORDS, NODES, BATCH, LENGTH = 10_000, 12, 64, 35
@@ -180,10 +180,9 @@ class Running:
         config.penalty.name = penalty
         config.penalty.wpl.start_epoch = 1  # No Fisher in the epoch that is measured.
         task = make_task(hidden)
-        decisions = task.space.decisions
         self.search = Search(
             task,
-            build_chosen(STRATEGIES, config, "strategy", decisions=decisions),
+            build_chosen(STRATEGIES, config, "strategy", space=task.space),
             build_chosen(PENALTIES, config, "penalty"),
             build_chosen(OPTIMIZERS, config, "optimizer"),
             children=2,
@@ -207,7 +206,7 @@ class Running:
     def fisher(self) -> Any:
         """Of the last child."""
         task = self.search.task
-        architecture = self.state.epoch.architectures[0]
+        architecture = Architecture(self.state.epoch.architectures.choice[0])
         return _fisher(task)(self.state.shared.params, architecture, self._data)
 
 

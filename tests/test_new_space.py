@@ -12,7 +12,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from wpl_jax.jobs import registry as jobs
-from wpl_jax.supernet import gather, mask, random_architecture
+from wpl_jax.supernet import Architecture, gather, mask, random_choice
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "new_space.md"
 
@@ -45,11 +45,13 @@ def test_children_use_their_rows_and_no_others(page):
         return jax.grad(loss)(params), mask(params, rows)
 
     for seed in range(20):
-        architecture = random_architecture(jax.random.key(seed), space.decisions)
+        architecture = Architecture(
+            random_choice(jax.random.key(seed), space.decisions)
+        )
         found, used = gradient(params, architecture)
         moved = np.any(found["layers"] != 0, axis=(1, 2))
         np.testing.assert_array_equal(moved, np.ravel(used["layers"]) == 1)
-        assert moved.sum() == np.sum(architecture < 2)
+        assert moved.sum() == np.sum(architecture.choice < 2)
     assert len(traces) == 1
 
 

@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 from wpl_jax.engine.evaluator import Evaluator
 from wpl_jax.jobs import search_config
 from wpl_jax.protections.protection import NoProtection
-from wpl_jax.supernet import Decision
+from wpl_jax.supernet import Architecture, Decision
 from wpl_jax.tasks import Evaluation, ranking
 
 
@@ -39,13 +39,13 @@ def test_epochs_are_the_papers_algorithm(form):
         seen = jax.device_get(state.epoch)
         if epoch == 3:  # Two epochs after the first with a Fisher.
             written.flush()
-        for index, architecture in enumerate(seen.architectures):
+        for index, architecture in enumerate(seen.architectures.choice):
             written.train(architecture, epoch, index)
             np.testing.assert_allclose(
                 seen.err1.loss[index], written.evaluate(architecture), rtol=2e-5
             )
             written.protect(architecture, epoch, index)
-        err2 = [written.evaluate(architecture) for architecture in seen.architectures]
+        err2 = [written.evaluate(choice) for choice in seen.architectures.choice]
         np.testing.assert_allclose(seen.err2.loss, err2, rtol=2e-5)
         for name, value in state.shared.params.items():
             np.testing.assert_allclose(value, written.params[name], rtol=2e-5)
@@ -67,7 +67,7 @@ def test_one_compilation_serves_all_architectures_and_epochs():
     data, state = toy.make_data(), search.init(jax.random.key(0))
     for epoch in range(3):
         state = run_epoch(search, state, data, epoch)
-    assert len({tuple(a) for a in np.asarray(state.epoch.architectures)}) == 9
+    assert len({tuple(a) for a in np.asarray(state.epoch.architectures.choice)}) == 9
     assert len(traces) == 1
 
 
@@ -86,7 +86,7 @@ def test_searches_that_differ_in_their_protection_evaluate_and_learn_by_one_prog
     def search_under(protection):
         """One whose parts are equal to those of the others, but not the same."""
         task = Counting()
-        strategy = strategy_of(toy.get_config(), task.space.decisions)
+        strategy = strategy_of(toy.get_config(), task.space)
         return make_search(task, protection, strategy)
 
     def measure(search, state):
@@ -132,7 +132,7 @@ def test_a_path_depends_on_the_key_and_the_position_only():
     for a, b in zip(jax.tree.leaves(once), jax.tree.leaves(resumed), strict=True):
         np.testing.assert_array_equal(_numbers(a), _numbers(b))
     other = after(1, 2)
-    assert np.any(other.epoch.architectures != once.epoch.architectures)
+    assert np.any(other.epoch.architectures.choice != once.epoch.architectures.choice)
 
 
 def _numbers(leaf):
@@ -194,7 +194,7 @@ def test_measured_numbers_are_those_of_the_epoch():
     np.testing.assert_allclose(measured.loss.max, (err2 - err1).max(), rtol=1e-4)
     np.testing.assert_allclose(measured.child_error, np.sqrt(2 * err2).mean(), 1e-5)
     np.testing.assert_allclose(measured.child_reward, np.exp(-err2).mean(), rtol=1e-5)
-    best = state.epoch.architectures[np.argmin(err2)]
+    best = state.epoch.architectures.choice[np.argmin(err2)]
     np.testing.assert_array_equal(measured.best, best)
     np.testing.assert_allclose(measured.rate, RATE * DECAY**2, rtol=1e-6)
     assert float(measured.alpha) == 3.0
@@ -218,13 +218,13 @@ def test_children_that_are_rewarded_run_one_of_their_operations_each():
     class Choosing(toy.ToyTask):
         def validate(self, child, architecture, data, first, batches, axis):
             branches = [jnp.sin, jnp.cos, jnp.exp]
-            nats = jax.lax.switch(architecture[0], branches, 1.0)
+            nats = jax.lax.switch(architecture.choice[0], branches, 1.0)
             return Evaluation(nats, nats)
 
     task, data = Choosing(), toy.make_data()
     params = task.space.init(jax.random.key(0))
     keys = jax.random.split(jax.random.key(1), 3)
-    architectures = jnp.array([[0, 1], [2, 0], [1, 1]])
+    architectures = Architecture(jnp.array([[0, 1], [2, 0], [1, 1]]))
     rewards = functools.partial(Evaluator(task).rewards, params)
     program = jax.make_jaxpr(rewards)(architectures, data, keys)
     assert str(program).count("cond[") == 1
@@ -238,7 +238,7 @@ class TableTask(toy.ToyTask):
     best = (2, 0, 1, 2)
 
     def validate(self, child, architecture, data, first, batches, axis):
-        wrong = jnp.sum(architecture != jnp.asarray(self.best)) + 0.0
+        wrong = jnp.sum(architecture.choice != jnp.asarray(self.best)) + 0.0
         return Evaluation(wrong, wrong)
 
     def evaluate(self, child, architecture, data, split, axis):
@@ -268,7 +268,7 @@ def selected(name):
     few = ConfigDict({"proposed": 8, "screen_batches": 1, "keep": 2})
     config.strategy.enas.candidates = config.strategy.random.candidates = few
     task = TableTask(TableSpace())
-    search = make_search(task, strategy=strategy_of(config, task.space.decisions))
+    search = make_search(task, strategy=strategy_of(config, task.space))
     data, found = toy.make_data(), []
     for seed in range(6):
         state = search.init(jax.random.key(seed))
@@ -282,7 +282,8 @@ def selected(name):
 def test_the_controller_finds_what_is_best_and_random_search_as_often_as_computed():
     def hits(name):
         best = [
-            s.architectures[s.kept[np.argmin(s.judged.error)]] for s in selected(name)
+            s.architectures.choice[s.kept[np.argmin(s.judged.error)]]
+            for s in selected(name)
         ]
         return sum(tuple(a) == TableTask.best for a in best)
 
@@ -295,7 +296,7 @@ def test_the_controller_finds_what_is_best_and_random_search_as_often_as_compute
 @pytest.mark.parametrize("name", ["enas", "random"])
 def test_the_selection_is_the_best_of_what_was_screened(name):
     for s in selected(name):
-        wrong = np.sum(s.architectures != np.array(TableTask.best), 1)
+        wrong = np.sum(s.architectures.choice != np.array(TableTask.best), 1)
         np.testing.assert_array_equal(s.screened.loss, wrong)
         np.testing.assert_array_equal(s.judged.error, np.sort(wrong)[:2])
         np.testing.assert_array_equal(wrong[s.kept], np.sort(wrong)[:2])
@@ -304,7 +305,7 @@ def test_the_selection_is_the_best_of_what_was_screened(name):
 def test_learning_in_parts_is_learning_at_once():
     config = toy.get_config()
     task = toy.ToyTask()
-    search = make_search(task, strategy=strategy_of(config, task.space.decisions))
+    search = make_search(task, strategy=strategy_of(config, task.space))
     data = toy.make_data()
 
     def learn(*calls):

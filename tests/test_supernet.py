@@ -21,7 +21,7 @@ from wpl_jax.supernet import (
     mask,
     num_choices,
     num_parameters,
-    random_architecture,
+    random_choice,
     real_rows,
     scatter,
 )
@@ -34,11 +34,11 @@ COUNTS = (4, 1, 4, 2, 4, 3, 4)
 @functools.cache
 def draws(n=3000):
     """Random architectures, ``int32[n, decisions]``."""
-    draw = jax.vmap(lambda key: random_architecture(key, SPACE.decisions))
+    draw = jax.vmap(lambda key: random_choice(key, SPACE.decisions))
     return np.asarray(jax.jit(draw)(jax.random.split(jax.random.key(0), n)))
 
 
-def test_random_architectures_are_uniform():
+def test_random_choices_are_uniform():
     assert num_choices(SPACE.decisions) == COUNTS
     found = draws()
     assert found.dtype == np.int32

@@ -42,7 +42,7 @@ from wpl_jax.engine.state import Epoch, Measured, Selection, Shared, State, key_
 from wpl_jax.engine.training import Skipped, TrainState, train_batches
 from wpl_jax.protections.protection import Protection, Trained
 from wpl_jax.strategies import Strategy
-from wpl_jax.supernet import ALL, gather, real_rows, scatter
+from wpl_jax.supernet import ALL, Architecture, gather, real_rows, scatter
 from wpl_jax.tasks import Data, Evaluation, Task, ranking
 
 
@@ -94,19 +94,25 @@ class Search:
     def init(self, key: jax.Array) -> State:
         """The state before the first epoch; all randomness comes from the key."""
         params = self.task.space.init(key_for(key, "params"))
-        decisions = len(self.task.space.decisions)
+        strategy = self.strategy.init(key_for(key, "strategy"))
         proposed, keep = self.strategy.candidates.proposed, self.num_judged
+        # As the strategy proposes them: choices, or mixtures.
+        child = jax.eval_shape(self.strategy.propose, strategy, key)
+
+        def no_architectures(count: int) -> Architecture:
+            return jax.tree.map(lambda x: jnp.zeros((count, *x.shape), x.dtype), child)
+
         return State(
             key=key,
             shared=Shared(
                 params, self._transform(0).init(params), self.protection.init(params)
             ),
-            strategy=self.strategy.init(key_for(key, "strategy")),
+            strategy=strategy,
             carry=self._init_carries(),
             rate_scale=jnp.float32(1),
             skipped=Skipped(of_epoch=jnp.int32(0), in_row=jnp.int32(0)),
             epoch=Epoch(
-                architectures=jnp.zeros((self.children, decisions), jnp.int32),
+                architectures=no_architectures(self.children),
                 train_loss=jnp.zeros(self.children),
                 err1=_no_evaluations(self.children),
                 err2=_no_evaluations(self.children),
@@ -114,7 +120,7 @@ class Search:
                 entropy=jnp.float32(0),
             ),
             selection=Selection(
-                architectures=jnp.zeros((proposed, decisions), jnp.int32),
+                architectures=no_architectures(proposed),
                 screened=_no_evaluations(proposed),
                 kept=jnp.zeros(keep, jnp.int32),
                 judged=_no_evaluations(keep),
@@ -198,7 +204,11 @@ class Search:
             carry=train_state.carry,
             skipped=skipped,
             epoch=seen._replace(
-                architectures=seen.architectures.at[index].set(architecture),
+                architectures=jax.tree.map(
+                    lambda all, new: all.at[index].set(new),
+                    seen.architectures,
+                    architecture,
+                ),
                 train_loss=seen.train_loss.at[index].set(loss),
             ),
         )
@@ -244,7 +254,7 @@ class Search:
             )
             return found, used
 
-        rows = self.task.space.rows(architectures[0])
+        rows = self.task.space.rows(jax.tree.map(lambda x: x[0], architectures))
         seen = state.epoch
         return state._replace(
             shared=self._protect(shared, rows, epoch, find),
@@ -318,7 +328,7 @@ class Search:
             child_reward=jnp.mean(self.task.reward(seen.err2)),
             reward=self._if_learned(seen.reward),
             entropy=self._if_learned(seen.entropy),
-            best=seen.architectures[ranking(seen.err2)[0]],
+            best=seen.architectures.choice[ranking(seen.err2)[0]],
             alpha=self.protection.active(epoch) * self.protection.alpha(epoch),
             rate=self.optimizer.rate(epoch) * state.rate_scale,
             skipped=state.skipped.of_epoch,
@@ -416,14 +426,14 @@ def _no_evaluations(count: int) -> Evaluation:
 
 
 @jax.jit
-def _at(array: jax.Array, index: ArrayLike) -> jax.Array:
-    return array[index]
+def _at(tree: Any, index: ArrayLike) -> Any:
+    return jax.tree.map(lambda x: x[index], tree)
 
 
 @functools.partial(jax.jit, static_argnames="count")
-def _from(array: jax.Array, first: ArrayLike, count: int) -> jax.Array:
+def _from(tree: Any, first: ArrayLike, count: int) -> Any:
     """So many from there on; if there are not enough, the last ones."""
-    return jax.lax.dynamic_slice_in_dim(array, first, count)
+    return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, count), tree)
 
 
 @jax.jit

@@ -1,8 +1,7 @@
 """What a search space is: decisions, shared parameters, and the part a child uses.
 
-An architecture is an ``int32[num_decisions]`` vector: for each decision, the index
-of its choice. Strategies see the decisions and nothing else, so that each works on
-every space.
+An :class:`Architecture` is a choice of each decision, or a mixture of all choices.
+Strategies know a space by its decisions, so that each works on every space.
 
 Shared parameters that only some children use are stacked along a leading axis, and
 a child is a set of rows of each stack. :func:`gather` takes them out and
@@ -31,41 +30,91 @@ class Decision(NamedTuple):
     ordered: bool = False  # nodes, say, the nearest one last
 
 
+class Architecture(NamedTuple):
+    """One child of a supernet, or a mixture of all of them; arrays may be traced.
+
+    Files, tables, retraining and pictures use ``choice`` alone.
+
+    Attributes:
+      choice: For each decision the index of what is chosen. Of a mixture, what it is
+        discretized to.
+      weights: Of a mixture: the forward pass computes every choice of a decision and
+        takes their sum, weighted by these. None where choices are made.
+      gates: Of a single path that its weights are to have gradients through (GDAS;
+        Dong and Yang, 2019): 1 for what is chosen and 0 for the rest, in value. The
+        forward pass multiplies what is chosen by its gate and adds the gates of the
+        rest. None for no gradients.
+    """
+
+    choice: jax.Array  # int32[num_decisions]
+    weights: jax.Array | None = None  # float32[num_decisions, max_choices]
+    gates: jax.Array | None = None  # float32[num_decisions, max_choices]
+
+
 class Space(Protocol):
     """A supernet: every method is pure and takes the architecture as data.
 
-    A space is hashable, and equal to another with the same settings.
+    A space is hashable, and equal to another with the same settings. A class that
+    inherits from this one has its :meth:`sample` and :meth:`discretize`.
+
+    Attributes:
+      mixes: Whether :meth:`apply` knows what to do with the weights and the gates of
+        an architecture. If not, strategies that need them refuse the space.
     """
 
     name: str
-    decisions: tuple[Decision, ...]
+    mixes: bool = False
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """What a child chooses."""
 
     def init(self, key: jax.Array) -> Any:
         """The shared parameters of all children."""
 
-    def rows(self, architecture: jax.Array) -> Any:
+    def rows(self, architecture: Architecture) -> Any:
         """Which rows of each shared parameter a child uses.
 
         Returns:
           A tree like the parameters; each leaf the distinct indices of the rows,
           ``int32[n]``, or ``ALL`` where every child uses the whole parameter. Where
-          children differ in how many rows they use, ``PAD + i`` fills up.
+          children differ in how many rows they use, ``PAD + i`` fills up. Of a
+          mixture, :func:`every_row` of each stack.
         """
 
     def apply(
-        self, child: Any, architecture: jax.Array, inputs: jax.Array, **kwargs: Any
+        self, child: Any, architecture: Architecture, *args: Any, **kwargs: Any
     ) -> Any:
         """The forward pass of one child.
 
         Args:
           child: Its parameters, as :func:`gather` takes them out.
-          architecture: ``int32[num_decisions]``.
-          inputs: What the task feeds it.
+          architecture: The child.
+          *args: What the task feeds it.
           **kwargs: What the task passes besides.
         """
 
-    def graphs(self, architecture: Any) -> dict[str, "Graph"]:
-        """One child as pictures have it: its cells by their names."""
+    def sample(self, key: jax.Array) -> jax.Array:
+        """Draws each decision uniformly, ``int32[num_decisions]``."""
+        return random_choice(key, self.decisions)
+
+    def discretize(self, weights: jax.Array) -> jax.Array:
+        """The choice that is left of a mixture: the largest weight of each decision.
+
+        Args:
+          weights: ``float32[num_decisions, max_choices]``.
+
+        Returns:
+          ``int32[num_decisions]``.
+        """
+        return largest_weights(weights, self.decisions)
+
+    def graphs(self, choice: Any) -> dict[str, "Graph"]:
+        """One child as pictures have it: its cells by their names.
+
+        Args:
+          choice: ``int32[num_decisions]``.
+        """
 
 
 class Graph(NamedTuple):
@@ -75,7 +124,7 @@ class Graph(NamedTuple):
     edges: tuple[tuple[str, str, str], ...]  # from, to, label
 
 
-ALL = slice(None)  # as rows: the whole parameter, which every child uses
+ALL = slice(None)  # as rows: the whole of a parameter that is not a stack
 PAD = 2**30  # an index from here on is of no row: a place that stays zero
 
 
@@ -170,30 +219,60 @@ def num_choices(decisions: Sequence[Decision]) -> tuple[int, ...]:
     return tuple(len(decision.choices) for decision in decisions)
 
 
-def random_architecture(key: jax.Array, decisions: Sequence[Decision]) -> jax.Array:
+def random_choice(key: jax.Array, decisions: Sequence[Decision]) -> jax.Array:
     """Draws every decision uniformly, ``int32[num_decisions]``."""
     bounds = jnp.asarray(num_choices(decisions))
     return jax.random.randint(key, bounds.shape, 0, bounds, jnp.int32)
 
 
-def names_of_choices(space: Space, architecture: Any) -> dict[str, str]:
+def is_choice(decisions: Sequence[Decision]) -> np.ndarray:
+    """Where a table of weights has a choice, ``bool[num_decisions, max_choices]``.
+
+    Decisions with fewer choices than others have places without one.
+    """
+    counts = np.asarray(num_choices(decisions))
+    return np.arange(counts.max())[None] < counts[:, None]
+
+
+def largest_weights(weights: jax.Array, decisions: Sequence[Decision]) -> jax.Array:
+    """The index of each decision's largest weight, ``int32[num_decisions]``."""
+    weights = jnp.where(is_choice(decisions), weights, -jnp.inf)
+    return jnp.argmax(weights, axis=1).astype(jnp.int32)
+
+
+def every_row(params: Any) -> Any:
+    """The rows of a mixture: all of each stack, ``int32[rows]`` a leaf.
+
+    Not ``ALL``: a stack's rows belong to choices, and protections that keep apart
+    what all children share (:data:`ALL`) have to see that.
+
+    Args:
+      params: Stacks, or a tree of them.
+    """
+    return jax.tree.map(lambda p: jnp.arange(len(p), dtype=jnp.int32), params)
+
+
+def names_of_choices(space: Space, choice: Any) -> dict[str, str]:
     """What an architecture chooses, by the names of its decisions.
 
     Args:
       space: The space.
-      architecture: ``int32[num_decisions]``.
+      choice: ``int32[num_decisions]``.
     """
     return {
         decision.name: decision.choices[int(index)]
-        for decision, index in zip(
-            space.decisions, np.asarray(architecture), strict=True
-        )
+        for decision, index in zip(space.decisions, np.asarray(choice), strict=True)
     }
 
 
-def architecture_to_json(space: Space, architecture: Any) -> str:
-    """An architecture as readable JSON, by the names of its decisions."""
-    chosen = names_of_choices(space, architecture)
+def architecture_to_json(space: Space, choice: Any) -> str:
+    """An architecture as readable JSON, by the names of its decisions.
+
+    Args:
+      space: The space.
+      choice: ``int32[num_decisions]``.
+    """
+    chosen = names_of_choices(space, choice)
     return json.dumps({"space": space.name, "decisions": chosen}, indent=1) + "\n"
 
 
@@ -201,7 +280,7 @@ def architecture_from_json(space: Space, text: str) -> np.ndarray:
     """Reads what :func:`architecture_to_json` wrote.
 
     Returns:
-      The architecture, ``int32[num_decisions]``.
+      Its choice, ``int32[num_decisions]``.
 
     Raises:
       UserError: If the text is not JSON, is of another space, lacks a decision or

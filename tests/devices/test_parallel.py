@@ -41,7 +41,7 @@ from wpl_jax.jobs import search_config
 from wpl_jax.jobs.search_loop import METRICS
 from wpl_jax.penalty import consolidate, weight_plasticity
 from wpl_jax.runs.stopping import StopRequest
-from wpl_jax.supernet import gather, mask, random_architecture
+from wpl_jax.supernet import Architecture, gather, mask, random_choice
 from wpl_jax.tasks import image_classification
 from wpl_jax.tasks.image_classification import SPLITS
 
@@ -333,9 +333,9 @@ def assert_same_search(found, expected, atol=1e-5):
             getattr(there, tree),
         )
     seen, seen_there = state.epoch.architectures, state_there.epoch.architectures
-    np.testing.assert_array_equal(seen, seen_there)
+    np.testing.assert_array_equal(seen.choice, seen_there.choice)
     np.testing.assert_array_equal(
-        state.selection.architectures, state_there.selection.architectures
+        state.selection.architectures.choice, state_there.selection.architectures.choice
     )
     np.testing.assert_allclose(
         state.selection.judged.loss, state_there.selection.judged.loss, atol=atol
@@ -392,7 +392,7 @@ def test_a_search_of_images_is_the_same_on_several_devices(children_per_step, no
 def test_a_step_on_images_is_the_same_on_several_devices():
     search, data = load(tiny_images.get_config(), 1)
     task = search.task
-    architecture = random_architecture(SECOND, task.space.decisions)
+    architecture = Architecture(random_choice(SECOND, task.space.decisions))
     child = gather(task.space.init(FIRST), task.space.rows(architecture))
 
     def step_on(axis):
@@ -516,7 +516,7 @@ def test_children_that_are_trained_together_share_their_gradients(count, name, f
             numbers = np.int32(epoch), np.int32(index)
             state = search.train_child(state, data, *numbers)
             seen = jax.device_get(state.epoch)
-            pair = seen.architectures[index : index + 2]
+            pair = seen.architectures.choice[index : index + 2]
             written.train_several(pair, epoch, index)
             expected = [written.evaluate(architecture) for architecture in pair]
             found = seen.err1.loss[index : index + 2]
@@ -576,7 +576,7 @@ def test_a_child_that_explodes_does_not_move_the_others():
             nats, aux = super().train_loss(
                 child, architecture, data, carry, step, key, axis
             )
-            nats += jnp.where(architecture[0] == 0, jnp.inf, 0.0)
+            nats += jnp.where(architecture.choice[0] == 0, jnp.inf, 0.0)
             return nats, (nats, aux[1])
 
     data, params, states = toy.make_data(), None, []
@@ -586,7 +586,7 @@ def test_a_child_that_explodes_does_not_move_the_others():
         params = jax.device_get(state.shared.params)
         states.append(search.train_child(state, data, np.int32(0), np.int32(0)))
     sane, broken = jax.device_get(states)
-    bad = np.sum(broken.epoch.architectures[:, 0] == 0)
+    bad = np.sum(broken.epoch.architectures.choice[:, 0] == 0)
     assert 0 < bad < CHILDREN
     assert broken.skipped == (bad * BATCHES, 0)
     assert sane.skipped == (0, 0)
@@ -600,7 +600,7 @@ def take_joint_step(transform, opt_state, params, architectures):
     """A joint step of toy children."""
     count = len(architectures)
     children = Child(
-        architecture=jnp.array(architectures),
+        architecture=Architecture(jnp.array(architectures)),
         step=jnp.arange(count),
         key=jax.random.split(FIRST, count),
     )
@@ -654,7 +654,7 @@ def test_what_no_child_uses_keeps_what_is_remembered_of_it(changes):
         optimizer.init(params),
         jax.tree.map(lambda p: jnp.full_like(p, 3.0), params),
     )
-    rows = toy.ToySpace().rows(jnp.array([1, 2]))
+    rows = toy.ToySpace().rows(Architecture(jnp.array([1, 2])))
     found = jax.tree.map(jnp.ones_like, params)
     used = jax.tree.map(lambda m: m > 0, mask(params, rows))
     after, _ = protection.remember(memory, state, params, found, used, rows, 10.0)

@@ -56,9 +56,9 @@ def test_what_is_not_finite_is_left_out_and_too_little_is_no_correlation():
 
 
 def test_the_architectures_are_random_and_always_the_same():
-    decisions = toy.ToySpace.decisions
-    found = draw(200, decisions)
-    np.testing.assert_array_equal(found[:7], draw(200, decisions)[:7])
+    space = toy.ToySpace()
+    found = draw(200, space)
+    np.testing.assert_array_equal(found[:7], draw(200, space)[:7])
     counts = np.bincount(3 * found[:, 0] + found[:, 1], minlength=9)
     assert len(counts) == 9
     assert np.all(counts > 8)  # 22 expected

@@ -21,12 +21,12 @@ from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.evaluation import retrain
 from wpl_jax.evaluation.retrain import Retraining
 from wpl_jax.jobs.search_config import config_for_task, make_retraining
-from wpl_jax.supernet import ALL
+from wpl_jax.supernet import ALL, Architecture
 from wpl_jax.tasks import Evaluation
 from wpl_jax.tasks.guessing import Guess
 
 STACK, SIZE, BATCHES, EPOCHS, PATIENCE = 4, 3, 5, 6, 1
-ARCHITECTURE = np.array([3, 1], np.int32)
+CHOICE = np.array([3, 1], np.int32)
 DECAY = Exponential(0.9, decay_from=1)
 SGD = Sgd(0.2, DECAY, clip_norm=2.0, weight_decay=0.01, momentum=0.3)
 ROUNDING = {"rtol": 2e-5, "atol": 1e-6}
@@ -42,7 +42,7 @@ class ToySpace:
         return {"rows": rows, "shift": jnp.zeros(SIZE)}
 
     def rows(self, architecture):
-        return {"rows": architecture, "shift": ALL}
+        return {"rows": architecture.choice, "shift": ALL}
 
 
 class ToyTask:
@@ -78,7 +78,7 @@ class ToyTask:
 def point(child, architecture):
     """The architecture is part of what a child says, as activations are."""
     first, second = child["rows"]
-    return first * (architecture[0] - 2) + second / 2 + child["shift"]
+    return first * (architecture.choice[0] - 2) + second / 2 + child["shift"]
 
 
 def distance(one, other):
@@ -111,16 +111,18 @@ class Reference:
         self.records, self.skipped, self.norms = [], 0, []
 
     def loss(self, params, split):
-        predicted = point(params, ARCHITECTURE)
+        predicted = point(params, Architecture(CHOICE))
         return np.mean([distance(predicted, np.float64(x)) for x in self.data[split]])
 
     def step(self, i, rate):
         target = np.float64(self.data["train"][i])
         nats = 0.0
         if np.isfinite(target).all() and not self.data["slope"][i]:
-            away = point(self.params, ARCHITECTURE) + STREAM * self.last - target
+            away = (
+                point(self.params, Architecture(CHOICE)) + STREAM * self.last - target
+            )
             nats = (away**2).sum() / 2
-            rows = np.stack([away * (ARCHITECTURE[0] - 2), away / 2])
+            rows = np.stack([away * (CHOICE[0] - 2), away / 2])
             gradient = {"rows": rows, "shift": away + 2 * self.params["shift"]}
             norm = np.sqrt(sum((g**2).sum() for g in gradient.values()))
             self.norms.append(norm)
@@ -182,7 +184,7 @@ def retraining():
 
 
 def initial(retraining, seed=0):
-    return retraining.init(jax.random.key(seed), ARCHITECTURE)
+    return retraining.init(jax.random.key(seed), CHOICE)
 
 
 def train_epoch(retraining, state, data, epoch, ends=(BATCHES,)):
@@ -210,7 +212,7 @@ def assert_params(got, expected):
 def test_child_begins_with_its_rows_of_the_space(retraining):
     state = initial(retraining)
     assert state.params["rows"].shape == (2, SIZE)
-    other = retraining.init(jax.random.key(0), ARCHITECTURE[::-1])
+    other = retraining.init(jax.random.key(0), CHOICE[::-1])
     np.testing.assert_array_equal(other.params["rows"], state.params["rows"][::-1])
     assert not np.array_equal(
         initial(retraining, 1).params["rows"], other.params["rows"]
@@ -326,7 +328,7 @@ def test_steps_that_are_not_finite_are_left_out_and_counted(retraining):
     reference = Reference(state.params, data, PATIENCE)
     task, child = retraining.task, dict(state.params)
     loss, (nats, _) = task.train_loss(
-        child, ARCHITECTURE, data, task.init_carry(), 0, jax.random.key(0)
+        child, Architecture(CHOICE), data, task.init_carry(), 0, jax.random.key(0)
     )
     assert np.isfinite(loss)
     assert np.isfinite(nats)
@@ -398,7 +400,7 @@ def run(retraining, folder, stop=None, data=DATA, per_call=2, checkpoint_seconds
         return retrain.run(
             retraining,
             data,
-            ARCHITECTURE.tolist(),
+            CHOICE.tolist(),
             0,
             folder,
             "Toy",
@@ -449,7 +451,7 @@ def test_run_tells_of_each_epoch_and_of_what_is_kept(retraining, undisturbed):
     found = json.loads((undisturbed / "retrained.json").read_text())
     valid, test = (reference.loss(reference.best, s) for s in ("valid", "test"))
     assert valid == min(reference.history()) < reference.history()[-1]
-    assert found.pop("architecture") == ARCHITECTURE.tolist()
+    assert found.pop("architecture") == CHOICE.tolist()
     assert found.pop("error_name") == "distortion"
     assert found.pop("guess") == GUESS._asdict()
     assert found == pytest.approx(

@@ -1,13 +1,14 @@
 """Parts of a search that lie outside of the library, as users write them."""
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 import optax
 
 from wpl_jax.protections import NoProtection
 from wpl_jax.strategies.strategy import Candidates
-from wpl_jax.supernet import random_architecture
+from wpl_jax.supernet import Architecture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Pull(NoProtection):
 class FirstChoices:
     """A strategy without settings: every other child is the first choices."""
 
-    decisions: tuple
+    space: Any
 
     steps = 0
     candidates = Candidates(4, 1, 2)
@@ -36,8 +37,8 @@ class FirstChoices:
         return state + 1
 
     def propose(self, state, key):
-        drawn = random_architecture(key, self.decisions)
-        return jnp.where(state % 2 == 0, drawn, jnp.zeros_like(drawn))
+        drawn = self.space.sample(key)
+        return Architecture(jnp.where(state % 2 == 0, drawn, jnp.zeros_like(drawn)))
 
     def learn(self, *args):
         raise NotImplementedError

@@ -14,8 +14,8 @@ protection_of = functools.partial(build_chosen, PENALTIES, path="penalty")
 optimizer_of = functools.partial(build_chosen, OPTIMIZERS, path="optimizer")
 
 
-def strategy_of(config, decisions):
-    return build_chosen(STRATEGIES, config, "strategy", decisions=decisions)
+def strategy_of(config, space):
+    return build_chosen(STRATEGIES, config, "strategy", space=space)
 
 
 def load_task(config, devices=ONE_DEVICE, cache=None):

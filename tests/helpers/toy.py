@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from configs import enas_rnn_pydoc
 from wpl_jax.devices.parallel import NO_AXIS
-from wpl_jax.supernet import ALL, Decision, Graph
+from wpl_jax.supernet import ALL, Decision, Graph, Space
 from wpl_jax.tasks import Evaluation
 from wpl_jax.tasks.guessing import of_losses
 
@@ -23,7 +23,7 @@ FACTORS = {"shared": 1.0, "a": 2.0, "b": 3.0}
 
 
 @dataclasses.dataclass(frozen=True)
-class ToySpace:
+class ToySpace(Space):
     name = "toy"
     decisions = (
         Decision("a", ("0", "1", "2"), ordered=True),
@@ -39,12 +39,16 @@ class ToySpace:
         }
 
     def rows(self, architecture):
-        return {"shared": ALL, "a": architecture[:1], "b": architecture[1:]}
+        return {
+            "shared": ALL,
+            "a": architecture.choice[:1],
+            "b": architecture.choice[1:],
+        }
 
     def apply(self, child, architecture, inputs, **kwargs):
         return child["shared"] + 2 * child["a"][0] + 3 * child["b"][0]
 
-    def graphs(self, architecture):
+    def graphs(self, choice):
         return {"toy": Graph({"in": "in", "out": "out"}, (("in", "out", ""),))}
 
 

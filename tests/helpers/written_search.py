@@ -22,7 +22,7 @@ def make_search(task=None, protection=None, strategy=None, children=CHILDREN):
     candidates = Candidates(6, 2, 3)
     return Search(
         task=task,
-        strategy=strategy or RandomSearch(task.space.decisions, candidates),
+        strategy=strategy or RandomSearch(task.space, candidates),
         protection=protection or NoProtection(),
         optimizer=Sgd(RATE, Exponential(DECAY, 2), None, WEIGHT_DECAY, None),
         children=children,

@@ -239,8 +239,8 @@ REQUIRED = {
     "recurrent_cell": {"vocabulary_size": 5, "hidden": 4},
     "image_classification": {"space": None},
     "language_model": {"space": None},
-    "enas": {"decisions": DECISIONS},
-    "random": {"decisions": DECISIONS},
+    "enas": {"space": DECISIONS},
+    "random": {"space": DECISIONS},
     "sgd": {"learning_rate": 0.1},
 }
 REGISTRIES = (

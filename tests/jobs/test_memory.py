@@ -20,7 +20,7 @@ from wpl_jax.jobs.memory import (
     of_search,
 )
 from wpl_jax.jobs.two_models import settings_of
-from wpl_jax.supernet import gather
+from wpl_jax.supernet import Architecture, gather
 from wpl_jax.two_models import memory as two_models_memory
 from wpl_jax.two_models import run as two_models_run
 
@@ -52,7 +52,7 @@ def test_data_and_state_are_counted_to_the_byte(tiny):
 def test_a_child_has_its_parameters_with_all_that_is_kept_of_them_and_two_more(tiny):
     search, _, found = tiny
     state = search.init(jax.random.key(0))
-    rows = search.task.space.rows(np.zeros(11, np.int32))
+    rows = search.task.space.rows(Architecture(np.zeros(11, np.int32)))
     child = size(gather(state.shared.params, rows))
     # Parameters, anchor, Fisher and its average; gradient and new parameters.
     assert found.child == pytest.approx(6 * child, rel=0.01)

@@ -61,7 +61,7 @@ def test_they_are_made_with_their_settings_or_their_defaults():
     config = expand(get_config())[0].config
     search, _, about = make_search(config)
     assert search.protection.pull == 0.5
-    assert search.strategy == FirstChoices(search.task.space.decisions)
+    assert search.strategy == FirstChoices(search.task.space)
     assert about == "toy examples"
     with config.unlocked():
         del config.penalty.Pull

@@ -20,7 +20,7 @@ from wpl_jax.search import Search
 from wpl_jax.spaces.recurrent_cell import RecurrentCell
 from wpl_jax.strategies.enas import Enas
 from wpl_jax.strategies.strategy import Candidates
-from wpl_jax.supernet import gather
+from wpl_jax.supernet import Architecture, gather
 from wpl_jax.tasks.language_model import LanguageModel
 
 EPOCHS = 2
@@ -71,7 +71,7 @@ def test_a_search_goes_back_in_memory_as_in_a_folder(tmp_path):
     task = toy.ToyTask()
     search = Search(
         task=task,
-        strategy=Enas(task.space.decisions, 2, Candidates(4, 1, 2), hidden=4),
+        strategy=Enas(task.space, 2, Candidates(4, 1, 2), hidden=4),
         protection=make_protection(start_epoch=0),
         optimizer=Sgd(1e38),
         children=2,
@@ -114,7 +114,7 @@ def test_the_model_predicts_the_next_word():
     space = RecurrentCell(data.vocabulary_size, hidden=4, num_nodes=2)
     task = LanguageModel(space, length=5, batch_size=4)
     params = space.init(jax.random.key(0))
-    architecture = jnp.zeros(len(space.decisions), jnp.int32)
+    architecture = Architecture(jnp.zeros(len(space.decisions), jnp.int32))
     child = gather(params, space.rows(architecture))
     inputs = jnp.asarray(data.valid[:12].reshape(2, 6))
     found = np.asarray(task.predict(child, architecture, None, inputs), np.float64)

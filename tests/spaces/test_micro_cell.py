@@ -33,6 +33,7 @@ from wpl_jax.spaces.cell_graph import (
 from wpl_jax.spaces.micro_cell import MicroCell, Noise
 from wpl_jax.supernet import (
     PAD,
+    Architecture,
     architecture_from_json,
     architecture_to_json,
     gather,
@@ -50,7 +51,7 @@ SPACE = MicroCell((29, 5, 2), 3, num_nodes=3, filters=2, layers=3, auxiliary=Tru
 BATCH = 4
 
 
-def random_architecture(space, seed):
+def draw_choice(space, seed):
     rng = np.random.default_rng(seed)
     return rng.integers(0, num_choices(space.decisions)).astype(np.int32)
 
@@ -82,13 +83,13 @@ def random_images(space, batch, seed=0):
 # What a child should be: the documented network, by the names of its decisions.
 
 
-def read(space, architecture):
+def read(space, choice):
     """The wiring of each cell, as its decisions are called."""
     states = {"input_1": 0, "input_2": 1}
     states |= {f"node_{node}": node + 2 for node in range(space.num_nodes)}
     names = {
-        decision.name: decision.choices[choice]
-        for decision, choice in zip(space.decisions, architecture, strict=True)
+        decision.name: decision.choices[index]
+        for decision, index in zip(space.decisions, choice, strict=True)
     }
     return {
         cell: Wiring(
@@ -144,9 +145,9 @@ def used_rows(space, wirings, stage):
     return found
 
 
-def numpy_network(space, params, architecture, images, given=None):
+def numpy_network(space, params, choice, images, given=None):
     """Features, logits, the auxiliary head's logits and a tree of batch statistics."""
-    wirings = read(space, architecture)
+    wirings = read(space, choice)
     given = given or {}
 
     def normalized(x, child, batch_stats):
@@ -253,15 +254,15 @@ traces = []
 
 
 @jax.jit
-def train(params, architecture, images, gradients, key, drop_path):
+def train(params, choice, images, gradients, key, drop_path):
     traces.append(1)
 
     def run(child):
         noise = Noise(key, drop_path=drop_path)
-        found = SPACE.apply(child, architecture, images, noise=noise)
+        found = SPACE.apply(child, Architecture(choice), images, noise=noise)
         return (found.logits, found.auxiliary), found.batch_stats
 
-    rows = SPACE.rows(architecture)
+    rows = SPACE.rows(Architecture(choice))
     child, back_to_params = jax.vjp(lambda params: gather(params, rows), params)
     (outputs, batch_stats), backward = jax.vjp(run, child)
     # Moments carry no gradient: what acts on them must not matter.
@@ -284,7 +285,7 @@ def of_space(seed):
     gradients = tuple(rng.normal(size=(2, BATCH, 3)).astype(np.float32))
     return (
         random_params(SPACE, seed),
-        random_architecture(SPACE, seed),
+        draw_choice(SPACE, seed),
         random_images(SPACE, BATCH, seed),
         gradients,
     )
@@ -300,8 +301,8 @@ def test_a_child_is_the_documented_network(seed):
     arguments = of_space(seed)
     # A key does nothing without a rate.
     outputs, batch_stats, _ = train(*arguments, jax.random.key(seed), 0.0)
-    params, architecture, images, _ = arguments
-    wanted = numpy_network(SPACE, doubles(params), architecture, doubles(images))
+    params, choice, images, _ = arguments
+    wanted = numpy_network(SPACE, doubles(params), choice, doubles(images))
     _, *wanted_outputs, wanted_batch_stats = wanted
     for a, b in zip(outputs, wanted_outputs, strict=True):
         assert_close(a, b)
@@ -310,11 +311,11 @@ def test_a_child_is_the_documented_network(seed):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_its_gradients_are_those_of_the_documented_network(seed):
-    params, architecture, images, gradients = of_space(seed)
+    params, choice, images, gradients = of_space(seed)
     *_, found = train(*of_space(seed), jax.random.key(0), 0.0)
 
     def objective(params):
-        wanted = numpy_network(SPACE, params, architecture, doubles(images))
+        wanted = numpy_network(SPACE, params, choice, doubles(images))
         return sum(np.sum(x * g) for x, g in zip(wanted[1:3], gradients, strict=True))
 
     assert_gradients(found.params, objective, params, directions=3)
@@ -331,14 +332,14 @@ def train_on(count):
     devices = Devices(count)
 
     @devices.compile
-    def run(params, architecture, images, gradients, key):
+    def run(params, choice, images, gradients, key):
         axis = devices.batch
         noise = Noise(key, dropout=0.5, drop_path=0.5)
 
         def total(params):
-            child = gather(params, SHARING.rows(architecture))
+            child = gather(params, SHARING.rows(Architecture(choice)))
             found = SHARING.apply(
-                child, architecture, axis.shard(images), noise=noise, axis=axis
+                child, Architecture(choice), axis.shard(images), noise=noise, axis=axis
             )
             scores = jnp.stack([found.logits, found.auxiliary], 1)
             return jnp.sum(scores * axis.shard(gradients)), (scores, found.batch_stats)
@@ -380,8 +381,8 @@ def test_devices_that_share_a_batch_make_the_same_of_it(monkeypatch):
 
 
 @jax.jit
-def cut_and_put(params, architecture):
-    rows = SPACE.rows(architecture)
+def cut_and_put(params, choice):
+    rows = SPACE.rows(Architecture(choice))
     child = gather(params, rows)
     moved = scatter(params, rows, jax.tree.map(lambda c: c + 1, child))
     count = num_parameters(child, rows)
@@ -393,10 +394,10 @@ def rows_or_none(rows):
     return jax.tree.map(lambda r: None if is_all(r) else r, rows)
 
 
-def used_parameters(architecture, params):
+def used_parameters(choice, params):
     """A tree like the parameters, true where the child uses a row, by plain loops."""
     used = jax.tree.map(lambda p: np.ones(p.shape, bool), params)
-    wirings = read(SPACE, architecture)
+    wirings = read(SPACE, choice)
     for stage in range(3):
         stacks = used[f"stage_{stage}"]["cells"]
         for name, rows in used_rows(SPACE, wirings, stage).items():
@@ -407,9 +408,9 @@ def used_parameters(architecture, params):
 
 @pytest.mark.parametrize("seed", range(8))
 def test_a_child_takes_its_rows_and_is_put_back_where_it_was(seed):
-    params, architecture = of_space(0)[0], random_architecture(SPACE, seed)
-    rows, found_mask, moved, count = cut_and_put(params, architecture)
-    used = used_parameters(architecture, params)
+    params, choice = of_space(0)[0], draw_choice(SPACE, seed)
+    rows, found_mask, moved, count = cut_and_put(params, choice)
+    used = used_parameters(choice, params)
     jax.tree.map(
         lambda m, u: np.testing.assert_array_equal(np.broadcast_to(m, u.shape), u),
         found_mask,
@@ -436,10 +437,10 @@ def test_a_child_takes_its_rows_and_is_put_back_where_it_was(seed):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_only_a_childs_parameters_have_gradients(seed):
-    params, architecture, *_ = arguments = of_space(seed)
+    params, choice, *_ = arguments = of_space(seed)
     # In numpy: comparisons would be compiled for each shape.
     *_, found = jax.device_get(train(*arguments, jax.random.key(0), 0.0))
-    used = used_parameters(architecture, params)
+    used = used_parameters(choice, params)
     # Nor have the places of a child that hold none of them.
     assert all(np.all(gradient == 0) for gradient in jax.tree.leaves(found.filled))
     found, used = jax.tree.leaves(found.params), jax.tree.leaves(used)
@@ -456,8 +457,8 @@ def test_the_parameters_of_one_child_are_as_many_as_counted_by_hand():
     # holds for the last node alone.
     normal = [[0, 1, 0, 4], [2, 0, 1, 3], [2, 2, 2, 4]]
     reduction = [[0, 1, 2, 3], [2, 2, 4, 4], [3, 1, 3, 2]]
-    architecture = np.ravel([normal, reduction]).astype(np.int32)
-    *_, count = cut_and_put(of_space(0)[0], architecture)
+    choice = np.ravel([normal, reduction]).astype(np.int32)
+    *_, count = cut_and_put(of_space(0)[0], choice)
 
     def separable(size, filters):  # twice through both kernels, scale and offset
         return 2 * (size**2 * filters + filters**2 + 2 * filters)
@@ -485,11 +486,11 @@ DROPOUT, DRAWS = 0.25, 250
 
 
 @jax.jit
-def drop(params, architecture, images, key, drop_path):
+def drop(params, choice, images, key, drop_path):
     traces_of_drop.append(1)
-    child = gather(params, DROPPING.rows(architecture))
+    child = gather(params, DROPPING.rows(Architecture(choice)))
     noise = Noise(key, dropout=DROPOUT, drop_path=drop_path)
-    found = DROPPING.apply(child, architecture, images, noise=noise)
+    found = DROPPING.apply(child, Architecture(choice), images, noise=noise)
     return found.logits, found.batch_stats
 
 
@@ -511,7 +512,7 @@ def of_dropping():
 
 
 def of_one_node(inputs, operations):
-    """The architecture whose cells both have these branches."""
+    """The choice whose cells both have these branches."""
     chosen = [*inputs, *(OPERATIONS.index(name) for name in operations)]
     return np.int32(chosen * 2)
 
@@ -519,10 +520,10 @@ def of_one_node(inputs, operations):
 @functools.cache
 def draw(inputs, operations, drop_path, draws=DRAWS):
     """Logits and batch statistics of the child of one node, many times."""
-    architecture = of_one_node(inputs, operations)
+    choice = of_one_node(inputs, operations)
     params, images = of_dropping()
     return [
-        jax.device_get(drop(params, architecture, images, key, drop_path))
+        jax.device_get(drop(params, choice, images, key, drop_path))
         for key in jax.random.split(jax.random.key(1), draws)
     ]
 
@@ -531,9 +532,9 @@ AVERAGES = (1, 1), ("average_3x3",) * 2  # both of the newer input
 
 
 def numpy_dropping(inputs, operations):
-    architecture = of_one_node(inputs, operations)
+    choice = of_one_node(inputs, operations)
     params, images = of_dropping()
-    return numpy_network(DROPPING, doubles(params), architecture, doubles(images))
+    return numpy_network(DROPPING, doubles(params), choice, doubles(images))
 
 
 @pytest.mark.slow
@@ -599,13 +600,11 @@ def test_drop_path_leaves_identities_alone():
 def test_drop_path_drops_each_image_by_itself():
     # All branches of normal cells are on a cell's inputs, and no identities.
     normal = [[0, 1, 0, 1], [1, 0, 2, 3], [1, 1, 3, 0]]
-    architecture = np.ravel([normal, [[0, 1, 4, 4]] * 3]).astype(np.int32)
+    choice = np.ravel([normal, [[0, 1, 4, 4]] * 3]).astype(np.int32)
     params, _, images, gradients = of_space(0)
     patterns = []
     for key in jax.random.split(jax.random.key(0), 40):
-        (logits, _), batch_stats, _ = train(
-            params, architecture, images, gradients, key, 0.9
-        )
+        (logits, _), batch_stats, _ = train(params, choice, images, gradients, key, 0.9)
         # What is left of an image that the last cell drops: zeros, normalized.
         of_output, affine = (
             jax.tree.map(lambda x: np.float64(x[-1]), tree)
@@ -634,18 +633,20 @@ PLAIN = MicroCell((5, 8, 1), 3, num_nodes=2, filters=2, layers=3, affine=False)
 
 @jax.jit
 @functools.partial(jax.vmap, in_axes=(None, None, 0, 0))
-def evaluate(params, architecture, image, batch_stats):
-    child = gather(params, PLAIN.rows(architecture))
-    return PLAIN.apply(child, architecture, image[None], batch_stats=batch_stats)
+def evaluate(params, choice, image, batch_stats):
+    child = gather(params, PLAIN.rows(Architecture(choice)))
+    return PLAIN.apply(
+        child, Architecture(choice), image[None], batch_stats=batch_stats
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_single_images_are_normalized_with_given_batch_stats(seed):
-    params, architecture = random_params(PLAIN, seed), random_architecture(PLAIN, seed)
+    params, choice = random_params(PLAIN, seed), draw_choice(PLAIN, seed)
     images = random_images(PLAIN, 3, seed)
     rng = np.random.default_rng(seed)
-    shapes = numpy_network(PLAIN, doubles(params), architecture, doubles(images))[-1]
+    shapes = numpy_network(PLAIN, doubles(params), choice, doubles(images))[-1]
 
     def draw(batch_stats):
         shape = (len(images), *batch_stats.mean.shape)
@@ -653,12 +654,12 @@ def test_single_images_are_normalized_with_given_batch_stats(seed):
         return Moments(np.float32(mean), np.float32(variance))
 
     batch_stats = jax.tree.map(draw, shapes, is_leaf=lambda m: isinstance(m, Moments))
-    found = evaluate(params, architecture, images, batch_stats)
+    found = evaluate(params, choice, images, batch_stats)
     for n in range(len(images)):
         wanted = numpy_network(
             PLAIN,
             doubles(params),
-            architecture,
+            choice,
             doubles(images[n : n + 1]),
             doubles(jax.tree.map(lambda m: m[n], batch_stats)),  # noqa: B023
         )
@@ -670,13 +671,11 @@ def test_single_images_are_normalized_with_given_batch_stats(seed):
 def test_all_architectures_share_one_compilation():
     params, images = of_dropping()
     for seed in range(300):
-        drop(
-            params, random_architecture(DROPPING, seed), images, jax.random.key(0), 0.5
-        )
+        drop(params, draw_choice(DROPPING, seed), images, jax.random.key(0), 0.5)
     params, _, images, gradients = of_space(0)
     for seed in range(20):
-        architecture = random_architecture(SPACE, seed)
-        train(params, architecture, images, gradients, jax.random.key(0), 0.5)
+        choice = draw_choice(SPACE, seed)
+        train(params, choice, images, gradients, jax.random.key(0), 0.5)
     assert len(traces_of_drop) == len(traces) == 1
 
 
@@ -687,12 +686,12 @@ def test_half_precision_stays_half_precision(affine):
         lambda p: jax.ShapeDtypeStruct(p.shape, jnp.bfloat16),
         jax.eval_shape(space.init, jax.random.key(0)),
     )
-    architecture = jnp.asarray(random_architecture(space, 0))
+    choice = jnp.asarray(draw_choice(space, 0))
 
     def loss(params, images):
-        child = gather(params, space.rows(architecture))
+        child = gather(params, space.rows(Architecture(choice)))
         noise = Noise(jax.random.key(0), dropout=0.1, drop_path=0.1)
-        found = space.apply(child, architecture, images, noise=noise)
+        found = space.apply(child, Architecture(choice), images, noise=noise)
         return jnp.sum(found.logits), found
 
     images = jax.ShapeDtypeStruct((2, *space.image_shape), jnp.bfloat16)
@@ -731,16 +730,16 @@ def test_decisions_are_readable_and_ordered_where_they_are_of_states():
 
 @pytest.mark.parametrize("seed", range(10))
 def test_an_architecture_comes_back_from_json(seed):
-    architecture = random_architecture(SPACE, seed)
-    text = architecture_to_json(SPACE, architecture)
-    np.testing.assert_array_equal(architecture_from_json(SPACE, text), architecture)
+    choice = draw_choice(SPACE, seed)
+    text = architecture_to_json(SPACE, choice)
+    np.testing.assert_array_equal(architecture_from_json(SPACE, text), choice)
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_graphs_show_both_cells_as_chosen(seed):
-    architecture = random_architecture(SPACE, seed)
-    names = json.loads(architecture_to_json(SPACE, architecture))["decisions"]
-    graphs = SPACE.graphs(architecture)
+    choice = draw_choice(SPACE, seed)
+    names = json.loads(architecture_to_json(SPACE, choice))["decisions"]
+    graphs = SPACE.graphs(choice)
     assert list(graphs) == ["normal", "reduction"]
     labels = {"input_1": "h[-2]", "input_2": "h[-1]"}
     labels |= {f"node_{node}": str(node) for node in range(3)}

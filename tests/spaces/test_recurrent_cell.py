@@ -9,7 +9,7 @@ import pytest
 
 from wpl_jax.spaces.highway_scan import ACTIVATIONS, Wiring, _forward, highway_scan
 from wpl_jax.spaces.recurrent_cell import Dropout, RecurrentCell
-from wpl_jax.supernet import gather, mask, random_architecture, scatter
+from wpl_jax.supernet import Architecture, gather, mask, random_choice, scatter
 
 VOCABULARY, HIDDEN, NODES, BATCH, TIME = 7, 6, 5, 3, 4
 VARIANTS = [
@@ -30,10 +30,10 @@ def random_inputs(space, seed):
     params["bias"] = jax.random.normal(keys[3], params["bias"].shape)
     tokens = jax.random.randint(keys[1], (BATCH, TIME), 0, VOCABULARY)
     state = 0.3 * jax.random.normal(keys[2], (BATCH, HIDDEN))
-    return params, tokens, state, random_architecture(keys[3], space.decisions)
+    return params, tokens, state, random_choice(keys[3], space.decisions)
 
 
-def numpy_cell(space, params, architecture, tokens, state):
+def numpy_cell(space, params, choice, tokens, state):
     """The cell as in the paper, one example and one node at a time, in float64."""
     p = {name: np.asarray(value, np.float64) for name, value in params.items()}
     functions = {
@@ -42,7 +42,7 @@ def numpy_cell(space, params, architecture, tokens, state):
         "identity": lambda x: x,
         "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     }
-    chosen = [d.choices[i] for d, i in zip(space.decisions, architecture, strict=True)]
+    chosen = [d.choices[i] for d, i in zip(space.decisions, choice, strict=True)]
     activations, parents = chosen[0::2], [int(c.split("_")[1]) for c in chosen[1::2]]
     outputs = np.zeros((BATCH, TIME, HIDDEN))
     last = np.zeros((BATCH, HIDDEN))
@@ -73,7 +73,8 @@ def numpy_cell(space, params, architecture, tokens, state):
     return outputs, last
 
 
-def run(space, params, architecture, tokens, **kwargs):
+def run(space, params, choice, tokens, **kwargs):
+    architecture = Architecture(choice)
     child = gather(params, space.rows(architecture))
     return space.apply(child, architecture, tokens, **kwargs)
 
@@ -87,9 +88,9 @@ def jitted_apply(**options):
 def test_the_forward_pass_is_the_papers(options):
     space, apply = make_space(**options), jitted_apply(**options)
     for seed in range(4):
-        params, tokens, state, architecture = random_inputs(space, seed)
-        found = apply(params, architecture, tokens, state=state)
-        outputs, last = numpy_cell(space, params, architecture, tokens, state)
+        params, tokens, state, choice = random_inputs(space, seed)
+        found = apply(params, choice, tokens, state=state)
+        outputs, last = numpy_cell(space, params, choice, tokens, state)
         np.testing.assert_allclose(found.raw, outputs, atol=2e-6)
         np.testing.assert_allclose(found.dropped, outputs, atol=2e-6)
         np.testing.assert_allclose(found.state, last, atol=2e-6)
@@ -98,7 +99,7 @@ def test_the_forward_pass_is_the_papers(options):
 @pytest.mark.parametrize("carry", ["output", "last"])
 def test_the_backward_pass_is_autodiffs_of_the_forward_pass(carry):
     space = make_space(carry=carry)
-    *_, architecture = random_inputs(space, 0)
+    *_, choice = random_inputs(space, 0)
     keys = jax.random.split(jax.random.key(1), 4)
     arguments = (
         jax.random.normal(keys[0], (TIME, BATCH, 2 * HIDDEN)),
@@ -111,8 +112,8 @@ def test_the_backward_pass_is_autodiffs_of_the_forward_pass(carry):
         return _forward(*arguments)[:2]
 
     @functools.partial(jax.jit, static_argnums=0)
-    def gradients(function, arguments, architecture):
-        wiring = space.wiring(architecture)
+    def gradients(function, arguments, choice):
+        wiring = space.wiring(choice)
 
         def total(arguments):
             outputs, state = function(*arguments, wiring, carry, None)
@@ -121,9 +122,9 @@ def test_the_backward_pass_is_autodiffs_of_the_forward_pass(carry):
         return jax.grad(total)(arguments)
 
     for seed in range(4):
-        architecture = random_architecture(jax.random.key(seed), space.decisions)
-        found = gradients(highway_scan, arguments, architecture)
-        wanted = gradients(plain, arguments, architecture)
+        choice = random_choice(jax.random.key(seed), space.decisions)
+        found = gradients(highway_scan, arguments, choice)
+        wanted = gradients(plain, arguments, choice)
         for x, y in zip(found, wanted, strict=True):
             np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
 
@@ -156,17 +157,17 @@ def test_unused_edges_have_no_gradient_and_no_mask():
     space = make_space()
 
     @jax.jit
-    def gradient(params, architecture, tokens, state):
+    def gradient(params, choice, tokens, state):
         def loss(params):
-            hidden = run(space, params, architecture, tokens, state=state)
+            hidden = run(space, params, choice, tokens, state=state)
             return jnp.sum(space.logits(params, hidden.raw) ** 2)
 
-        return jax.grad(loss)(params), mask(params, space.rows(architecture))
+        return jax.grad(loss)(params), mask(params, space.rows(Architecture(choice)))
 
     for seed in range(5):
-        params, tokens, state, architecture = random_inputs(space, seed)
-        found, used_mask = gradient(params, architecture, tokens, state)
-        chosen = np.asarray(architecture)[1::2]
+        params, tokens, state, choice = random_inputs(space, seed)
+        found, used_mask = gradient(params, choice, tokens, state)
+        chosen = np.asarray(choice)[1::2]
         used = {(j + 1) * j // 2 + i for j, i in enumerate(chosen)}
         for edge in range(NODES * (NODES - 1) // 2):
             assert np.any(found["edges"][edge] != 0) == (edge in used)
@@ -178,8 +179,8 @@ def test_unused_edges_have_no_gradient_and_no_mask():
 
 def test_a_child_goes_back_to_where_it_was_taken():
     space = make_space()
-    params, _, _, architecture = random_inputs(space, 2)
-    rows = space.rows(architecture)
+    params, _, _, choice = random_inputs(space, 2)
+    rows = space.rows(Architecture(choice))
     child = gather(params, rows)
     assert child["edges"].shape[0] == NODES - 1
     assert child["embedding"].shape == params["embedding"].shape
@@ -194,18 +195,18 @@ def test_all_architectures_share_one_compilation():
     params, tokens, state, _ = random_inputs(space, 0)
 
     @jax.jit
-    def step(params, architecture):
+    def step(params, choice):
         traces.append(1)
 
         def loss(params):
-            return jnp.sum(run(space, params, architecture, tokens, state=state).raw)
+            return jnp.sum(run(space, params, choice, tokens, state=state).raw)
 
         return jax.grad(loss)(params)
 
     keys = jax.random.split(jax.random.key(0), 500)
-    draw = jax.jit(jax.vmap(lambda key: random_architecture(key, space.decisions)))
-    for architecture in np.asarray(draw(keys)):
-        step(params, architecture)
+    draw = jax.jit(jax.vmap(lambda key: random_choice(key, space.decisions)))
+    for choice in np.asarray(draw(keys)):
+        step(params, choice)
     assert len(traces) == 1
 
 
@@ -219,17 +220,15 @@ def test_decisions_are_readable():
 
 def test_dropout_needs_a_key_and_keeps_the_mean():
     space = make_space()
-    params, tokens, state, architecture = random_inputs(space, 0)
+    params, tokens, state, choice = random_inputs(space, 0)
     rates = Dropout(output=0.5)
     with pytest.raises(ValueError, match="key"):
-        run(space, params, architecture, tokens, state=state, dropout=rates)
+        run(space, params, choice, tokens, state=state, dropout=rates)
 
     @jax.jit
     @jax.vmap
     def dropped(key):
-        return run(
-            space, params, architecture, tokens, state=state, dropout=rates, key=key
-        )
+        return run(space, params, choice, tokens, state=state, dropout=rates, key=key)
 
     n = 4000
     found = dropped(jax.random.split(jax.random.key(0), n))
@@ -246,21 +245,21 @@ def test_dropout_needs_a_key_and_keeps_the_mean():
 @pytest.mark.parametrize("place", ["embedding", "input", "recurrent"])
 def test_each_dropout_acts_where_it_says(place):
     space = make_space()
-    params, tokens, state, architecture = random_inputs(space, 0)
+    params, tokens, state, choice = random_inputs(space, 0)
     tokens = tokens.at[:, 2].set(tokens[:, 0])  # A word that comes twice.
     apply = functools.partial(
         run,
         space,
         params,
-        architecture,
+        choice,
         tokens,
         key=jax.random.key(3),
         dropout=Dropout(**{place: 0.9}),
     )
     zero = jnp.zeros_like(state)
-    first = run(space, params, architecture, tokens[:, :1], state=zero).raw[:, 0]
+    first = run(space, params, choice, tokens[:, :1], state=zero).raw[:, 0]
     with_dropout = apply(state=zero).raw[:, 0]
     # From a zero state the recurrent kernel has nothing to act on in the first step.
     assert np.allclose(first, with_dropout) == (place == "recurrent")
-    plain = run(space, params, architecture, tokens, state=state).raw
+    plain = run(space, params, choice, tokens, state=state).raw
     assert not np.allclose(apply(state=state).raw, plain)

@@ -17,20 +17,27 @@ from wpl_jax.errors import ConfigError
 from wpl_jax.strategies.enas import Enas, distance_prior
 from wpl_jax.strategies.random_search import RandomSearch
 from wpl_jax.strategies.strategy import Candidates
-from wpl_jax.supernet import Decision
+from wpl_jax.supernet import Decision, Space
 
-DECISIONS = (
-    Decision("kernel", ("3", "5")),
-    Decision("parent", ("node_0", "node_1", "node_2"), ordered=True),
-    Decision("only", ("one",)),
-    Decision("pool", ("max", "mean")),
-)
-SPACE = list(itertools.product(range(2), range(3), range(1), range(2)))
+
+class Decisions(Space):
+    """All that strategies know of a space."""
+
+    decisions = (
+        Decision("kernel", ("3", "5")),
+        Decision("parent", ("node_0", "node_1", "node_2"), ordered=True),
+        Decision("only", ("one",)),
+        Decision("pool", ("max", "mean")),
+    )
+
+
+SPACE = Decisions()
+ALL = list(itertools.product(range(2), range(3), range(1), range(2)))
 CANDIDATES = Candidates(proposed=3, screen_batches=2, keep=1)
 TARGET = (1, 0, 0, 1)
 DRAWS = 3000
 ENAS = Enas(
-    DECISIONS,
+    SPACE,
     60,
     CANDIDATES,
     hidden=4,
@@ -46,12 +53,12 @@ def propose(strategy, state):
 
 
 def frequencies(strategy, state):
-    """How often each architecture is proposed, in the order of ``SPACE``."""
-    drawn = propose(strategy, state)
+    """How often each architecture is proposed, in the order of ``ALL``."""
+    drawn = propose(strategy, state).choice
     assert drawn.dtype == jnp.int32
     counts = collections.Counter(map(tuple, np.asarray(drawn).tolist()))
-    assert counts.keys() <= set(SPACE)
-    return np.array([counts[architecture] for architecture in SPACE])
+    assert counts.keys() <= set(ALL)
+    return np.array([counts[architecture] for architecture in ALL])
 
 
 @functools.cache
@@ -68,14 +75,14 @@ def assert_trees_close(found, expected):
 
 
 def test_random_search_proposes_every_architecture_equally_often():
-    strategy = RandomSearch(DECISIONS, CANDIDATES)
+    strategy = RandomSearch(SPACE, CANDIDATES)
     state = strategy.init(jax.random.key(0))
     assert strategy.begin_epoch(state) == state
     assert scipy.stats.chisquare(frequencies(strategy, state)).pvalue > 1e-4
 
 
 def test_random_search_takes_no_steps():
-    strategy = RandomSearch(DECISIONS, CANDIDATES)
+    strategy = RandomSearch(SPACE, CANDIDATES)
     assert strategy.steps == 0
     with pytest.raises(NotImplementedError):
         strategy.learn((), jax.random.key(0), lambda *_: 0.0, 0, 1)
@@ -87,7 +94,7 @@ def test_enas_proposes_what_there_is_before_it_has_learned_anything():
 
 # A controller that hardly changes.
 STEADY = Enas(
-    DECISIONS,
+    SPACE,
     4,
     CANDIDATES,
     hidden=4,
@@ -198,7 +205,7 @@ def test_enas_finds_the_architecture_that_is_rewarded():
     def learn(state):
         return ENAS.learn(state, jax.random.key(1), reward, 0, ENAS.steps)[0]
 
-    target = SPACE.index(TARGET)
+    target = ALL.index(TARGET)
     before = frequencies(ENAS, enas_state())[target] / DRAWS
     after = frequencies(ENAS, learn(enas_state()))[target] / DRAWS
     assert abs(before - 1 / 12) < 0.03
@@ -212,7 +219,7 @@ def test_the_distance_prior_is_of_ordered_choices_from_the_last():
         [0, 0, 0],
         [0, 0, 0],
     ]
-    np.testing.assert_allclose(distance_prior(DECISIONS), expected, rtol=1e-6)
+    np.testing.assert_allclose(distance_prior(SPACE.decisions), expected, rtol=1e-6)
 
 
 def test_the_distance_prior_of_fewer_choices_starts_at_the_first():
@@ -226,7 +233,7 @@ def test_the_distance_prior_of_fewer_choices_starts_at_the_first():
 
 
 def test_with_the_distance_prior_near_nodes_are_more_probable():
-    strategy = Enas(DECISIONS, 4, CANDIDATES, hidden=4, prior="distance")
+    strategy = Enas(SPACE, 4, CANDIDATES, hidden=4, prior="distance")
     seen = frequencies(strategy, enas_state()).reshape(2, 3, 2) / DRAWS
     weights = np.exp([-9 / 6, -4 / 6, -1 / 6])
     near = seen.sum(axis=(0, 2))
@@ -251,9 +258,9 @@ def make_config(**fields):
 
 
 def test_strategies_are_made_with_their_own_settings():
-    found = strategy_of(make_config(), DECISIONS)
+    found = strategy_of(make_config(), SPACE)
     expected = Enas(
-        DECISIONS,
+        SPACE,
         steps=2000,
         candidates=Candidates(100, 10, 10),
         hidden=100,
@@ -268,8 +275,8 @@ def test_strategies_are_made_with_their_own_settings():
         prior="none",
     )
     assert found == expected
-    found = strategy_of(make_config(**{"strategy.name": "random"}), DECISIONS)
-    assert found == RandomSearch(DECISIONS, Candidates(1000, 10, 10))
+    found = strategy_of(make_config(**{"strategy.name": "random"}), SPACE)
+    assert found == RandomSearch(SPACE, Candidates(1000, 10, 10))
 
 
 @pytest.mark.parametrize(
@@ -296,9 +303,9 @@ def test_a_wrong_field_is_named(field, value):
     if "random" in field:
         config.strategy.name = "random"
     with pytest.raises(ConfigError, match=rf"config\.{field} is {value!r}, expected"):
-        strategy_of(config, DECISIONS)
+        strategy_of(config, SPACE)
 
 
 def test_settings_of_a_strategy_that_is_not_asked_for_do_not_matter():
     config = make_config(**{"strategy.random.candidates.proposed": 0})
-    assert isinstance(strategy_of(config, DECISIONS), Enas)
+    assert isinstance(strategy_of(config, SPACE), Enas)

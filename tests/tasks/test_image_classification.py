@@ -18,6 +18,7 @@ from wpl_jax.devices.parallel import NO_AXIS, Devices, Sharded
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.jobs.search_config import open_task
 from wpl_jax.spaces.micro_cell import MicroCell, Outputs
+from wpl_jax.supernet import Architecture
 from wpl_jax.tasks import DataCache, Evaluation, image_classification
 from wpl_jax.tasks.image_classification import (
     Augmentation,
@@ -63,7 +64,7 @@ class Linear:
             batch_stats = jax.lax.stop_gradient(found)
         x = (images - batch_stats.mean) / jnp.sqrt(batch_stats.variance + 0.1)
         x = x.reshape(len(x), -1)
-        logits = x @ child["kernel"][architecture[0]] + child["bias"]
+        logits = x @ child["kernel"][architecture.choice[0]] + child["bias"]
         if noise is not None:
             logits *= 1 - noise.dropout - noise.drop_path
         auxiliary = x @ child["auxiliary"] if self.auxiliary else None
@@ -85,7 +86,7 @@ class Telling(Linear):
 
 
 RNG = np.random.default_rng(0)
-ARCHITECTURE = jnp.array([1])
+ARCHITECTURE = Architecture(jnp.array([1]))
 CHILD = {
     name: jnp.asarray(RNG.normal(0, 0.2, shape), jnp.float32)
     for name, shape in {

@@ -11,6 +11,7 @@ from helpers.parts import load_task
 from configs import enas_rnn_pydoc
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.spaces.recurrent_cell import Dropout, RecurrentCell
+from wpl_jax.supernet import Architecture
 from wpl_jax.tasks import DataCache, Evaluation, language_model
 from wpl_jax.tasks.language_model import Data, LanguageModel
 
@@ -18,7 +19,8 @@ VOCABULARY, HIDDEN, NODES, BATCH, LENGTH = 7, 3, 3, 2, 4
 # Predicted are all but the first; train and valid end within a window.
 WORDS = {"train": 15, "valid": 11, "test": 9}
 BATCHES = {"train": 3, "valid": 2, "test": 2}
-ARCHITECTURE = np.array([1, 0, 3, 0, 0])  # relu; sigmoid and tanh, both after node 0
+CHOICE = np.array([1, 0, 3, 0, 0])  # relu; sigmoid and tanh, both after node 0
+ARCHITECTURE = Architecture(CHOICE)
 PENALTIES = {"activation_penalty": 0.7, "slowness_penalty": 1.3}
 
 SPACE = RecurrentCell(VOCABULARY, HIDDEN, NODES)

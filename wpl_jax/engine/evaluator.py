@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from wpl_jax.devices.compiled import compiled
 from wpl_jax.devices.parallel import NO_AXIS, ONE_DEVICE, Axis, Devices
-from wpl_jax.supernet import gather
+from wpl_jax.supernet import Architecture, gather
 from wpl_jax.tasks import Data, Evaluation, Task
 
 
@@ -25,9 +25,9 @@ class Evaluator:
 
     @compiled()
     def validate(
-        self, params: Any, architectures: jax.Array, data: Data, batches: jax.Array
+        self, params: Any, architectures: Architecture, data: Data, batches: jax.Array
     ) -> Evaluation:
-        """Several, ``int32[n, decisions]``, on the first validation batches."""
+        """Several, along a leading axis, on the first validation batches."""
 
         def one(architecture, axis):
             child = self._child(params, architecture)
@@ -37,9 +37,9 @@ class Evaluator:
 
     @compiled(static_argnames="split")
     def evaluate(
-        self, params: Any, architectures: jax.Array, data: Data, split: str
+        self, params: Any, architectures: Architecture, data: Data, split: str
     ) -> Evaluation:
-        """Several, ``int32[n, decisions]``, on the whole of a split."""
+        """Several, along a leading axis, on the whole of a split."""
 
         def one(architecture, axis):
             child = self._child(params, architecture)
@@ -48,7 +48,7 @@ class Evaluator:
         return self._each(one, architectures)
 
     def rewards(
-        self, params: Any, architectures: jax.Array, data: Data, keys: jax.Array
+        self, params: Any, architectures: Architecture, data: Data, keys: jax.Array
     ) -> jax.Array:
         """Of one validation batch each, drawn by the keys; traced, not compiled."""
 

@@ -21,14 +21,14 @@ from wpl_jax.engine.training import (
     gradient_of_batch,
     mean_of_finite,
 )
-from wpl_jax.supernet import add_rows, gather, mask
+from wpl_jax.supernet import Architecture, add_rows, gather, mask
 from wpl_jax.tasks.task import Data, Task
 
 
 class Child(NamedTuple):
     """One of the children that are trained together; of several, arrays of all."""
 
-    architecture: jax.Array  # int32[num_decisions]
+    architecture: Architecture
     step: jax.Array  # int32[]; number of its training batch, for a Fisher its own
     key: jax.Array
     carry: Any = ()  # of its own; joint_step takes that of the train state
@@ -36,7 +36,7 @@ class Child(NamedTuple):
 
 def mean_over_children(
     shared: Any,
-    rows_of: Callable[[jax.Array], Any],
+    rows_of: Callable[[Architecture], Any],
     each: Callable[[Any, Any], tuple[Any, jax.Array, Any]],
     children: Any,
     devices: Devices,
@@ -65,7 +65,7 @@ def mean_over_children(
         total = add_rows(total[0], rows, found), jax.tree.map(jnp.add, total[1], used)
         return total, beside
 
-    first = rows_of(jax.tree.leaves(children.architecture)[0][0])
+    first = rows_of(jax.tree.map(lambda x: x[0], children.architecture))
     nothing = jax.tree.map(jnp.zeros_like, (shared, mask(shared, first)))
     (total, count), beside = devices.children.accumulate(add, nothing, children)
     mean = jax.tree.map(lambda t, n: t / jnp.maximum(n, 1), total, count)

@@ -11,6 +11,7 @@ from wpl_jax.engine.evaluator import Evaluator
 from wpl_jax.engine.state import key_for
 from wpl_jax.strategies import Strategy
 from wpl_jax.strategies.strategy import Learned
+from wpl_jax.supernet import Architecture
 from wpl_jax.tasks import Data, Task
 
 
@@ -35,10 +36,10 @@ class Learner:
     ) -> tuple[Any, Learned]:
         """Some of the steps of an epoch, from ``first`` on."""
 
-        def rewards(keys, architectures, step):
+        def rewards(keys, choices, step):
             del step
             evaluator = Evaluator(self.task, self.devices)
-            return evaluator.rewards(params, architectures, data, keys)
+            return evaluator.rewards(params, Architecture(choices), data, keys)
 
         key = key_for(key, "learn", epoch)
         learned = self.strategy.learn(state, key, rewards, first, steps)

@@ -7,6 +7,7 @@ import optax
 
 from wpl_jax.engine.forgetting import Forgetting
 from wpl_jax.engine.training import Skipped
+from wpl_jax.supernet import Architecture
 from wpl_jax.tasks import Evaluation
 
 
@@ -34,7 +35,7 @@ class State(NamedTuple):
 class Epoch(NamedTuple):
     """What an epoch has seen so far."""
 
-    architectures: jax.Array  # int32[children, decisions]
+    architectures: Architecture  # of arrays [children, ...]
     train_loss: jax.Array  # float32[children]; mean over the batches trained on
     err1: Evaluation  # of float32[children]; after its own training
     err2: Evaluation  # of float32[children]; at the end of the epoch
@@ -45,7 +46,7 @@ class Epoch(NamedTuple):
 class Selection(NamedTuple):
     """What is known of the candidates for the best architecture, at the end."""
 
-    architectures: jax.Array  # int32[proposed, decisions]
+    architectures: Architecture  # of arrays [proposed, ...]
     screened: Evaluation  # of float32[proposed]; on a few validation batches
     kept: jax.Array  # int32[keep]; the best of them, the very best first
     judged: Evaluation  # of float32[keep]; on the whole validation set
@@ -63,7 +64,7 @@ class Measured(NamedTuple):
     child_reward: jax.Array  # float32[]; mean reward of the epoch's children, by err2
     reward: jax.Array  # float32[]; mean over the strategy's steps, nan without any
     entropy: jax.Array  # float32[]; nats, the same
-    best: jax.Array  # int32[decisions]; the epoch's child of lowest err2
+    best: jax.Array  # int32[decisions]; choice of the epoch's child of lowest err2
     alpha: jax.Array  # float32[]; 0 before children leave a Fisher
     rate: jax.Array  # float32[]
     skipped: jax.Array  # int32[]

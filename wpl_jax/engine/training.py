@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from wpl_jax.devices.parallel import NO_AXIS, Axis
+from wpl_jax.supernet import Architecture
 from wpl_jax.tasks.task import Data, Task
 
 
@@ -42,7 +43,7 @@ def train_batches(
     transform: optax.GradientTransformationExtraArgs,
     train_state: TrainState,
     skipped: Skipped,
-    architecture: jax.Array,
+    architecture: Architecture,
     data: Data,
     first: jax.Array,
     batches: int,
@@ -56,7 +57,7 @@ def train_batches(
       transform: The optimizer.
       train_state: What is trained.
       skipped: Steps before these.
-      architecture: ``int32[num_decisions]``.
+      architecture: What is trained.
       data: Of the task.
       first: Number of the first training batch, ``int32[]``.
       batches: How many there are.
@@ -99,7 +100,7 @@ def train_step(
     task: Task,
     transform: optax.GradientTransformationExtraArgs,
     train_state: TrainState,
-    architecture: jax.Array,
+    architecture: Architecture,
     data: Data,
     step: jax.Array,
     key: jax.Array,
@@ -111,7 +112,7 @@ def train_step(
       task: Whose loss is minimised.
       transform: The optimizer.
       train_state: What is trained.
-      architecture: ``int32[num_decisions]``.
+      architecture: What is trained.
       data: Of the task.
       step: Number of the training batch, ``int32[]``.
       key: PRNG key of the loss, for dropout and the like.
@@ -139,7 +140,7 @@ def train_step(
 def gradient_of_batch(
     task: Task,
     params: Any,
-    architecture: jax.Array,
+    architecture: Architecture,
     data: Data,
     carry: Any,
     step: jax.Array,

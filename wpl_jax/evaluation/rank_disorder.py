@@ -33,7 +33,7 @@ from wpl_jax.runs.run_files import (
 )
 from wpl_jax.runs.stopping import StopRequest
 from wpl_jax.search import Search
-from wpl_jax.supernet import Decision, random_architecture
+from wpl_jax.supernet import Architecture, Space
 from wpl_jax.tasks import Data
 
 _MOST_ARCHITECTURES = 10_000
@@ -68,10 +68,10 @@ class Interval(NamedTuple):
     high: float
 
 
-def draw(count: int, decisions: tuple[Decision, ...]) -> np.ndarray:
+def draw(count: int, space: Space) -> np.ndarray:
     """Random architectures, the same for all searches, ``int32[count, decisions]``."""
     keys = jax.random.split(jax.random.key(0), count)
-    return np.asarray(jax.vmap(lambda key: random_architecture(key, decisions))(keys))
+    return np.asarray(jax.vmap(space.sample)(keys))
 
 
 def from_scratch(
@@ -127,7 +127,7 @@ def with_shared(
     evaluator, at_once = Evaluator(search.task, search.devices), search.devices.count
     errors: list[float] = []
     for first in range(0, len(architectures), at_once):
-        some = jnp.asarray(architectures[first : first + at_once])
+        some = Architecture(jnp.asarray(architectures[first : first + at_once]))
         found = evaluator.evaluate(params, some, data, "valid")
         errors += np.asarray(found.error).tolist()
     return errors

@@ -29,7 +29,7 @@ from wpl_jax.errors import UserError
 from wpl_jax.runs.resumable import Resumable
 from wpl_jax.runs.run_files import NUMBER, finite, read_json, to_json, write_atomically
 from wpl_jax.runs.stopping import StopRequest
-from wpl_jax.supernet import gather, num_parameters
+from wpl_jax.supernet import Architecture, gather, num_parameters
 from wpl_jax.tasks import Data, Evaluation, Task
 from wpl_jax.tasks.guessing import NO_BETTER, Model, check_guess, print_remark
 
@@ -63,7 +63,7 @@ class State(NamedTuple):
     """All that a training is, between two calls."""
 
     key: jax.Array
-    architecture: jax.Array  # int32[num_decisions]
+    choice: jax.Array  # int32[num_decisions]
     params: Any  # of the child
     opt_state: optax.OptState
     carry: Any  # what the last batch left for the next
@@ -103,15 +103,15 @@ class Retraining:
         check_int(self, "patience", 1, optional=True, most=_MOST_PATIENCE)
 
     @compiled()
-    def init(self, key: jax.Array, architecture: jax.Array) -> State:
+    def init(self, key: jax.Array, choice: jax.Array) -> State:
         """The state before the first step."""
         space = self.task.space
         params = gather(
-            space.init(jax.random.fold_in(key, 0)), space.rows(architecture)
+            space.init(jax.random.fold_in(key, 0)), space.rows(Architecture(choice))
         )
         return State(
             key=key,
-            architecture=architecture,
+            choice=choice,
             params=params,
             opt_state=self.optimizer.transform(0.0).init(params),
             carry=self.task.init_carry(),
@@ -140,7 +140,7 @@ class Retraining:
                 self.task,
                 transform,
                 TrainState(state.params, state.opt_state, state.carry),
-                state.architecture,
+                Architecture(state.choice),
                 data,
                 passed + i,
                 jax.random.fold_in(key, i),
@@ -202,13 +202,14 @@ class Retraining:
 
     def _evaluate(self, params, state, data, split):
         axis = self.devices.every
-        return self.task.evaluate(params, state.architecture, data, split, axis)
+        architecture = Architecture(state.choice)
+        return self.task.evaluate(params, architecture, data, split, axis)
 
 
 def run(
     retraining: Retraining,
     data: Data,
-    architecture: Any,
+    choice: Any,
     seed: int,
     folder: Path,
     title: str,
@@ -221,7 +222,7 @@ def run(
     Args:
       retraining: The training.
       data: Of its task.
-      architecture: ``int32[num_decisions]``.
+      choice: Of the architecture, ``int32[num_decisions]``.
       seed: Of all randomness.
       folder: Of this training.
       title: What it is called in what is printed.
@@ -236,11 +237,11 @@ def run(
       UserError: If the folder is of another training, or this one diverges.
       SystemExit: After a signal, once all is saved.
     """
-    architecture = jnp.asarray(architecture, jnp.int32)
+    choice = jnp.asarray(choice, jnp.int32)
     task = retraining.task
     batches = task.num_batches(data, "train")
     per_epoch = batches + 1  # Its last step is the validation.
-    initial = functools.partial(retraining.init, jax.random.key(seed), architecture)
+    initial = functools.partial(retraining.init, jax.random.key(seed), choice)
     with Resumable(
         folder,
         total=retraining.epochs * per_epoch,
@@ -253,10 +254,10 @@ def run(
         checkpoint_seconds=checkpoint_seconds,
         place=retraining.devices.replicate,
     ) as job:
-        if np.any(job.state.architecture != architecture):
+        if np.any(job.state.choice != choice):
             raise UserError(
                 f"{folder} holds the training of another architecture, "
-                f"{np.asarray(job.state.architecture).tolist()}. Delete the folder to "
+                f"{np.asarray(job.state.choice).tolist()}. Delete the folder to "
                 "train this one, or give another --workdir."
             )
         speed, told = _Speed(task.predictions_per_batch), ""
@@ -340,9 +341,9 @@ def _diverged(folder: Path, how: str) -> UserError:
 
 def _finish(retraining, state, data, guess, folder, title, splits) -> dict[str, Any]:
     task = retraining.task
-    rows = task.space.rows(state.architecture)
+    rows = task.space.rows(Architecture(state.choice))
     found: dict[str, Any] = {
-        "architecture": np.asarray(state.architecture).tolist(),
+        "architecture": np.asarray(state.choice).tolist(),
         "error_name": task.error_name,
         "parameters": int(num_parameters(state.params, rows)),
         "averaged_steps": int(state.averaged),

@@ -16,7 +16,7 @@ from wpl_jax.devices.parallel import (
 )
 from wpl_jax.evaluation.retrain import Retraining
 from wpl_jax.search import Search
-from wpl_jax.supernet import gather
+from wpl_jax.supernet import Architecture, gather
 from wpl_jax.tasks import Data, Task
 
 
@@ -55,8 +55,8 @@ def of_search(search: Search, data: Data) -> Need:
     key = _key()
     state = jax.eval_shape(search.init, key)
     rows = search.task.space.rows
-    architecture = state.epoch.architectures.update(
-        shape=state.epoch.architectures.shape[1:]
+    architecture = jax.tree.map(
+        lambda x: x.update(shape=x.shape[1:]), state.epoch.architectures
     )
     child = jax.eval_shape(
         lambda params, a: gather(params, rows(a)), state.shared.params, architecture
@@ -83,14 +83,14 @@ def of_retraining(retraining: Retraining, data: Data) -> Need:
       data: Of its task.
     """
     task = retraining.task
-    architecture = jax.ShapeDtypeStruct((len(task.space.decisions),), jnp.int32)
-    state = jax.eval_shape(retraining.init, _key(), architecture)
+    choice: Any = jax.ShapeDtypeStruct((len(task.space.decisions),), jnp.int32)
+    state = jax.eval_shape(retraining.init, _key(), choice)
     found = Estimate(
         data=bytes_of_each(data),
         state=bytes_of_each(state),
         child=2 * bytes_of_each(state.params),
         activations=_activations(
-            task, state.params, architecture, data, retraining.devices
+            task, state.params, Architecture(choice), data, retraining.devices
         ),
     )
     return Need("retraining", "config.retrain", retraining.devices, data, found)

@@ -18,7 +18,7 @@ from wpl_jax.runs.monitor import METRICS_FILE, whole_records
 from wpl_jax.runs.run_directory import claim_data, open_run
 from wpl_jax.runs.stopping import StopRequest
 from wpl_jax.search import Search
-from wpl_jax.supernet import gather, names_of_choices
+from wpl_jax.supernet import Architecture, gather, names_of_choices
 from wpl_jax.tasks import Data, ranking
 
 _TITLE = "Search"
@@ -28,7 +28,7 @@ class Found(NamedTuple):
     """What a search has found.
 
     Attributes:
-      architecture: The best architecture, ``int32[num_decisions]``.
+      architecture: The choice of the best architecture, ``int32[num_decisions]``.
       choices: The same in words, by the names of the decisions.
       loss: Its loss on the whole validation data, with the shared weights.
       error: Its error on the same; ``search.task.error_name`` says which.
@@ -139,15 +139,15 @@ def _found(
 ) -> Found:
     selection = jax.device_get(state.selection)
     best = int(ranking(selection.judged)[0])
-    architecture = selection.architectures[selection.kept[best]]
-    chosen = jnp.asarray(architecture)
+    choice = selection.architectures.choice[selection.kept[best]]
+    architecture = Architecture(jnp.asarray(choice))
     loss, error = (float(each[best]) for each in selection.judged)
     task, params = search.task, state.shared.params
 
     @jax.jit
     def predict(inputs: Any) -> jax.Array:
-        child = gather(params, task.space.rows(chosen))
-        return task.predict(child, chosen, data, inputs)
+        child = gather(params, task.space.rows(architecture))
+        return task.predict(child, architecture, data, inputs)
 
-    choices = names_of_choices(task.space, architecture)
-    return Found(architecture, choices, loss, error, records, predict)
+    choices = names_of_choices(task.space, choice)
+    return Found(choice, choices, loss, error, records, predict)

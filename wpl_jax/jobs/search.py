@@ -177,7 +177,7 @@ def rank(config: ConfigDict, workdir: Path) -> None:
         claim_data(workdir, _fingerprints(searches))
         main, _, about = searches[runs[0].arm]
         space = main.task.space
-        architectures = rank_disorder.draw(ranking.architectures, space.decisions)
+        architectures = rank_disorder.draw(ranking.architectures, space)
         epochs = {"retrain": {"epochs": ranking.epochs}}
         changed = with_changes(config, epochs, "config.retrain lacks epochs")
         retraining, retrain_data = make_retraining(changed, cache)
@@ -418,7 +418,7 @@ def _finish(
     """Writes the best architecture, and what it reaches with the shared weights."""
     selection = jax.device_get(state.selection)
     best = int(order(selection.judged)[0])
-    architecture = selection.architectures[selection.kept[best]]
+    architecture = selection.architectures.choice[selection.kept[best]]
     text = architecture_to_json(search.task.space, architecture)
     write_atomically(folder / f"{prefix}{ARCHITECTURE_FILE}", text)
     loss, error = (float(each[best]) for each in selection.judged)

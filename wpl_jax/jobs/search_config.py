@@ -185,8 +185,7 @@ def make_search(
     opened = open_task(config, cache)
     task = opened.task
     devices = choose_devices(config, task, settings.children_per_step)
-    decisions = task.space.decisions
-    strategy = build_chosen(STRATEGIES, config, "strategy", decisions=decisions)
+    strategy = build_chosen(STRATEGIES, config, "strategy", space=task.space)
     require(
         strategy.steps % settings.learn_per_call == 0,
         config,

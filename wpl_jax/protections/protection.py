@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from wpl_jax.devices.parallel import NO_AXIS, Axis
+from wpl_jax.supernet import Architecture
 from wpl_jax.tasks.task import Data, Task
 
 Memory = Any  # a tree like the parameters, or nothing
@@ -25,7 +26,7 @@ class Trained(NamedTuple):
     """A child that has just been trained."""
 
     params: Any
-    architecture: jax.Array  # int32[num_decisions]
+    architecture: Architecture
     number: jax.Array  # int32[]; how many were trained before it
 
 

@@ -37,7 +37,7 @@ from wpl_jax.spaces.cell_graph import (
     used,
 )
 from wpl_jax.spaces.depthwise import shifts
-from wpl_jax.supernet import ALL, PAD, Decision, Graph
+from wpl_jax.supernet import ALL, PAD, Architecture, Decision, Graph, Space
 
 Params = dict[str, Any]
 
@@ -63,7 +63,7 @@ class Noise(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class MicroCell:
+class MicroCell(Space):
     """The supernet of networks for images.
 
     Attributes:
@@ -115,9 +115,9 @@ class MicroCell:
                     found.append(Decision(name, OPERATIONS))
         return tuple(found)
 
-    def wirings(self, architecture: jax.Array) -> Wiring:
+    def wirings(self, choice: jax.Array) -> Wiring:
         """The graphs of both cells, ``int32[2, nodes, 2]`` each, the normal first."""
-        chosen = jnp.reshape(architecture, (len(CELLS), self.num_nodes, 2, 2))
+        chosen = jnp.reshape(choice, (len(CELLS), self.num_nodes, 2, 2))
         return Wiring(chosen[:, :, 0], chosen[:, :, 1])
 
     # What a stage is made of.
@@ -218,9 +218,9 @@ class MicroCell:
             },
         }
 
-    def rows(self, architecture: jax.Array) -> Any:
+    def rows(self, architecture: Architecture) -> Any:
         """What the chosen branches use of the stacks, and all of everything else."""
-        wirings = self.wirings(architecture)
+        wirings = self.wirings(architecture.choice)
         rows = jax.tree.map(lambda _: ALL, self._shapes(), is_leaf=_is_shape)
         for stage in range(STAGES):
             stacks = rows[f"stage_{stage}"]["cells"]
@@ -251,7 +251,7 @@ class MicroCell:
     def apply(
         self,
         child: Params,
-        architecture: jax.Array,
+        architecture: Architecture,
         images: jax.Array,
         *,
         noise: Noise | None = None,
@@ -262,7 +262,7 @@ class MicroCell:
 
         Args:
           child: Its parameters.
-          architecture: ``int32[num_decisions]``.
+          architecture: The child.
           images: ``float[batch, height, width, channels]``.
           noise: For training: dropout before the classifier, and drop-path (Larsson
             et al., "FractalNet", 2017), which leaves a branch out of a cell for an
@@ -274,7 +274,7 @@ class MicroCell:
         Returns:
           The scores of the classes.
         """
-        wirings, found = self.wirings(architecture), {}
+        wirings, found = self.wirings(architecture.choice), {}
         given = batch_stats or {}
         x, found["stem"] = _normalized_product(
             _patches(images), child["stem"], given.get("stem"), axis
@@ -389,9 +389,9 @@ class MicroCell:
         )
         return rows, columns
 
-    def graphs(self, architecture: Any) -> dict[str, Graph]:
+    def graphs(self, choice: Any) -> dict[str, Graph]:
         """Both cells, from the two cells before, ``h[-2]`` and ``h[-1]``."""
-        wirings = jax.device_get(self.wirings(jnp.asarray(architecture)))
+        wirings = jax.device_get(self.wirings(jnp.asarray(choice)))
         return {
             cell: self._graph(Wiring(*(w[kind] for w in wirings)))
             for kind, cell in enumerate(CELLS)

@@ -23,7 +23,7 @@ from wpl_jax.spaces.highway_scan import (
     flat,
     highway_scan,
 )
-from wpl_jax.supernet import ALL, Decision, Graph
+from wpl_jax.supernet import ALL, Architecture, Decision, Graph, Space
 
 Params = dict[str, jax.Array]
 
@@ -62,7 +62,7 @@ class Hidden(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class RecurrentCell:
+class RecurrentCell(Space):
     """The supernet of recurrent cells over a tied embedding.
 
     Attributes:
@@ -142,7 +142,7 @@ class RecurrentCell:
     def apply(
         self,
         child: Params,
-        architecture: jax.Array,
+        architecture: Architecture,
         tokens: jax.Array,
         *,
         state: jax.Array,
@@ -154,7 +154,7 @@ class RecurrentCell:
 
         Args:
           child: Its parameters, ``edges[nodes - 1, 2 hidden, hidden]`` among them.
-          architecture: ``int32[2 * nodes - 1]``.
+          architecture: The child.
           tokens: ``int32[batch, time]``.
           state: Recurrent state to start from, ``float[batch, hidden]``.
           dropout: Rates, for training; None for evaluation.
@@ -179,7 +179,7 @@ class RecurrentCell:
             state,
             _drop(keys[2], child["recurrent"], rates.recurrent, (-1, -1)),
             child["edges"],
-            self.wiring(architecture),
+            self.wiring(architecture.choice),
             self.carry,
             self.max_norm,
         )
@@ -194,15 +194,15 @@ class RecurrentCell:
         """Zeros, ``float[batch, hidden]``."""
         return jnp.zeros((batch, self.hidden))
 
-    def rows(self, architecture: jax.Array) -> dict[str, Any]:
+    def rows(self, architecture: Architecture) -> dict[str, Any]:
         """The edges that the child uses, and all of everything else."""
         node = jnp.arange(1, self.num_nodes)
-        edges = node * (node - 1) // 2 + architecture[1::2]
+        edges = node * (node - 1) // 2 + architecture.choice[1::2]
         return dict.fromkeys(self._shapes(), ALL) | {"edges": edges}
 
-    def graphs(self, architecture: Any) -> dict[str, Graph]:
+    def graphs(self, choice: Any) -> dict[str, Graph]:
         """The nodes with their activations, from ``x[t], h[t-1]`` to ``h[t]``."""
-        index = np.asarray(architecture)
+        index = np.asarray(choice)
         activations = [ACTIVATIONS[i] for i in index[0::2]]
         parents = [int(i) for i in index[1::2]]
         nodes = {"in": "x[t], h[t-1]"}
@@ -216,10 +216,10 @@ class RecurrentCell:
         edges += [(str(j), "out", "") for j in last]
         return {"cell": Graph(nodes, tuple(edges))}
 
-    def wiring(self, architecture: jax.Array) -> Wiring:
-        """An architecture's data flow."""
+    def wiring(self, choice: jax.Array) -> Wiring:
+        """The data flow of an architecture's choice."""
         # decisions: a0, (p1, a1), (p2, a2), ...
-        activations, parents = architecture[0::2], architecture[1::2]
+        activations, parents = choice[0::2], choice[1::2]
         weights = jnp.ones(self.num_nodes)
         if self.output == "leaves":
             weights = weights.at[parents].set(0)

@@ -3,7 +3,7 @@
 from wpl_jax.registry import Registry
 from wpl_jax.strategies.strategy import Strategy as Strategy
 
-# By name: dataclasses whose first field, ``decisions``, the space gives.
+# By name: dataclasses whose first field, ``space``, the task gives.
 STRATEGIES = Registry(
     "wpl_jax.strategies",
     {

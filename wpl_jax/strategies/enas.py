@@ -12,7 +12,7 @@ from wpl_jax import controller
 from wpl_jax.common.settings import check_bool, check_choice, check_int, check_number
 from wpl_jax.strategies import reinforce
 from wpl_jax.strategies.strategy import Candidates, Learned, RewardsFn
-from wpl_jax.supernet import Decision, num_choices
+from wpl_jax.supernet import Architecture, Decision, Space, num_choices
 
 _MOST_SAMPLES = 10_000  # which one step holds in memory
 
@@ -30,7 +30,7 @@ class Enas:
     """The strategy, a controller that learns by :mod:`wpl_jax.strategies.reinforce`.
 
     Attributes:
-      decisions: Of the space.
+      space: What is searched.
       steps: Updates in an epoch.
       candidates: How the best is selected.
       hidden: Units of the LSTM.
@@ -47,7 +47,7 @@ class Enas:
         choices, ``d`` the distance to the last, counted from 1 (the official code).
     """
 
-    decisions: tuple[Decision, ...]
+    space: Space
     steps: int = 2000
     candidates: Candidates = Candidates()
     hidden: int = 100
@@ -86,10 +86,10 @@ class Enas:
             return state
         return state._replace(baseline=reinforce.init_baseline())
 
-    def propose(self, state: State, key: jax.Array) -> jax.Array:
+    def propose(self, state: State, key: jax.Array) -> Architecture:
         """Draws from the controller."""
         drawn = controller.sample(state.params, key, self._counts, **self._policy)
-        return drawn.architecture
+        return Architecture(drawn.architecture)
 
     def learn(
         self,
@@ -118,7 +118,7 @@ class Enas:
 
     @property
     def _counts(self) -> tuple[int, ...]:
-        return num_choices(self.decisions)
+        return num_choices(self.space.decisions)
 
     @property
     def _optimizer(self) -> optax.GradientTransformation:
@@ -126,7 +126,9 @@ class Enas:
 
     @property
     def _policy(self) -> dict[str, Any]:
-        prior = distance_prior(self.decisions) if self.prior == "distance" else None
+        prior = (
+            distance_prior(self.space.decisions) if self.prior == "distance" else None
+        )
         return {
             "temperature": self.temperature,
             "tanh_constant": self.tanh_constant,

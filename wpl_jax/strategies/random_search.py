@@ -10,7 +10,7 @@ import dataclasses
 import jax
 
 from wpl_jax.strategies.strategy import Candidates, Learned, RewardsFn
-from wpl_jax.supernet import Decision, random_architecture
+from wpl_jax.supernet import Architecture, Space
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,11 +18,11 @@ class RandomSearch:
     """The strategy.
 
     Attributes:
-      decisions: Of the space.
+      space: What is searched.
       candidates: How the best is selected.
     """
 
-    decisions: tuple[Decision, ...]
+    space: Space
     candidates: Candidates = Candidates(proposed=1000)
 
     steps = 0  # It does not learn.
@@ -36,10 +36,10 @@ class RandomSearch:
         """Nothing."""
         return state
 
-    def propose(self, state: tuple[()], key: jax.Array) -> jax.Array:
-        """Draws every decision uniformly."""
+    def propose(self, state: tuple[()], key: jax.Array) -> Architecture:
+        """Draws from the space, uniformly unless it knows better."""
         del state
-        return random_architecture(key, self.decisions)
+        return Architecture(self.space.sample(key))
 
     def learn(
         self,

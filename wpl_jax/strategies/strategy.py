@@ -7,6 +7,7 @@ import jax
 
 from wpl_jax.common.settings import check_int
 from wpl_jax.strategies.reinforce import RewardsFn
+from wpl_jax.supernet import Architecture
 
 State = Any
 
@@ -55,8 +56,8 @@ class Strategy(Protocol):
     def begin_epoch(self, state: State) -> State:
         """What it does before an epoch's first step of learning."""
 
-    def propose(self, state: State, key: jax.Array) -> jax.Array:
-        """An architecture, ``int32[num_decisions]``."""
+    def propose(self, state: State, key: jax.Array) -> Architecture:
+        """The next child."""
 
     def learn(
         self,

@@ -275,7 +275,7 @@ class ImageClassification:
 
         Args:
           child: The child's parameters.
-          architecture: ``int32[num_decisions]``.
+          architecture: The child, or a mixture.
           data: The images.
           carry: Nothing.
           step: Number of the batch, ``int32[]``, counted on over all passes.
@@ -343,7 +343,7 @@ class ImageClassification:
 
         Args:
           child: Its parameters.
-          architecture: ``int32[num_decisions]``.
+          architecture: The child, or a mixture.
           data: Of the task, for what images are normalized with.
           inputs: ``uint8[batch, height, width, channels]``. Where ``normalization`` is
             by the batch, predictions depend on the other images in it.

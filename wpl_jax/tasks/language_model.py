@@ -138,7 +138,7 @@ class LanguageModel:
 
         Args:
           child: The child's parameters.
-          architecture: ``int32[num_decisions]``.
+          architecture: The child, or a mixture.
           data: The text.
           carry: Hidden state that the batch before left.
           step: Number of the batch, ``int32[]``; the streams start anew, from a zero
@@ -212,7 +212,7 @@ class LanguageModel:
 
         Args:
           child: Its parameters.
-          architecture: ``int32[num_decisions]``.
+          architecture: The child, or a mixture.
           data: Not used.
           inputs: Numbers of words, ``int32[batch, time]``.
 

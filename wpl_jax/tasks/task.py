@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from wpl_jax.devices.parallel import NO_AXIS, Axis, Devices
-from wpl_jax.supernet import Space
+from wpl_jax.supernet import Architecture, Space
 from wpl_jax.tasks.guessing import Guess
 
 Data = Any  # a pytree of arrays on the device
@@ -82,7 +82,7 @@ class Task(Protocol):
     def train_loss(
         self,
         child: Any,
-        architecture: jax.Array,
+        architecture: Architecture,
         data: Data,
         carry: Carry,
         step: jax.Array,
@@ -99,7 +99,7 @@ class Task(Protocol):
     def validate(
         self,
         child: Any,
-        architecture: jax.Array,
+        architecture: Architecture,
         data: Data,
         first: jax.Array | int,
         batches: jax.Array | int,
@@ -109,7 +109,7 @@ class Task(Protocol):
 
         Args:
           child: Its parameters.
-          architecture: ``int32[num_decisions]``.
+          architecture: The child, or a mixture.
           data: Of the task.
           first: Number of the first batch.
           batches: How many; may be traced.
@@ -119,7 +119,7 @@ class Task(Protocol):
     def evaluate(
         self,
         child: Any,
-        architecture: jax.Array,
+        architecture: Architecture,
         data: Data,
         split: str,
         axis: Axis = NO_AXIS,
@@ -130,13 +130,13 @@ class Task(Protocol):
         """How many batches a split has; their numbers are taken modulo it."""
 
     def predict(
-        self, child: Any, architecture: jax.Array, data: Data, inputs: Any
+        self, child: Any, architecture: Architecture, data: Data, inputs: Any
     ) -> jax.Array:
         """Log-probabilities in evaluation mode, ``float32[..., classes]``.
 
         Args:
           child: Its parameters.
-          architecture: ``int32[num_decisions]``.
+          architecture: The child, or a mixture.
           data: Of the task, for what inputs are normalized with.
           inputs: A batch, as the data set has them: ``uint8`` images, or the numbers of
             words, for each of which the next one is predicted.
@@ -145,7 +145,7 @@ class Task(Protocol):
     def fisher_loss(
         self,
         child: Any,
-        architecture: jax.Array,
+        architecture: Architecture,
         data: Data,
         split: str,
         step: Any,
@@ -156,7 +156,7 @@ class Task(Protocol):
     def fisher_examples(
         self,
         child: Any,
-        architecture: jax.Array,
+        architecture: Architecture,
         data: Data,
         split: str,
         step: Any,
@@ -168,12 +168,12 @@ class Task(Protocol):
         """
 
     def example_loss(
-        self, child: Any, architecture: jax.Array, example: Any
+        self, child: Any, architecture: Architecture, example: Any
     ) -> jax.Array:
         """Nats of one of them."""
 
     def sample_labels(
-        self, key: jax.Array, child: Any, architecture: jax.Array, example: Any
+        self, key: jax.Array, child: Any, architecture: Architecture, example: Any
     ) -> Any:
         """The example with labels drawn from the model, for the true Fisher."""
 
