@@ -37,7 +37,6 @@ def _measure() -> list[dict]:
 
     from benchmarks import measure
     from configs import enas_rnn_pydoc
-    from wpl_jax.devices import parallel
     from wpl_jax.jobs.search_config import make_search
 
     def call(count: int, children_per_step: int) -> Any:
@@ -45,8 +44,7 @@ def _measure() -> list[dict]:
         config.task.language_model.batch_size = 32
         config.search.children_per_step = children_per_step
         config.search.children = 8
-        parallel.use(count)
-        search, data, _ = make_search(config)
+        search, data, _ = make_search(config, num_devices=count)
         state = search.begin_epoch(search.init(jax.random.key(0)), np.int32(0))
         running = [search.evaluate_again(state, data, np.int32(0))]
 

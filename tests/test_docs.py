@@ -127,7 +127,7 @@ def test_the_readme_names_every_guide():
         assert f"docs/{guide.name}" in readme, guide.name
 
 
-def test_a_search_takes_the_settings_of_the_plan_for_a_box(all_devices):
+def test_a_search_takes_the_settings_of_the_plan_for_a_box():
     (block,) = re.findall(r"```\n(--config.*?)```", SCALING, re.DOTALL)
     config = enas_rnn_pydoc.get_config()
     settings = dict(flag.removeprefix("--config.").split("=") for flag in block.split())
@@ -136,5 +136,5 @@ def test_a_search_takes_the_settings_of_the_plan_for_a_box(all_devices):
         {name: int(value) for name, value in settings.items()}
     )
     config.task.language_model.batch_size = 16
-    search, _, _ = make_search(config)
+    search, _, _ = make_search(config, num_devices=None)
     assert search.devices == parallel.Devices(8, "children")

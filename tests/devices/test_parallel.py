@@ -40,6 +40,8 @@ from wpl_jax.jobs import search as search_run
 from wpl_jax.jobs import search_config
 from wpl_jax.jobs.search_loop import METRICS
 from wpl_jax.penalty import consolidate, weight_plasticity
+from wpl_jax.runs import machine
+from wpl_jax.runs.machine import Machine
 from wpl_jax.runs.stopping import StopRequest
 from wpl_jax.supernet import Architecture, gather, mask, random_choice
 from wpl_jax.tasks import image_classification
@@ -198,7 +200,7 @@ def test_processes_with_different_numbers_of_devices_are_told(monkeypatch):
         choose(text_config())
 
 
-def test_of_each_process_as_many_devices_are_used(all_devices, monkeypatch):
+def test_of_each_process_as_many_devices_are_used(monkeypatch):
     found = have(monkeypatch, *[8] * 4)
     config = text_config()
     config.task.language_model.batch_size = 48
@@ -206,16 +208,15 @@ def test_of_each_process_as_many_devices_are_used(all_devices, monkeypatch):
     assert devices.count == 24
     chosen = [found.index(device) for device in devices._chosen()]
     assert chosen == [first + i for first in (0, 8, 16, 24) for i in range(6)]
-    assert "Devices: 24 of 32 (tpu): more cannot" in parallel.told([devices])
+    assert "Devices: 24 of 32 (tpu): more cannot" in parallel.told([devices], None)
     config.task.language_model.batch_size = 6
     with pytest.raises(ConfigError, match=r"multiple of 4, .* start fewer processes"):
         choose(config)
     with pytest.raises(UserError, match=r"is 6, .* multiple of the 4 processes"):
-        parallel.use(6)
+        choose(config, 6)
     config.task.language_model.batch_size = 16
-    parallel.use(8)
-    assert choose(config).count == 8
-    assert parallel.told([Devices(8)]) == "Devices: 8 of 32 (tpu)"
+    assert choose(config, 8).count == 8
+    assert parallel.told([Devices(8)], 8) == "Devices: 8 of 32 (tpu)"
 
 
 def test_what_is_divided_takes_a_devices_part_of_the_memory():
@@ -253,19 +254,15 @@ def text_config():
     return config
 
 
-def choose(config, children_per_step=1):
+def choose(config, count=None, children_per_step=1):
     """The devices of a configuration's batches."""
     task = search_config.open_task(config).task
-    return search_config.choose_devices(config, task, children_per_step)
+    return search_config.choose_devices(config, task, count, children_per_step)
 
 
 def load(config, count):
     """A search on so many devices, and its data."""
-    parallel.use(count)
-    try:
-        search, data, _ = search_config.make_search(config)
-    finally:
-        parallel.use(1)
+    search, data, _ = search_config.make_search(config, num_devices=count)
     return search, data
 
 
@@ -740,8 +737,7 @@ def test_what_devices_cannot_divide_is_said_before_anything_runs(changes, said):
 @pytest.mark.parametrize("count", [0, 9, -1])
 def test_devices_that_there_are_not_cannot_be_used(count):
     with pytest.raises(UserError, match=f"--devices is {count}, expected 1 to 8"):
-        parallel.use(count)
-    assert choose(text_config()).count == 1
+        choose(text_config(), count)
 
 
 @pytest.mark.parametrize(
@@ -749,22 +745,22 @@ def test_devices_that_there_are_not_cannot_be_used(count):
     [(8, 1, 8), (20, 1, 5), (7, 1, 7), (11, 1, 1), (24, 12, 6), (20, 8, 4), (8, 3, 1)],
 )
 def test_as_many_devices_are_used_as_divide_the_work(
-    batch_size, children_per_step, count, all_devices
+    batch_size, children_per_step, count
 ):
     config = text_config()
     config.task.language_model.batch_size = batch_size
-    devices = choose(config, children_per_step)
+    devices = choose(config, None, children_per_step)
     assert (devices.count, devices.batch.size > 1) == (
         count,
         children_per_step == 1 != count,
     )
-    line = parallel.told([devices])
+    line = parallel.told([devices], None)
     assert line.startswith(f"Devices: {count}")
     assert ("more cannot divide" in line) == (count != 8)
 
 
 @pytest.mark.parametrize("name", sorted(BUILT_IN))
-def test_every_configuration_runs_on_eight_devices(name, all_devices):
+def test_every_configuration_runs_on_eight_devices(name):
     config = importlib.import_module(f"configs.{name}").get_config()
     if "search" not in config:
         return
@@ -774,7 +770,7 @@ def test_every_configuration_runs_on_eight_devices(name, all_devices):
         (retraining, 1),
     ):
         rows = changed.task[changed.task.name].batch_size
-        assert parallel.choose(rows, children_per_step).count >= 4
+        assert parallel.choose(None, rows, children_per_step).count >= 4
 
 
 class Interrupted(StopRequest):
@@ -794,14 +790,12 @@ def test_a_search_goes_on_with_another_number_of_devices(
     counts, tmp_path, monkeypatch, undisturbed
 ):
     config = one_search()
-    monkeypatch.setattr(search_run, "StopRequest", Interrupted)
+    monkeypatch.setattr(machine, "StopRequest", Interrupted)
     monkeypatch.setattr(search_run, "_report", lambda *args: None)
     for count, calls in zip(counts, (11, 1000), strict=True):
-        parallel.use(count)
         Interrupted.left = calls
         with contextlib.suppress(SystemExit):
-            jobs.run(config, tmp_path / "run", "run")
-    parallel.use(1)
+            jobs.run(config, tmp_path / "run", "run", Machine(devices=count))
     lines, expected = read_lines(tmp_path / "run"), read_lines(undisturbed)
     assert len(lines) == len(expected) == config.search.epochs
     for line, wanted in zip(lines, expected, strict=True):

@@ -21,6 +21,7 @@ from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.evaluation import retrain
 from wpl_jax.evaluation.retrain import Retraining
 from wpl_jax.jobs.search_config import config_for_task, make_retraining
+from wpl_jax.runs.machine import Requests
 from wpl_jax.supernet import ALL, Architecture
 from wpl_jax.tasks import Evaluation
 from wpl_jax.tasks.guessing import Guess
@@ -404,7 +405,7 @@ def run(retraining, folder, stop=None, data=DATA, per_call=2, checkpoint_seconds
             0,
             folder,
             "Toy",
-            stop or Stop(),
+            Requests(stop or Stop()),
             checkpoint_seconds,
         )
 

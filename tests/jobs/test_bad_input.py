@@ -15,6 +15,7 @@ from ml_collections import ConfigDict, config_dict
 from wpl_jax.engine.plan import Call, Plan
 from wpl_jax.errors import UserError
 from wpl_jax.jobs import registry as jobs
+from wpl_jax.runs.machine import Machine
 
 # ml_collections loads files by a method that Python deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:.*load_module:DeprecationWarning")
@@ -279,9 +280,21 @@ def test_names_are_those_of_folders(module, field, name, tmp_path):
     assert len(message) < 300
 
 
-def test_two_models_take_no_more_than_one_device(tmp_path, monkeypatch):
-    monkeypatch.setattr("wpl_jax.devices.parallel._asked", 2)
-    assert "Omit --devices" in refused(tiny.get_config(), tmp_path / "run")
+def test_two_models_take_no_more_than_one_device(tmp_path):
+    with pytest.raises(UserError, match="Omit --devices"):
+        jobs.run(tiny.get_config(), tmp_path / "run", "run", Machine(devices=2))
+
+
+@pytest.mark.parametrize("get_config", [tiny.get_config, tiny_search.get_config])
+@pytest.mark.parametrize("mode", ["run", "report"])
+def test_devices_that_there_are_not_are_said_before_the_data_is_read(
+    get_config, mode, tmp_path
+):
+    config = get_config()
+    data = config.data if "data" in config else config.task.data
+    data.path = str(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="--devices is 9, expected 1 to 8"):
+        jobs.run(config, tmp_path / "run", mode, Machine(devices=9))
 
 
 @pytest.mark.parametrize("found", [None, 3, "", "nowhere.json"])

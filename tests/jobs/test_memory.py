@@ -80,11 +80,7 @@ def test_activations_grow_with_the_batch_and_are_divided_among_devices():
 
 
 def search_on(config, count):
-    parallel.use(count)
-    try:
-        return search_config.make_search(config)[:2]
-    finally:
-        parallel.use(1)
+    return search_config.make_search(config, num_devices=count)[:2]
 
 
 def test_a_retraining_has_its_state_a_gradient_and_new_parameters(tiny):

@@ -16,6 +16,7 @@ from wpl_jax.errors import UserError
 from wpl_jax.jobs.search import run as run_config
 from wpl_jax.jobs.search_config import expand, make_search
 from wpl_jax.runs.in_memory import InMemory
+from wpl_jax.runs.machine import Machine
 from wpl_jax.search import Search
 from wpl_jax.spaces.recurrent_cell import RecurrentCell
 from wpl_jax.strategies.enas import Enas
@@ -44,7 +45,7 @@ def found(search):
 
 
 def test_it_is_the_search_of_the_configuration(found, tmp_path):
-    run_config(get_config(), tmp_path)
+    run_config(get_config(), tmp_path, Machine())
     folder = tmp_path / "searches" / "wpl-seed0"
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     expected = [json.loads(line) for line in lines]

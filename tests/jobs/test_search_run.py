@@ -20,6 +20,7 @@ from wpl_jax.jobs import registry as jobs
 from wpl_jax.jobs import search as search_run
 from wpl_jax.jobs import search_loop
 from wpl_jax.jobs.search_config import arm_names, expand, make_plan, make_search
+from wpl_jax.runs import machine
 from wpl_jax.runs.run_directory import open_run
 from wpl_jax.runs.stopping import StopRequest
 from wpl_jax.supernet import architecture_from_json
@@ -227,13 +228,13 @@ class Interrupted(StopRequest):
 def test_interruptions_change_nothing(
     calls, finished, tmp_path, monkeypatch, quick_report
 ):
-    monkeypatch.setattr(search_run, "StopRequest", Interrupted)
+    monkeypatch.setattr(machine, "StopRequest", Interrupted)
     compiled = {}
     fresh = search_run._Arm
 
     # The processes of this test share what they compile.
-    def arm(name, config, cache):
-        made = compiled.get(name) or fresh(name, config, cache)
+    def arm(name, config, *args):
+        made = compiled.get(name) or fresh(name, config, *args)
         return compiled.setdefault(name, made)
 
     monkeypatch.setattr(search_run, "_Arm", arm)
@@ -338,7 +339,7 @@ def test_deriving_of_an_unfinished_search_leaves_it_unfinished(
 ):
     config, workdir = toy.get_config(), tmp_path / "run"
     del config.arms.none
-    monkeypatch.setattr(search_run, "StopRequest", Interrupted)
+    monkeypatch.setattr(machine, "StopRequest", Interrupted)
     Interrupted.left = 15
     with pytest.raises(SystemExit):
         jobs.run(config, workdir, "run")

@@ -22,7 +22,6 @@ def test_same_content_has_the_same_fingerprint():
     assert fingerprint(jax.tree.map(jnp.asarray, DATA)) == expected
 
 
-@pytest.mark.usefixtures("all_devices")
 @pytest.mark.parametrize("count", [2, 4, 8])
 def test_rows_may_be_on_any_devices(count):
     devices = Devices(count)

@@ -4,19 +4,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from wpl_jax.runs import profiling
-from wpl_jax.runs.profiling import Tracer
+from wpl_jax.runs.profiling import Tracer, TraceRequest
 
 
-@pytest.fixture(autouse=True)
-def nothing_asked():
-    yield
-    profiling.ask(None)
-
-
-def run(folder, calls, landmarks=()):
+def run(folder, request, calls, landmarks=()):
     """Which calls are traced."""
-    tracer, traced = Tracer(folder), []
+    tracer, traced = Tracer(folder, request), []
     for number in range(calls):
         tracer.begin()
         if tracer._left is not None:
@@ -28,12 +21,12 @@ def run(folder, calls, landmarks=()):
 
 
 def test_a_trace_that_was_not_written_is_told(tmp_path, capsys):
-    profiling.ask(3)
-    assert run(tmp_path, 19) == []
-    profiling.remind()
+    request = TraceRequest(3)
+    assert run(tmp_path, request, 19) == []
+    request.remind()
     assert "No trace was written" in capsys.readouterr().out
-    assert run(tmp_path, 25) == [20, 21, 22]
-    profiling.remind()
+    assert run(tmp_path, request, 25) == [20, 21, 22]
+    request.remind()
     assert "No trace" not in capsys.readouterr().out
 
 
@@ -49,9 +42,9 @@ def test_a_trace_that_was_not_written_is_told(tmp_path, capsys):
 def test_calls_are_traced_once_programs_are_compiled(
     asked, landmarks, traced, tmp_path, capsys
 ):
-    profiling.ask(asked)
-    assert run(tmp_path / "first", 24, landmarks) == traced
-    assert run(tmp_path / "second", 24, landmarks) == []
+    request = TraceRequest(asked) if asked else None
+    assert run(tmp_path / "first", request, 24, landmarks) == traced
+    assert run(tmp_path / "second", request, 24, landmarks) == []
     written = list((tmp_path / "first").rglob("*.xplane.pb"))
     assert len(written) == bool(traced)
     assert not (tmp_path / "second").exists()

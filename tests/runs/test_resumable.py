@@ -15,6 +15,7 @@ import pytest
 from helpers.tiny import Death
 
 from wpl_jax.errors import UserError
+from wpl_jax.runs.machine import Requests
 from wpl_jax.runs.monitor import Progress, whole_records
 from wpl_jax.runs.resumable import Resumable
 
@@ -63,7 +64,7 @@ def work(folder, events, per_record=1, back=False, **options):
         "record_of": lambda done: done // per_record,
         "title": "Job",
         "unit": "calls",
-        "stop": events,
+        "requests": Requests(events),
         "checkpoint_seconds": NEVER,
     }
     with Resumable(folder, **(settings | options)) as job:
@@ -379,7 +380,7 @@ def test_going_back_again_and_again_ends_at_the_same_landmark(tmp_path):
         record_of=lambda done: 0,
         title="Job",
         unit="calls",
-        stop=events,
+        requests=Requests(events),
         checkpoint_seconds=NEVER,
         landmark={0, 1, 3}.__contains__,
     ) as job:

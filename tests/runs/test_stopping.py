@@ -87,18 +87,16 @@ def test_signals_of_several_kinds_are_noted_first(earlier, ended):
     assert ended.codes == earlier == []
 
 
-def test_no_safe_point_within_the_grace_time_ends(earlier, ended, monkeypatch, capfd):
-    monkeypatch.setattr(stopping, "_grace", 0.01)
-    with StopRequest():
+def test_no_safe_point_within_the_grace_time_ends(earlier, ended, capfd):
+    with StopRequest(grace_seconds=0.01):
         signal.raise_signal(signal.SIGTERM)
         assert ended.wait(30)
     assert ended.codes == [143]
     assert "took longer than the 0.01 seconds of --grace" in capfd.readouterr().err
 
 
-def test_saving_may_take_longer_than_the_grace_time(earlier, ended, monkeypatch):
-    monkeypatch.setattr(stopping, "_grace", 0.05)
-    with StopRequest() as stop:
+def test_saving_may_take_longer_than_the_grace_time(earlier, ended):
+    with StopRequest(grace_seconds=0.05) as stop:
         signal.raise_signal(signal.SIGTERM)
         assert stop.asked()
         assert not ended.wait(0.2)

@@ -392,20 +392,15 @@ class Devices:
 ONE_DEVICE = Devices()
 
 
-_asked: int | None = None  # None: as many as there are and divide the work
-
-
-def use(count: int | None) -> None:
-    """Sets how many devices what is made from a configuration runs on.
+def check_count(count: int | None) -> None:
+    """Checks that there are so many devices, of several processes as many of each.
 
     Args:
-      count: The first so many, of several processes as many of each; None for as many
-        as there are and can divide the work equally.
+      count: Number of devices; None for as many as divide the work equally.
 
     Raises:
-      UserError: If there are not as many, or processes cannot have as many each.
+      UserError: If there are fewer, or the processes do not divide the number.
     """
-    global _asked
     found, processes = jax.device_count(), jax.process_count()
     if count is not None and not (1 <= count <= found and count % processes == 0):
         several = f" that is a multiple of the {processes} processes"
@@ -414,27 +409,26 @@ def use(count: int | None) -> None:
             f"{jax.devices()[0].platform} devices that JAX finds"
             f"{', one' + several if processes > 1 else ' here'}."
         )
-    _asked = count
 
 
-def told(used: Iterable[Devices]) -> str:
-    """A line about the devices that are used, and why not all that there are."""
+def told(used: Iterable[Devices], asked: int | None) -> str:
+    """A line about the devices that are used, and why not all that there are.
+
+    Args:
+      used: The devices of each search and training.
+      asked: Number of devices, as of :func:`choose`.
+    """
     counts, found = sorted({devices.count for devices in used}), jax.device_count()
     platform = jax.devices()[0].platform
     if counts == [found]:
         return f"Devices: {found} ({platform})"
     line = f"Devices: {' and '.join(map(str, counts))} of {found} ({platform})"
-    if _asked is not None:
+    if asked is not None:
         return line
     return (
         f"{line}: more cannot divide the batch_size in config.task, or "
         "config.search.children_per_step, equally."
     )
-
-
-def asked() -> int | None:
-    """How many devices :func:`use` was given; None for all."""
-    return _asked
 
 
 def memory_of_each(count: int, there: int = 0) -> int | None:
@@ -463,18 +457,21 @@ def on_host() -> bool:
     return bool(jax.local_devices()[0].platform == "cpu")
 
 
-def choose(rows_per_batch: int, children_per_step: int = 1) -> Devices:
+def choose(
+    count: int | None, rows_per_batch: int, children_per_step: int = 1
+) -> Devices:
     """The devices for a search that trains so many children together.
 
-    As many as :func:`use` says; else the most that divide the batches, and the children
-    that are trained together, equally.
-
     Args:
+      count: Number of devices: the first ones, of several processes the first ones of
+        each. None for the most that divide the batches, and the children that are
+        trained together, equally.
       rows_per_batch: Rows of a batch.
       children_per_step: Children that are trained together.
 
     Raises:
-      UserError: If processes have different numbers of them.
+      UserError: If there are not so many devices, or processes have different numbers
+        of them.
       SettingError: If they cannot divide the batches, or the children, equally.
     """
     of_each = [len(own) for own in _by_process()]
@@ -483,7 +480,8 @@ def choose(rows_per_batch: int, children_per_step: int = 1) -> Devices:
             f"The processes have {', '.join(map(str, of_each))} devices, "
             "expected as many each. Show them as many, as CUDA_VISIBLE_DEVICES does."
         )
-    count, processes = _asked, len(of_each)
+    processes = len(of_each)
+    check_count(count)
     if count is None:
         sharded = math.gcd(
             rows_per_batch, children_per_step if children_per_step > 1 else 0

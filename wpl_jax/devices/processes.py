@@ -151,7 +151,9 @@ def start(
         ) from error
 
 
-_beside: subprocess.Popen[str] | None = None  # who speaks where this process cannot
+# The watchdog of this process. It is module state because a process joins the others
+# once, and because handlers of signals and exits, which get no arguments, dismiss it.
+_beside: subprocess.Popen[str] | None = None
 
 
 def _witness(words: str) -> None:

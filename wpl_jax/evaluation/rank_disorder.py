@@ -21,6 +21,7 @@ from wpl_jax.devices import processes
 from wpl_jax.engine.evaluator import Evaluator
 from wpl_jax.engine.forgetting import kendall_tau
 from wpl_jax.evaluation import retrain
+from wpl_jax.runs.machine import Requests
 from wpl_jax.runs.run_files import (
     NUMBER_OR_NULL,
     OBJECT,
@@ -31,7 +32,6 @@ from wpl_jax.runs.run_files import (
     to_json,
     write_atomically,
 )
-from wpl_jax.runs.stopping import StopRequest
 from wpl_jax.search import Search
 from wpl_jax.supernet import Architecture, Space
 from wpl_jax.tasks import Data
@@ -80,7 +80,7 @@ def from_scratch(
     architectures: np.ndarray,
     seed: int,
     workdir: Path,
-    stop: StopRequest,
+    requests: Requests,
     checkpoint_seconds: float,
 ) -> list[float]:
     """Trains each architecture from scratch, as far as it has not been done.
@@ -91,7 +91,7 @@ def from_scratch(
       architectures: ``int32[n, decisions]``.
       seed: Of all randomness.
       workdir: Of the run.
-      stop: Asks for an end between two calls.
+      requests: To end between two calls, and to trace some.
       checkpoint_seconds: Between two checkpoints.
 
     Returns:
@@ -110,7 +110,7 @@ def from_scratch(
                 seed,
                 folder,
                 title,
-                stop,
+                requests,
                 checkpoint_seconds,
                 splits=_SPLITS,
             )

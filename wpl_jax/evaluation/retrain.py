@@ -26,9 +26,9 @@ from wpl_jax.devices.parallel import ONE_DEVICE, Devices
 from wpl_jax.engine.optimizers import Optimizer
 from wpl_jax.engine.training import TrainState, train_step
 from wpl_jax.errors import UserError
+from wpl_jax.runs.machine import Requests
 from wpl_jax.runs.resumable import Resumable
 from wpl_jax.runs.run_files import NUMBER, finite, read_json, to_json, write_atomically
-from wpl_jax.runs.stopping import StopRequest
 from wpl_jax.supernet import Architecture, gather, num_parameters
 from wpl_jax.tasks import Data, Evaluation, Task
 from wpl_jax.tasks.guessing import NO_BETTER, Model, check_guess, print_remark
@@ -213,7 +213,7 @@ def run(
     seed: int,
     folder: Path,
     title: str,
-    stop: StopRequest,
+    requests: Requests,
     checkpoint_seconds: float,
     splits: Sequence[str] = ("valid", "test"),
 ) -> dict[str, Any]:
@@ -226,7 +226,7 @@ def run(
       seed: Of all randomness.
       folder: Of this training.
       title: What it is called in what is printed.
-      stop: Asks for an end between two calls.
+      requests: To end between two calls, and to trace some.
       checkpoint_seconds: Between two checkpoints.
       splits: On which the best parameters are evaluated in the end.
 
@@ -250,7 +250,7 @@ def run(
         record_of=lambda done: done // per_epoch,
         title=title,
         unit="steps",
-        stop=stop,
+        requests=requests,
         checkpoint_seconds=checkpoint_seconds,
         place=retraining.devices.replicate,
     ) as job:

@@ -34,11 +34,14 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from wpl_jax.devices import parallel, processes
+from wpl_jax.devices import processes
 from wpl_jax.errors import UserError
 from wpl_jax.jobs import command_line
 from wpl_jax.jobs import registry as jobs
-from wpl_jax.runs import console, profiling, stopping
+from wpl_jax.runs import console
+from wpl_jax.runs.machine import Machine
+from wpl_jax.runs.profiling import TraceRequest
+from wpl_jax.runs.stopping import GRACE_SECONDS
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file; override fields by --config.FIELD=VALUE."
@@ -71,7 +74,7 @@ _HEARTBEAT = flags.DEFINE_integer(
 )
 _GRACE = flags.DEFINE_float(
     "grace",
-    60.0,
+    GRACE_SECONDS,
     "Seconds after SIGTERM, SIGINT or SIGHUP in which the run saves and ends; then it "
     "ends at once, with what the last checkpoint holds.",
     lower_bound=0.0,
@@ -103,14 +106,14 @@ def _run(argv: list[str]) -> None:
         if _CACHE.value:
             jax.config.update("jax_compilation_cache_dir", _CACHE.value)
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-        profiling.ask(_PROFILE.value)
-        stopping.set_grace(_GRACE.value)
+        trace = TraceRequest(_PROFILE.value) if _PROFILE.value else None
+        machine = Machine(_DEVICES.value, _GRACE.value, trace)
         with _processes():
-            parallel.use(_DEVICES.value)
             overrides = config_flags.get_override_values(flags.FLAGS["config"])
             jobs.check_overrides(_CONFIG.value, overrides, _MODE.value)
-            jobs.run(_CONFIG.value, Path(_WORKDIR.value), _MODE.value)
-            profiling.remind()
+            jobs.run(_CONFIG.value, Path(_WORKDIR.value), _MODE.value, machine)
+            if trace:
+                trace.remind()
     except UserError as error:
         _fail(error)
 

@@ -14,9 +14,9 @@ from wpl_jax.engine.plan import Plan
 from wpl_jax.jobs.search_loop import Job, advance_all, resumable
 from wpl_jax.runs import fingerprint
 from wpl_jax.runs.in_memory import InMemory
+from wpl_jax.runs.machine import Machine
 from wpl_jax.runs.monitor import METRICS_FILE, whole_records
 from wpl_jax.runs.run_directory import claim_data, open_run
-from wpl_jax.runs.stopping import StopRequest
 from wpl_jax.search import Search
 from wpl_jax.supernet import Architecture, gather, names_of_choices
 from wpl_jax.tasks import Data, ranking
@@ -112,10 +112,10 @@ def run(
     folder = Path(workdir)
     about = {"search": repr(search), "epochs": epochs, "seed": seed}
     found = fingerprint.of_each({_TITLE: data})
-    with open_run(folder, about), StopRequest() as stop:
+    with open_run(folder, about), Machine().requests() as requests:
         claim_data(folder, found)
         with resumable(
-            search, plan, seed, folder, _TITLE, stop, checkpoint_seconds
+            search, plan, seed, folder, _TITLE, requests, checkpoint_seconds
         ) as job:
             advance(job)
             state = job.state

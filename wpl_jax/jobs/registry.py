@@ -6,12 +6,14 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from wpl_jax.devices import parallel
 from wpl_jax.errors import ConfigError, UserError, shorten
 from wpl_jax.jobs import command_line, two_models, unread
 from wpl_jax.jobs import search as search_run
 from wpl_jax.jobs.config_fields import check_values
+from wpl_jax.runs.machine import Machine
 
-# Of each job, its modes: functions of the configuration and the folder.
+# Of each job, its modes: functions of the configuration, the folder and the machine.
 JOBS = {
     "search": search_run.MODES,
     "two_models": two_models.MODES,
@@ -34,13 +36,16 @@ def check_overrides(config: ConfigDict, fields: Iterable[str], mode: str) -> Non
         command_line.check_overrides(config, fields, UNREAD[job](config, mode))
 
 
-def run(config: ConfigDict, workdir: Path, mode: str) -> None:
+def run(
+    config: ConfigDict, workdir: Path, mode: str, machine: Machine = Machine()
+) -> None:
     """Runs one mode of a configuration's job.
 
     Args:
       config: With the job's name in ``config.job``.
       workdir: Folder of the run.
       mode: One of the job's modes, "run" for the whole of it.
+      machine: How the job uses this machine.
 
     Raises:
       UserError: If the job or mode is unknown, or its input is wrong.
@@ -58,6 +63,8 @@ def run(config: ConfigDict, workdir: Path, mode: str) -> None:
             f"{sorted(modes)}.{f' Did you mean {close[0]}?' if close else ''}"
         )
     check_values(config)
+    # Before the data is read, which may take minutes.
+    parallel.check_count(machine.devices)
     try:
         workdir.stat()
     except FileNotFoundError:
@@ -68,4 +75,4 @@ def run(config: ConfigDict, workdir: Path, mode: str) -> None:
             f"--workdir={shorten(str(workdir))} cannot be a folder: {reason}. Give "
             "another path."
         ) from error
-    modes[mode](config, workdir)
+    modes[mode](config, workdir, machine)

@@ -39,10 +39,10 @@ from wpl_jax.protections import PENALTIES
 from wpl_jax.reports import search_report
 from wpl_jax.reports.search_report import REPORT_FILE, RESULTS_FILE
 from wpl_jax.runs import fingerprint
+from wpl_jax.runs.machine import Machine, Requests
 from wpl_jax.runs.resumable import newest
 from wpl_jax.runs.run_directory import claim_data, open_run
 from wpl_jax.runs.run_files import read_text, to_json, write_atomically
-from wpl_jax.runs.stopping import StopRequest
 from wpl_jax.search import Search
 from wpl_jax.supernet import Space, architecture_from_json, architecture_to_json
 from wpl_jax.tasks import Data, DataCache
@@ -54,7 +54,7 @@ Made = TypeVar("Made")
 _RETRAINING = "retraining"  # in the name of data
 
 
-def run(config: ConfigDict, workdir: Path) -> None:
+def run(config: ConfigDict, workdir: Path, machine: Machine) -> None:
     """Runs or resumes all searches of a configuration, and reports on them.
 
     Each search ends with the selection of its best architecture, and with that
@@ -63,6 +63,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     Args:
       config: As ``configs/enas_rnn_pydoc.py`` gives it.
       workdir: Folder of the run.
+      machine: How the searches use this machine.
 
     Raises:
       UserError: If something is wrong with the configuration, the data or the
@@ -77,7 +78,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     said = f"This run is finished: {page}"
     # The data first: a folder is claimed by nothing that cannot run.
     try:
-        arms = _make_arms(runs)
+        arms = _make_arms(runs, machine)
     except DataError as error:
         if not finished:
             raise
@@ -86,9 +87,10 @@ def run(config: ConfigDict, workdir: Path) -> None:
             return
     if not finished:
         print("\n".join(dict.fromkeys(arm.about for arm in arms.values())))
-        _check_devices([need for arm in arms.values() for need in arm.needs])
+        needs = [need for arm in arms.values() for need in arm.needs]
+        _check_devices(needs, machine)
     data = fingerprint.of_each({k: v for arm in arms.values() for k, v in arm.data()})
-    with open_run(workdir, config.to_dict()), StopRequest() as stop:
+    with open_run(workdir, config.to_dict()), machine.requests() as requests:
         claim_data(workdir, data)
         if processes.is_primary():
             for each in runs:
@@ -98,22 +100,23 @@ def run(config: ConfigDict, workdir: Path) -> None:
             return
         for number, each in enumerate(runs, 1):
             title = f"[{number}/{len(runs)}] {each.arm}, seed {each.seed}"
-            arms[each.arm].run(each, workdir, title, stop)
+            arms[each.arm].run(each, workdir, title, requests)
         main = arms[runs[0].arm]
         _report(config, workdir, main.space, main.about)
 
 
-def report(config: ConfigDict, workdir: Path) -> None:
+def report(config: ConfigDict, workdir: Path, machine: Machine) -> None:
     """Draws the figures and writes the report of finished searches anew."""
+    del machine
     with open_run(workdir, config.to_dict(), existing=True):
         if processes.is_primary():
             opened = open_task(expand(config)[0].config)
             _report(config, workdir, opened.task.space, opened.about)
 
 
-def _check_devices(needs: list[memory.Need]) -> None:
+def _check_devices(needs: list[memory.Need], machine: Machine) -> None:
     """Says what is used and needed of devices; an error if it is more than there is."""
-    print(parallel.told(need.devices for need in needs))
+    print(parallel.told((need.devices for need in needs), machine.devices))
     print(memory.check_all(needs), flush=True)
 
 
@@ -139,57 +142,65 @@ def _read(each: Run, workdir: Path, space: Space) -> search_report.Searched:
     )
 
 
-def derive(config: ConfigDict, workdir: Path) -> None:
+def derive(config: ConfigDict, workdir: Path, machine: Machine) -> None:
     """Selects the best architecture of each search again, also of unfinished ones."""
     runs = expand(config)
-    with open_run(workdir, config.to_dict(), existing=True), StopRequest() as stop:
-        searches = _search_of_each_arm(runs, DataCache())
+    with (
+        open_run(workdir, config.to_dict(), existing=True),
+        machine.requests() as requests,
+    ):
+        searches = _search_of_each_arm(runs, DataCache(), machine)
         claim_data(workdir, _fingerprints(searches))
-        _check_devices([memory.of_search(*found[:2]) for found in searches.values()])
+        needs = [memory.of_search(*found[:2]) for found in searches.values()]
+        _check_devices(needs, machine)
         for each in runs:
             folder, (search, data, _) = each.folder(workdir), searches[each.arm]
             state = _restore(search, each, folder)
             title = f"{each.arm}, seed {each.seed}"
             plan = make_plan(each.config, search)
             number = plan.selection
-            while number < len(plan) and not stop.asked():
+            while number < len(plan) and not requests.stop.asked():
                 state = plan.advance(state, data, number)
                 number += plan.count_taken(number)
             if number < len(plan):
-                sys.exit(stop.exit_code())
+                sys.exit(requests.stop.exit_code())
             # Of an unfinished search, what says so: its results are still to come.
             done = (folder / RESULTS_FILE).exists()
             prefix = "" if done else "derived_"
             _finish(search, search.task.guess(data), state, folder, title, prefix)
 
 
-def rank(config: ConfigDict, workdir: Path) -> None:
+def rank(config: ConfigDict, workdir: Path, machine: Machine) -> None:
     """Compares the order of random architectures by shared weights and from scratch."""
     ranking = build(rank_disorder.Ranking, config, "ranking")
     runs = expand(config)
-    with open_run(workdir, config.to_dict(), existing=True), StopRequest() as stop:
+    with (
+        open_run(workdir, config.to_dict(), existing=True),
+        machine.requests() as requests,
+    ):
         if processes.is_primary():  # For what it says of those that are not there.
             space = open_task(runs[0].config).task.space
             for each in runs:
                 _read(each, workdir, space)
         cache = DataCache()
-        searches = _search_of_each_arm(runs, cache)
+        searches = _search_of_each_arm(runs, cache, machine)
         claim_data(workdir, _fingerprints(searches))
         main, _, about = searches[runs[0].arm]
         space = main.task.space
         architectures = rank_disorder.draw(ranking.architectures, space)
         epochs = {"retrain": {"epochs": ranking.epochs}}
         changed = with_changes(config, epochs, "config.retrain lacks epochs")
-        retraining, retrain_data = make_retraining(changed, cache)
+        retraining, retrain_data = make_retraining(changed, cache, machine.devices)
         needs = [memory.of_search(*found[:2]) for found in searches.values()]
-        _check_devices([*needs, memory.of_retraining(retraining, retrain_data)])
+        needs.append(memory.of_retraining(retraining, retrain_data))
+        _check_devices(needs, machine)
         scratch = rank_disorder.from_scratch(
             retraining,
             retrain_data,
             architectures,
             config.seed,
             workdir,
-            stop,
+            requests,
             config.retrain.checkpoint_seconds,
         )
         shared = {}
@@ -218,7 +229,7 @@ def _restore(search: Search, each: Run, folder: Path) -> State:
     return search.devices.replicate(found[1])
 
 
-def retrain_file(config: ConfigDict, workdir: Path) -> None:
+def retrain_file(config: ConfigDict, workdir: Path, machine: Machine) -> None:
     """Trains the architecture of ``config.retrain.architecture`` from scratch."""
     check_seed(config)
     found = get_field(config, "retrain.architecture")
@@ -229,14 +240,14 @@ def retrain_file(config: ConfigDict, workdir: Path) -> None:
             "architecture, as a search writes it. Pass "
             "--config.retrain.architecture=FOLDER/architecture.json."
         )
-    retraining, data = make_retraining(config)
-    _check_devices([memory.of_retraining(retraining, data)])
+    retraining, data = make_retraining(config, num_devices=machine.devices)
+    _check_devices([memory.of_retraining(retraining, data)], machine)
     space = retraining.task.space
     remedy = "Give a file that a search of this space wrote."
     read = functools.partial(_read_architecture, space=space, remedy=remedy)
     architecture = _on_all(read, path, space)
     data_now = fingerprint.of_each({_RETRAINING: data})
-    with open_run(workdir, config.to_dict()), StopRequest() as stop:
+    with open_run(workdir, config.to_dict()), machine.requests() as requests:
         claim_data(workdir, data_now)
         folder = workdir / "retrain"
         retrain.run(
@@ -246,12 +257,12 @@ def retrain_file(config: ConfigDict, workdir: Path) -> None:
             config.seed,
             folder,
             "Retrain",
-            stop,
+            requests,
             config.retrain.checkpoint_seconds,
         )
 
 
-def evaluate_file(config: ConfigDict, workdir: Path) -> None:
+def evaluate_file(config: ConfigDict, workdir: Path, machine: Machine) -> None:
     """Evaluates what ``retrain`` has left on validation and test data."""
     path = workdir / "retrain" / retrain.RETRAINED_FILE
     if processes.is_primary() and not path.exists():
@@ -259,7 +270,7 @@ def evaluate_file(config: ConfigDict, workdir: Path) -> None:
             f"There is no {path}: nothing has been trained to its end there. Run with "
             "--mode=retrain first."
         )
-    retrain_file(config, workdir)
+    retrain_file(config, workdir, machine)
 
 
 def _on_all(read: Callable[[Path], np.ndarray], path: Path, space: Space) -> np.ndarray:
@@ -293,10 +304,12 @@ def _first_of_each_arm(runs: list[Run]) -> dict[str, ConfigDict]:
 
 
 def _search_of_each_arm(
-    runs: list[Run], cache: DataCache
+    runs: list[Run], cache: DataCache, machine: Machine
 ) -> dict[str, tuple[Search, Data, str]]:
     """Seeds of an arm share its search, its data and the line about the data."""
-    return _of_each_arm(runs, lambda arm, config: make_search(config, cache))
+    return _of_each_arm(
+        runs, lambda arm, config: make_search(config, cache, machine.devices)
+    )
 
 
 def _of_each_arm(
@@ -322,22 +335,28 @@ def _is_finished(each: Run, workdir: Path) -> bool:
     )
 
 
-def _make_arms(runs: list[Run]) -> dict[str, "_Arm"]:
+def _make_arms(runs: list[Run], machine: Machine) -> dict[str, "_Arm"]:
     """By name; they share what they have in common of the data."""
     cache = DataCache()
-    return _of_each_arm(runs, lambda arm, config: _Arm(arm, config, cache))
+    return _of_each_arm(
+        runs, lambda arm, config: _Arm(arm, config, cache, machine.devices)
+    )
 
 
 class _Arm:
     """What the seeds of an arm share: data and compiled functions."""
 
-    def __init__(self, name: str, config: ConfigDict, cache: DataCache):
+    def __init__(
+        self, name: str, config: ConfigDict, cache: DataCache, num_devices: int | None
+    ):
         self._name, self._config = name, config
-        self._search, self._data, self.about = make_search(config, cache)
+        self._search, self._data, self.about = make_search(config, cache, num_devices)
         self.space = self._search.task.space
         self.needs = [memory.of_search(self._search, self._data)]
         if config.retrain.epochs:
-            self._retraining, self._retrain_data = make_retraining(config, cache)
+            self._retraining, self._retrain_data = make_retraining(
+                config, cache, num_devices
+            )
             self.needs.append(
                 memory.of_retraining(self._retraining, self._retrain_data)
             )
@@ -369,11 +388,13 @@ class _Arm:
         path, space = folder / ARCHITECTURE_FILE, self._retraining.task.space
         return _read_architecture(path, space, remedy)
 
-    def run(self, each: Run, workdir: Path, title: str, stop: StopRequest) -> None:
+    def run(self, each: Run, workdir: Path, title: str, requests: Requests) -> None:
         """Searches and retrains, as far as it has not been done."""
         folder = each.folder(workdir)
         if not processes.broadcast((folder / RESULTS_FILE).exists()):
-            _search(self._config, self._search, self._data, each, folder, title, stop)
+            _search(
+                *(self._config, self._search, self._data), each, folder, title, requests
+            )
         if not processes.broadcast(_is_finished(each, workdir)):
             retrain.run(
                 self._retraining,
@@ -382,7 +403,7 @@ class _Arm:
                 each.seed,
                 folder / "retrain",
                 f"{title}, retraining",
-                stop,
+                requests,
                 self._config.retrain.checkpoint_seconds,
             )
 
@@ -394,14 +415,14 @@ def _search(
     each: Run,
     folder: Path,
     title: str,
-    stop: StopRequest,
+    requests: Requests,
 ) -> None:
     """Searches from wherever an earlier process stopped, and writes the results."""
     settings = search_settings(config)
     plan = make_plan(config, search)
     guess = search.task.guess(data)
     with resumable(
-        search, plan, each.seed, folder, title, stop, settings.checkpoint_seconds
+        search, plan, each.seed, folder, title, requests, settings.checkpoint_seconds
     ) as job:
         advance_all(job, search, plan, data, guess, title, settings.max_bad_steps)
         _finish(search, guess, job.state, folder, title)

@@ -149,15 +149,21 @@ def open_task(config: ConfigDict, cache: DataCache | None = None) -> OpenedTask:
 
 
 def choose_devices(
-    config: ConfigDict, task: Task, children_per_step: int = 1
+    config: ConfigDict, task: Task, count: int | None, children_per_step: int = 1
 ) -> Devices:
     """The devices of a search or a training on a task.
+
+    Args:
+      config: For the names of its fields in errors.
+      task: Whose batches the devices divide.
+      count: Number of devices; None for as many as divide the work equally.
+      children_per_step: Children that are trained together.
 
     Raises:
       UserError: If the devices cannot divide its batches, or its children, equally.
     """
     try:
-        return parallel.choose(task.rows_per_batch, children_per_step)
+        return parallel.choose(count, task.rows_per_batch, children_per_step)
     except SettingError as error:
         of_search = error.name == "children_per_step"
         with naming("search" if of_search else section_of(config, "task")):
@@ -165,13 +171,14 @@ def choose_devices(
 
 
 def make_search(
-    config: ConfigDict, cache: DataCache | None = None
+    config: ConfigDict, cache: DataCache | None = None, num_devices: int | None = 1
 ) -> tuple[Search, Data, str]:
     """Builds one search from its configuration, and loads its data.
 
     Args:
       config: Of one arm.
       cache: What has been loaded before; None for nothing.
+      num_devices: Number of devices; None for as many as divide the work equally.
 
     Returns:
       The search, its data, and a line about the data.
@@ -184,7 +191,7 @@ def make_search(
     optimizer = build_chosen(OPTIMIZERS, config, "optimizer")
     opened = open_task(config, cache)
     task = opened.task
-    devices = choose_devices(config, task, settings.children_per_step)
+    devices = choose_devices(config, task, num_devices, settings.children_per_step)
     strategy = build_chosen(STRATEGIES, config, "strategy", space=task.space)
     require(
         strategy.steps % settings.learn_per_call == 0,
@@ -249,13 +256,14 @@ def _changes(config: ConfigDict) -> dict[str, Any]:
 
 
 def make_retraining(
-    config: ConfigDict, cache: DataCache | None = None
+    config: ConfigDict, cache: DataCache | None = None, num_devices: int | None = 1
 ) -> tuple[Retraining, Data]:
     """The training that ``config.retrain`` describes, and its data.
 
     Args:
       config: With ``config.retrain``.
       cache: What has been loaded before; None for nothing.
+      num_devices: Number of devices; None for as many as divide the work equally.
 
     Raises:
       UserError: If a setting or the data is wrong.
@@ -265,7 +273,7 @@ def make_retraining(
     changed = config_for_task(config)
     with changes_of("retrain", _changes(config)):
         opened = open_task(changed, cache)
-        devices = choose_devices(changed, opened.task)
+        devices = choose_devices(changed, opened.task, num_devices)
         data = opened.put(devices)
     given = {"task": opened.task, "optimizer": optimizer, "devices": devices}
     return build(Retraining, config, "retrain", also=_OF_RETRAINING, **given), data

@@ -11,9 +11,9 @@ from wpl_jax.engine.forgetting import Forgetting
 from wpl_jax.engine.plan import Call, Plan
 from wpl_jax.engine.state import Measured, State
 from wpl_jax.errors import UserError
+from wpl_jax.runs.machine import Requests
 from wpl_jax.runs.resumable import Resumable
 from wpl_jax.runs.run_files import finite
-from wpl_jax.runs.stopping import StopRequest
 from wpl_jax.search import Search
 from wpl_jax.tasks import Data
 from wpl_jax.tasks.guessing import NO_BETTER, Guess
@@ -58,7 +58,7 @@ def resumable(
     seed: int,
     folder: Path,
     title: str,
-    stop: StopRequest,
+    requests: Requests,
     checkpoint_seconds: float,
 ) -> Resumable:
     """A search in a folder, from wherever an earlier process stopped.
@@ -69,7 +69,7 @@ def resumable(
       seed: Of all randomness.
       folder: Where its files go.
       title: What it is called in what is printed.
-      stop: Asks for an end between two calls.
+      requests: To end between two calls, and to trace some.
       checkpoint_seconds: Between two checkpoints.
     """
     key = jax.random.key(seed)
@@ -86,7 +86,7 @@ def resumable(
         record_of=lambda done: plan[min(done, len(plan) - 1)].epoch,
         title=title,
         unit="calls",
-        stop=stop,
+        requests=requests,
         checkpoint_seconds=checkpoint_seconds,
         place=search.devices.replicate,
         landmark=plan.begins_epoch,  # what a search goes back to

@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from wpl_jax.jobs.build import build
 from wpl_jax.jobs.config_fields import get_field, require_names
+from wpl_jax.runs.machine import Machine
 from wpl_jax.two_models import run as two_models_run
 from wpl_jax.two_models.arms import Settings
 
@@ -17,20 +18,22 @@ def settings_of(config: ConfigDict) -> Settings:
     return build(Settings, config, "", also=("job", "data"))
 
 
-def run(config: ConfigDict, workdir: Path) -> None:
+def run(config: ConfigDict, workdir: Path, machine: Machine) -> None:
     """Runs or resumes the experiment; see :func:`wpl_jax.two_models.run.run`.
 
     Args:
       config: As ``configs/two_models_mnist.py`` gives it.
       workdir: Folder of the run.
+      machine: With one device.
     """
     settings = settings_of(config)
     options = get_field(config, "data").to_dict()
-    two_models_run.run(settings, options, config.to_dict(), workdir)
+    two_models_run.run(settings, options, config.to_dict(), workdir, machine)
 
 
-def report(config: ConfigDict, workdir: Path) -> None:
+def report(config: ConfigDict, workdir: Path, machine: Machine) -> None:
     """Draws the figures and writes the report of a finished run anew."""
+    del machine
     two_models_run.report(settings_of(config), config.to_dict(), workdir)
 
 

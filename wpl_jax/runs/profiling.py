@@ -1,27 +1,33 @@
 """A trace of some calls of a job, for TensorBoard or Perfetto."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
 
-_asked: int | None = None  # calls to trace, of the first job that gets there
 _WARM = 20  # calls after which programs are taken to be compiled, without a landmark
 
 
-def ask(calls: int | None) -> None:
-    """Has the next job trace so many of its calls; None for none."""
-    global _asked
-    _asked = calls
+@dataclasses.dataclass
+class TraceRequest:
+    """A trace of some calls, of the first job whose programs are compiled.
 
+    Attributes:
+      calls: How many calls to trace.
+      taken: Whether a job has begun the trace.
+    """
 
-def remind() -> None:
-    """Says so if what was asked for has not come, after all jobs."""
-    if _asked is not None:
-        print(
-            f"No trace was written: no job made calls after its first {_WARM}, or its "
-            "first epoch. A longer one does.",
-            flush=True,
-        )
+    calls: int
+    taken: bool = False
+
+    def remind(self) -> None:
+        """After all jobs: prints that there is no trace, if none has begun it."""
+        if not self.taken:
+            print(
+                f"No trace was written: no job made calls after its first {_WARM}, or "
+                "its first epoch. A longer one does.",
+                flush=True,
+            )
 
 
 class Tracer:
@@ -31,16 +37,22 @@ class Tracer:
     calls.
     """
 
-    def __init__(self, folder: Path):
-        """What is traced goes to ``profile`` in the folder."""
-        self._folder, self._made, self._warm = folder / "profile", 0, False
+    def __init__(self, folder: Path, request: TraceRequest | None):
+        """Makes the tracer of a job.
+
+        Args:
+          folder: Of the job; the trace goes to ``profile`` in it.
+          request: What to trace; None for nothing.
+        """
+        self._folder, self._request = folder / "profile", request
+        self._made, self._warm = 0, False
         self._left: int | None = None  # calls still to trace, None before and after
 
     def begin(self) -> None:
         """Before a call."""
-        global _asked
-        if _asked is not None and self._warm:
-            self._left, _asked = _asked, None
+        request = self._request
+        if request is not None and self._warm and not request.taken:
+            self._left, request.taken = request.calls, True
             jax.profiler.start_trace(str(self._folder), create_perfetto_trace=False)
 
     def end(self, landmark: bool) -> None:

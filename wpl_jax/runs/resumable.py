@@ -13,9 +13,9 @@ from absl import logging
 
 from wpl_jax.devices import processes
 from wpl_jax.runs.checkpoint import Checkpoints
+from wpl_jax.runs.machine import Requests
 from wpl_jax.runs.monitor import METRICS_FILE, Metrics, Progress, missing, whole_records
 from wpl_jax.runs.profiling import Tracer
-from wpl_jax.runs.stopping import StopRequest
 
 _CHECKPOINTS = "checkpoints"  # the folder
 _CHANGED = "a record has changed since it was written"
@@ -47,7 +47,7 @@ class Resumable(contextlib.AbstractContextManager):
         record_of: Callable[[int], int],
         title: str,
         unit: str,
-        stop: StopRequest,
+        requests: Requests,
         checkpoint_seconds: float,
         landmark: Callable[[int], bool] = lambda done: False,
         place: Callable[[Any], Any] = lambda state: state,
@@ -63,7 +63,7 @@ class Resumable(contextlib.AbstractContextManager):
             still to be written after them.
           title: What progress lines begin with.
           unit: What the calls are called.
-          stop: Asks for an end between two calls.
+          requests: To end between two calls, and to trace some.
           checkpoint_seconds: Time between checkpoints, at least.
           landmark: After which numbers of calls the state is saved in any case, to
             go back to.
@@ -74,7 +74,7 @@ class Resumable(contextlib.AbstractContextManager):
             them are missing.
         """
         self.note, self.took = "", 1
-        self._total, self._unit, self._stop = total, unit, stop
+        self._total, self._unit, self._stop = total, unit, requests.stop
         self._seconds, self._landmark = checkpoint_seconds, landmark
         self._record_of, self._went_back = record_of, False
         self._like, self._place = like, place
@@ -100,7 +100,7 @@ class Resumable(contextlib.AbstractContextManager):
             self._note_saved()
             self._metrics = closing(Metrics, folder, resume_at=record_of(self._done))
             self._progress = closing(Progress, total, self._done, title)
-            self._tracer = closing(Tracer, folder)
+            self._tracer = closing(Tracer, folder, requests.trace)
             self._closing = stack.pop_all()
 
     def __exit__(self, *exc: object) -> None:

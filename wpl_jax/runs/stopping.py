@@ -16,13 +16,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # Seconds in which signals of a kind are one: ``timeout`` sends it to the process and to
 # its group.
 _ONE = 0.3
-_grace = 60.0  # seconds
-
-
-def set_grace(seconds: float) -> None:
-    """Sets how many seconds after a signal a run may take to end by itself."""
-    global _grace
-    _grace = seconds
+GRACE_SECONDS = 60.0
 
 
 class StopRequest:
@@ -40,7 +34,9 @@ class StopRequest:
       saved: What the last checkpoint holds, for the message at such an end.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, grace_seconds: float = GRACE_SECONDS) -> None:
+        """Takes the seconds after a signal that a run may take to end by itself."""
+        self._grace = grace_seconds
         self.signum: int | None = None
         self.saved = ""
         self._earlier: dict[int, Any] = {}
@@ -88,7 +84,9 @@ class StopRequest:
                 if not numbers:
                     return  # The context is left.
             elif waiting and not self._answered:
-                late = f"what was running took longer than the {_grace:g} seconds of "
+                late = (
+                    f"what was running took longer than the {self._grace:g} seconds of "
+                )
                 return self._end(next(iter(seen)), f"{late}--grace")
             else:
                 continue
@@ -99,12 +97,12 @@ class StopRequest:
                         continue
                     return self._end(number, "it came a second time")
                 if not seen:
-                    deadline = now + _grace
+                    deadline = now + self._grace
                     name = signal.Signals(number).name
                     _say(
                         f"{name}: stopping as soon as what is running is done and "
-                        f"saved, in {_grace:g} seconds at the latest. Another {name} "
-                        "stops at once."
+                        f"saved, in {self._grace:g} seconds at the latest. Another "
+                        f"{name} stops at once."
                     )
                 seen[number] = now
 

@@ -16,13 +16,13 @@ import numpy as np
 
 from wpl_jax.data import DataError, ImageDataset, load_images
 from wpl_jax.data.repeats import describe_repeated
-from wpl_jax.devices import parallel, processes
+from wpl_jax.devices import processes
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.runs import fingerprint
+from wpl_jax.runs.machine import Machine
 from wpl_jax.runs.resumable import Resumable
 from wpl_jax.runs.run_directory import claim_data, open_run
 from wpl_jax.runs.run_files import finite, to_json, write_atomically
-from wpl_jax.runs.stopping import StopRequest
 from wpl_jax.tasks.guessing import NO_BETTER, Guess, of_classes
 from wpl_jax.two_models import experiment as two_models
 from wpl_jax.two_models import memory as two_models_memory
@@ -44,6 +44,7 @@ def run(
     options: Mapping[str, Any],
     config: dict[str, Any],
     workdir: Path,
+    machine: Machine,
 ) -> None:
     """Runs or resumes the experiment, and writes its results and report.
 
@@ -52,6 +53,7 @@ def run(
       options: Of the images, as of :func:`wpl_jax.data.load_images`.
       config: All of it, as the folder keeps it.
       workdir: Folder of the run.
+      machine: With one device.
 
     Raises:
       UserError: If something is wrong with the settings, the data or the folder,
@@ -63,7 +65,7 @@ def run(
             "The two-model experiment runs in one process. Leave out --coordinator, "
             "--processes, --process and --cluster."
         )
-    if (parallel.asked() or 1) > 1:
+    if (machine.devices or 1) > 1:
         raise UserError("The two-model experiment runs on one device. Omit --devices.")
     arms = settings.arms()
     results = workdir / two_models_report.RESULTS_FILE
@@ -90,7 +92,7 @@ def run(
             return
         if not results.exists():
             guess = of_classes(np.asarray(data[0].valid.labels))
-            state = _train_all(settings, workdir, *data, guess)
+            state = _train_all(settings, workdir, *data, guess, machine)
             found = _results(settings, config, state, guess)
             write_atomically(results, to_json(found))
         _report(settings, config, workdir)
@@ -260,7 +262,7 @@ class Experiment:
         return {"models_a": models_a, "steps_a": steps, "curves": curves}
 
 
-def _train_all(settings, workdir, data, class_names, guess) -> dict[str, Any]:
+def _train_all(settings, workdir, data, class_names, guess, machine) -> dict[str, Any]:
     """Trains A, then B in every arm, from wherever an earlier process stopped."""
     arms = settings.arms()
     setting = make_setting(settings, data, len(class_names))
@@ -271,7 +273,7 @@ def _train_all(settings, workdir, data, class_names, guess) -> dict[str, Any]:
         return experiment.initial_state(arms)
 
     with (
-        StopRequest() as stop,
+        machine.requests() as requests,
         Resumable(
             workdir,
             total=len(arms),
@@ -280,7 +282,7 @@ def _train_all(settings, workdir, data, class_names, guess) -> dict[str, Any]:
             record_of=lambda done: done,
             title="Training B",
             unit="arms",
-            stop=stop,
+            requests=requests,
             checkpoint_seconds=settings.checkpoint_seconds,
         ) as job,
     ):

@@ -1,0 +1,42 @@
+"""How jobs use the machine: everything on the command line but the configuration.
+
+No result depends on it. One value of :class:`Machine` is made for a process, and is
+passed down to the jobs and their modes.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from wpl_jax.runs.profiling import TraceRequest
+from wpl_jax.runs.stopping import GRACE_SECONDS, StopRequest
+
+
+class Requests(NamedTuple):
+    """Requests of the user that running jobs see between two calls."""
+
+    stop: StopRequest
+    trace: TraceRequest | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """Devices, grace time and trace of the jobs of a process.
+
+    Attributes:
+      devices: Number of devices of a search or training; None for as many as divide
+        its work equally.
+      grace_seconds: Seconds after a signal in which a job saves and ends.
+      trace: The trace of some calls; None for no trace.
+    """
+
+    devices: int | None = 1
+    grace_seconds: float = GRACE_SECONDS
+    trace: TraceRequest | None = None
+
+    @contextlib.contextmanager
+    def requests(self) -> Iterator[Requests]:
+        """The requests to the jobs that run inside this context, in the main thread."""
+        with StopRequest(self.grace_seconds) as stop:
+            yield Requests(stop, self.trace)
