@@ -535,6 +535,8 @@ def test_settings_are_those_of_the_configuration():
     [
         ("epochs", 0, "0, expected a whole number of at least 1"),
         ("epochs", 2.0, "2.0, expected a whole number"),
+        # 5 batches an epoch, of at most 2**31 - 1.
+        ("epochs", 429_496_730, "429496730, expected at most 429496729: training"),
         ("checkpoint_seconds", -1.0, "-1.0, expected a number at least 0"),
         ("patience", 0, "0, expected a whole number of at least 1"),
         ("patience", "5", "'5', expected a whole number"),

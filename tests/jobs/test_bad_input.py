@@ -78,6 +78,12 @@ ON_THE_COMMAND_LINE = {
         "at most 100",
     ),
     "epochs": (SEARCH, "search.epochs=3000000000", "epochs", "at most 2147483647"),
+    "all batches": (
+        SEARCH,
+        "search.epochs=2000000000",
+        "config.search.epochs is 2000000000, expected at most",
+        "training batches are counted over all epochs, by int32",
+    ),
     "layers": (TWO_MODELS, "layers_b=100000", "layers_b is 100000", "at most 100"),
     "layers of a": (TWO_MODELS, "layers_a=101", "layers_a is 101", "at most 100"),
     "steps": (TWO_MODELS, "model_b.steps=1000000000000", "steps", "at most 1000000"),

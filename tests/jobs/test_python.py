@@ -94,6 +94,7 @@ def test_a_search_goes_back_in_memory_as_in_a_folder(tmp_path):
     [
         ({"epochs": 0}, "epochs is 0, expected a whole number of at least 1"),
         ({"epochs": 1.5}, "epochs is 1.5, expected"),
+        ({"epochs": 10**9}, "epochs is 1000000000, expected .* and at most"),
         ({"seed": -1}, "seed is -1, expected"),
         ({"seed": 2**32}, "seed is 4294967296, expected"),
         (

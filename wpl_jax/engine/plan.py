@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, NamedTuple, overload
 
 import numpy as np
 
-from wpl_jax.common.settings import MOST_OF_A_CALL, check_int, check_number, require
+from wpl_jax.common.settings import (
+    MOST_INT,
+    MOST_OF_A_CALL,
+    check_int,
+    check_number,
+    require,
+)
 from wpl_jax.engine.state import State
 from wpl_jax.tasks import Data
 
@@ -62,9 +68,28 @@ class SearchSettings:
         for name in ("batches", "learn_per_call"):
             check_int(self, name, 1, "in one call", most=MOST_OF_A_CALL)
         check_number(self, "checkpoint_seconds", least=0)
+        for name, most in (
+            ("children", most_epochs(1, self.batches)),
+            ("epochs", most_epochs(self.children, self.batches)),
+        ):
+            valid = getattr(self, name) <= most
+            require(self, name, valid, f"at most {most}: {COUNTED}")
         valid = self.children % self.children_per_step == 0
         divisor = f"a divisor of the {self.children} children of an epoch"
         require(self, "children_per_step", valid, divisor)
+
+
+COUNTED = "training batches are counted over all epochs, by int32"
+
+
+def most_epochs(children: int, batches: int) -> int:
+    """The most epochs whose training batches int32 can count.
+
+    Args:
+      children: Children that an epoch trains.
+      batches: Batches that each is trained on.
+    """
+    return MOST_INT // (children * batches)
 
 
 class Call(NamedTuple):

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wpl_jax.common.settings import MOST_INT, MOST_SEED, is_int
-from wpl_jax.engine.plan import Plan
+from wpl_jax.common.settings import MOST_INT, MOST_SEED, SettingError, is_int
+from wpl_jax.engine.plan import Plan, most_epochs
 from wpl_jax.jobs.search_loop import Job, advance_all, resumable
 from wpl_jax.runs import fingerprint
 from wpl_jax.runs.in_memory import InMemory
@@ -80,7 +80,7 @@ def run(
         search, before anything is compiled; or if training diverges.
       SystemExit: With a workdir, after a signal, once all is saved.
     """
-    _check("epochs", epochs, 1)
+    _check("epochs", epochs, 1, most=most_epochs(search.children, search.batches))
     _check("seed", seed, 0, most=MOST_SEED)
     steps = search.strategy.steps
     learn_per_call = max(steps, 1) if learn_per_call is None else learn_per_call
@@ -126,7 +126,7 @@ def run(
 def _check(name: str, value: Any, least: int, most: int = MOST_INT) -> None:
     valid, expected = is_int(value, least, most=most)
     if not valid:
-        raise ValueError(f"{name} is {value!r}, expected {expected}.")
+        raise SettingError(name, value, expected)
 
 
 def _without_step(line: bytes) -> dict[str, Any]:

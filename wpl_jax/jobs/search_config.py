@@ -13,7 +13,7 @@ from wpl_jax.common.settings import MOST_SEED, SettingError
 from wpl_jax.devices import parallel
 from wpl_jax.devices.parallel import Devices
 from wpl_jax.engine.optimizers import OPTIMIZERS
-from wpl_jax.engine.plan import Plan, SearchSettings
+from wpl_jax.engine.plan import COUNTED, Plan, SearchSettings, most_epochs
 from wpl_jax.evaluation.retrain import Retraining
 from wpl_jax.jobs.build import (
     build,
@@ -276,4 +276,12 @@ def make_retraining(
         devices = choose_devices(changed, opened.task, num_devices)
         data = opened.put(devices)
     given = {"task": opened.task, "optimizer": optimizer, "devices": devices}
-    return build(Retraining, config, "retrain", also=_OF_RETRAINING, **given), data
+    retraining = build(Retraining, config, "retrain", also=_OF_RETRAINING, **given)
+    most = most_epochs(1, opened.task.num_batches(data, "train"))
+    require(
+        retraining.epochs <= most,
+        config,
+        "retrain.epochs",
+        f"at most {most}: {COUNTED}",
+    )
+    return retraining, data

@@ -1,0 +1,35 @@
+"""The length of a search: training batches have numbers that int32 holds."""
+
+import numpy as np
+import pytest
+
+from wpl_jax.common.settings import SettingError
+from wpl_jax.engine.plan import SearchSettings, most_epochs
+
+
+@pytest.mark.parametrize(("children", "batches"), [(10, 214_748), (1, 1), (12, 7)])
+def test_the_last_batch_has_a_number_that_int32_holds(children, batches):
+    most = most_epochs(children, batches)
+
+    def last(epochs):
+        """As a search counts: epoch, child and batch, each from 0."""
+        child = np.int64(epochs - 1) * children + children - 1
+        return child * batches + batches - 1
+
+    assert last(most) < np.iinfo(np.int32).max
+    assert last(most + 1) >= np.iinfo(np.int32).max
+    SearchSettings(epochs=most, children=children, batches=batches)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "most"),
+    [
+        ("epochs", {"epochs": 25_565_282, "children": 12, "batches": 7}, 25_565_281),
+        ("epochs", {"epochs": 1001, "children": 10, "batches": 214_748}, 1000),
+        ("children", {"children": 3000, "batches": 1_000_000}, 2147),
+    ],
+)
+def test_more_than_int32_can_count_is_an_error_of_the_field(name, settings, most):
+    with pytest.raises(SettingError, match=f"{name} is .*at most {most}: ") as caught:
+        SearchSettings(**settings)
+    assert caught.value.name == name
