@@ -1,4 +1,5 @@
-# Each target sets up what it needs in .venv. PYTHON picks the interpreter.
+# Each target sets up what it needs in .venv. PYTHON picks the interpreter, and
+# VENV=.venv-3.13 another environment, so that several Pythons can be used in turn.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
