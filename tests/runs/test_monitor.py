@@ -1,15 +1,10 @@
-"""What a run says: records that survive interruptions, curves, progress."""
+"""Metrics of a run: records that survive interruptions, curves."""
 
 import contextlib
-import fcntl
 import io
 import json
-import os
 import pathlib
-import pty
 import struct
-import sys
-import termios
 
 import pytest
 from helpers.tiny import deaths, small_files
@@ -17,7 +12,7 @@ from tensorboardX.proto import event_pb2
 
 from wpl_jax.errors import UserError
 from wpl_jax.runs import monitor, run_files
-from wpl_jax.runs.monitor import Metrics, Progress
+from wpl_jax.runs.monitor import Metrics
 
 RECORDS = [{"loss": 1 / (i + 1), "arm": f"arm {i}", "seeds": i} for i in range(5)]
 
@@ -198,44 +193,3 @@ def test_tensorboard_is_told_what_resuming_takes_back(tmp_path):
     starts = [e.step for e in events(tmp_path) if e.HasField("session_log")]
     assert first == 1
     assert starts[-1] == 1
-
-
-def test_progress_is_plain_lines_where_there_is_no_terminal(capsys):
-    progress = Progress(3, 1, "Training B", interval=0.0)
-    progress.advance("first")
-    progress.advance("second")
-    progress.close()
-    captured = capsys.readouterr()
-    out = captured.out.splitlines()
-    assert out == ["Training B: 2/3  first", "Training B: 3/3  second"]
-    assert captured.err == ""
-
-
-def test_progress_is_silent_between_lines_but_for_the_last(capsys):
-    progress = Progress(4, 0, "Training B", interval=1000.0)
-    for note in "abcd":
-        progress.advance(note)
-    progress.close()
-    assert capsys.readouterr().out == "Training B: 4/4  d\n"
-
-
-def test_progress_is_a_bar_on_a_terminal(monkeypatch, capsys):
-    parent, child = pty.openpty()
-    rows_and_columns = struct.pack("HHHH", 24, 100, 0, 0)
-    fcntl.ioctl(child, termios.TIOCSWINSZ, rows_and_columns)
-    with os.fdopen(child, "w") as terminal:
-        monkeypatch.setattr(sys, "stderr", terminal)
-        progress = Progress(2, 1, "Training B", interval=0.0)
-        progress.advance("arm of the tests")
-        progress.close()
-    shown = b""
-    with contextlib.suppress(OSError):  # The end, once the other side is closed.
-        while part := os.read(parent, 1000):
-            shown += part
-    os.close(parent)
-    shown = shown.decode()
-    assert "Training B" in shown
-    assert "1/2" in shown  # where it started
-    assert "2/2" in shown
-    assert "arm of the tests" in shown
-    assert capsys.readouterr().out == ""

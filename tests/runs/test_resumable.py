@@ -16,7 +16,8 @@ from helpers.tiny import Death
 
 from wpl_jax.errors import UserError
 from wpl_jax.runs.machine import Requests
-from wpl_jax.runs.monitor import Progress, whole_records
+from wpl_jax.runs.monitor import whole_records
+from wpl_jax.runs.progress import Progress
 from wpl_jax.runs.resumable import Resumable
 
 TOTAL = 6

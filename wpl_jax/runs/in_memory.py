@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from wpl_jax.common.trees import is_key, without_keys
-from wpl_jax.runs.monitor import Progress
+from wpl_jax.runs.progress import Progress
 
 
 class InMemory(contextlib.AbstractContextManager):

@@ -1,10 +1,9 @@
-"""What a run says while it runs: metrics to files, progress to people."""
+"""Metrics of a run, in files."""
 
 import json
 import os
 import socket
 import struct
-import sys
 import time
 import zlib
 from collections.abc import Mapping
@@ -14,10 +13,9 @@ from typing import Any
 from tensorboardX import summary
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import masked_crc32c
-from tqdm import tqdm
 
 from wpl_jax.errors import UserError
-from wpl_jax.runs import console, run_files
+from wpl_jax.runs import run_files
 from wpl_jax.runs.run_files import write_atomically, writing
 
 METRICS_FILE = "metrics.jsonl"
@@ -155,47 +153,3 @@ class _Board:
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
-
-
-class Progress:
-    """A bar on a terminal, a plain line every few seconds elsewhere."""
-
-    def __init__(self, total: int, done: int, title: str, interval: float = 5.0):
-        """Starts at ``done`` of ``total``; ``interval`` is between plain lines."""
-        self._total, self._done, self._title = total, done, title
-        self._interval, self._last = interval, time.monotonic()
-        self._bar = (
-            tqdm(
-                total=total,
-                initial=done,
-                desc=console.shown(title),
-                dynamic_ncols=True,
-                file=console.lasting(sys.stderr, escape=False),
-            )
-            if sys.stderr.isatty()
-            else None
-        )
-
-    def advance(self, note: str, count: int = 1) -> None:
-        """Counts so many more, and says what they were."""
-        self._done += count
-        if self._bar is not None:
-            self._bar.set_postfix_str(console.shown(note), refresh=False)
-            self._bar.update(count)
-        elif (
-            time.monotonic() - self._last >= self._interval or self._done == self._total
-        ):
-            self._last = time.monotonic()
-            print(f"{self._title}: {self._done}/{self._total}  {note}", flush=True)
-
-    def go_back(self, done: int) -> None:
-        """Sets the count back."""
-        self._done = done
-        if self._bar is not None:
-            self._bar.n = done
-            self._bar.refresh()
-
-    def close(self) -> None:
-        """Ends the bar."""
-        if self._bar is not None:
-            self._bar.close()

@@ -14,8 +14,9 @@ from absl import logging
 from wpl_jax.devices import processes
 from wpl_jax.runs.checkpoint import Checkpoints
 from wpl_jax.runs.machine import Requests
-from wpl_jax.runs.monitor import METRICS_FILE, Metrics, Progress, missing, whole_records
+from wpl_jax.runs.monitor import METRICS_FILE, Metrics, missing, whole_records
 from wpl_jax.runs.profiling import Tracer
+from wpl_jax.runs.progress import Progress
 
 _CHECKPOINTS = "checkpoints"  # the folder
 _CHANGED = "a record has changed since it was written"
