@@ -231,29 +231,6 @@ def _is_sharded(x: Any) -> bool:
     return isinstance(x, Sharded)
 
 
-@jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True)
-class _Gap:
-    """Where a sharded array was."""
-
-
-def _take_out(tree: Any) -> tuple[Any, tuple[Sharded, ...]]:
-    """The tree without its sharded arrays, and those."""
-    leaves, form = jax.tree.flatten(tree, is_leaf=_is_sharded)
-    others = [_Gap() if _is_sharded(x) else x for x in leaves]
-    return jax.tree.unflatten(form, others), tuple(filter(_is_sharded, leaves))
-
-
-def _put_in(tree: Any, sharded: Sequence[Sharded]) -> Any:
-    """What :func:`_take_out` was given."""
-    rest = iter(sharded)
-    return jax.tree.map(
-        lambda x: next(rest, x) if isinstance(x, _Gap) else x,
-        tree,
-        is_leaf=lambda x: isinstance(x, _Gap),
-    )
-
-
 @dataclasses.dataclass(frozen=True)
 class Devices:
     """The devices of a search, and what they divide among each other.
@@ -313,26 +290,32 @@ class Devices:
             chosen = (chosen,) if isinstance(chosen, str) else chosen
             return tuple(names.index(name) + 1 for name in chosen)
 
-        def run(own, *args):
-            return function(*_put_in(args, own[1]))
+        def run(index, *args):
+            del index
+            return function(*args)
 
-        mapped = jax.pmap(
-            run,
-            axis_name=_NAME,
-            # Not 0 alone: for as many leaves as arguments pmap takes one for the other.
-            in_axes=((0, 0), *(None for _ in names)),
-            out_axes=None,  # pyright: ignore
-            devices=self._chosen(),
-            static_broadcasted_argnums=places(static_argnames),
-            donate_argnums=places(donate_argnames),
-        )
-        # pmap wants an argument that differs from device to device.
+        @functools.cache
+        def mapped(form: Any, axes: tuple[int | None, ...]) -> Callable[..., Any]:
+            return jax.pmap(
+                run,
+                axis_name=_NAME,
+                in_axes=(0, *jax.tree.unflatten(form, axes)),
+                out_axes=None,  # pyright: ignore
+                devices=self._chosen(),
+                static_broadcasted_argnums=places(static_argnames),
+                donate_argnums=places(donate_argnames),
+            )
+
+        # pmap takes the number of devices from an argument that differs among them, and
+        # most functions have none.
         index = np.arange(self.count // jax.process_count())
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
-            args, sharded = _take_out(signature.bind(*args, **kwargs).args)
-            return mapped((index, sharded), *args)
+            args = signature.bind(*args, **kwargs).args
+            leaves, form = jax.tree.flatten(args, is_leaf=_is_sharded)
+            axes = tuple(0 if _is_sharded(x) else None for x in leaves)
+            return mapped(form, axes)(index, *args)
 
         return call
 
@@ -340,8 +323,10 @@ class Devices:
         """Arrays, placed on all devices; those that are sharded stay so."""
         if self.count == 1:
             return tree
-        tree, sharded = _take_out(tree)
-        return _put_in(_replicate(self)(tree), sharded)
+        leaves, form = jax.tree.flatten(tree, is_leaf=_is_sharded)
+        placed = iter(_replicate(self)([x for x in leaves if not _is_sharded(x)]))
+        leaves = [x if _is_sharded(x) else next(placed) for x in leaves]
+        return jax.tree.unflatten(form, leaves)
 
     def rows_here(self, count: int) -> np.ndarray:
         """Which rows of an array to divide this process has to give.
