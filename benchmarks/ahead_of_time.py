@@ -35,7 +35,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks import programs
 from benchmarks.programs import Program
-from wpl_jax.devices.parallel import Devices, Sharded
+from wpl_jax.devices.parallel import Devices
+from wpl_jax.devices.sharded import Sharded
 
 _PLATFORM = flags.DEFINE_enum(
     "platform", "tpu", ["tpu", "cuda"], "What to compile for."

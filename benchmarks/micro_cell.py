@@ -26,7 +26,7 @@ import optax
 
 from benchmarks import measure
 from configs import enas_cnn_cifar10
-from wpl_jax.devices.parallel import NO_AXIS
+from wpl_jax.devices.axis import NO_AXIS
 from wpl_jax.engine.optimizers import OPTIMIZERS
 from wpl_jax.jobs.build import build_chosen
 from wpl_jax.protections import PENALTIES

@@ -17,7 +17,8 @@ from ml_collections import ConfigDict
 
 from benchmarks import stand_ins
 from wpl_jax.data import load_images
-from wpl_jax.devices.parallel import ONE_DEVICE, Devices, Sharded
+from wpl_jax.devices.parallel import ONE_DEVICE, Devices
+from wpl_jax.devices.sharded import Sharded
 from wpl_jax.engine.plan import Plan
 from wpl_jax.evaluation.retrain import Retraining
 from wpl_jax.jobs.search_config import expand, make_plan, make_retraining, make_search

@@ -29,8 +29,10 @@ from ml_collections import ConfigDict
 
 import configs
 from wpl_jax.data import open_images
-from wpl_jax.devices import parallel
-from wpl_jax.devices.parallel import NO_AXIS, Axis, Devices, Sharded
+from wpl_jax.devices import capacity, choice, sharded
+from wpl_jax.devices.axis import NO_AXIS, Axis
+from wpl_jax.devices.parallel import Devices
+from wpl_jax.devices.sharded import Sharded
 from wpl_jax.engine.joint_training import Child, batches_of_several, joint_step
 from wpl_jax.engine.training import TrainState, gradient_of_batch
 from wpl_jax.errors import ConfigError, UserError
@@ -208,7 +210,7 @@ def test_of_each_process_as_many_devices_are_used(monkeypatch):
     assert devices.count == 24
     chosen = [found.index(device) for device in devices._chosen()]
     assert chosen == [first + i for first in (0, 8, 16, 24) for i in range(6)]
-    assert "Devices: 24 of 32 (tpu): more cannot" in parallel.told([devices], None)
+    assert "Devices: 24 of 32 (tpu): more cannot" in choice.told([devices], None)
     config.task.language_model.batch_size = 6
     with pytest.raises(ConfigError, match=r"multiple of 4, .* start fewer processes"):
         choose(config)
@@ -216,19 +218,19 @@ def test_of_each_process_as_many_devices_are_used(monkeypatch):
         choose(config, 6)
     config.task.language_model.batch_size = 16
     assert choose(config, 8).count == 8
-    assert parallel.told([Devices(8)], 8) == "Devices: 8 of 32 (tpu)"
+    assert choice.told([Devices(8)], 8) == "Devices: 8 of 32 (tpu)"
 
 
 def test_what_is_divided_takes_a_devices_part_of_the_memory():
     devices = Devices(4)
     data = devices.shard(np.zeros((10, 6), np.int16), 10), np.zeros(5, np.float32)
-    assert parallel.bytes_of_each(data) == 3 * 6 * 2 + 5 * 4
-    whole, other = parallel.unsharded(data)
+    assert capacity.bytes_of_each(data) == 3 * 6 * 2 + 5 * 4
+    whole, other = sharded.unsharded(data)
     assert (whole.shape, whole.dtype) == ((10, 6), np.int16)
     assert other is data[1]
-    assert parallel.bytes_of_each([data, data]) == parallel.bytes_of_each(data)
-    assert parallel.bytes_of_exchange(data, 7) == 4 * 7 * 6 * 2
-    assert parallel.bytes_of_exchange(whole, 7) == 0
+    assert capacity.bytes_of_each([data, data]) == capacity.bytes_of_each(data)
+    assert capacity.bytes_of_exchange(data, 7) == 4 * 7 * 6 * 2
+    assert capacity.bytes_of_exchange(whole, 7) == 0
     with pytest.raises(TypeError, match="no rows in order"):
         list(data[0])
     shards = data[0].part.addressable_shards
@@ -754,7 +756,7 @@ def test_as_many_devices_are_used_as_divide_the_work(
         count,
         children_per_step == 1 != count,
     )
-    line = parallel.told([devices], None)
+    line = choice.told([devices], None)
     assert line.startswith(f"Devices: {count}")
     assert ("more cannot divide" in line) == (count != 8)
 
@@ -770,7 +772,7 @@ def test_every_configuration_runs_on_eight_devices(name):
         (retraining, 1),
     ):
         rows = changed.task[changed.task.name].batch_size
-        assert parallel.choose(None, rows, children_per_step).count >= 4
+        assert choice.choose(None, rows, children_per_step).count >= 4
 
 
 class Interrupted(StopRequest):

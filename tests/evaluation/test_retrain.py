@@ -15,7 +15,7 @@ from helpers import toy
 from ml_collections import ConfigDict
 
 from configs import enas_rnn_pydoc
-from wpl_jax.devices.parallel import NO_AXIS
+from wpl_jax.devices.axis import NO_AXIS
 from wpl_jax.engine.optimizers import Exponential, Sgd
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.evaluation import retrain

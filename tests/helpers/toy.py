@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import enas_rnn_pydoc
-from wpl_jax.devices.parallel import NO_AXIS
+from wpl_jax.devices.axis import NO_AXIS
 from wpl_jax.supernet import ALL, Decision, Graph, Space
 from wpl_jax.tasks import Evaluation
 from wpl_jax.tasks.guessing import of_losses

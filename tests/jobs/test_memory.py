@@ -6,7 +6,7 @@ import pytest
 from helpers import tiny as tiny_models
 from helpers import tiny_search
 
-from wpl_jax.devices import parallel
+from wpl_jax.devices import capacity
 from wpl_jax.devices.parallel import Devices
 from wpl_jax.errors import UserError
 from wpl_jax.jobs import registry as jobs
@@ -128,19 +128,19 @@ def test_too_much_is_said_with_its_largest_part_and_what_to_do(
     part, mode, advice, monkeypatch
 ):
     need = made(Devices(1, mode), **{part: 3 * 2**30})
-    monkeypatch.setattr(parallel, "memory_of_each", lambda count, there=0: 2 * 2**30)
+    monkeypatch.setattr(capacity, "memory_of_each", lambda count, there=0: 2 * 2**30)
     with pytest.raises(UserError, match=rf"3\.0 GiB .* has 2\.0 GiB.*{part}.*{advice}"):
         check(need)
     for limit in (4 * 2**30, None):
         monkeypatch.setattr(
-            parallel, "memory_of_each", lambda count, there=0, x=limit: x
+            capacity, "memory_of_each", lambda count, there=0, x=limit: x
         )
         assert f"{part} 3.0 GiB" in check(need)
 
 
 def test_of_several_the_largest_of_each_kind_counts_with_the_data_of_all(monkeypatch):
     monkeypatch.setattr(
-        parallel, "memory_of_each", lambda count, there=0: 2**40 // count
+        capacity, "memory_of_each", lambda count, there=0: 2**40 // count
     )
     text, images = np.zeros(2**20, np.int32), np.zeros(2**21, np.int32)
     needs = [
@@ -163,7 +163,7 @@ def test_of_several_the_largest_of_each_kind_counts_with_the_data_of_all(monkeyp
 def test_a_search_that_does_not_fit_is_refused_before_its_folder_is_made(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(parallel, "memory_of_each", lambda count, there=0: 1000)
+    monkeypatch.setattr(capacity, "memory_of_each", lambda count, there=0: 1000)
     with pytest.raises(UserError, match=r"but it has 1000 bytes"):
         jobs.run(tiny_search.get_config(), tmp_path / "run", "run")
     assert not (tmp_path / "run").exists()
@@ -171,19 +171,19 @@ def test_a_search_that_does_not_fit_is_refused_before_its_folder_is_made(
 
 def test_a_cpu_has_what_is_free_and_the_data_that_is_there(monkeypatch):
     """What other programs and the files of the data take is not free."""
-    monkeypatch.setattr(parallel, "free_memory", lambda: 3 * 2**20)
-    assert parallel.memory_of_each(1) == 3 * 2**20
-    assert parallel.memory_of_each(3, there=7) == 2**20 + 7
+    monkeypatch.setattr(capacity, "free_memory", lambda: 3 * 2**20)
+    assert capacity.memory_of_each(1) == 3 * 2**20
+    assert capacity.memory_of_each(3, there=7) == 2**20 + 7
     assert "data 1.0 GiB" in check(made(data=2**30))  # And 3 parts of 1 MiB.
-    monkeypatch.setattr(parallel, "free_memory", lambda: 3 * 2**20 - 1)
+    monkeypatch.setattr(capacity, "free_memory", lambda: 3 * 2**20 - 1)
     with pytest.raises(UserError, match=r"has 3\.0 MiB"):
         check(made(data=0, state=2 * 2**20))
-    monkeypatch.setattr(parallel, "free_memory", lambda: None)
-    assert parallel.memory_of_each(1) > 2**20
+    monkeypatch.setattr(capacity, "free_memory", lambda: None)
+    assert capacity.memory_of_each(1) > 2**20
 
 
 def test_there_is_memory_here():
-    assert 0 < parallel.memory_of_each(8) < parallel.memory_of_each(1)
+    assert 0 < capacity.memory_of_each(8) < capacity.memory_of_each(1)
 
 
 # The two-model experiment.
@@ -235,7 +235,7 @@ def test_the_estimate_of_two_models_is_near_what_xla_says(two_models):
 def test_two_models_that_do_not_fit_are_refused(
     field, value, part, advice, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(parallel, "memory_of_each", lambda count, there=0: 2**34)
+    monkeypatch.setattr(capacity, "memory_of_each", lambda count, there=0: 2**34)
     config = tiny_models.get_config()
     config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError, match=rf"has 16\.0 GiB.* of the {part}\.") as caught:
@@ -245,7 +245,7 @@ def test_two_models_that_do_not_fit_are_refused(
 
 
 def test_curves_that_do_not_fit_name_what_to_reduce(monkeypatch):
-    monkeypatch.setattr(parallel, "memory_of_each", lambda count, there=0: 2**34)
+    monkeypatch.setattr(capacity, "memory_of_each", lambda count, there=0: 2**34)
     parts = dict.fromkeys(two_models_memory.Estimate._fields, 1) | {"models": 2**40}
     with pytest.raises(UserError, match=r"of the models\.") as caught:
         two_models_memory.check(two_models_memory.Estimate(**parts))

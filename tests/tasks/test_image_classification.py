@@ -14,7 +14,9 @@ from helpers.parts import load_task
 
 from configs import enas_cnn_digits
 from wpl_jax.data import DataError, ImageDataset, Split, open_images
-from wpl_jax.devices.parallel import NO_AXIS, Devices, Sharded
+from wpl_jax.devices.axis import NO_AXIS
+from wpl_jax.devices.parallel import Devices
+from wpl_jax.devices.sharded import Sharded
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.jobs.search_config import open_task
 from wpl_jax.spaces.micro_cell import MicroCell, Outputs

@@ -1,9 +1,67 @@
-"""Whether a device has the memory that an estimate asks for."""
+"""The memory of a device: what arrays take of it, and whether it has enough."""
 
+import os
 from collections.abc import Mapping
+from typing import Any
 
-from wpl_jax.devices import parallel
+import jax
+import numpy as np
+
+from wpl_jax.common.host_memory import free_memory
+from wpl_jax.devices.sharded import Sharded, is_sharded
 from wpl_jax.errors import UserError, in_bytes
+
+
+def bytes_of_each(tree: Any) -> int:
+    """Bytes that the arrays take on a device; what is there twice counts once."""
+
+    def of(x):
+        if isinstance(x, Sharded):
+            return of(x.part) // len(x.part)
+        return int(np.prod(x.shape)) * x.dtype.itemsize
+
+    leaves = {id(x): x for x in jax.tree.leaves(tree, is_leaf=is_sharded)}
+    return sum(map(of, leaves.values()))
+
+
+def bytes_of_exchange(tree: Any, rows: int) -> int:
+    """Bytes that a device needs while each takes so many rows of a sharded array."""
+    sizes = (
+        len(x.first)
+        * jax.process_count()
+        * rows
+        * np.prod(x.shape[1:], dtype=int)
+        * x.part.dtype.itemsize
+        for x in jax.tree.leaves(tree, is_leaf=is_sharded)
+        if isinstance(x, Sharded)
+    )
+    return max(sizes, default=0)
+
+
+def memory_of_each(count: int, there: int = 0) -> int | None:
+    """Bytes of a device that a run may fill, None if nobody says.
+
+    A CPU has what the machine has free now: not that of other programs, nor that of the
+    files that were read to make the data.
+
+    Args:
+      count: How many are used; on a CPU they divide the machine's.
+      there: Bytes of a device that the run has filled.
+    """
+    device = jax.local_devices()[0]
+    limit = (device.memory_stats() or {}).get("bytes_limit")
+    if limit is None and on_host():
+        free = free_memory()
+        if free is None and hasattr(os, "sysconf"):
+            free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if free is not None:
+            limit = there + free // max(count // jax.process_count(), 1)
+    return limit
+
+
+def on_host() -> bool:
+    """Whether the devices' memory is that of the machine."""
+    return bool(jax.local_devices()[0].platform == "cpu")
 
 
 def check(
@@ -21,7 +79,7 @@ def check(
       UserError: If it is more than there is, with what to reduce.
     """
     total = sum(parts.values())
-    limit = parallel.memory_of_each(devices, there=parts["data"])
+    limit = memory_of_each(devices, there=parts["data"])
     told = ", ".join(f"{name} {in_bytes(count)}" for name, count in parts.items())
     line = f"Memory of a device for {what}, estimated: {in_bytes(total)} ({told})"
     if limit is None or total <= limit:

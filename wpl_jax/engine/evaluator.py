@@ -10,8 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from wpl_jax.devices.axis import NO_AXIS, Axis
 from wpl_jax.devices.compiled import compiled
-from wpl_jax.devices.parallel import NO_AXIS, ONE_DEVICE, Axis, Devices
+from wpl_jax.devices.parallel import ONE_DEVICE, Devices
 from wpl_jax.supernet import Architecture, gather
 from wpl_jax.tasks import Data, Evaluation, Task
 

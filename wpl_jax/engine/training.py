@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wpl_jax.devices.parallel import NO_AXIS, Axis
+from wpl_jax.devices.axis import NO_AXIS, Axis
 from wpl_jax.supernet import Architecture
 from wpl_jax.tasks.task import Data, Task
 

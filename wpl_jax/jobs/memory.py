@@ -7,13 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from wpl_jax.devices import capacity
-from wpl_jax.devices.parallel import (
-    NO_AXIS,
-    Devices,
-    bytes_of_each,
-    bytes_of_exchange,
-    unsharded,
-)
+from wpl_jax.devices.axis import NO_AXIS
+from wpl_jax.devices.capacity import bytes_of_each, bytes_of_exchange
+from wpl_jax.devices.parallel import Devices
+from wpl_jax.devices.sharded import unsharded
 from wpl_jax.evaluation.retrain import Retraining
 from wpl_jax.search import Search
 from wpl_jax.supernet import Architecture, gather

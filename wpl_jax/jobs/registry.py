@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from wpl_jax.devices import parallel
+from wpl_jax.devices import choice
 from wpl_jax.errors import ConfigError, UserError, shorten
 from wpl_jax.jobs import command_line, two_models, unread
 from wpl_jax.jobs import search as search_run
@@ -64,7 +64,7 @@ def run(
         )
     check_values(config)
     # Before the data is read, which may take minutes.
-    parallel.check_count(machine.devices)
+    choice.check_count(machine.devices)
     try:
         workdir.stat()
     except FileNotFoundError:

@@ -17,7 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from wpl_jax.data import DataError
-from wpl_jax.devices import parallel, processes
+from wpl_jax.devices import choice, processes
 from wpl_jax.engine.state import State
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.evaluation import rank_disorder, retrain
@@ -116,7 +116,7 @@ def report(config: ConfigDict, workdir: Path, machine: Machine) -> None:
 
 def _check_devices(needs: list[memory.Need], machine: Machine) -> None:
     """Says what is used and needed of devices; an error if it is more than there is."""
-    print(parallel.told((need.devices for need in needs), machine.devices))
+    print(choice.told((need.devices for need in needs), machine.devices))
     print(memory.check_all(needs), flush=True)
 
 

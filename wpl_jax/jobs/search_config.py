@@ -10,7 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from wpl_jax.common.settings import MOST_SEED, SettingError
-from wpl_jax.devices import parallel
+from wpl_jax.devices import choice
 from wpl_jax.devices.parallel import Devices
 from wpl_jax.engine.optimizers import OPTIMIZERS
 from wpl_jax.engine.plan import COUNTED, Plan, SearchSettings, most_epochs
@@ -163,7 +163,7 @@ def choose_devices(
       UserError: If the devices cannot divide its batches, or its children, equally.
     """
     try:
-        return parallel.choose(count, task.rows_per_batch, children_per_step)
+        return choice.choose(count, task.rows_per_batch, children_per_step)
     except SettingError as error:
         of_search = error.name == "children_per_step"
         with naming("search" if of_search else section_of(config, "task")):

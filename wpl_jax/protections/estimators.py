@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from wpl_jax import fisher
 from wpl_jax.common.settings import MOST_OF_A_CALL, check_choice, check_int
 from wpl_jax.common.trees import widen, zero_importance
-from wpl_jax.devices.parallel import NO_AXIS
+from wpl_jax.devices.axis import NO_AXIS
 from wpl_jax.protections.protection import Trained
 from wpl_jax.registry import Registry
 

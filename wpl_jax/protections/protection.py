@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from wpl_jax.devices.parallel import NO_AXIS, Axis
+from wpl_jax.devices.axis import NO_AXIS, Axis
 from wpl_jax.supernet import Architecture
 from wpl_jax.tasks.task import Data, Task
 

@@ -18,7 +18,7 @@ from wpl_jax.common.settings import (
     require,
 )
 from wpl_jax.common.trees import zero_importance
-from wpl_jax.devices.parallel import NO_AXIS
+from wpl_jax.devices.axis import NO_AXIS
 from wpl_jax.protections import fisher_changes
 from wpl_jax.protections.estimators import ESTIMATORS, PerExample, Uniform
 from wpl_jax.protections.fisher_changes import Change, Child, RunningAverage

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from wpl_jax.devices import processes
-from wpl_jax.devices.parallel import Sharded
+from wpl_jax.devices.sharded import Sharded
 
 
 def fingerprint(data: Any) -> str:
@@ -19,7 +19,7 @@ def fingerprint(data: Any) -> str:
     fingerprint of the whole array. Of several processes all have to call it.
 
     Args:
-      data: A tree of arrays, and of :class:`wpl_jax.devices.parallel.Sharded`.
+      data: A tree of arrays, and of :class:`wpl_jax.devices.sharded.Sharded`.
 
     Returns:
       16 hexadecimal digits.

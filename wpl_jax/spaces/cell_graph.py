@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wpl_jax.devices.parallel import NO_AXIS, Axis
+from wpl_jax.devices.axis import NO_AXIS, Axis
 from wpl_jax.spaces.depthwise import average_pool, depthwise, max_pool
 
 OPERATIONS = (

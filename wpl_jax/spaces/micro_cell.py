@@ -24,7 +24,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from wpl_jax.common.settings import MOST_NODES, check_bool, check_int, require
-from wpl_jax.devices.parallel import NO_AXIS, Axis
+from wpl_jax.devices.axis import NO_AXIS, Axis
 from wpl_jax.spaces.cell_graph import (
     CONVOLUTIONS,
     OPERATIONS,

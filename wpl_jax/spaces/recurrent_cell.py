@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from wpl_jax.common.settings import MOST_NODES, check_choice, check_int, check_number
-from wpl_jax.devices.parallel import NO_AXIS, Axis
+from wpl_jax.devices.axis import NO_AXIS, Axis
 from wpl_jax.spaces.highway_scan import (
     ACTIVATIONS,
     Carry,

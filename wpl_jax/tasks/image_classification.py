@@ -30,8 +30,10 @@ from wpl_jax.data import ImageDataset, open_images
 from wpl_jax.data.host_memory import require_memory
 from wpl_jax.data.images.contrast import require_contrast
 from wpl_jax.data.repeats import count_repeated, describe_repeated, hash_rows
-from wpl_jax.devices import parallel, processes
-from wpl_jax.devices.parallel import NO_AXIS, ONE_DEVICE, Axis, Devices, Sharded
+from wpl_jax.devices import capacity, processes
+from wpl_jax.devices.axis import NO_AXIS, Axis
+from wpl_jax.devices.parallel import ONE_DEVICE, Devices
+from wpl_jax.devices.sharded import Sharded
 from wpl_jax.errors import UserError, in_bytes
 from wpl_jax.spaces.micro_cell import Noise
 from wpl_jax.supernet import Space
@@ -621,7 +623,7 @@ def check_memory(
     size = (height // shrink) * (width // shrink) * channels
     counts = _sizes(dataset)
     needed = size * sum(counts.values()) // devices.count
-    available = parallel.memory_of_each(devices.count)
+    available = capacity.memory_of_each(devices.count)
     if available is not None and needed > available:
         raise UserError(
             f"The images of {dataset.source} need {in_bytes(needed)} on each "
@@ -632,7 +634,7 @@ def check_memory(
     # Images in memory are copied in another order, a split at a time.
     processes_here = jax.process_count() if devices.count > 1 else 1
     copy = height * width * channels * max(counts.values()) // processes_here
-    here = devices.count // processes_here if parallel.on_host() else 0
+    here = devices.count // processes_here if capacity.on_host() else 0
     require_memory(
         needed * here + copy,
         dataset.source,

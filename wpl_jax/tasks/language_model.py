@@ -19,7 +19,8 @@ from wpl_jax.common.divisors import largest_divisor
 from wpl_jax.common.platforms import in_cache_or_at_once
 from wpl_jax.common.settings import check_choice, check_int, check_number
 from wpl_jax.data import TextDataset, batchify, load_text
-from wpl_jax.devices.parallel import NO_AXIS, Devices
+from wpl_jax.devices.axis import NO_AXIS
+from wpl_jax.devices.parallel import Devices
 from wpl_jax.spaces.recurrent_cell import Dropout, Hidden
 from wpl_jax.supernet import Space
 from wpl_jax.tasks.guessing import Guess, of_words

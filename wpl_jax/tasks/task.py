@@ -5,7 +5,8 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from wpl_jax.devices.parallel import NO_AXIS, Axis, Devices
+from wpl_jax.devices.axis import NO_AXIS, Axis
+from wpl_jax.devices.parallel import Devices
 from wpl_jax.supernet import Architecture, Space
 from wpl_jax.tasks.guessing import Guess
 

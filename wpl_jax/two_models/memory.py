@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from wpl_jax.devices import capacity
-from wpl_jax.devices.parallel import bytes_of_each
+from wpl_jax.devices.capacity import bytes_of_each
 from wpl_jax.two_models.experiment import Curves, Data, Setting
 
 _FLOAT = 4  # bytes
