@@ -292,7 +292,7 @@ def noise(monkeypatch):
     moments = jnp.full(1, 127.0), jnp.full(1, 74.0)
     monkeypatch.setattr(image_classification, "open_images", open_noise)
     monkeypatch.setattr(
-        image_classification, "_mean_and_deviation", lambda images: moments
+        image_classification, "_mean_and_deviation", lambda *args: moments
     )
     yield
     # Compiled programs hold maps of memory, of which a process may have 65,530.
