@@ -34,7 +34,7 @@ from wpl_jax.search import Search
 from wpl_jax.spaces.cell_graph import EPSILON
 from wpl_jax.spaces.depthwise import average_pool, depthwise, max_pool, shifts
 from wpl_jax.spaces.micro_cell import STAGES, MicroCell
-from wpl_jax.strategies.strategy import Candidates
+from wpl_jax.strategies.strategy import Candidates, Strategy
 from wpl_jax.supernet import Architecture, gather
 from wpl_jax.tasks.image_classification import Data, ImageClassification, Images
 
@@ -159,7 +159,7 @@ def _searching(space, choice, penalty, data, batch):
     config.penalty.wpl.start_epoch = 1  # No Fisher in the epoch that is measured.
     search = Search(
         ImageClassification(space, batch),
-        _Always(),
+        _Always(len(space.decisions)),
         build_chosen(PENALTIES, config, "penalty"),
         build_chosen(OPTIMIZERS, config, "optimizer"),
         children=1,
@@ -180,15 +180,16 @@ def _searching(space, choice, penalty, data, batch):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Always:
+class _Always(Strategy):
     """Proposes what its state is: a choice, as data."""
 
-    steps = 0
+    decisions: int
     candidates = Candidates(1, 1, 1)
 
     def init(self, key):
         """To be replaced."""
-        return key
+        del key
+        return jnp.zeros(self.decisions, jnp.int32)
 
     def propose(self, state, key):
         """The architecture."""

@@ -272,7 +272,7 @@ def selected(name):
     data, found = toy.make_data(), []
     for seed in range(6):
         state = search.init(jax.random.key(seed))
-        if search.strategy.steps:
+        if search.strategy.steps_after(0):
             state = search.learn(state, data, np.int32(0), np.int32(0), 400)
         found.append(select(search, state, data))
     return found

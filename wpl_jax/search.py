@@ -26,23 +26,19 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
+from wpl_jax.common.trees import norm_of_floats
 from wpl_jax.devices.compiled import compiled
 from wpl_jax.devices.parallel import ONE_DEVICE, Devices
 from wpl_jax.engine.evaluator import Evaluator
 from wpl_jax.engine.forgetting import forgetting
-from wpl_jax.engine.joint_training import (
-    Child,
-    batches_of_several,
-    mean_over_children,
-    train_together,
-)
+from wpl_jax.engine.joint_training import Together
 from wpl_jax.engine.learner import Learner
 from wpl_jax.engine.optimizers import Optimizer
 from wpl_jax.engine.state import Epoch, Measured, Selection, Shared, State, key_for
-from wpl_jax.engine.training import Skipped, TrainState, train_batches
+from wpl_jax.engine.training import Child, Companions, OneChild, Skipped, TrainState
 from wpl_jax.protections.protection import Protection, Trained
 from wpl_jax.strategies import Strategy
-from wpl_jax.supernet import ALL, Architecture, gather, real_rows, scatter
+from wpl_jax.supernet import ALL, Architecture, gather, scatter
 from wpl_jax.tasks import Data, Evaluation, Task, ranking
 
 
@@ -96,23 +92,21 @@ class Search:
         params = self.task.space.init(key_for(key, "params"))
         strategy = self.strategy.init(key_for(key, "strategy"))
         proposed, keep = self.strategy.candidates.proposed, self.num_judged
-        # As the strategy proposes them: choices, or mixtures.
-        child = jax.eval_shape(self.strategy.propose, strategy, key)
-
-        def no_architectures(count: int) -> Architecture:
-            return jax.tree.map(lambda x: jnp.zeros((count, *x.shape), x.dtype), child)
+        finalist = jax.eval_shape(self.strategy.finalists, strategy, key)
 
         return State(
             key=key,
             shared=Shared(
-                params, self._transform(0).init(params), self.protection.init(params)
+                params,
+                self._transform(0).init(params),
+                self.protection.init(params, self._child()),
             ),
             strategy=strategy,
-            carry=self._init_carries(),
+            carry=self._trainer.init_carry(),
             rate_scale=jnp.float32(1),
             skipped=Skipped(of_epoch=jnp.int32(0), in_row=jnp.int32(0)),
             epoch=Epoch(
-                architectures=no_architectures(self.children),
+                architectures=_zeros(self._child(), self.children),
                 train_loss=jnp.zeros(self.children),
                 err1=_no_evaluations(self.children),
                 err2=_no_evaluations(self.children),
@@ -120,7 +114,7 @@ class Search:
                 entropy=jnp.float32(0),
             ),
             selection=Selection(
-                architectures=no_architectures(proposed),
+                architectures=_zeros(finalist, proposed),
                 screened=_no_evaluations(proposed),
                 kept=jnp.zeros(keep, jnp.int32),
                 judged=_no_evaluations(keep),
@@ -139,9 +133,11 @@ class Search:
         )
         return state._replace(
             shared=Shared(params, opt_state, memory),
-            strategy=self.strategy.begin_epoch(state.strategy),
+            strategy=self.strategy.begin_epoch(state.strategy, epoch),
             skipped=state.skipped._replace(of_epoch=jnp.int32(0)),
-            epoch=jax.tree.map(jnp.zeros_like, state.epoch),
+            epoch=jax.tree.map(jnp.zeros_like, state.epoch)._replace(
+                reward=jnp.float32(jnp.nan), entropy=jnp.float32(jnp.nan)
+            ),
         )
 
     def train_child(
@@ -163,123 +159,93 @@ class Search:
         self, state: State, data: Data, epoch: jax.Array, index: jax.Array
     ) -> State:
         """Proposes, trains and protects the child, or those trained together."""
-        train = self._train_one if self.children_per_step == 1 else self._train_several
-        return train(state, data, epoch, index)
-
-    def _train_one(self, state, data, epoch, index):
-        """On the child's own parameters, at a child's cost."""
-        architecture = self.strategy.propose(
-            state.strategy, key_for(state.key, "propose", epoch, index)
-        )
-        rows = self.task.space.rows(architecture)
-        rows_of_all = self._rows_of_all(state.shared, rows)
-        child, axis = gather(state.shared, rows_of_all), self.devices.batch
-        train_state, skipped, loss = train_batches(
-            self.task,
-            self._transform(epoch, state.rate_scale),
-            TrainState(child.params, child.opt_state, state.carry),
-            state.skipped,
-            architecture,
-            data,
-            # Epochs go on in the data where the one before ended.
-            (epoch * self.children + index) * self.batches,
-            self.batches,
-            key_for(state.key, "train", epoch, index),
-            axis,
-        )
-        child = child._replace(
-            params=train_state.params, opt_state=train_state.opt_state
-        )
-        trained = Trained(child.params, architecture, epoch * self.children + index)
-
-        def find():
-            key = key_for(state.key, "fisher", epoch, index)
-            found = self.protection.estimate(trained, self.task, data, key, axis)
-            return found, real_rows(child.params, rows)
-
-        child = self._protect(child, rows, epoch, find)
-        seen = state.epoch
-        return state._replace(
-            shared=scatter(state.shared, rows_of_all, child),
-            carry=train_state.carry,
-            skipped=skipped,
-            epoch=seen._replace(
-                architectures=jax.tree.map(
-                    lambda all, new: all.at[index].set(new),
-                    seen.architectures,
-                    architecture,
-                ),
-                train_loss=seen.train_loss.at[index].set(loss),
-            ),
-        )
-
-    def _train_several(self, state, data, epoch, index):
-        """On all shared parameters, each child on batches of its own."""
-        numbers = index + jnp.arange(self.children_per_step)
+        places = index + jnp.arange(self.children_per_step)
+        numbers = epoch * self.children + places  # in the whole search
 
         def keys(purpose):
-            return jax.vmap(lambda i: key_for(state.key, purpose, epoch, i))(numbers)
+            return jax.vmap(lambda i: key_for(state.key, purpose, epoch, i))(places)
 
         propose = functools.partial(self.strategy.propose, state.strategy)
         architectures = jax.vmap(propose)(keys("propose"))
-        done = (epoch * self.children + index) // self.children_per_step * self.batches
-        first, stride = batches_of_several(
-            self.task, data, done, self.children_per_step
-        )
-        train_state, skipped, loss = train_together(
-            self.task,
+        rows = self._trainer.rows(architectures)
+        rows_of_all = self._rows_of_all(state.shared, rows)
+        shared = gather(state.shared, rows_of_all)
+        progress = self._trainer.train(
             self._transform(epoch, state.rate_scale),
-            TrainState(state.shared.params, state.shared.opt_state, state.carry),
+            TrainState(shared.params, shared.opt_state, state.carry),
             state.skipped,
-            Child(architectures, first, keys("train")),
+            state.strategy,
+            self._companions(state.shared.memory, architectures, keys("rehearse")),
+            Child(architectures, numbers * self.batches, keys("train")),
             data,
             self.batches,
-            stride,
-            self.devices,
         )
-        params, opt_state, carry = train_state
-        shared = state.shared._replace(params=params, opt_state=opt_state)
-
-        def estimate(params, child):
-            trained = Trained(
-                params, child.architecture, epoch * self.children + child.step
-            )
-            found = self.protection.estimate(trained, self.task, data, child.key)
-            return found, jnp.isfinite(optax.tree.norm(found)), ()
-
-        def find():
-            children = Child(architectures, numbers, keys("fisher"))
-            found, used, _ = mean_over_children(
-                params, self.task.space.rows, estimate, children, self.devices
-            )
-            return found, used
-
-        rows = self.task.space.rows(jax.tree.map(lambda x: x[0], architectures))
+        params, opt_state, carry = progress.train_state
+        shared = shared._replace(params=params, opt_state=opt_state)
+        trained = Trained(params, progress.architectures, numbers)
+        shared = self._protect(shared, trained, data, epoch, keys("fisher"))
         seen = state.epoch
         return state._replace(
-            shared=self._protect(shared, rows, epoch, find),
+            shared=scatter(state.shared, rows_of_all, shared),
+            strategy=progress.strategy,
             carry=carry,
-            skipped=skipped,
+            skipped=progress.skipped,
             epoch=seen._replace(
-                architectures=_put(seen.architectures, index, architectures),
-                train_loss=_put(seen.train_loss, index, loss),
+                architectures=_put(seen.architectures, index, progress.architectures),
+                train_loss=_put(seen.train_loss, index, progress.loss),
             ),
         )
 
-    def _protect(self, shared, rows, epoch, find):
+    @property
+    def _trainer(self) -> OneChild | Together:
+        """How children are trained: alone on their rows, if these stay the same."""
+        if self.children_per_step == 1 and not self._changes_rows:
+            return OneChild(self.task, self.strategy, self.devices)
+        return Together(self.task, self.strategy, self.devices, self.children_per_step)
+
+    @property
+    def _changes_rows(self) -> bool:
+        """Whether what is trained in a call changes from batch to batch."""
+        sampled = self.strategy.differentiable and self._child().weights is None
+        return bool(self.protection.companions) or sampled
+
+    def _child(self) -> Architecture:
+        """The shapes of what the strategy proposes: a choice, or a mixture."""
+
+        def propose(key):
+            return self.strategy.propose(self.strategy.init(key), key)
+
+        return jax.eval_shape(propose, jax.eval_shape(lambda: jax.random.key(0)))
+
+    def _companions(self, memory, architectures, keys):
+        """What is rehearsed beside each child, if anything."""
+        if not self.protection.companions:
+            return None
+        rehearse = functools.partial(self.protection.rehearse, memory)
+        return Companions(*jax.vmap(rehearse)(architectures, keys))
+
+    def _protect(self, shared, trained, data, epoch, keys):
         """Lets the protection remember what was trained, from its first epoch on."""
+        first = jax.tree.map(lambda x: x[0], trained.architecture)
+        rows = self.task.space.rows(first)
 
         def remember(memory, opt_state):
-            found, used = find()
+            def estimate(params, architecture, place, key, axis):
+                one = Trained(params, architecture, trained.number[place])
+                return self.protection.estimate(one, self.task, data, key, axis)
+
+            found, used = self._trainer.estimate(
+                trained.params, trained.architecture, estimate, keys
+            )
             alpha = self.protection.alpha(epoch)
             return self.protection.remember(
-                memory, opt_state, shared.params, found, used, rows, alpha
+                memory, opt_state, trained, found, used, rows, alpha
             )
 
         def remember_if_finite(*old):
             new = remember(*old)
             # A child that explodes has a Fisher without a meaning, and without an end.
-            sound = jnp.isfinite(optax.tree.norm(new))
+            sound = jnp.isfinite(norm_of_floats(new))
             return jax.tree.map(lambda a, b: jnp.where(sound, a, b), new, old)
 
         memory, opt_state = jax.lax.cond(
@@ -298,19 +264,23 @@ class Search:
         return state._replace(epoch=seen._replace(err2=err2))
 
     def learn(
-        self, state: State, data: Data, epoch: ArrayLike, first: ArrayLike, steps: int
+        self, state: State, data: Data, epoch: np.int32, first: np.int32, steps: int
     ) -> State:
         """Lets the strategy learn for some of its steps in an epoch."""
         strategy, learned = Learner(self.task, self.strategy, self.devices).learn(
             state.strategy, state.shared.params, data, state.key, epoch, first, steps
         )
-        share = np.float32(steps / self.strategy.steps)
-        seen = state.epoch
+        share = np.float32(steps / self.strategy.steps_after(int(epoch)))
+        seen, started = state.epoch, int(first) > 0
+
+        def add(total, new):
+            return (total if started else 0) + share * new
+
         return state._replace(
             strategy=strategy,
             epoch=seen._replace(
-                reward=seen.reward + share * learned.reward,
-                entropy=seen.entropy + share * learned.entropy,
+                reward=add(seen.reward, learned.reward),
+                entropy=add(seen.entropy, learned.entropy),
             ),
         )
 
@@ -326,12 +296,13 @@ class Search:
             child_error=jnp.mean(seen.err2.error),
             train_loss=jnp.mean(seen.train_loss),
             child_reward=jnp.mean(self.task.reward(seen.err2)),
-            reward=self._if_learned(seen.reward),
-            entropy=self._if_learned(seen.entropy),
+            reward=seen.reward,
+            entropy=seen.entropy,
             best=seen.architectures.choice[ranking(seen.err2)[0]],
             alpha=self.protection.active(epoch) * self.protection.alpha(epoch),
             rate=self.optimizer.rate(epoch) * state.rate_scale,
             skipped=state.skipped.of_epoch,
+            strategy=self.strategy.watch(state.strategy),
         )
 
     @compiled(donate_argnames="state")
@@ -340,9 +311,9 @@ class Search:
         keys = jax.random.split(
             key_for(state.key, "derive"), self.strategy.candidates.proposed
         )
-        propose = functools.partial(self.strategy.propose, state.strategy)
+        finalists = functools.partial(self.strategy.finalists, state.strategy)
         return state._replace(
-            selection=state.selection._replace(architectures=jax.vmap(propose)(keys))
+            selection=state.selection._replace(architectures=jax.vmap(finalists)(keys))
         )
 
     def screen(self, state: State, data: Data, index: ArrayLike) -> State:
@@ -388,16 +359,6 @@ class Search:
         )
         return _put(evaluations, index, found)
 
-    def _init_carries(self):
-        """One, or one for each of the children that are trained together."""
-        carry = self.task.init_carry()
-        if self.children_per_step == 1:
-            return carry
-        return jax.tree.map(lambda x: jnp.stack([x] * self.children_per_step), carry)
-
-    def _if_learned(self, mean):
-        return mean if self.strategy.steps else jnp.full_like(mean, jnp.nan)
-
     def _transform(self, epoch: Any, scale: Any = 1.0):
         """The optimizer of an epoch, under the penalty."""
         epoch = jnp.asarray(epoch, jnp.int32)
@@ -417,8 +378,13 @@ class Search:
                 rows,
                 transform_non_params=lambda _: ALL,
             ),
-            memory=self.protection.memory_rows(rows),
+            memory=self.protection.memory_rows(shared.memory, rows),
         )
+
+
+def _zeros(form: Any, count: int) -> Any:
+    """So many of a tree of shapes, along a leading axis."""
+    return jax.tree.map(lambda x: jnp.zeros((count, *x.shape), x.dtype), form)
 
 
 def _no_evaluations(count: int) -> Evaluation:

@@ -79,7 +79,7 @@ class Space(Protocol):
           A tree like the parameters; each leaf the distinct indices of the rows,
           ``int32[n]``, or ``ALL`` where every child uses the whole parameter. Where
           children differ in how many rows they use, ``PAD + i`` fills up. Of a
-          mixture, :func:`every_row` of each stack.
+          mixture, ``EVERY_ROW`` of each stack.
         """
 
     def apply(
@@ -124,7 +124,9 @@ class Graph(NamedTuple):
     edges: tuple[tuple[str, str, str], ...]  # from, to, label
 
 
-ALL = slice(None)  # as rows: the whole of a parameter that is not a stack
+# As rows: the whole of a parameter that is not a stack, and so of all children.
+ALL = slice(None)
+EVERY_ROW = slice(0, None)  # as rows: all of a stack, which a mixture uses
 PAD = 2**30  # an index from here on is of no row: a place that stays zero
 
 
@@ -140,7 +142,7 @@ def gather(params: Any, rows: Any) -> Any:
     """
 
     def take(p, index):
-        return p if is_all(index) else p.at[index].get(mode="fill", fill_value=0)
+        return p if _is_whole(index) else p.at[index].get(mode="fill", fill_value=0)
 
     return jax.tree.map(take, params, rows)
 
@@ -153,7 +155,7 @@ def scatter(params: Any, rows: Any, child: Any) -> Any:
     """
 
     def put(p, index, c):
-        if is_all(index):
+        if _is_whole(index):
             return c
         return p.at[index].set(c, mode="drop", unique_indices=True)
 
@@ -164,7 +166,7 @@ def add_rows(params: Any, rows: Any, child: Any) -> Any:
     """Adds one child's parameters to where :func:`gather` would take them."""
 
     def add(p, index, c):
-        if is_all(index):
+        if _is_whole(index):
             return p + c
         return p.at[index].add(c, mode="drop", unique_indices=True)
 
@@ -178,7 +180,7 @@ def mask(params: Any, rows: Any) -> Any:
     """
 
     def used(p, index):
-        if is_all(index):
+        if _is_whole(index):
             return jnp.ones(())
         return jnp.zeros((len(p),) + (1,) * (p.ndim - 1)).at[index].set(1, mode="drop")
 
@@ -192,7 +194,7 @@ def real_rows(child: Any, rows: Any) -> Any:
     """
 
     def there(c, index):
-        if is_all(index):
+        if _is_whole(index):
             return jnp.ones(())
         return jnp.float32(index < PAD).reshape(-1, *(1,) * (c.ndim - 1))
 
@@ -210,7 +212,12 @@ def num_parameters(child: Any, rows: Any) -> jax.Array:
 
 
 def is_all(index: Any) -> bool:
-    """Whether rows are ``ALL``; an array cannot be compared with it."""
+    """Whether rows are ``ALL``, of a parameter that all children share."""
+    return _is_whole(index) and index == ALL
+
+
+def _is_whole(index: Any) -> bool:
+    """Whether rows are ``ALL`` or ``EVERY_ROW``; an array cannot be compared to one."""
     return isinstance(index, slice)
 
 
@@ -238,18 +245,6 @@ def largest_weights(weights: jax.Array, decisions: Sequence[Decision]) -> jax.Ar
     """The index of each decision's largest weight, ``int32[num_decisions]``."""
     weights = jnp.where(is_choice(decisions), weights, -jnp.inf)
     return jnp.argmax(weights, axis=1).astype(jnp.int32)
-
-
-def every_row(params: Any) -> Any:
-    """The rows of a mixture: all of each stack, ``int32[rows]`` a leaf.
-
-    Not ``ALL``: a stack's rows belong to choices, and protections that keep apart
-    what all children share (:data:`ALL`) have to see that.
-
-    Args:
-      params: Stacks, or a tree of them.
-    """
-    return jax.tree.map(lambda p: jnp.arange(len(p), dtype=jnp.int32), params)
 
 
 def names_of_choices(space: Space, choice: Any) -> dict[str, str]:

@@ -33,8 +33,8 @@ from wpl_jax.devices import capacity, choice, sharded
 from wpl_jax.devices.axis import NO_AXIS, Axis
 from wpl_jax.devices.parallel import Devices
 from wpl_jax.devices.sharded import Sharded
-from wpl_jax.engine.joint_training import Child, batches_of_several, joint_step
-from wpl_jax.engine.training import TrainState, gradient_of_batch
+from wpl_jax.engine.joint_training import batches_of_several, joint_step
+from wpl_jax.engine.training import Child, TrainState, gradient_of_batch
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.evaluation.rank_disorder import with_shared
 from wpl_jax.jobs import registry as jobs
@@ -42,6 +42,7 @@ from wpl_jax.jobs import search as search_run
 from wpl_jax.jobs import search_config
 from wpl_jax.jobs.search_loop import METRICS
 from wpl_jax.penalty import consolidate, weight_plasticity
+from wpl_jax.protections.protection import Trained
 from wpl_jax.runs import machine
 from wpl_jax.runs.machine import Machine
 from wpl_jax.runs.stopping import StopRequest
@@ -605,7 +606,7 @@ def take_joint_step(transform, opt_state, params, architectures):
     )
     task, data = toy.ToyTask(), toy.make_data()
     train_state = TrainState(params, opt_state, jnp.zeros((count, 4)))
-    return joint_step(task, transform, train_state, children, data, Devices())
+    return joint_step(task, transform, train_state, children, None, data, Devices())
 
 
 def under_penalty(fisher_of_a, anchor_of_a):
@@ -656,7 +657,9 @@ def test_what_no_child_uses_keeps_what_is_remembered_of_it(changes):
     rows = toy.ToySpace().rows(Architecture(jnp.array([1, 2])))
     found = jax.tree.map(jnp.ones_like, params)
     used = jax.tree.map(lambda m: m > 0, mask(params, rows))
-    after, _ = protection.remember(memory, state, params, found, used, rows, 10.0)
+    after, _ = protection.remember(
+        memory, state, Trained(params, None, None), found, used, rows, 10.0
+    )
     for name, row in (("a", 1), ("b", 2)):
         others = [i for i in range(3) if i != row]
         np.testing.assert_array_equal(after[name][jnp.array(others)], 3.0)

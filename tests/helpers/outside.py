@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from wpl_jax.protections import NoProtection
-from wpl_jax.strategies.strategy import Candidates
+from wpl_jax.strategies.strategy import Candidates, Strategy
 from wpl_jax.supernet import Architecture
 
 
@@ -22,23 +22,19 @@ class Pull(NoProtection):
 
 
 @dataclasses.dataclass(frozen=True)
-class FirstChoices:
+class FirstChoices(Strategy):
     """A strategy without settings: every other child is the first choices."""
 
     space: Any
 
-    steps = 0
     candidates = Candidates(4, 1, 2)
 
     def init(self, key):
         return jnp.int32(0)
 
-    def begin_epoch(self, state):
+    def begin_epoch(self, state, epoch):
         return state + 1
 
     def propose(self, state, key):
         drawn = self.space.sample(key)
         return Architecture(jnp.where(state % 2 == 0, drawn, jnp.zeros_like(drawn)))
-
-    def learn(self, *args):
-        raise NotImplementedError

@@ -99,8 +99,18 @@ class ToyTask:
     def num_batches(self, data, split):
         return getattr(data, split).shape[0]
 
-    def train_loss(self, child, architecture, data, carry, step, key, axis=NO_AXIS):
-        nats = self.fisher_loss(child, architecture, data, "train", step, axis)
+    def train_loss(
+        self,
+        child,
+        architecture,
+        data,
+        carry,
+        step,
+        key,
+        axis=NO_AXIS,
+        split="train",
+    ):
+        nats = self.fisher_loss(child, architecture, data, split, step, axis)
         return nats, (nats, carry + 1)
 
     def validate(self, child, architecture, data, first, batches, axis=NO_AXIS):

@@ -84,10 +84,11 @@ def train_children(protection, numbers=(0, 1), alpha=0.5):
         trained = Trained(params, jnp.zeros(1, jnp.int32), number)
         found = protection.estimate(trained, task, data, jax.random.key(0))
         used = real_rows(params, ROWS)
-        return protection.remember(memory, state, params, found, used, ROWS, alpha)
+        trained = Trained(params, None, None)
+        return protection.remember(memory, state, trained, found, used, ROWS, alpha)
 
     params = to_jax(CHILDREN[0])
-    memory = protection.init(params)
+    memory = protection.init(params, None)
     state = protection.wrap(OPTIMIZER, 0.5, alpha).init(params)
     for child, number in zip(CHILDREN, numbers, strict=False):
         memory, state = remember(memory, state, to_jax(child), number)
@@ -241,14 +242,15 @@ def test_l2_weighs_all_weights_alike_and_asks_nothing_of_the_data():
     l2 = make_protection("l2", normalize="tree")
     params = to_jax(CHILDREN[0])
     state = l2.wrap(OPTIMIZER, 0.5, 1.0).init(params)
-    memory = l2.init(params)
+    memory = l2.init(params, None)
 
     @jax.jit
     def remember(memory, state, child, number):
         trained = Trained(child, jnp.zeros(1, jnp.int32), number)
         found = l2.estimate(trained, None, None, jax.random.key(0))
         used = real_rows(child, ROWS)
-        return l2.remember(memory, state, child, found, used, ROWS, 1.0)
+        trained = Trained(child, None, None)
+        return l2.remember(memory, state, trained, found, used, ROWS, 1.0)
 
     for number, child in enumerate(map(to_jax, CHILDREN)):
         memory, state = remember(memory, state, child, number)
@@ -261,13 +263,14 @@ def test_without_a_penalty_nothing_is_done():
     none = NoProtection()
     assert none.wrap(OPTIMIZER, 0.5, 3.0) is OPTIMIZER
     params = to_jax(CHILDREN[0])
-    assert none.init(params) == ()
-    assert none.memory_rows(ROWS) == ()
+    assert none.init(params, None) == ()
+    assert none.memory_rows((), ROWS) == ()
     state = OPTIMIZER.init(params)
     memory, after = none.begin_epoch((), state, jnp.int32(6))
     assert memory == ()
     assert after is state
-    memory, after = none.remember((), state, params, params, ONE, ROWS, 3.0)
+    trained = Trained(params, None, None)
+    memory, after = none.remember((), state, trained, params, ONE, ROWS, 3.0)
     assert memory == ()
     assert after is state
     epochs = jnp.arange(20)
@@ -278,10 +281,10 @@ def test_without_a_penalty_nothing_is_done():
 def test_the_memory_is_a_zero_for_each_weight_in_the_rows_of_the_weights():
     wpl = protection()
     params = to_jax(CHILDREN[0]) | {"shared": jnp.ones(2, jnp.bfloat16)}
-    memory = wpl.init(params)
+    memory = wpl.init(params, None)
     assert_close(memory, ZERO)
     assert {f.dtype for f in memory.values()} == {jnp.dtype("float32")}
-    assert wpl.memory_rows(ROWS) is ROWS
+    assert wpl.memory_rows(memory, ROWS) is ROWS
 
 
 @pytest.mark.parametrize("form", ["explicit", "proximal"])

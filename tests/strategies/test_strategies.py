@@ -77,13 +77,13 @@ def assert_trees_close(found, expected):
 def test_random_search_proposes_every_architecture_equally_often():
     strategy = RandomSearch(SPACE, CANDIDATES)
     state = strategy.init(jax.random.key(0))
-    assert strategy.begin_epoch(state) == state
+    assert strategy.begin_epoch(state, 3) == state
     assert scipy.stats.chisquare(frequencies(strategy, state)).pvalue > 1e-4
 
 
 def test_random_search_takes_no_steps():
     strategy = RandomSearch(SPACE, CANDIDATES)
-    assert strategy.steps == 0
+    assert strategy.steps_after(5) == 0
     with pytest.raises(NotImplementedError):
         strategy.learn((), jax.random.key(0), lambda *_: 0.0, 0, 1)
 
@@ -138,7 +138,7 @@ def test_enas_averages_rewards_over_the_steps_that_it_is_asked_for():
     baseline = 0.75 * (0.75 * 10 + 0.25 * 11) + 0.25 * 12
     np.testing.assert_allclose(state.baseline.mean, baseline, rtol=1e-6)
     # It goes on in the next epoch.
-    assert STEADY.begin_epoch(state) is state
+    assert STEADY.begin_epoch(state, 1) is state
     state, seen = learn_steadily(state, 0, 3, 0.0)
     assert float(seen.reward) == 1
     baseline = 0.75 * (0.75 * (0.75 * baseline) + 0.25 * 1) + 0.25 * 2
@@ -148,7 +148,7 @@ def test_enas_averages_rewards_over_the_steps_that_it_is_asked_for():
 def test_enas_can_forget_the_baseline_and_nothing_else():
     resetting = dataclasses.replace(STEADY, reset_baseline=True)
     state, _ = learn_steadily(steady_state(), 10, 3, 0.0)
-    anew = resetting.begin_epoch(state)
+    anew = resetting.begin_epoch(state, 1)
     assert anew.params is state.params
     assert anew.opt_state is state.opt_state
     # The first reward of the epoch is all of the average.

@@ -184,3 +184,9 @@ def squared_magnitude(x: jax.Array) -> jax.Array:
     if jnp.iscomplexobj(x):
         return jnp.square(x.real) + jnp.square(x.imag)
     return jnp.square(widen(x))
+
+
+def norm_of_floats(tree: Any) -> jax.Array:
+    """The global norm of the arrays of floats or complex numbers in a tree."""
+    leaves = jax.tree.leaves(tree)
+    return optax.tree.norm([x for x in leaves if jnp.issubdtype(x.dtype, jnp.inexact)])

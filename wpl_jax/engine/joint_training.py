@@ -1,11 +1,14 @@
-"""Steps of several children at once: shared weights move by the mean of them.
+"""Training on the whole of the shared parameters: several children at once, replay.
 
-Pham et al. (2018), equation 2, with more than one sampled model. Between the children
-a parameter is averaged over those that use it. It works on the whole of the shared
-parameters, where a step of one child costs what the child costs: worth it where each
-device trains a child of its own.
+Shared weights move by the mean of several children's gradients (Pham et al., 2018,
+equation 2, with more than one sampled model), or by the gradient of a child and of
+earlier ones that are rehearsed beside it. Between the children a parameter is averaged
+over those that use it. A step works on all shared parameters, where a step of one child
+costs what the child costs: worth it where each device trains a child of its own, and
+needed where what is used changes from step to step.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,31 +17,40 @@ import jax.numpy as jnp
 import optax
 
 from wpl_jax.devices.parallel import Devices
+from wpl_jax.engine.slope import Slope
 from wpl_jax.engine.training import (
+    Child,
+    Companions,
+    Estimate,
+    Progress,
     Skipped,
     Step,
     TrainState,
     gradient_of_batch,
+    key_of_strategy,
     mean_of_finite,
 )
-from wpl_jax.supernet import Architecture, add_rows, gather, mask
+from wpl_jax.strategies import Strategy
+from wpl_jax.supernet import ALL, Architecture, add_rows, gather, mask
 from wpl_jax.tasks.task import Data, Task
 
 
-class Child(NamedTuple):
-    """One of the children that are trained together; of several, arrays of all."""
+class Item(NamedTuple):
+    """A child, or a companion of one, in a step; of several, arrays of all."""
 
     architecture: Architecture
     step: jax.Array  # int32[]; number of its training batch, for a Fisher its own
     key: jax.Array
-    carry: Any = ()  # of its own; joint_step takes that of the train state
+    carry: Any = ()
+    weight: jax.Array | float = 1.0  # float32[]; of its loss
+    counts: jax.Array | float = 1.0  # float32[]; 1 for a child, 0 for a companion
 
 
 def mean_over_children(
     shared: Any,
     rows_of: Callable[[Architecture], Any],
     each: Callable[[Any, Any], tuple[Any, jax.Array, Any]],
-    children: Any,
+    items: Item,
     devices: Devices,
 ) -> tuple[Any, Any, Any]:
     """The mean of something that each child has for its own parameters.
@@ -48,32 +60,36 @@ def mean_over_children(
       rows_of: Which rows an architecture uses.
       each: Of a child's parameters and the child: a tree like the former, whether it
         is sound, and anything beside it.
-      children: With their ``architecture``, along a leading axis of all arrays.
+      items: The children and their companions, along a leading axis of all arrays.
       devices: Among which they are divided.
 
     Returns:
-      A tree like ``shared`` with the mean over those sound children that use a
-      parameter, 0 where there is none; a tree of which are used, ``bool``, that
-      broadcasts to it; and what there was beside, stacked.
+      A tree like ``shared``: the weighted sum over what is sound, divided by the number
+      of children that use a parameter, 0 where nothing does; a tree of which are used,
+      ``bool``, that broadcasts to it; and what there was beside, stacked.
     """
 
-    def add(total, child):
-        rows = rows_of(child.architecture)
-        found, sound, beside = each(gather(shared, rows), child)
-        found = jax.tree.map(lambda x: jnp.where(sound, x, 0), found)
+    def add(totals, item):
+        rows = rows_of(item.architecture)
+        found, sound, beside = each(gather(shared, rows), item)
+        found = jax.tree.map(
+            lambda x: jnp.where(sound, (item.weight * x).astype(x.dtype), 0), found
+        )
         used = jax.tree.map(lambda m: m * sound, mask(shared, rows))
-        total = add_rows(total[0], rows, found), jax.tree.map(jnp.add, total[1], used)
-        return total, beside
+        count = jax.tree.map(lambda m: m * item.counts, used)
+        total = add_rows(totals[0], rows, found)
+        return (total, *jax.tree.map(jnp.add, totals[1:], (count, used))), beside
 
-    first = rows_of(jax.tree.map(lambda x: x[0], children.architecture))
-    nothing = jax.tree.map(jnp.zeros_like, (shared, mask(shared, first)))
-    (total, count), beside = devices.children.accumulate(add, nothing, children)
+    first = rows_of(jax.tree.map(lambda x: x[0], items.architecture))
+    unused = mask(shared, first)
+    nothing = jax.tree.map(jnp.zeros_like, (shared, unused, unused))
+    (total, count, used), beside = devices.children.accumulate(add, nothing, items)
     mean = jax.tree.map(lambda t, n: t / jnp.maximum(n, 1), total, count)
-    return mean, jax.tree.map(lambda n: n > 0, count), beside
+    return mean, jax.tree.map(lambda n: n > 0, used), beside
 
 
 def batches_of_several(
-    task: Task, data: Data, done: jax.Array, children_per_step: int
+    task: Task, data: Data, done: jax.Array, children: int
 ) -> tuple[jax.Array, int]:
     """The numbers of batches that children take when they are trained together.
 
@@ -84,61 +100,143 @@ def batches_of_several(
       task: Whose batches they are.
       data: Of the task.
       done: How many each place has had, ``int32[]``.
-      children_per_step: How many children there are.
+      children: How many there are.
 
     Returns:
-      The first of each, ``int32[children_per_step]``, and how far it is to the next.
+      The first of each, ``int32[children]``, and how far it is to the next.
     """
-    places = jnp.arange(children_per_step)
+    places = jnp.arange(children)
     if not jax.tree.leaves(task.init_carry()):
-        return done * children_per_step + places, children_per_step
-    return places * (task.num_batches(data, "train") // children_per_step) + done, 1
+        return done * children + places, children
+    return places * (task.num_batches(data, "train") // children) + done, 1
 
 
-def train_together(
-    task: Task,
-    transform: optax.GradientTransformationExtraArgs,
-    train_state: TrainState,
-    skipped: Skipped,
-    children: Child,
-    data: Data,
-    batches: int,
-    stride: int,
-    devices: Devices,
-) -> tuple[TrainState, Skipped, jax.Array]:
-    """Steps of several children, on one batch of each after the other.
+@dataclasses.dataclass(frozen=True)
+class Together:
+    """Trains children on all shared parameters.
 
-    Args:
+    Attributes:
       task: Whose loss is minimised.
-      transform: The optimizer.
-      train_state: The shared parameters, their optimizer state and a stream a child.
-      skipped: Steps before these.
-      children: Each with its first batch, and the key of all of its steps.
-      data: Of the task.
-      batches: How many each takes.
-      stride: How far it is from a batch of a child to its next.
-      devices: Among which the children are divided.
-
-    Returns:
-      The train state and the skipped steps after it, and the mean nats of each child's
-      batches on which they were finite.
+      strategy: Which may learn before each batch, if there is one child.
+      devices: Among which the children are divided, or the batches of each.
+      children: How many there are.
     """
 
-    def step(carry, i):
-        train_state, skipped = carry
-        now = children._replace(
-            step=children.step + i * stride,
-            key=jax.vmap(jax.random.fold_in, (0, None))(children.key, i),
-        )
-        train_state, (loss, sound) = joint_step(
-            task, transform, train_state, now, data, devices
-        )
-        return (train_state, skipped.after(sound)), loss
+    task: Task
+    strategy: Strategy
+    devices: Devices
+    children: int
 
-    (train_state, skipped), loss = jax.lax.scan(
-        step, (train_state, skipped), jnp.arange(batches)
-    )
-    return train_state, skipped, mean_of_finite(loss)
+    def init_carry(self) -> Any:
+        """What the first batch starts from, for each child."""
+        carry = self.task.init_carry()
+        return jax.tree.map(lambda x: jnp.stack([x] * self.children), carry)
+
+    def rows(self, architectures: Architecture) -> Any:
+        """All of the shared parameters."""
+        first = jax.tree.map(lambda x: x[0], architectures)
+        return jax.tree.map(lambda _: ALL, self.task.space.rows(first))
+
+    def train(
+        self,
+        transform: optax.GradientTransformationExtraArgs,
+        train_state: TrainState,
+        skipped: Skipped,
+        strategy: Any,
+        companions: Companions | None,
+        children: Child,
+        data: Data,
+        batches: int,
+    ) -> Progress:
+        """Steps on one batch of each child after the other.
+
+        Args:
+          transform: The optimizer.
+          train_state: The shared parameters, their optimizer state and a carry a child.
+          skipped: Steps before these.
+          strategy: State of the strategy.
+          companions: Of each child; None for none.
+          children: Each with the number of its first batch in a search of one child at
+            a time.
+          data: Of the task.
+          batches: How many each takes.
+        """
+        done = children.step[0] // self.children
+        first, stride = batches_of_several(self.task, data, done, self.children)
+        children = children._replace(step=first)
+        axis = self.devices.batch
+
+        def step(carry, i):
+            architectures, strategy, train_state, skipped = carry
+            now = Child(
+                architectures,
+                children.step + i * stride,
+                jax.vmap(jax.random.fold_in, (0, None))(children.key, i),
+            )
+            if self.children == 1:
+                strategy, now = self._let_learn(strategy, now, train_state, data)
+            train_state, (loss, sound) = joint_step(
+                self.task, transform, train_state, now, companions, data, self.devices
+            )
+            carry = now.architecture, strategy, train_state, skipped.after(sound)
+            return carry, loss
+
+        def shard(carry, one):
+            return jax.tree.map(lambda x: jax.vmap(one)(x), carry)
+
+        train_state = train_state._replace(carry=shard(train_state.carry, axis.shard))
+        start = children.architecture, strategy, train_state, skipped
+        end, loss = jax.lax.scan(step, start, jnp.arange(batches))
+        architectures, strategy, train_state, skipped = end
+        train_state = train_state._replace(
+            carry=shard(train_state.carry, axis.all_gather)
+        )
+        return Progress(
+            train_state, skipped, strategy, architectures, mean_of_finite(loss)
+        )
+
+    def _let_learn(self, strategy, children, train_state, data):
+        """Lets the strategy learn before a batch of the one child."""
+        child, carry = jax.tree.map(lambda x: x[0], (children, train_state.carry))
+
+        def child_of(architecture):
+            return gather(train_state.params, self.task.space.rows(architecture))
+
+        slope = Slope(
+            self.task, child_of, data, carry, child.step, child.key, self.devices.batch
+        )
+        strategy, architecture = self.strategy.step(
+            strategy, child.architecture, slope, key_of_strategy(child.key)
+        )
+        architectures = jax.tree.map(lambda x: x[None], architecture)
+        return strategy, children._replace(architecture=architectures)
+
+    def estimate(
+        self, params: Any, architectures: Architecture, each: Estimate, keys: jax.Array
+    ) -> tuple[Any, Any]:
+        """The mean of what a protection estimates of the children, and what is used.
+
+        Args:
+          params: The shared parameters.
+          architectures: The children.
+          each: Of parameters, an architecture, a place in the call, a key and an axis,
+            the estimate.
+          keys: Of each child.
+        """
+
+        def one(child, item):
+            found = each(
+                child, item.architecture, item.step, item.key, self.devices.batch
+            )
+            return found, jnp.isfinite(optax.tree.norm(found)), ()
+
+        ones = jnp.ones(self.children)
+        places = jnp.arange(self.children)
+        items = Item(architectures, places, keys, (), ones, ones)
+        found, used, _ = mean_over_children(
+            params, self.task.space.rows, one, items, self.devices
+        )
+        return found, used
 
 
 def joint_step(
@@ -146,46 +244,47 @@ def joint_step(
     transform: optax.GradientTransformationExtraArgs,
     train_state: TrainState,
     children: Child,
+    companions: Companions | None,
     data: Data,
     devices: Devices,
 ) -> tuple[TrainState, Step]:
-    """A step of several children at once, each on a batch of its own.
+    """A step of children, each on a batch of its own, which its companions share.
 
     What none of them uses stays as it is, with all that the optimizer remembers of
-    it. A child whose loss or gradient is not finite is left out.
+    it. What has a loss or a gradient that is not finite is left out.
 
     Args:
       task: Whose loss is minimised.
       transform: The optimizer.
-      train_state: The shared parameters, their optimizer state and a stream a child.
+      train_state: The shared parameters, their optimizer state and a carry a child.
       children: Those that take the step.
+      companions: Of each child; None for none.
       data: Of the task.
-      devices: Among which the children are divided.
+      devices: Among which the children are divided, or the batches of each.
 
     Returns:
       The train state after the step, and what is told of each child's.
     """
-    shared, opt_state, streams = train_state
+    shared, opt_state, carries = train_state
 
-    def gradient_of(params, child):
+    def gradient_of(params, item):
         gradient, carry, loss, sound = gradient_of_batch(
             task,
             params,
-            child.architecture,
+            item.architecture,
             data,
-            child.carry,
-            child.step,
-            child.key,
+            item.carry,
+            item.step,
+            item.key,
+            devices.batch,
         )
         return gradient, sound, (carry, Step(loss, sound))
 
-    gradient, used, (new_streams, told) = mean_over_children(
-        shared,
-        task.space.rows,
-        gradient_of,
-        children._replace(carry=streams),
-        devices,
+    items, each = _items(children, companions, carries)
+    gradient, used, beside = mean_over_children(
+        shared, task.space.rows, gradient_of, items, devices
     )
+    new_carries, told = jax.tree.map(lambda x: x[::each], beside)
     # Masked: the penalty's pull on what is not used would count as a gradient's norm.
     updates, new_state = optax.with_extra_args_support(transform).update(
         gradient, opt_state, shared, mask=used
@@ -210,5 +309,31 @@ def joint_step(
     def where_sound(new, old):
         return jnp.where(told.sound.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
 
-    streams = jax.tree.map(where_sound, new_streams, streams)
-    return TrainState(shared, opt_state, streams), told
+    carries = jax.tree.map(where_sound, new_carries, carries)
+    return TrainState(shared, opt_state, carries), told
+
+
+def _items(
+    children: Child, companions: Companions | None, carries: Any
+) -> tuple[Item, int]:
+    """The children, each before its companions, and how many there are for each."""
+    count = len(children.step)
+    if companions is None:
+        ones = jnp.ones(count)
+        return Item(*children, carry=carries, weight=ones, counts=ones), 1
+    each = companions.weights.shape[1]
+
+    def with_companions(own, others):
+        own = jnp.expand_dims(own, 1)
+        return jnp.concatenate([own, others], 1).reshape(-1, *own.shape[2:])
+
+    architectures = jax.tree.map(
+        with_companions, children.architecture, companions.architectures
+    )
+    places = jnp.repeat(jnp.arange(count), each)
+    step, key, carry = jax.tree.map(
+        lambda x: x[places], (children.step, children.key, carries)
+    )
+    counts = jnp.tile(jnp.arange(each) == 0, count).astype(jnp.float32)
+    weights = companions.weights.reshape(-1)
+    return Item(architectures, step, key, carry, weights, counts), each

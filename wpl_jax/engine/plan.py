@@ -18,6 +18,7 @@ import numpy as np
 from wpl_jax.common.settings import (
     MOST_INT,
     MOST_OF_A_CALL,
+    SettingError,
     check_int,
     check_number,
     require,
@@ -27,6 +28,9 @@ from wpl_jax.tasks import Data
 
 if TYPE_CHECKING:
     from wpl_jax.search import Search
+
+
+MOST_EPOCHS = 1_000_000  # whose calls a plan counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +61,8 @@ class SearchSettings:
 
     def __post_init__(self) -> None:
         """Checks the settings."""
+        check_int(self, "epochs", 1, most=MOST_EPOCHS)
         for name in (
-            "epochs",
             "children",
             "children_per_step",
             "eval_batches",
@@ -69,7 +73,7 @@ class SearchSettings:
             check_int(self, name, 1, "in one call", most=MOST_OF_A_CALL)
         check_number(self, "checkpoint_seconds", least=0)
         for name, most in (
-            ("children", most_epochs(1, self.batches)),
+            ("children", MOST_INT // self.batches),
             ("epochs", most_epochs(self.children, self.batches)),
         ):
             valid = getattr(self, name) <= most
@@ -83,13 +87,13 @@ COUNTED = "training batches are counted over all epochs, by int32"
 
 
 def most_epochs(children: int, batches: int) -> int:
-    """The most epochs whose training batches int32 can count.
+    """The most epochs of a search whose training batches int32 can count.
 
     Args:
       children: Children that an epoch trains.
       batches: Batches that each is trained on.
     """
-    return MOST_INT // (children * batches)
+    return min(MOST_EPOCHS, MOST_INT // (children * batches))
 
 
 class Call(NamedTuple):
@@ -117,30 +121,32 @@ class Plan(Sequence[Call]):
       selection: Number of the first call of the selection.
     """
 
-    def __init__(self, search: "Search", epochs: int, learn_per_call: int = 1):
+    def __init__(
+        self, search: "Search", epochs: int, learn_per_call: int | None = None
+    ):
         """Plans a search.
 
         Args:
           search: Its compiled functions.
           epochs: How many there are.
-          learn_per_call: Steps of the strategy in a call; divides its steps.
+          learn_per_call: Steps of the strategy in a call; divides its steps. None for
+            all of an epoch.
+
+        Raises:
+          SettingError: If it does not divide them.
         """
         self._search, self.epochs = search, epochs
         self._learn_per_call = learn_per_call
-        learn_calls = search.strategy.steps // learn_per_call
-        self._phases: tuple[Phase, ...] = (
-            ("train", search.children, 1),
-            ("evaluate", search.children, 1),
-            ("learn", learn_calls, learn_per_call),
-        )
+        calls = (sum(n for _, n, _ in self._phases(epoch)) for epoch in range(epochs))
+        # Number of the first call of each epoch, and of the selection.
+        self._starts = np.cumsum([0, *calls])
         self._selecting: tuple[Phase, ...] = (
             ("propose", 1, 1),
             ("screen", search.strategy.candidates.proposed, 1),
             ("keep", 1, 1),
             ("judge", search.num_judged, 1),
         )
-        self._per_epoch = sum(count for _, count, _ in self._phases)
-        self.selection = epochs * self._per_epoch
+        self.selection = int(self._starts[-1])
         self._total = self.selection + sum(count for _, count, _ in self._selecting)
 
     def advance(self, state: State, data: Data, number: int) -> State:
@@ -164,7 +170,8 @@ class Plan(Sequence[Call]):
             case "evaluate":
                 return search.evaluate_again(state, data, first)
             case "learn":
-                return search.learn(state, data, epoch, first, self._learn_per_call)
+                steps = self._phases(call.epoch)[-1][2]
+                return search.learn(state, data, epoch, first, steps)
             case "propose":
                 return search.propose(state)
             case "screen":
@@ -201,13 +208,26 @@ class Plan(Sequence[Call]):
         if number >= self.selection:
             phase, first = _find(self._selecting, number - self.selection)
             return Call(self.epochs, phase, first, last=False)
-        epoch, place = divmod(number, self._per_epoch)
-        phase, first = _find(self._phases, place)
-        return Call(epoch, phase, first, last=place == self._per_epoch - 1)
+        epoch = int(np.searchsorted(self._starts, number, side="right")) - 1
+        phase, first = _find(self._phases(epoch), number - int(self._starts[epoch]))
+        return Call(epoch, phase, first, last=number + 1 == self._starts[epoch + 1])
+
+    def _phases(self, epoch: int) -> tuple[Phase, ...]:
+        children = self._search.children
+        steps = self._search.strategy.steps_after(epoch)
+        each = self._learn_per_call or max(steps, 1)
+        if steps % each:
+            expected = f"a divisor of the strategy's {steps} steps"
+            raise SettingError("learn_per_call", each, expected)
+        return (
+            ("train", children, 1),
+            ("evaluate", children, 1),
+            ("learn", steps // each, each),
+        )
 
     def begins_epoch(self, number: int) -> bool:
         """Whether an epoch, or the selection, begins with this call."""
-        return number <= self.selection and number % self._per_epoch == 0
+        return number in self._starts
 
 
 def _find(phases: tuple[Phase, ...], place: int) -> tuple[str, int]:

@@ -68,10 +68,20 @@ class Measured(NamedTuple):
     alpha: jax.Array  # float32[]; 0 before children leave a Fisher
     rate: jax.Array  # float32[]
     skipped: jax.Array  # int32[]
+    strategy: dict[str, jax.Array]  # what the strategy has recorded of its state
 
 
 # Their places are part of every key: another goes to the end.
-_PURPOSES = ("params", "strategy", "propose", "train", "fisher", "learn", "derive")
+_PURPOSES = (
+    "params",
+    "strategy",
+    "propose",
+    "train",
+    "fisher",
+    "learn",
+    "derive",
+    "rehearse",
+)
 
 
 def key_for(key: jax.Array, purpose: str, *position: Any) -> jax.Array:

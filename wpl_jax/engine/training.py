@@ -1,5 +1,7 @@
 """Training a child: a step, in a search as from scratch, and a search's loop of it."""
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -7,7 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from wpl_jax.devices.axis import NO_AXIS, Axis
-from wpl_jax.supernet import Architecture
+from wpl_jax.devices.parallel import Devices
+from wpl_jax.engine.slope import Slope
+from wpl_jax.strategies import Strategy
+from wpl_jax.supernet import Architecture, real_rows
 from wpl_jax.tasks.task import Data, Task
 
 
@@ -38,57 +43,145 @@ class Step(NamedTuple):
     sound: jax.Array  # bool[]; whether all was finite
 
 
-def train_batches(
-    task: Task,
-    transform: optax.GradientTransformationExtraArgs,
-    train_state: TrainState,
-    skipped: Skipped,
-    architecture: Architecture,
-    data: Data,
-    first: jax.Array,
-    batches: int,
-    key: jax.Array,
-    axis: Axis = NO_AXIS,
-) -> tuple[TrainState, Skipped, jax.Array]:
-    """Steps on one batch after the other.
+Estimate = Callable[[Any, Architecture, Any, jax.Array, Axis], Any]
 
-    Args:
+
+class Companions(NamedTuple):
+    """Architectures that are rehearsed beside a child; of several, arrays of all."""
+
+    architectures: Architecture  # along a leading axis of companions
+    weights: jax.Array  # float32[1 + companions]; of the losses, the child's first
+
+
+class Child(NamedTuple):
+    """One of the children of a call; of several, arrays of all."""
+
+    architecture: Architecture
+    step: jax.Array  # int32[]; number of its first training batch
+    key: jax.Array  # of all of its steps
+
+
+class Progress(NamedTuple):
+    """What a call of training leaves, beside the carry."""
+
+    train_state: TrainState
+    skipped: Skipped
+    strategy: Any  # state of the strategy
+    architectures: Architecture  # as they are trained last, along a leading axis
+    loss: jax.Array  # float32[children]; mean over the batches with a finite step
+
+
+# To a key of a step: for the strategy, out of the reach of what a loss splits it into.
+_OF_STRATEGY = 2**31 - 1
+
+
+def key_of_strategy(key: jax.Array) -> jax.Array:
+    """A key for the strategy in a step, from that of the step."""
+    return jax.random.fold_in(key, _OF_STRATEGY)
+
+
+@dataclasses.dataclass(frozen=True)
+class OneChild:
+    """Trains one child on its own parameters, at the cost of a child.
+
+    Attributes:
       task: Whose loss is minimised.
-      transform: The optimizer.
-      train_state: What is trained.
-      skipped: Steps before these.
-      architecture: What is trained.
-      data: Of the task.
-      first: Number of the first training batch, ``int32[]``.
-      batches: How many there are.
-      key: PRNG key of all steps.
-      axis: Devices that share each batch.
-
-    Returns:
-      The train state and the skipped steps after it, and the mean nats of the batches
-      on which they were finite.
+      strategy: Which may learn before each batch.
+      devices: Among which each batch is divided.
     """
 
-    def step(carry, i):
-        train_state, skipped = carry
-        train_state, (loss, sound) = train_step(
-            task,
-            transform,
-            train_state,
-            architecture,
-            data,
-            first + i,
-            jax.random.fold_in(key, i),
-            axis,
-        )
-        return (train_state, skipped.after(sound)), loss
+    task: Task
+    strategy: Strategy
+    devices: Devices
 
-    train_state = train_state._replace(carry=axis.shard(train_state.carry))
-    (train_state, skipped), loss = jax.lax.scan(
-        step, (train_state, skipped), jnp.arange(batches)
-    )
-    train_state = train_state._replace(carry=axis.all_gather(train_state.carry))
-    return train_state, skipped, mean_of_finite(loss)
+    def init_carry(self) -> Any:
+        """What the first batch starts from."""
+        return self.task.init_carry()
+
+    def rows(self, architectures: Architecture) -> Any:
+        """Which rows of the shared parameters are trained."""
+        return self.task.space.rows(_only(architectures))
+
+    def train(
+        self,
+        transform: optax.GradientTransformationExtraArgs,
+        train_state: TrainState,
+        skipped: Skipped,
+        strategy: Any,
+        companions: Companions | None,
+        children: Child,
+        data: Data,
+        batches: int,
+    ) -> Progress:
+        """Steps on one batch after the other.
+
+        Args:
+          transform: The optimizer.
+          train_state: Of the child's parameters.
+          skipped: Steps before these.
+          strategy: State of the strategy.
+          companions: None.
+          children: The child, along a leading axis of 1.
+          data: Of the task.
+          batches: How many.
+        """
+        del companions
+        axis, child = self.devices.batch, _only(children)
+
+        def step(carry, i):
+            architecture, strategy, train_state, skipped = carry
+            number, key = child.step + i, jax.random.fold_in(child.key, i)
+            slope = Slope(
+                self.task,
+                lambda _: train_state.params,
+                data,
+                train_state.carry,
+                number,
+                key,
+                axis,
+            )
+            strategy, architecture = self.strategy.step(
+                strategy, architecture, slope, key_of_strategy(key)
+            )
+            train_state, (loss, sound) = train_step(
+                self.task, transform, train_state, architecture, data, number, key, axis
+            )
+            return (architecture, strategy, train_state, skipped.after(sound)), loss
+
+        train_state = train_state._replace(carry=axis.shard(train_state.carry))
+        start = child.architecture, strategy, train_state, skipped
+        end, loss = jax.lax.scan(step, start, jnp.arange(batches))
+        architecture, strategy, train_state, skipped = end
+        train_state = train_state._replace(carry=axis.all_gather(train_state.carry))
+        loss = mean_of_finite(loss)
+        return Progress(
+            train_state, skipped, strategy, *jax.tree.map(_alone, (architecture, loss))
+        )
+
+    def estimate(
+        self, params: Any, architectures: Architecture, each: Estimate, keys: jax.Array
+    ) -> tuple[Any, Any]:
+        """What a protection estimates of the child, and what of it is there.
+
+        Args:
+          params: Of the child.
+          architectures: The child, along a leading axis of 1.
+          each: Of parameters, an architecture, a place in the call, a key and an axis,
+            the estimate.
+          keys: A key, along a leading axis of 1.
+        """
+        architecture = _only(architectures)
+        found = each(params, architecture, 0, keys[0], self.devices.batch)
+        return found, real_rows(params, self.task.space.rows(architecture))
+
+
+def _only(tree: Any) -> Any:
+    """The one child that there is."""
+    return jax.tree.map(lambda x: x[0], tree)
+
+
+def _alone(x: jax.Array) -> jax.Array:
+    return x[None]
 
 
 def mean_of_finite(loss: jax.Array) -> jax.Array:

@@ -82,18 +82,12 @@ def run(
     """
     _check("epochs", epochs, 1, most=most_epochs(search.children, search.batches))
     _check("seed", seed, 0, most=MOST_SEED)
-    steps = search.strategy.steps
-    learn_per_call = max(steps, 1) if learn_per_call is None else learn_per_call
-    _check("learn_per_call", learn_per_call, 1)
-    if steps % learn_per_call:
-        raise ValueError(
-            f"learn_per_call is {learn_per_call}, expected a divisor of the strategy's "
-            f"{steps} steps."
-        )
+    if learn_per_call is not None:
+        _check("learn_per_call", learn_per_call, 1)
+    plan = Plan(search, epochs, learn_per_call)
     search.task.check(dataset)
     data = search.task.put(dataset, search.devices)
     guess = search.task.guess(data)
-    plan = Plan(search, epochs, learn_per_call)
 
     def advance(job: Job) -> None:
         advance_all(job, search, plan, data, guess, _TITLE, max_bad_steps)

@@ -193,12 +193,6 @@ def make_search(
     task = opened.task
     devices = choose_devices(config, task, num_devices, settings.children_per_step)
     strategy = build_chosen(STRATEGIES, config, "strategy", space=task.space)
-    require(
-        strategy.steps % settings.learn_per_call == 0,
-        config,
-        "search.learn_per_call",
-        f"a divisor of the strategy's {strategy.steps} steps",
-    )
     data = opened.put(devices)
     batches = task.num_batches(data, "train")
     require(
@@ -226,6 +220,7 @@ def make_search(
         children_per_step=settings.children_per_step,
         devices=devices,
     )
+    make_plan(config, search)  # To see at once that its calls come out even.
     return search, data, opened.about
 
 
@@ -237,7 +232,8 @@ def search_settings(config: ConfigDict) -> SearchSettings:
 def make_plan(config: ConfigDict, search: Search) -> Plan:
     """The calls of the search that a configuration describes."""
     settings = search_settings(config)
-    return Plan(search, settings.epochs, settings.learn_per_call)
+    with naming("search"):
+        return Plan(search, settings.epochs, settings.learn_per_call)
 
 
 def config_for_task(config: ConfigDict) -> ConfigDict:

@@ -161,7 +161,9 @@ def record(measured: Measured) -> dict[str, Any]:
     """An epoch's line in the metrics; null for what is not finite."""
     found: dict[str, Any] = {}
     for name, value in measured._asdict().items():
-        if isinstance(value, Forgetting):
+        if isinstance(value, dict):
+            found |= {f"strategy/{key}": finite(x) for key, x in value.items()}
+        elif isinstance(value, Forgetting):
             for part, number in value._asdict().items():
                 found[f"forgetting/{name}_{part}"] = finite(number)
         else:

@@ -16,16 +16,16 @@ import jax
 import jax.numpy as jnp
 
 from wpl_jax.devices.axis import NO_AXIS, Axis
-from wpl_jax.supernet import Architecture
+from wpl_jax.supernet import ALL, Architecture
 from wpl_jax.tasks.task import Data, Task
 
-Memory = Any  # a tree like the parameters, or nothing
+Memory = Any  # a tree of arrays, often like the parameters
 
 
 class Trained(NamedTuple):
-    """A child that has just been trained."""
+    """A child that has just been trained; of several, arrays of all but parameters."""
 
-    params: Any
+    params: Any  # of the child; of several, all shared ones
     architecture: Architecture
     number: jax.Array  # int32[]; how many were trained before it
 
@@ -55,103 +55,122 @@ class Estimator(Protocol):
 class Protection(Estimator, Protocol):
     """What protects the shared weights. Its functions are pure.
 
+    A class that inherits from this one implements what it does and leaves out the rest.
+
     Attributes:
       start_epoch: First epoch whose children leave a Fisher, None for none.
+      companions: How many architectures are rehearsed beside each child: trained on
+        the same batch, by a weighted sum of the losses.
     """
 
-    start_epoch: int | None
+    start_epoch: int | None = None
+    companions: int = 0
 
     def alpha(self, epoch: jax.Array) -> jax.Array:
-        """Strength of the penalty in an epoch."""
+        """Strength of the penalty in an epoch, ``float32[]``; by default 0."""
+        return jnp.zeros_like(epoch, jnp.float32)
 
     def active(self, epoch: jax.Array) -> jax.Array:
-        """Whether children leave a Fisher in this epoch, ``bool[]``."""
+        """Whether what was trained is remembered in this epoch, ``bool[]``.
+
+        By default it never is.
+        """
+        return jnp.zeros_like(epoch, bool)
 
     def wrap(self, optimizer: Any, rate: Any, alpha: Any) -> Any:
-        """The optimizer under the penalty.
+        """The optimizer under the penalty; by default, the optimizer.
 
         Args:
           optimizer: What would train a child without one.
           rate: Its learning rate.
           alpha: Strength of the penalty.
         """
+        del rate, alpha
+        return optimizer
 
-    def init(self, params: Any) -> Memory:
-        """What is remembered beside the optimizer's state."""
+    def init(self, params: Any, child: Architecture) -> Memory:
+        """What is remembered beside the optimizer's state.
 
-    def memory_rows(self, rows: Any) -> Any:
-        """Which rows of the memory belong to a child that uses these of the weights."""
+        Args:
+          params: The shared parameters.
+          child: The shapes of what the strategy proposes.
+        """
+        del params, child
+        return ()
+
+    def memory_rows(self, memory: Memory, rows: Any) -> Any:
+        """Which rows of the memory belong to a child; by default, all of it.
+
+        Args:
+          memory: What is remembered.
+          rows: Those of the weights that the child uses.
+        """
+        del rows
+        return jax.tree.map(lambda _: ALL, memory)
 
     def begin_epoch(
         self, memory: Memory, opt_state: Any, epoch: jax.Array
     ) -> tuple[Memory, Any]:
-        """Forgets what is to be forgotten as an epoch begins."""
+        """Forgets what is to be forgotten as an epoch begins; by default, nothing."""
+        del epoch
+        return memory, opt_state
+
+    def rehearse(
+        self, memory: Memory, architecture: Architecture, key: jax.Array
+    ) -> tuple[Architecture, jax.Array]:
+        """What is trained beside a child, if :attr:`companions` is not 0.
+
+        Args:
+          memory: What is remembered.
+          architecture: The child.
+          key: PRNG key of the child.
+
+        Returns:
+          The architectures, along a leading axis of ``companions``, and the weights of
+          the losses, ``float32[1 + companions]``, the child's first.
+        """
+        raise NotImplementedError(f"{type(self).__name__} rehearses nothing.")
+
+    def estimate(
+        self,
+        trained: Trained,
+        task: Task,
+        data: Data,
+        key: jax.Array,
+        axis: Axis = NO_AXIS,
+    ) -> Any:
+        """The Fisher of a child, see :class:`Estimator`; by default, zeros."""
+        del task, data, key, axis
+        return jax.tree.map(jnp.zeros_like, trained.params)
 
     def remember(
         self,
         memory: Memory,
         opt_state: Any,
-        params: Any,
+        trained: Trained,
         found: Any,
         used: Any,
         rows: Any,
         alpha: jax.Array,
     ) -> tuple[Memory, Any]:
-        """Remembers parameters as they have been trained.
+        """Remembers what has been trained; by default, nothing.
 
         All trees are of one child, or all are of the shared parameters.
 
         Args:
           memory: What is remembered so far.
           opt_state: The optimizer's state, with the penalty.
-          params: Where the parameters are now.
+          trained: The children of the call, along a leading axis, with the
+            parameters as they are now.
           found: What :meth:`estimate` found, or a mean over children.
           used: 0/1 or bool, broadcast to them: what is to be remembered.
           rows: Of any child; they tell what all children share.
           alpha: Strength of the penalty.
         """
+        del trained, found, used, rows, alpha
+        return memory, opt_state
 
 
 @dataclasses.dataclass(frozen=True)
-class NoProtection:
+class NoProtection(Protection):
     """No penalty."""
-
-    start_epoch = None
-
-    def alpha(self, epoch):
-        """Zero."""
-        return jnp.zeros_like(epoch, jnp.float32)
-
-    def active(self, epoch):
-        """Never."""
-        return jnp.zeros_like(epoch, bool)
-
-    def wrap(self, optimizer, rate, alpha):
-        """The optimizer as it is."""
-        del rate, alpha
-        return optimizer
-
-    def init(self, params):
-        """Nothing."""
-        del params
-        return ()
-
-    def memory_rows(self, rows):
-        """Nothing."""
-        del rows
-        return ()
-
-    def begin_epoch(self, memory, opt_state, epoch):
-        """Nothing."""
-        del epoch
-        return memory, opt_state
-
-    def estimate(self, trained, *args):
-        """Zeros."""
-        del args
-        return jax.tree.map(jnp.zeros_like, trained.params)
-
-    def remember(self, memory, opt_state, *args):
-        """Nothing."""
-        del args
-        return memory, opt_state

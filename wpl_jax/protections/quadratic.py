@@ -22,11 +22,11 @@ from wpl_jax.devices.axis import NO_AXIS
 from wpl_jax.protections import fisher_changes
 from wpl_jax.protections.estimators import ESTIMATORS, PerExample, Uniform
 from wpl_jax.protections.fisher_changes import Change, Child, RunningAverage
-from wpl_jax.protections.protection import Estimator
+from wpl_jax.protections.protection import Estimator, Protection
 
 
 @dataclasses.dataclass(frozen=True)
-class Quadratic:
+class Quadratic(Protection):
     """What L2, EWC and WPL have in common.
 
     Attributes:
@@ -86,12 +86,14 @@ class Quadratic:
             return optax.chain(penalty.weight_plasticity(alpha), optimizer)
         return optax.chain(optimizer, penalty.proximal_weight_plasticity(alpha, rate))
 
-    def init(self, params):
+    def init(self, params, child):
         """The running average, zero; nothing where there is none."""
+        del child
         return zero_importance(params) if self._average else ()
 
-    def memory_rows(self, rows):
+    def memory_rows(self, memory, rows):
         """The rows of the running average."""
+        del memory
         return rows if self._average else ()
 
     def begin_epoch(self, memory, opt_state, epoch):
@@ -113,7 +115,7 @@ class Quadratic:
         """The Fisher of the child."""
         return self._estimator.estimate(trained, task, data, key, axis)
 
-    def remember(self, memory, opt_state, params, found, used, rows, alpha):
+    def remember(self, memory, opt_state, trained, found, used, rows, alpha):
         """Moves the anchor to the parameters, with their Fisher."""
         child = Child(used, rows, alpha)
         if average := self._average:
@@ -125,7 +127,7 @@ class Quadratic:
             fisher = fisher_changes.of_used(found, child)
         fisher = fisher_changes.apply(self._changes, fisher, child)
         return memory, penalty.consolidate(
-            opt_state, params, fisher, rule=self._rule, mask=used
+            opt_state, trained.params, fisher, rule=self._rule, mask=used
         )
 
     @property

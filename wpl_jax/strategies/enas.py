@@ -11,7 +11,7 @@ import optax
 from wpl_jax import controller
 from wpl_jax.common.settings import check_bool, check_choice, check_int, check_number
 from wpl_jax.strategies import reinforce
-from wpl_jax.strategies.strategy import Candidates, Learned, RewardsFn
+from wpl_jax.strategies.strategy import Candidates, Learned, RewardsFn, Strategy
 from wpl_jax.supernet import Architecture, Decision, Space, num_choices
 
 _MOST_SAMPLES = 10_000  # which one step holds in memory
@@ -26,12 +26,12 @@ class State(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Enas:
+class Enas(Strategy):
     """The strategy, a controller that learns by :mod:`wpl_jax.strategies.reinforce`.
 
     Attributes:
       space: What is searched.
-      steps: Updates in an epoch.
+      steps: Updates after each epoch.
       candidates: How the best is selected.
       hidden: Units of the LSTM.
       learning_rate: Of Adam.
@@ -80,11 +80,17 @@ class Enas:
         params = controller.init(key, self._counts, hidden=self.hidden)
         return State(params, self._optimizer.init(params), reinforce.init_baseline())
 
-    def begin_epoch(self, state: State) -> State:
+    def begin_epoch(self, state: State, epoch: jax.Array) -> State:
         """Forgets the baseline, if it is to be reset."""
+        del epoch
         if not self.reset_baseline:
             return state
         return state._replace(baseline=reinforce.init_baseline())
+
+    def steps_after(self, epoch: int) -> int:
+        """As many after each epoch."""
+        del epoch
+        return self.steps
 
     def propose(self, state: State, key: jax.Array) -> Architecture:
         """Draws from the controller."""

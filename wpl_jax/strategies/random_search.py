@@ -9,12 +9,12 @@ import dataclasses
 
 import jax
 
-from wpl_jax.strategies.strategy import Candidates, Learned, RewardsFn
+from wpl_jax.strategies.strategy import Candidates, Strategy
 from wpl_jax.supernet import Architecture, Space
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomSearch:
+class RandomSearch(Strategy):
     """The strategy.
 
     Attributes:
@@ -25,29 +25,7 @@ class RandomSearch:
     space: Space
     candidates: Candidates = Candidates(proposed=1000)
 
-    steps = 0  # It does not learn.
-
-    def init(self, key: jax.Array) -> tuple[()]:
-        """Nothing."""
-        del key
-        return ()
-
-    def begin_epoch(self, state: tuple[()]) -> tuple[()]:
-        """Nothing."""
-        return state
-
     def propose(self, state: tuple[()], key: jax.Array) -> Architecture:
         """Draws from the space, uniformly unless it knows better."""
         del state
         return Architecture(self.space.sample(key))
-
-    def learn(
-        self,
-        state: tuple[()],
-        key: jax.Array,
-        rewards_fn: RewardsFn,
-        first: jax.Array,
-        steps: int,
-    ) -> tuple[tuple[()], Learned]:
-        """Never called, as there are no steps to take."""
-        raise NotImplementedError("Random search does not learn.")

@@ -1,6 +1,7 @@
 """What a search strategy is."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -10,6 +11,9 @@ from wpl_jax.strategies.reinforce import RewardsFn
 from wpl_jax.supernet import Architecture
 
 State = Any
+# The loss of the architecture of(theta) on a batch of the split "train" or "valid", and
+# its gradient in theta: see :class:`wpl_jax.engine.slope.Slope`.
+Slope = Callable[..., tuple[jax.Array, Any]]
 
 
 class Learned(NamedTuple):
@@ -40,24 +44,66 @@ class Candidates:
 
 
 class Strategy(Protocol):
-    """A way to search, on any space's decisions. Its functions are pure."""
+    """A way to search, on any space. Its functions are pure.
 
-    @property
-    def steps(self) -> int:
-        """How many steps it learns for in each epoch."""
+    It learns between epochs from rewards (:meth:`learn`), or while weights are trained
+    from gradients (:meth:`step`), or not at all. A class that inherits from this one
+    implements what it does and leaves out the rest.
+
+    Attributes:
+      differentiable: Whether it learns from gradients. It then trains one architecture
+        at a time, of a space that knows what weights and gates are.
+    """
+
+    differentiable: bool = False
 
     @property
     def candidates(self) -> Candidates:
         """How its best is selected."""
 
     def init(self, key: jax.Array) -> State:
-        """What it starts from."""
+        """What it starts from; by default, no state."""
+        del key
+        return ()
 
-    def begin_epoch(self, state: State) -> State:
-        """What it does before an epoch's first step of learning."""
+    def begin_epoch(self, state: State, epoch: jax.Array) -> State:
+        """What it does before an epoch's first child; by default, nothing.
+
+        Args:
+          state: The strategy's state.
+          epoch: Number of the epoch, ``int32[]``.
+        """
+        del epoch
+        return state
 
     def propose(self, state: State, key: jax.Array) -> Architecture:
-        """The next child."""
+        """The next child, or the mixture that is trained next."""
+
+    def step(
+        self, state: State, architecture: Architecture, slope: Slope, key: jax.Array
+    ) -> tuple[State, Architecture]:
+        """Learns from gradients, before each batch that weights are trained on.
+
+        By default it does nothing.
+
+        Args:
+          state: The strategy's state.
+          architecture: What has been trained up to now.
+          slope: A function of ``(of, theta, split)``. It returns the loss, on a batch
+            of the split, of the architecture ``of(theta)`` with the shared weights as
+            they are, ``float32[]``, and the gradient in ``theta``, a tree like it.
+          key: PRNG key of the step.
+
+        Returns:
+          The new state, and what is trained on the batch.
+        """
+        del slope, key
+        return state, architecture
+
+    def steps_after(self, epoch: int) -> int:
+        """How many steps it learns for from rewards after an epoch; by default, 0."""
+        del epoch
+        return 0
 
     def learn(
         self,
@@ -77,3 +123,16 @@ class Strategy(Protocol):
           first: Number of the first step, ``int32[]``.
           steps: How many, at least 1.
         """
+        raise NotImplementedError(f"{type(self).__name__} learns from no rewards.")
+
+    def finalists(self, state: State, key: jax.Array) -> Architecture:
+        """A candidate for the best, after the last epoch; by default a proposal.
+
+        Its ``choice`` alone is selected and trained from scratch.
+        """
+        return self.propose(state, key)
+
+    def watch(self, state: State) -> dict[str, jax.Array]:
+        """What is recorded of the state after each epoch, by name."""
+        del state
+        return {}

@@ -272,7 +272,17 @@ class ImageClassification:
         """Whole batches of a split."""
         return len(getattr(data, split).labels) // self.batch_size
 
-    def train_loss(self, child, architecture, data, carry, step, key, axis=NO_AXIS):
+    def train_loss(
+        self,
+        child,
+        architecture,
+        data,
+        carry,
+        step,
+        key,
+        axis=NO_AXIS,
+        split="train",
+    ):
         """Cross-entropy of one batch with all noise, and the auxiliary head's.
 
         Args:
@@ -283,12 +293,13 @@ class ImageClassification:
           step: Number of the batch, ``int32[]``, counted on over all passes.
           key: PRNG key of the noise.
           axis: Devices that share the batch.
+          split: Whose batch.
 
         Returns:
           The loss, and the pair of the cross-entropy in nats and nothing.
         """
         key, key_of_child = jax.random.split(key)
-        images, labels = self._training_batch(data, step, key, axis)
+        images, labels = self._augmented_batch(data, split, step, key, axis)
         batches = self.num_batches(data, "train")
         # A float: the product may be beyond int32.
         last = jnp.float32(self.drop_path.epochs * batches)
@@ -441,17 +452,17 @@ class ImageClassification:
         images, labels = (x[places] for x in getattr(data, split))
         return _normalized(data, images), labels
 
-    def _training_batch(self, data, step, key, axis):
+    def _augmented_batch(self, data, split, step, key, axis):
         """A batch of the pass that a step belongs to, augmented."""
-        count = len(data.train.labels)
-        batches = self.num_batches(data, "train")
+        examples = getattr(data, split)
+        count, batches = len(examples.labels), self.num_batches(data, split)
         key_of_pass = jax.random.fold_in(jax.random.key(0), step // batches)
         order = jax.random.permutation(key_of_pass, count)
         first = step % batches * self.batch_size
         places = axis.shard(jax.lax.dynamic_slice_in_dim(order, first, self.batch_size))
-        images = data.train.images[places]
+        images = examples.images[places]
         images = augment(key, images, self.augmentation, data, axis)
-        return images, data.train.labels[places]
+        return images, examples.labels[places]
 
 
 def augment(

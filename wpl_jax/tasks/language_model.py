@@ -134,7 +134,17 @@ class LanguageModel:
         """Batches of a split; what is left over at its end is not counted."""
         return (getattr(data, split).shape[1] - 1) // self.length
 
-    def train_loss(self, child, architecture, data, carry, step, key, axis=NO_AXIS):
+    def train_loss(
+        self,
+        child,
+        architecture,
+        data,
+        carry,
+        step,
+        key,
+        axis=NO_AXIS,
+        split="train",
+    ):
         """Cross-entropy of one batch with dropout, and the two penalties.
 
         Args:
@@ -146,14 +156,15 @@ class LanguageModel:
             state, at multiples of :meth:`num_batches`.
           key: PRNG key of the dropout.
           axis: Devices that share the streams.
+          split: Whose batch.
 
         Returns:
           The loss, and the pair of the cross-entropy in nats per word and the
           hidden state, without gradient.
         """
-        index = step % self.num_batches(data, "train")
+        index = step % self.num_batches(data, split)
         state = jnp.where(index == 0, jnp.zeros_like(carry), carry)
-        inputs, targets = axis.shard(self._window(data.train, index))
+        inputs, targets = axis.shard(self._window(getattr(data, split), index))
         child, state = jax.tree.map(
             lambda x: x.astype(self.compute_dtype), (child, state)
         )

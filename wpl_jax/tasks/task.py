@@ -89,8 +89,12 @@ class Task(Protocol):
         step: jax.Array,
         key: jax.Array,
         axis: Axis = NO_AXIS,
+        split: str = "train",
     ) -> tuple[jax.Array, tuple[jax.Array, Carry]]:
-        """The loss that training minimises on training batch ``step``.
+        """The loss that training minimises on batch ``step`` of a split.
+
+        Weights are trained on ``"train"``; what a strategy trains by gradients may be
+        trained on ``"valid"``.
 
         Returns:
           The loss, and beside it the nats that are part of it and the carry, both of
