@@ -80,7 +80,7 @@ ON_THE_COMMAND_LINE = {
     "epochs": (SEARCH, "search.epochs=3000000000", "epochs", "at most 1000000"),
     "all batches": (
         SEARCH,
-        "search.children=100000000",
+        "search.children=1000000000",
         "config.search.epochs is ",
         "expected at most",
         "training batches are counted over all epochs, by int32",
