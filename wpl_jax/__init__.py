@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         replace,
         weight_plasticity,
     )
+    from wpl_jax.strategies.exponentiated_gradient import exponentiated_gradient
 
 __version__ = "0.1.0"
 
@@ -41,6 +42,7 @@ __all__ = [
     "clip_norm",
     "consolidate",
     "explain_per_example",
+    "exponentiated_gradient",
     "flush",
     "normalize",
     "online",
@@ -57,7 +59,12 @@ __all__ = [
 ]
 
 # What jobs import takes seconds, so their names are looked up last.
-_MODULES = ("wpl_jax.fisher", "wpl_jax.penalty", "wpl_jax.jobs.python")
+_MODULES = (
+    "wpl_jax.fisher",
+    "wpl_jax.penalty",
+    "wpl_jax.strategies.exponentiated_gradient",
+    "wpl_jax.jobs.python",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -26,6 +26,7 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
+from wpl_jax.common.settings import require
 from wpl_jax.common.trees import norm_of_floats
 from wpl_jax.devices.compiled import compiled
 from wpl_jax.devices.parallel import ONE_DEVICE, Devices
@@ -68,6 +69,12 @@ class Search:
     eval_batches: int
     children_per_step: int = 1
     devices: Devices = ONE_DEVICE
+
+    def __post_init__(self) -> None:
+        """Checks that the parts go together."""
+        alone = self.children_per_step == 1 or not self.strategy.differentiable
+        expected = "1, as the strategy trains one architecture at a time"
+        require(self, "children_per_step", alone, expected)
 
     @property
     def num_judged(self) -> int:

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from configs import enas_rnn_pydoc
 from wpl_jax.devices.axis import NO_AXIS
-from wpl_jax.supernet import ALL, Decision, Graph, Space
+from wpl_jax.supernet import ALL, EVERY_ROW, Decision, Graph, Space
 from wpl_jax.tasks import Evaluation
 from wpl_jax.tasks.guessing import of_losses
 
@@ -25,6 +25,7 @@ FACTORS = {"shared": 1.0, "a": 2.0, "b": 3.0}
 @dataclasses.dataclass(frozen=True)
 class ToySpace(Space):
     name = "toy"
+    mixes = True
     decisions = (
         Decision("a", ("0", "1", "2"), ordered=True),
         Decision("b", ("0", "1", "2")),
@@ -39,6 +40,8 @@ class ToySpace(Space):
         }
 
     def rows(self, architecture):
+        if architecture.weights is not None:
+            return {"shared": ALL, "a": EVERY_ROW, "b": EVERY_ROW}
         return {
             "shared": ALL,
             "a": architecture.choice[:1],
@@ -46,7 +49,18 @@ class ToySpace(Space):
         }
 
     def apply(self, child, architecture, inputs, **kwargs):
-        return child["shared"] + 2 * child["a"][0] + 3 * child["b"][0]
+        y = child["shared"]
+        for decision, name in enumerate("ab"):
+            rows = child[name]
+            part = rows[0]
+            if architecture.weights is not None:
+                part = architecture.weights[decision] @ rows
+            if architecture.gates is not None:
+                gates = architecture.gates[decision]
+                own = gates[architecture.choice[decision]]
+                part = own * part + (jnp.sum(gates) - own)
+            y += FACTORS[name] * part
+        return y
 
     def graphs(self, choice):
         return {"toy": Graph({"in": "in", "out": "out"}, (("in", "out", ""),))}

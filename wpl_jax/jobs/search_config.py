@@ -209,17 +209,18 @@ def make_search(
     ):
         expected = f"at most {available}, the batches of the validation data"
         require(number <= available, config, field, expected)
-    search = Search(
-        task=task,
-        strategy=strategy,
-        protection=protection,
-        optimizer=optimizer,
-        children=settings.children,
-        batches=settings.batches,
-        eval_batches=settings.eval_batches,
-        children_per_step=settings.children_per_step,
-        devices=devices,
-    )
+    with naming("search"):
+        search = Search(
+            task=task,
+            strategy=strategy,
+            protection=protection,
+            optimizer=optimizer,
+            children=settings.children,
+            batches=settings.batches,
+            eval_batches=settings.eval_batches,
+            children_per_step=settings.children_per_step,
+            devices=devices,
+        )
     make_plan(config, search)  # To see at once that its calls come out even.
     return search, data, opened.about
 

@@ -7,6 +7,7 @@ from wpl_jax.strategies.strategy import Strategy as Strategy
 STRATEGIES = Registry(
     "wpl_jax.strategies",
     {
+        "differentiable": "wpl_jax.strategies.differentiable:Differentiable",
         "enas": "wpl_jax.strategies.enas:Enas",
         "random": "wpl_jax.strategies.random_search:RandomSearch",
     },

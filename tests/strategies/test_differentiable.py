@@ -1,0 +1,322 @@
+"""Differentiable strategies on the toy space, against the same written in numpy."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import toy
+from helpers.parts import make_protection
+from helpers.written_search import (
+    BATCHES,
+    CHILDREN,
+    DECAY,
+    EVALUATED,
+    RATE,
+    WEIGHT_DECAY,
+    make_search,
+    run_epoch,
+)
+
+from wpl_jax import penalty
+from wpl_jax.common.settings import SettingError
+from wpl_jax.devices.axis import NO_AXIS
+from wpl_jax.devices.parallel import Devices
+from wpl_jax.engine.slope import Slope
+from wpl_jax.strategies.differentiable import (
+    AdamOnLogits,
+    Differentiable,
+    ExponentiatedGradient,
+)
+from wpl_jax.supernet import Architecture, gather, num_choices
+
+SPACE = toy.ToySpace()
+ADAM = AdamOnLogits(0.1, 0.5, 0.999, weight_decay=0.01, scale=0.5)
+EXPONENTIATED = ExponentiatedGradient(0.3, floor=1e-5)
+EPOCHS = 3
+
+
+def strategy_of(**settings):
+    settings = {"optimizer": EXPONENTIATED, "temperature": 2.0} | settings
+    return Differentiable(SPACE, **settings)
+
+
+class Written:
+    """DARTS and GAEA on the toy task in float64: one step of each in turn."""
+
+    def __init__(self, state, data, strategy):
+        params, theta = jax.device_get((state.shared.params, state.strategy.theta))
+        self.params = {k: np.asarray(v, np.float64) for k, v in params.items()}
+        self.theta = np.asarray(theta, np.float64)
+        self.data = [np.asarray(split, np.float64) for split in data]
+        self.strategy = strategy
+        self.moments, self.count = np.zeros((2, *self.theta.shape)), 0
+
+    def weights(self):
+        if self.strategy.optimizer is EXPONENTIATED:
+            return self.theta
+        raised = np.exp(self.theta)
+        return raised / raised.sum(-1, keepdims=True)
+
+    def error(self, batch):
+        """Prediction minus the mean example: the gradient in the prediction."""
+        p, w = self.params, self.weights()
+        y = p["shared"] + 2 * w[0] @ p["a"] + 3 * w[1] @ p["b"]
+        return y - batch.mean(0)
+
+    def loss(self, batches):
+        totals = []
+        for batch in batches:
+            y = self.error(batch) + batch.mean(0)
+            totals.append(0.5 * np.sum((y - batch) ** 2, -1).mean())
+        return np.mean(totals)
+
+    def train_weights(self, batch):
+        e = self.error(batch)
+        gradient = np.stack([2 * self.params["a"] @ e, 3 * self.params["b"] @ e])
+        if self.strategy.optimizer is EXPONENTIATED:
+            moved = self.theta * np.exp(-EXPONENTIATED.learning_rate * gradient)
+            moved = np.maximum(moved / moved.sum(-1, keepdims=True), 1e-5)
+            self.theta = moved / moved.sum(-1, keepdims=True)
+            return
+        w = self.weights()
+        gradient = w * (gradient - np.sum(w * gradient, -1, keepdims=True))
+        gradient += ADAM.weight_decay * self.theta
+        self.count += 1
+        decays = np.array([ADAM.b1, ADAM.b2]).reshape(2, 1, 1)
+        new = np.stack([gradient, gradient**2])
+        self.moments = decays * self.moments + (1 - decays) * new
+        mean, square = self.moments / (1 - decays**self.count)
+        self.theta = self.theta - ADAM.learning_rate * mean / (np.sqrt(square) + 1e-8)
+
+    def train(self, batch, epoch):
+        e, w = self.error(batch), self.weights()
+        gradient = {
+            "shared": e,
+            "a": 2 * np.outer(w[0], e),
+            "b": 3 * np.outer(w[1], e),
+        }
+        rate = RATE * DECAY ** max(epoch - 1, 0)
+        for name, g in gradient.items():
+            self.params[name] -= rate * (g + WEIGHT_DECAY * self.params[name])
+
+
+@pytest.mark.parametrize("split", ["valid", "train"])
+@pytest.mark.parametrize("optimizer", [ADAM, EXPONENTIATED])
+def test_epochs_alternate_steps_of_both_weights(optimizer, split):
+    strategy = strategy_of(optimizer=optimizer, split=split, warmup=1)
+    search, data = make_search(strategy=strategy), toy.make_data()
+    state = search.init(jax.random.key(1))
+    written = Written(state, data, strategy)
+    trained_on, of_weights = data.train, getattr(data, split)
+    for epoch in range(EPOCHS):
+        state = run_epoch(search, state, data, epoch)
+        stored = []
+        for index in range(CHILDREN):
+            for i in range(BATCHES):
+                number = (epoch * CHILDREN + index) * BATCHES + i
+                if epoch >= 1:
+                    written.train_weights(np.asarray(of_weights[number % 5], float))
+                written.train(np.asarray(trained_on[number % 5], float), epoch)
+            stored.append(written.weights())
+            err1 = written.loss(written.data[1][:EVALUATED])
+            found = float(state.epoch.err1.loss[index])
+            np.testing.assert_allclose(found, err1, rtol=1e-4)
+        np.testing.assert_allclose(
+            state.epoch.architectures.weights, stored, rtol=1e-4, atol=1e-6
+        )
+        for name, value in state.shared.params.items():
+            np.testing.assert_allclose(
+                value, written.params[name], rtol=1e-4, atol=1e-6
+            )
+    watched = search.measure(state, np.int32(0)).strategy
+    w = written.weights()
+    np.testing.assert_allclose(watched["weights"], w, rtol=1e-4, atol=1e-6)
+    entropy = -np.mean(np.sum(w * np.log(w), -1))
+    np.testing.assert_allclose(watched["entropy_of_weights"], entropy, rtol=1e-4)
+    state = search.propose(state)
+    choice = np.asarray(state.selection.architectures.choice)
+    np.testing.assert_array_equal(choice, [np.argmax(w, -1)])
+    assert state.selection.architectures.weights is None
+
+
+def slope_of(params, data, number):
+    """The slope on a batch, whose child is cut out of the shared parameters."""
+
+    def child_of(architecture):
+        return gather(params, SPACE.rows(architecture))
+
+    task = toy.ToyTask()
+    return Slope(
+        task, child_of, data, task.init_carry(), number, jax.random.key(0), NO_AXIS
+    )
+
+
+def test_a_mixture_of_one_choice_is_the_child_with_its_gradients():
+    params, data = SPACE.init(jax.random.key(0)), toy.make_data()
+    task, step = toy.ToyTask(), jnp.int32(2)
+
+    def loss(params, architecture):
+        child = gather(params, SPACE.rows(architecture))
+        return task.fisher_loss(child, architecture, data, "train", step)
+
+    for choice in ([0, 2], [1, 1], [2, 0]):
+        choice = jnp.array(choice)
+        hot = jax.nn.one_hot(choice, 3)
+        of = jax.value_and_grad(loss)
+        child = of(params, Architecture(choice))
+        mixture = of(params, Architecture(choice, weights=hot))
+        gated = of(params, Architecture(choice, gates=hot))
+        for other in (mixture, gated):
+            jax.tree.map(
+                functools.partial(np.testing.assert_allclose, rtol=1e-6), other, child
+            )
+        unused = np.setdiff1d(range(3), choice[0])
+        assert np.all(np.asarray(mixture[1]["a"])[unused] == 0)
+
+
+def test_a_gate_has_the_published_gradient():
+    """Dong and Yang: what is chosen by its operation, the rest by ones."""
+    params, data = SPACE.init(jax.random.key(0)), toy.make_data()
+    strategy = strategy_of(relaxation="gumbel", optimizer=ADAM)
+    state = strategy.init(jax.random.key(3))
+    key, seen = jax.random.key(4), set()
+    for number in range(6):
+        of = strategy._relax(state, jax.random.fold_in(key, number))
+        architecture = of(state.theta)
+        hard = np.eye(3)[np.asarray(architecture.choice)]
+        np.testing.assert_array_equal(architecture.gates, hard)
+        loss, gradient = slope_of(params, data, jnp.int32(number))(of, state.theta)
+        p = {k: np.asarray(v, float) for k, v in params.items()}
+        batch = np.asarray(data.train[number % 5], float)
+        a, b = np.asarray(architecture.choice)
+        y = p["shared"] + 2 * p["a"][a] + 3 * p["b"][b]
+        np.testing.assert_allclose(
+            loss, 0.5 * np.sum((y - batch) ** 2, -1).mean(), rtol=1e-5
+        )
+        e = y - batch.mean(0)
+        of_gates = np.full((2, 3), np.sum(e)) * np.array([[2], [3]])
+        of_gates[0, a] = 2 * p["a"][a] @ e
+        of_gates[1, b] = 3 * p["b"][b] @ e
+        noise = jax.random.gumbel(jax.random.fold_in(key, number), (2, 3))
+        logits = np.asarray(state.theta, float)
+        logits = (logits - np.log(np.exp(logits).sum(-1, keepdims=True)) + noise) / 2
+        soft = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+        of_logits = soft * (of_gates - np.sum(soft * of_gates, -1, keepdims=True)) / 2
+        # The normalization of the logits before the noise has no effect on them.
+        np.testing.assert_allclose(gradient, of_logits, rtol=1e-4, atol=1e-5)
+        seen.add((int(a), int(b)))
+    assert len(seen) > 2
+
+
+def test_choices_are_drawn_by_their_weights_and_colder_later():
+    strategy = strategy_of(
+        relaxation="gumbel", optimizer=ADAM, temperature=5.0, temperature_epochs=10
+    )
+    state = strategy.init(jax.random.key(0))
+    state = state._replace(theta=jnp.log(jnp.array([[0.2, 0.3, 0.5]] * 2)))
+    keys = jax.random.split(jax.random.key(1), 4000)
+    drawn = jax.vmap(lambda key: strategy.propose(state, key).choice)(keys)
+    shares = np.bincount(np.ravel(drawn), minlength=3) / 8000
+    np.testing.assert_allclose(shares, [0.2, 0.3, 0.5], atol=0.02)
+    found = [float(strategy._temperature(jnp.int32(e))) for e in (0, 5, 10, 20)]
+    np.testing.assert_allclose(found, [5, 2.55, 0.1, 0.1], rtol=1e-6)
+
+
+def run(search, data, seed=0, epochs=2):
+    state = search.init(jax.random.key(seed))
+    for epoch in range(epochs):
+        state = run_epoch(search, state, data, epoch)
+    return jax.device_get(state._replace(key=None))
+
+
+@pytest.mark.parametrize("relaxation", ["mixture", "gumbel"])
+def test_one_compilation_serves_all_epochs_and_devices_agree(relaxation):
+    traces = []
+
+    class Counting(toy.ToyTask):
+        def train_loss(self, *args, **kwargs):
+            traces.append(1)
+            return super().train_loss(*args, **kwargs)
+
+    strategy = strategy_of(relaxation=relaxation, warmup=1)
+    search, data = make_search(Counting(), strategy=strategy), toy.make_data()
+    one = run(search, data)
+    assert len(traces) == 2  # for the slope and for the step
+    again = run(search, data)
+    assert len(traces) == 2
+    jax.tree.map(np.testing.assert_array_equal, one, again)
+    on_two = dataclasses.replace(search, devices=Devices(2))
+    two = run(on_two, on_two.devices.replicate(data))
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), two, one
+    )
+
+
+def test_gumbel_trains_the_rows_it_draws_and_no_others():
+    strategy = strategy_of(relaxation="gumbel", warmup=9)
+    search, data = make_search(strategy=strategy), toy.make_data()
+    state = search.begin_epoch(search.init(jax.random.key(0)), np.int32(0))
+    before = jax.device_get(state.shared.params)
+    state = search.train_child(state, data, np.int32(0), np.int32(0))
+    moved = np.any(np.asarray(state.shared.params["a"]) != before["a"], -1)
+    assert 1 <= moved.sum() <= BATCHES
+    assert moved[int(state.epoch.architectures.choice[0, 0])]
+
+
+def test_the_penalty_remembers_all_of_a_mixture():
+    strategy = strategy_of()
+    protection = make_protection(start_epoch=0, strength=2.0, protect="choices")
+    search = make_search(strategy=strategy, protection=protection)
+    data = toy.make_data()
+    state = search.begin_epoch(search.init(jax.random.key(0)), np.int32(0))
+    state = search.train_child(state, data, np.int32(0), np.int32(0))
+    kept = penalty.plasticity_states(state.shared.opt_state)[0]
+    jax.tree.map(np.testing.assert_array_equal, kept.anchor, state.shared.params)
+    # The Fisher is that of the batch's gradient with the weights of the mixture.
+    params, w = jax.device_get((state.shared.params, state.strategy.theta))
+    batch = np.asarray(data.valid[0], float)
+    y = params["shared"] + 2 * w[0] @ params["a"] + 3 * w[1] @ params["b"]
+    e = y - batch.mean(0)
+    np.testing.assert_allclose(kept.fisher["a"], (2 * np.outer(w[0], e)) ** 2, 1e-4)
+    np.testing.assert_allclose(kept.fisher["b"], (3 * np.outer(w[1], e)) ** 2, 1e-4)
+    np.testing.assert_array_equal(kept.fisher["shared"], 0)  # No choice of anything.
+
+
+def test_a_slope_that_is_not_finite_changes_nothing():
+    params, data = SPACE.init(jax.random.key(0)), toy.make_data()
+    data = data._replace(train=data.train.at[1].set(jnp.nan))
+    strategy = strategy_of()
+    state = strategy.init(jax.random.key(0))
+    of = strategy._relax(state, jax.random.key(0))
+    loss, gradient = slope_of(params, data, jnp.int32(1))(of, state.theta)
+    assert float(loss) == 0
+    np.testing.assert_array_equal(gradient, np.zeros((2, 3)))
+
+
+def test_places_without_a_choice_have_no_weight():
+    class Uneven(toy.ToySpace):
+        decisions = (
+            toy.ToySpace.decisions[0],
+            toy.ToySpace.decisions[1]._replace(choices=("0",)),
+        )
+
+    assert num_choices(Uneven.decisions) == (3, 1)
+    for optimizer in (ADAM, EXPONENTIATED):
+        strategy = Differentiable(Uneven(), optimizer=optimizer)
+        state = strategy.init(jax.random.key(0))
+        weights = strategy.propose(state, jax.random.key(0)).weights
+        np.testing.assert_array_equal(weights[1], [1, 0, 0])
+        np.testing.assert_allclose(np.sum(weights, -1), 1, rtol=1e-6)
+
+
+def test_what_cannot_be_mixed_or_trained_at_once_is_refused():
+    class Plain(toy.ToySpace):
+        mixes = False
+
+    with pytest.raises(SettingError, match="mixes its choices"):
+        Differentiable(Plain())
+    with pytest.raises(SettingError, match="one architecture at a time"):
+        dataclasses.replace(make_search(strategy=strategy_of()), children_per_step=2)

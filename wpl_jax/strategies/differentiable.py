@@ -1,0 +1,285 @@
+"""Architecture weights that are trained by gradients: DARTS, GDAS and GAEA of each.
+
+A decision has a weight for each of its choices, and the loss of a mixture has a
+gradient in them. All of these methods are settings of one class:
+
+    =================  ==========  ========================  ===========
+    method             relaxation  optimizer                 split
+    =================  ==========  ========================  ===========
+    DARTS              mixture     Adam on logits            valid
+    GDAS               gumbel      Adam on logits            valid
+    GAEA DARTS         mixture     exponentiated gradient    valid, train
+    GAEA GDAS          gumbel      exponentiated gradient    valid
+    =================  ==========  ========================  ===========
+
+DARTS: Liu, Simonyan, Yang (ICLR 2019), first order. GDAS: Dong and Yang (CVPR 2019).
+GAEA: Li, Khodak, Balcan, Talwalkar (ICLR 2021).
+"""
+
+import dataclasses
+from typing import Any, Literal, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from wpl_jax.common.settings import (
+    check_choice,
+    check_int,
+    check_number,
+    chosen,
+    require,
+)
+from wpl_jax.registry import Registry
+from wpl_jax.strategies.exponentiated_gradient import exponentiated_gradient
+from wpl_jax.strategies.strategy import Candidates, Slope, Strategy
+from wpl_jax.supernet import Architecture, Space, is_choice
+
+_NEVER = -1e9  # logit of a place without a choice
+
+
+class ArchitectureOptimizer(Protocol):
+    """How architecture weights are parametrized and trained."""
+
+    def init(self, key: jax.Array, there: jax.Array) -> jax.Array:
+        """The parameters before the first step.
+
+        Args:
+          key: PRNG key.
+          there: ``bool[decisions, choices]``; where there is a choice.
+
+        Returns:
+          ``float32[decisions, choices]``.
+        """
+
+    def probabilities(self, theta: jax.Array, there: jax.Array) -> jax.Array:
+        """The distribution of each decision, ``float32[decisions, choices]``."""
+
+    def transform(self) -> optax.GradientTransformation:
+        """The optimizer of the parameters."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamOnLogits:
+    """Adam on logits, whose softmax are the weights (DARTS, GDAS).
+
+    Attributes:
+      learning_rate: Of Adam.
+      b1: Decay of the first moment.
+      b2: Decay of the second moment.
+      weight_decay: Times the logits, added to the gradient.
+      scale: Standard deviation of the first logits.
+    """
+
+    learning_rate: float = 3e-4
+    b1: float = 0.5
+    b2: float = 0.999
+    weight_decay: float = 1e-3
+    scale: float = 1e-3
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        check_number(self, "learning_rate", above=0)
+        for name in ("b1", "b2"):
+            check_number(self, name, least=0, below=1)
+        for name in ("weight_decay", "scale"):
+            check_number(self, name, least=0)
+
+    def init(self, key, there):
+        """Logits near 0."""
+        return self.scale * jax.random.normal(key, there.shape)
+
+    def probabilities(self, theta, there):
+        """The softmax."""
+        return jax.nn.softmax(jnp.where(there, theta, _NEVER))
+
+    def transform(self):
+        """Adam, the decay in the gradient as in the authors' code."""
+        return optax.chain(
+            optax.add_decayed_weights(self.weight_decay),
+            optax.adam(self.learning_rate, b1=self.b1, b2=self.b2),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class ExponentiatedGradient:
+    """Exponentiated gradient on the weights themselves (GAEA).
+
+    Attributes:
+      learning_rate: See :func:`wpl_jax.exponentiated_gradient`.
+      floor: What weights are raised to, as in the authors' code.
+    """
+
+    learning_rate: float = 0.1
+    floor: float = 1e-5
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        check_number(self, "learning_rate", above=0)
+        check_number(self, "floor", least=0, most=0.1)
+
+    def init(self, key, there):
+        """Uniform."""
+        del key
+        return there / jnp.sum(there, -1, keepdims=True, dtype=jnp.float32)
+
+    def probabilities(self, theta, there):
+        """The parameters."""
+        del there
+        return theta
+
+    def transform(self):
+        """The transform of the same name."""
+        return exponentiated_gradient(self.learning_rate, self.floor)
+
+
+# By name: dataclasses with the methods of :class:`ArchitectureOptimizer`.
+ARCHITECTURE_OPTIMIZERS = Registry(
+    "wpl_jax.architecture_optimizers",
+    {"adam": AdamOnLogits, "exponentiated_gradient": ExponentiatedGradient},
+)
+
+
+class State(NamedTuple):
+    """Architecture weights and what their training remembers."""
+
+    theta: jax.Array  # float32[decisions, choices]; parameters of the optimizer
+    opt_state: optax.OptState
+    epoch: jax.Array  # int32[]
+
+
+@dataclasses.dataclass(frozen=True)
+class Differentiable(Strategy):
+    """The strategy. It trains its weights before each batch of the shared weights.
+
+    Attributes:
+      space: What is searched; it has to know what weights and gates are.
+      optimizer: Of the architecture weights.
+      relaxation: ``"mixture"`` of all choices by their weights, or ``"gumbel"``: one
+        choice, drawn anew in each forward pass, with a straight-through gradient.
+      split: Whose loss the architecture weights minimise: ``"valid"`` (bilevel), or
+        ``"train"`` for the batch that the shared weights are trained on (one level).
+      warmup: Epochs before the architecture weights are trained.
+      temperature: Of the Gumbel softmax in the first epoch.
+      last_temperature: The same after ``temperature_epochs``; linear in between.
+      temperature_epochs: See there.
+      entropy_weight: Nats of loss that a nat of entropy of the weights costs.
+      candidates: How the best is selected; all finalists are the same, so that one
+        is enough.
+    """
+
+    space: Space
+    optimizer: ArchitectureOptimizer = chosen(ARCHITECTURE_OPTIMIZERS, AdamOnLogits())
+    relaxation: Literal["mixture", "gumbel"] = "mixture"
+    split: Literal["valid", "train"] = "valid"
+    warmup: int = 0
+    temperature: float = 10.0
+    last_temperature: float = 0.1
+    temperature_epochs: int = 250
+    entropy_weight: float = 0.0
+    candidates: Candidates = Candidates(proposed=1, keep=1)
+
+    differentiable = True
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        check_choice(self, "relaxation", ("gumbel", "mixture"))
+        check_choice(self, "split", ("train", "valid"))
+        check_int(self, "warmup", 0)
+        for name in ("temperature", "last_temperature"):
+            check_number(self, name, above=0)
+        check_int(self, "temperature_epochs", 1)
+        check_number(self, "entropy_weight", least=0)
+        mixes = self.space is None or self.space.mixes
+        require(self, "space", mixes, "a space that mixes its choices by weights")
+
+    def init(self, key: jax.Array) -> State:
+        """The weights that the optimizer starts from."""
+        theta = self.optimizer.init(key, self._there)
+        return State(theta, self.optimizer.transform().init(theta), jnp.int32(0))
+
+    def begin_epoch(self, state: State, epoch: jax.Array) -> State:
+        """Notes the epoch, for the warm-up and the temperature."""
+        return state._replace(epoch=epoch)
+
+    def propose(self, state: State, key: jax.Array) -> Architecture:
+        """The mixture, or a choice that is drawn from it."""
+        return self._relax(state, key)(state.theta)
+
+    def step(
+        self, state: State, architecture: Architecture, slope: Slope, key: jax.Array
+    ) -> tuple[State, Architecture]:
+        """A step of the architecture weights; then what the batch is trained on.
+
+        The two forward passes draw independently where they draw.
+        """
+        del architecture
+        key_of_step, key_of_proposal = jax.random.split(key)
+        _, gradient = slope(self._relax(state, key_of_step), state.theta, self.split)
+        gradient += self.entropy_weight * jax.grad(self._entropy)(state.theta)
+        updates, opt_state = self.optimizer.transform().update(
+            gradient, state.opt_state, state.theta
+        )
+        moved = state._replace(
+            theta=optax.apply_updates(state.theta, updates), opt_state=opt_state
+        )
+        trains = state.epoch >= self.warmup
+        state = jax.tree.map(lambda a, b: jnp.where(trains, a, b), moved, state)
+        return state, self.propose(state, key_of_proposal)
+
+    def finalists(self, state: State, key: jax.Array) -> Architecture:
+        """What the weights are discretized to."""
+        del key
+        return Architecture(self.space.discretize(self._probabilities(state.theta)))
+
+    def watch(self, state: State) -> dict[str, jax.Array]:
+        """The weights, their entropy in nats, and what they would be discretized to."""
+        weights = self._probabilities(state.theta)
+        return {
+            "weights": weights,
+            "entropy_of_weights": self._entropy(state.theta),
+            "derived": self.space.discretize(weights),
+        }
+
+    @property
+    def _there(self) -> jax.Array:
+        return jnp.asarray(is_choice(self.space.decisions))
+
+    def _probabilities(self, theta: jax.Array) -> jax.Array:
+        return self.optimizer.probabilities(theta, self._there)
+
+    def _entropy(self, theta: jax.Array) -> jax.Array:
+        """Mean over the decisions, float32[]; nats."""
+        p = self._probabilities(theta)
+        log_p = jnp.log(jnp.where(p > 0, p, 1))
+        return -jnp.mean(jnp.sum(p * log_p, -1))
+
+    def _relax(self, state: State, key: jax.Array) -> Any:
+        """A function from parameters to the architecture."""
+        if self.relaxation == "mixture":
+
+            def mixture(theta):
+                weights = self._probabilities(theta)
+                choice = self.space.discretize(jax.lax.stop_gradient(weights))
+                return Architecture(choice, weights=weights)
+
+            return mixture
+        noise = jax.random.gumbel(key, self._there.shape)
+        temperature = self._temperature(state.epoch)
+
+        def single_path(theta):
+            p = self._probabilities(theta)
+            log_p = jnp.where(p > 0, jnp.log(jnp.where(p > 0, p, 1)), _NEVER)
+            soft = jax.nn.softmax((log_p + noise) / temperature)
+            choice = jnp.argmax(soft, -1).astype(jnp.int32)
+            hard = jax.nn.one_hot(choice, soft.shape[-1])
+            # The difference first: it is exactly 0, and the gate exactly 0 or 1.
+            gates = hard + (soft - jax.lax.stop_gradient(soft))
+            return Architecture(choice, gates=gates)
+
+        return single_path
+
+    def _temperature(self, epoch: jax.Array) -> jax.Array:
+        passed = jnp.minimum(epoch / self.temperature_epochs, 1)
+        fall = self.temperature - self.last_temperature
+        return self.temperature - fall * passed
