@@ -75,7 +75,9 @@ def mean_over_children(
         found = jax.tree.map(
             lambda x: jnp.where(sound, (item.weight * x).astype(x.dtype), 0), found
         )
-        used = jax.tree.map(lambda m: m * sound, mask(shared, rows))
+        # What has no weight is not there: an archive that is not full yet.
+        there = sound & (item.weight != 0)
+        used = jax.tree.map(lambda m: m * there, mask(shared, rows))
         count = jax.tree.map(lambda m: m * item.counts, used)
         total = add_rows(totals[0], rows, found)
         return (total, *jax.tree.map(jnp.add, totals[1:], (count, used))), beside

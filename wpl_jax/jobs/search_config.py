@@ -34,6 +34,7 @@ from wpl_jax.jobs.config_fields import (
     require_number,
     require_settings,
     with_changes,
+    wrong,
 )
 from wpl_jax.protections import PENALTIES
 from wpl_jax.search import Search
@@ -208,7 +209,8 @@ def make_search(
         (screen_batches, strategy.candidates.screen_batches),
     ):
         expected = f"at most {available}, the batches of the validation data"
-        require(number <= available, config, field, expected)
+        if number > available:  # A default may be, which the configuration lacks.
+            raise wrong(field, number, expected)
     with naming("search"):
         search = Search(
             task=task,

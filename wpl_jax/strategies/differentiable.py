@@ -177,7 +177,7 @@ class Differentiable(Strategy):
     last_temperature: float = 0.1
     temperature_epochs: int = 250
     entropy_weight: float = 0.0
-    candidates: Candidates = Candidates(proposed=1, keep=1)
+    candidates: Candidates = Candidates(proposed=1, screen_batches=1, keep=1)
 
     differentiable = True
 
