@@ -6,6 +6,7 @@ from typing import Literal
 
 import pytest
 from absl import flags
+from helpers import toy
 from helpers.flags import parse
 from ml_collections import ConfigDict
 
@@ -20,7 +21,6 @@ from wpl_jax.protections.estimators import ESTIMATORS
 from wpl_jax.registry import Registry
 from wpl_jax.spaces import SPACES
 from wpl_jax.strategies import STRATEGIES
-from wpl_jax.supernet import Decision
 from wpl_jax.tasks import TASKS
 
 
@@ -232,15 +232,15 @@ def test_unknown_changes_are_refused(changes):
         settings(Part, **changes)
 
 
-DECISIONS = (Decision("a", ("0", "1")),)
 # What data, other parts, or nobody but the user can give.
 REQUIRED = {
     "micro_cell": {"image_shape": (8, 8, 1), "num_classes": 3},
     "recurrent_cell": {"vocabulary_size": 5, "hidden": 4},
     "image_classification": {"space": None},
     "language_model": {"space": None},
-    "enas": {"space": DECISIONS},
-    "random": {"space": DECISIONS},
+    "differentiable": {"space": toy.ToySpace()},
+    "enas": {"space": toy.ToySpace()},
+    "random": {"space": toy.ToySpace()},
     "sgd": {"learning_rate": 0.1},
 }
 REGISTRIES = (

@@ -190,8 +190,8 @@ class Differentiable(Strategy):
             check_number(self, name, above=0)
         check_int(self, "temperature_epochs", 1)
         check_number(self, "entropy_weight", least=0)
-        mixes = self.space is None or self.space.mixes
-        require(self, "space", mixes, "a space that mixes its choices by weights")
+        expected = "a space that mixes its choices by weights"
+        require(self, "space", self.space.mixes, expected)
 
     def init(self, key: jax.Array) -> State:
         """The weights that the optimizer starts from."""
