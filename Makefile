@@ -8,7 +8,7 @@ WORKDIR ?= runs/enas_rnn_pydoc
 # file share what they compile, and so stay in one process.
 WORKERS ?= 2
 
-.PHONY: search test test-slow lint bench compile-tpu compile-cuda clean
+.PHONY: search test test-slow lint docs bench compile-tpu compile-cuda clean
 
 search: $(VENV)/installed
 	$(RUN) launch.py --config=configs/enas_rnn_pydoc.py --workdir=$(WORKDIR)
@@ -25,6 +25,11 @@ lint: $(VENV)/installed
 	$(RUN) -m mypy
 	$(VENV)/bin/lint-imports
 
+# The site, in build/docs.
+docs: $(VENV)-docs/installed
+	JAX_PLATFORMS=cpu $(VENV)-docs/bin/python -m sphinx --fail-on-warning --keep-going \
+	  --fresh-env --builder html docs build/docs
+
 bench: $(VENV)/installed
 	$(RUN) -m benchmarks.run --output=runs/bench.json
 
@@ -34,7 +39,7 @@ compile-tpu compile-cuda: compile-%: $(VENV)-%/installed
 	  --output=runs/compile-$*.json
 
 clean:
-	rm -rf $(VENV) $(VENV)-tpu $(VENV)-cuda
+	rm -rf $(VENV) $(VENV)-docs $(VENV)-tpu $(VENV)-cuda build/docs
 
 $(VENV)-%/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-$*

@@ -8,7 +8,7 @@ That is days on a CPU; ``configs/enas_cnn_cifar10_small.py`` is the same at a si
 one.
 
 The network and its training are those of the official ENAS code; what the WPL authors'
-code does otherwise is named in docs/search.md.
+code does otherwise is named in docs/algorithm.md.
 """
 
 from ml_collections import ConfigDict, config_dict
