@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-RUN = Path(__file__).resolve().parents[1] / ".ci" / "run"
+RUN = Path(__file__).resolve().parents[2] / ".ci" / "run"
 
 
 def put(path, *lines):
