@@ -21,6 +21,7 @@ from wpl_jax.jobs.build import choice, settings
 from wpl_jax.protections import PENALTIES
 from wpl_jax.spaces import SPACES
 from wpl_jax.strategies import STRATEGIES
+from wpl_jax.strategies.rewards import REWARDS
 from wpl_jax.tasks import TASKS
 
 
@@ -90,6 +91,7 @@ def get_config() -> ConfigDict:
         },
         optax={},
     )
+    config.reward = choice(REWARDS, "task")
     config.strategy = choice(
         STRATEGIES,
         "enas",

@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 from wpl_jax.engine.evaluator import Evaluator
 from wpl_jax.jobs import search_config
 from wpl_jax.protections.protection import NoProtection
+from wpl_jax.strategies.rewards import TaskReward
 from wpl_jax.supernet import Architecture, Decision
 from wpl_jax.tasks import Evaluation, ranking
 
@@ -225,7 +226,7 @@ def test_children_that_are_rewarded_run_one_of_their_operations_each():
     params = task.space.init(jax.random.key(0))
     keys = jax.random.split(jax.random.key(1), 3)
     architectures = Architecture(jnp.array([[0, 1], [2, 0], [1, 1]]))
-    rewards = functools.partial(Evaluator(task).rewards, params)
+    rewards = functools.partial(Evaluator(task).rewards, params, reward=TaskReward())
     program = jax.make_jaxpr(rewards)(architectures, data, keys)
     assert str(program).count("cond[") == 1
     expected = np.exp(-np.array([np.sin(1), np.exp(1), np.cos(1)]))

@@ -16,11 +16,11 @@ from wpl_jax.supernet import (
     PAD,
     architecture_from_json,
     architecture_to_json,
+    count_parameters,
     gather,
     is_all,
     mask,
     num_choices,
-    num_parameters,
     random_choice,
     real_rows,
     scatter,
@@ -170,7 +170,7 @@ def cut_filled_up(params, index, other):
         scatter(params, rows, other),
         mask(params, rows),
         real_rows(child, rows),
-        num_parameters(child, rows),
+        count_parameters(params, rows),
     )
 
 

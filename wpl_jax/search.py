@@ -39,6 +39,7 @@ from wpl_jax.engine.state import Epoch, Measured, Selection, Shared, State, key_
 from wpl_jax.engine.training import Child, Companions, OneChild, Skipped, TrainState
 from wpl_jax.protections.protection import Protection, Trained
 from wpl_jax.strategies import Strategy
+from wpl_jax.strategies.rewards import Reward, TaskReward
 from wpl_jax.supernet import ALL, Architecture, gather, scatter
 from wpl_jax.tasks import Data, Evaluation, Task, ranking
 
@@ -57,6 +58,7 @@ class Search:
       eval_batches: Validation batches of err1 and err2, the same for all.
       children_per_step: How many children are trained at once, by the mean of their
         gradients; divides the children of an epoch.
+      reward: What the strategy learns from, and what may be selected.
       devices: What it all runs on. They change results by no more than rounding.
     """
 
@@ -68,6 +70,7 @@ class Search:
     batches: int
     eval_batches: int
     children_per_step: int = 1
+    reward: Reward = dataclasses.field(default_factory=TaskReward)
     devices: Devices = ONE_DEVICE
 
     def __post_init__(self) -> None:
@@ -125,6 +128,7 @@ class Search:
                 screened=_no_evaluations(proposed),
                 kept=jnp.zeros(keep, jnp.int32),
                 judged=_no_evaluations(keep),
+                allowed=jnp.ones(proposed, bool),
             ),
         )
 
@@ -274,7 +278,8 @@ class Search:
         self, state: State, data: Data, epoch: np.int32, first: np.int32, steps: int
     ) -> State:
         """Lets the strategy learn for some of its steps in an epoch."""
-        strategy, learned = Learner(self.task, self.strategy, self.devices).learn(
+        learner = Learner(self.task, self.strategy, self.reward, self.devices)
+        strategy, learned = learner.learn(
             state.strategy, state.shared.params, data, state.key, epoch, first, steps
         )
         share = np.float32(steps / self.strategy.steps_after(int(epoch)))
@@ -295,6 +300,7 @@ class Search:
     def measure(self, state: State, epoch: jax.Array) -> Measured:
         """What an epoch was, after its last call."""
         seen = state.epoch
+        reward = functools.partial(self.reward, self.task)
         return Measured(
             loss=forgetting(seen.err1.loss, seen.err2.loss),
             error=forgetting(seen.err1.error, seen.err2.error),
@@ -302,7 +308,7 @@ class Search:
             err2=seen.err2.loss,
             child_error=jnp.mean(seen.err2.error),
             train_loss=jnp.mean(seen.train_loss),
-            child_reward=jnp.mean(self.task.reward(seen.err2)),
+            child_reward=jnp.mean(jax.vmap(reward)(seen.err2, seen.architectures)),
             reward=seen.reward,
             entropy=seen.entropy,
             best=seen.architectures.choice[ranking(seen.err2)[0]],
@@ -319,8 +325,12 @@ class Search:
             key_for(state.key, "derive"), self.strategy.candidates.proposed
         )
         finalists = functools.partial(self.strategy.finalists, state.strategy)
+        architectures = jax.vmap(finalists)(keys)
+        allows = functools.partial(self.reward.allows, self.task.space)
         return state._replace(
-            selection=state.selection._replace(architectures=jax.vmap(finalists)(keys))
+            selection=state.selection._replace(
+                architectures=architectures, allowed=jax.vmap(allows)(architectures)
+            )
         )
 
     def screen(self, state: State, data: Data, index: ArrayLike) -> State:
@@ -341,7 +351,7 @@ class Search:
     def keep(self, state: State) -> State:
         """Keeps the best of the candidates, once all have been screened."""
         selection = state.selection
-        kept = ranking(selection.screened)[: self.num_judged]
+        kept = ranking(selection.screened, selection.allowed)[: self.num_judged]
         return state._replace(selection=selection._replace(kept=kept))
 
     def judge(self, state: State, data: Data, index: ArrayLike) -> State:

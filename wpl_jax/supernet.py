@@ -109,6 +109,19 @@ class Space(Protocol):
         """
         return largest_weights(weights, self.decisions)
 
+    def costs(self, architecture: Architecture) -> dict[str, jax.Array]:
+        """What a child costs, by name; by default its ``"parameters"``, ``int32[]``.
+
+        Args:
+          architecture: The child.
+        """
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        return {
+            "parameters": count_parameters(
+                jax.eval_shape(self.init, key), self.rows(architecture)
+            )
+        }
+
     def graphs(self, choice: Any) -> dict[str, "Graph"]:
         """One child as pictures have it: its cells by their names.
 
@@ -201,13 +214,20 @@ def real_rows(child: Any, rows: Any) -> Any:
     return jax.tree.map(there, child, rows)
 
 
-def num_parameters(child: Any, rows: Any) -> jax.Array:
-    """How many parameters a child has, ``int32[]``."""
-    counts = jax.tree.map(
-        lambda c, there: jnp.sum(there, dtype=jnp.int32) * (c.size // there.size),
-        child,
-        real_rows(child, rows),
-    )
+def count_parameters(params: Any, rows: Any) -> jax.Array:
+    """How many parameters a child has, ``int32[]``.
+
+    Args:
+      params: The shared parameters, or their shapes.
+      rows: The child's.
+    """
+
+    def count(p, index):
+        if _is_whole(index):
+            return jnp.int32(p.size)
+        return jnp.sum(index < PAD, dtype=jnp.int32) * (p.size // len(p))
+
+    counts = jax.tree.map(count, params, rows)
     return sum(jax.tree.leaves(counts), jnp.int32(0))
 
 

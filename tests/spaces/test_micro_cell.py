@@ -36,11 +36,11 @@ from wpl_jax.supernet import (
     Architecture,
     architecture_from_json,
     architecture_to_json,
+    count_parameters,
     gather,
     is_all,
     mask,
     num_choices,
-    num_parameters,
     real_rows,
     scatter,
 )
@@ -385,7 +385,7 @@ def cut_and_put(params, choice):
     rows = SPACE.rows(Architecture(choice))
     child = gather(params, rows)
     moved = scatter(params, rows, jax.tree.map(lambda c: c + 1, child))
-    count = num_parameters(child, rows)
+    count = count_parameters(params, rows)
     return rows_or_none(rows), mask(params, rows), moved, count
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from wpl_jax.devices.axis import NO_AXIS, Axis
 from wpl_jax.devices.compiled import compiled
 from wpl_jax.devices.parallel import ONE_DEVICE, Devices
+from wpl_jax.strategies.rewards import Reward
 from wpl_jax.supernet import Architecture, gather
 from wpl_jax.tasks import Data, Evaluation, Task
 
@@ -49,7 +50,12 @@ class Evaluator:
         return self._each(one, architectures)
 
     def rewards(
-        self, params: Any, architectures: Architecture, data: Data, keys: jax.Array
+        self,
+        params: Any,
+        architectures: Architecture,
+        data: Data,
+        keys: jax.Array,
+        reward: Reward,
     ) -> jax.Array:
         """Of one validation batch each, drawn by the keys; traced, not compiled."""
 
@@ -59,7 +65,8 @@ class Evaluator:
             child = self._child(params, architecture)
             found = self.task.validate(child, architecture, data, batch, 1, axis)
             # What has no loss is as bad as can be; a strategy must not see a NaN.
-            return jnp.where(jnp.isfinite(found.loss), self.task.reward(found), 0.0)
+            value = reward(self.task, found, architecture)
+            return jnp.where(jnp.isfinite(found.loss), value, 0.0)
 
         return self._each(one, (architectures, keys))
 

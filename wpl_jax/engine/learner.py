@@ -10,6 +10,7 @@ from wpl_jax.devices.parallel import ONE_DEVICE, Devices
 from wpl_jax.engine.evaluator import Evaluator
 from wpl_jax.engine.state import key_for
 from wpl_jax.strategies import Strategy
+from wpl_jax.strategies.rewards import Reward
 from wpl_jax.strategies.strategy import Learned
 from wpl_jax.supernet import Architecture
 from wpl_jax.tasks import Data, Task
@@ -21,6 +22,7 @@ class Learner:
 
     task: Task
     strategy: Strategy
+    reward: Reward
     devices: Devices = ONE_DEVICE
 
     @compiled(donate_argnames="state", static_argnames="steps")
@@ -39,7 +41,8 @@ class Learner:
         def rewards(keys, choices, step):
             del step
             evaluator = Evaluator(self.task, self.devices)
-            return evaluator.rewards(params, Architecture(choices), data, keys)
+            architectures = Architecture(choices)
+            return evaluator.rewards(params, architectures, data, keys, self.reward)
 
         key = key_for(key, "learn", epoch)
         learned = self.strategy.learn(state, key, rewards, first, steps)

@@ -50,6 +50,7 @@ class Selection(NamedTuple):
     screened: Evaluation  # of float32[proposed]; on a few validation batches
     kept: jax.Array  # int32[keep]; the best of them, the very best first
     judged: Evaluation  # of float32[keep]; on the whole validation set
+    allowed: jax.Array  # bool[proposed]; which the reward lets be selected
 
 
 class Measured(NamedTuple):

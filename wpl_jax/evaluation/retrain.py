@@ -29,7 +29,7 @@ from wpl_jax.errors import UserError
 from wpl_jax.runs.machine import Requests
 from wpl_jax.runs.resumable import Resumable
 from wpl_jax.runs.run_files import NUMBER, finite, read_json, to_json, write_atomically
-from wpl_jax.supernet import Architecture, gather, num_parameters
+from wpl_jax.supernet import Architecture, gather
 from wpl_jax.tasks import Data, Evaluation, Task
 from wpl_jax.tasks.guessing import NO_BETTER, Model, check_guess, print_remark
 
@@ -341,11 +341,11 @@ def _diverged(folder: Path, how: str) -> UserError:
 
 def _finish(retraining, state, data, guess, folder, title, splits) -> dict[str, Any]:
     task = retraining.task
-    rows = task.space.rows(Architecture(state.choice))
+    space, architecture = task.space, Architecture(state.choice)
     found: dict[str, Any] = {
         "architecture": np.asarray(state.choice).tolist(),
         "error_name": task.error_name,
-        "parameters": int(num_parameters(state.params, rows)),
+        "parameters": int(space.costs(architecture)["parameters"]),
         "averaged_steps": int(state.averaged),
     }
     found["guess"] = guess._asdict()

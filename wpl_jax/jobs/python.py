@@ -132,7 +132,7 @@ def _found(
     search: Search, data: Data, state: Any, records: list[dict[str, Any]]
 ) -> Found:
     selection = jax.device_get(state.selection)
-    best = int(ranking(selection.judged)[0])
+    best = int(ranking(selection.judged, selection.allowed[selection.kept])[0])
     choice = selection.architectures.choice[selection.kept[best]]
     architecture = Architecture(jnp.asarray(choice))
     loss, error = (float(each[best]) for each in selection.judged)

@@ -438,7 +438,13 @@ def _finish(
 ) -> None:
     """Writes the best architecture, and what it reaches with the shared weights."""
     selection = jax.device_get(state.selection)
-    best = int(order(selection.judged)[0])
+    best = int(order(selection.judged, selection.allowed[selection.kept])[0])
+    if not selection.allowed[selection.kept[best]]:
+        print(
+            f"{title}: the reward allows none of the {len(selection.allowed)} "
+            "candidates (config.reward). The best of those that it does not allow:",
+            flush=True,
+        )
     architecture = selection.architectures.choice[selection.kept[best]]
     text = architecture_to_json(search.task.space, architecture)
     write_atomically(folder / f"{prefix}{ARCHITECTURE_FILE}", text)

@@ -40,6 +40,7 @@ from wpl_jax.protections import PENALTIES
 from wpl_jax.search import Search
 from wpl_jax.spaces import SPACES
 from wpl_jax.strategies import STRATEGIES
+from wpl_jax.strategies.rewards import REWARDS
 from wpl_jax.tasks import TASKS, Data, DataCache, Task
 
 _MOST_SEEDS = 10_000  # of a configuration: each has a folder
@@ -51,6 +52,7 @@ _OF_RETRAINING = ("architecture", "checkpoint_seconds", "space", "task", "optimi
 _CHOSEN: dict[str, Mapping[str, Any]] = {
     "penalty": PENALTIES,
     "strategy": STRATEGIES,
+    "reward": REWARDS,
     "optimizer": OPTIMIZERS,
     "retrain.optimizer": OPTIMIZERS,
     "space": SPACES,
@@ -221,6 +223,7 @@ def make_search(
             batches=settings.batches,
             eval_batches=settings.eval_batches,
             children_per_step=settings.children_per_step,
+            reward=build_chosen(REWARDS, config, "reward"),
             devices=devices,
         )
     make_plan(config, search)  # To see at once that its calls come out even.

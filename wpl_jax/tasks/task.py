@@ -21,14 +21,20 @@ class Evaluation(NamedTuple):
     error: jax.Array  # float[...]; what people read: perplexity, per cent wrong
 
 
-def ranking(evaluation: Evaluation) -> jax.Array:
+def ranking(evaluation: Evaluation, allowed: jax.Array | bool = True) -> jax.Array:
     """The order of several children, the best first, ``int32[n]``.
 
-    By their errors, by their nats where errors are the same; those of which either is
-    not a number come last.
+    By their errors, by their losses where errors are the same; those of which either is
+    not a number come after them, and those that are not allowed last.
+
+    Args:
+      evaluation: Of all.
+      allowed: ``bool[n]``.
     """
     loss, error = evaluation
-    return jnp.lexsort((loss, jnp.where(jnp.isnan(loss), jnp.nan, error)))
+    error = jnp.where(jnp.isnan(loss), jnp.nan, error)
+    refused = jnp.broadcast_to(~jnp.asarray(allowed), error.shape)
+    return jnp.lexsort((loss, error, refused))
 
 
 class Task(Protocol):

@@ -1,0 +1,86 @@
+"""Rewards with a limit, and what may be selected under it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import toy
+from helpers.written_search import make_search
+
+from wpl_jax.common.settings import SettingError
+from wpl_jax.spaces.micro_cell import MicroCell
+from wpl_jax.strategies.random_search import RandomSearch
+from wpl_jax.strategies.rewards import Limited, TaskReward
+from wpl_jax.strategies.strategy import Candidates
+from wpl_jax.supernet import PAD, Architecture, gather
+from wpl_jax.tasks import Evaluation, ranking
+
+
+class Growing(toy.ToySpace):
+    """A child has 2 parameters, and 2 for each decision that is not 0."""
+
+    def rows(self, architecture):
+        rows = super().rows(architecture)
+        for name, choice in zip("ab", architecture.choice, strict=True):
+            rows[name] = jnp.where(choice > 0, rows[name], PAD)
+        return rows
+
+
+TASK = toy.ToyTask(Growing())
+EVALUATION = Evaluation(jnp.float32(0.5), jnp.float32(1.0))
+
+
+def test_what_is_beyond_the_limit_is_worth_less():
+    reward = Limited(4, exponent=2.0)
+    for choice, share in (([0, 0], 1), ([0, 2], 1), ([1, 1], (4 / 6) ** 2)):
+        architecture = Architecture(jnp.array(choice))
+        found = reward(TASK, EVALUATION, architecture)
+        np.testing.assert_allclose(found, np.exp(-0.5) * share, rtol=1e-6)
+        assert bool(reward.allows(TASK.space, architecture)) == (share == 1)
+        assert float(TaskReward()(TASK, EVALUATION, architecture)) == float(
+            TASK.reward(EVALUATION)
+        )
+
+
+def test_costs_are_the_parameters_of_the_child():
+    space = MicroCell((8, 8, 1), 3, num_nodes=3, filters=4, layers=3)
+    params = space.init(jax.random.key(0))
+    for seed in range(3):
+        architecture = Architecture(space.sample(jax.random.key(seed)))
+        rows = space.rows(architecture)
+        child = gather(jax.tree.map(jnp.ones_like, params), rows)
+        # Places that are filled up hold zeros.
+        expected = sum(int(np.sum(leaf)) for leaf in jax.tree.leaves(child))
+        assert int(space.costs(architecture)["parameters"]) == expected
+
+
+@pytest.mark.parametrize("limit", [2, 4, 6])
+def test_the_selection_is_within_the_limit(limit):
+    strategy = RandomSearch(TASK.space, Candidates(20, 2, 4))
+    search = make_search(TASK, strategy=strategy)
+    search = type(search)(**vars(search) | {"reward": Limited(limit)})
+    data, state = toy.make_data(), search.propose(search.init(jax.random.key(3)))
+    choices = np.asarray(state.selection.architectures.choice)
+    costs = 2 + 2 * np.sum(choices > 0, 1)
+    np.testing.assert_array_equal(state.selection.allowed, costs <= limit)
+    for index in range(20):
+        state = search.screen(state, data, np.int32(index))
+    state = search.keep(state)
+    errors = np.asarray(state.selection.screened.error)
+    order = np.lexsort((errors, costs > limit))
+    np.testing.assert_array_equal(state.selection.kept, order[:4])
+
+
+def test_what_is_not_allowed_ranks_behind_what_is_not_finite():
+    loss = jnp.array([1.0, 2.0, jnp.nan, 0.5])
+    found = ranking(Evaluation(loss, loss), jnp.array([True, True, True, False]))
+    np.testing.assert_array_equal(found, [0, 1, 2, 3])
+
+
+def test_wrong_settings_are_refused():
+    for wrong in ({"limit": 0}, {"limit": 1, "exponent": -1}, {"limit": 1, "cost": ""}):
+        with pytest.raises(SettingError):
+            Limited(**wrong)
+    architecture = Architecture(jnp.array([0, 0]))
+    with pytest.raises(ValueError, match=r"no cost 'flops', expected one of \['param"):
+        Limited(1, "flops").allows(TASK.space, architecture)
