@@ -6,12 +6,14 @@ A part is a frozen dataclass that checks its own fields when it is made:
         check_int(self, "steps", 1)
         check_number(self, "learning_rate", above=0)
 
-It knows no configuration. What builds it from one adds where the field was set.
+It knows no configuration. What builds it from one adds where the field was set. The
+same checks serve other objects with attributes, such as fields of a configuration.
 """
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -42,6 +44,20 @@ class SettingError(ValueError):
         self.name, self.value, self.expected = name, value, expected
 
 
+@contextlib.contextmanager
+def of_part(path: str) -> Iterator[None]:
+    """Names the settings of a part by the path of the part in another one.
+
+    Raises:
+      SettingError: In place of one about the part's field.
+    """
+    try:
+        yield
+    except SettingError as error:
+        name = f"{path}.{error.name}"
+        raise SettingError(name, error.value, error.expected) from error
+
+
 def require(part: Any, name: str, valid: bool, expected: str) -> None:
     """Raises a SettingError about a field unless it is valid."""
     if not valid:
@@ -61,8 +77,13 @@ def check_int(
     Raises:
       SettingError: If the field is anything else.
     """
-    valid, expected = is_int(getattr(part, name), least, why, optional, most)
-    require(part, name, valid, expected)
+    value = getattr(part, name)
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    valid = (whole and least <= value <= most) or (optional and value is None)
+    because = f" ({why})" if why else ""
+    limit = f" and at most {most}" if whole and value > most else ""
+    expected = f"a whole number of at least {least}{because}{limit}"
+    require(part, name, valid, f"{expected}{_or_none(optional)}")
 
 
 def check_number(part: Any, name: str, optional: bool = False, **bounds: float) -> None:
@@ -77,18 +98,10 @@ def check_number(part: Any, name: str, optional: bool = False, **bounds: float) 
     Raises:
       SettingError: If the field is anything else.
     """
-    valid, expected = is_number(getattr(part, name), optional, **bounds)
-    require(part, name, valid, expected)
-
-
-def check_choice(part: Any, name: str, known: Collection[Any]) -> None:
-    """Checks one of the known values.
-
-    Raises:
-      SettingError: If the field is another value.
-    """
-    valid, expected = is_choice(getattr(part, name), known)
-    require(part, name, valid, expected)
+    value = getattr(part, name)
+    valid = _is_within(value, **bounds) or (optional and value is None)
+    expected = f"a number {_in_words(bounds)}{_or_none(optional)}"
+    require(part, name, valid, f"{expected}{_if_not_held([value])}")
 
 
 def check_numbers(part: Any, name: str, **bounds: float) -> None:
@@ -97,8 +110,22 @@ def check_numbers(part: Any, name: str, **bounds: float) -> None:
     Raises:
       SettingError: If the field is anything else.
     """
-    valid, expected = are_numbers(getattr(part, name), **bounds)
-    require(part, name, valid, expected)
+    values = getattr(part, name)
+    several = isinstance(values, list | tuple)
+    valid = several and all(_is_within(value, **bounds) for value in values)
+    unheld = _if_not_held(values if several else [])
+    require(part, name, valid, f"numbers {_in_words(bounds)}{unheld}")
+
+
+def check_choice(part: Any, name: str, known: Collection[Any]) -> None:
+    """Checks one of the known values, of the same type.
+
+    Raises:
+      SettingError: If the field is another value.
+    """
+    value = getattr(part, name)
+    valid = any(type(value) is type(one) and value == one for one in known)
+    require(part, name, valid, f"one of {sorted(known)}")
 
 
 def check_choices(part: Any, name: str, known: Collection[Any]) -> None:
@@ -107,8 +134,13 @@ def check_choices(part: Any, name: str, known: Collection[Any]) -> None:
     Raises:
       SettingError: If the field is anything else.
     """
-    valid, expected = are_choices(getattr(part, name), known)
-    require(part, name, valid, expected)
+    values = getattr(part, name)
+    valid = (
+        isinstance(values, list | tuple)
+        and len(values) > 0
+        and all(value in known for value in values)
+    )
+    require(part, name, valid, f"some of {sorted(known)}")
 
 
 def check_bool(part: Any, *names: str) -> None:
@@ -119,61 +151,6 @@ def check_bool(part: Any, *names: str) -> None:
     """
     for name in names:
         check_choice(part, name, (False, True))
-
-
-# Whether a value is valid, and in words what is: for fields of parts and of
-# configurations alike.
-Verdict = tuple[bool, str]
-
-
-def is_int(
-    value: Any,
-    least: int,
-    why: str = "",
-    optional: bool = False,
-    most: int = MOST_INT,
-) -> Verdict:
-    """Whether a value is a whole number within bounds, or None where ``optional``."""
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    because = f" ({why})" if why else ""
-    limit = f" and at most {most}" if whole and value > most else ""
-    valid = whole and least <= value <= most
-    expected = f"a whole number of at least {least}{because}{limit}{_or_none(optional)}"
-    return valid or (optional and value is None), expected
-
-
-def is_number(value: Any, optional: bool = False, **bounds: float) -> Verdict:
-    """Whether a value is a number within bounds, or None where ``optional``."""
-    valid = _is_within(value, **bounds) or (optional and value is None)
-    expected = (
-        f"a number {_in_words(bounds)}{_or_none(optional)}{_if_not_held([value])}"
-    )
-    return valid, expected
-
-
-def are_numbers(values: Any, **bounds: float) -> Verdict:
-    """Whether a value is a sequence of numbers within bounds."""
-    several = isinstance(values, list | tuple)
-    valid = several and all(_is_within(value, **bounds) for value in values)
-    return valid, (
-        f"numbers {_in_words(bounds)}{_if_not_held(values if several else [])}"
-    )
-
-
-def is_choice(value: Any, known: Collection[Any]) -> Verdict:
-    """Whether a value is one of the known ones, and of the same type."""
-    valid = any(type(value) is type(one) and value == one for one in known)
-    return valid, f"one of {sorted(known)}"
-
-
-def are_choices(values: Any, known: Collection[Any]) -> Verdict:
-    """Whether a value is a sequence of known ones, at least one."""
-    valid = (
-        isinstance(values, list | tuple)
-        and len(values) > 0
-        and all(value in known for value in values)
-    )
-    return valid, f"some of {sorted(known)}"
 
 
 def shown(value: Any) -> str:

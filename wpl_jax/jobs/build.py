@@ -7,7 +7,6 @@ chosen by name has its settings under that name, so that two parts never share a
     config.strategy.enas.steps = 2000
 """
 
-import contextlib
 import dataclasses
 import types
 import typing
@@ -16,11 +15,11 @@ from typing import Any, Literal
 
 from ml_collections import ConfigDict, config_dict
 
-from wpl_jax.common.settings import SettingError
-from wpl_jax.errors import ConfigError, UserError
+from wpl_jax.errors import ConfigError
 from wpl_jax.jobs.config_fields import (
     get_field,
-    require,
+    join,
+    naming,
     require_only,
     require_settings,
     wrong,
@@ -61,7 +60,7 @@ def build(
     for name, field in fields.items():
         if name not in section and _default(field) is not _MISSING:
             continue
-        below = _join(path, name)
+        below = join(path, name)
         value = get_field(config, below)
         part = _part_of(types_of[name])
         if name in chosen:
@@ -72,31 +71,11 @@ def build(
             names = require_settings(config, below)
             values[name] = {n: build(each, config, f"{below}.{n}") for n in names}
         elif part is not None:
-            require(False, config, below, f"the settings {sorted(_fields(part))}")
+            raise wrong(below, value, f"the settings {sorted(_fields(part))}")
         else:
             values[name] = tuple(value) if isinstance(value, list) else value
     with naming(path, given):
         return cls(**values)
-
-
-@contextlib.contextmanager
-def naming(path: str, given: Collection[str] = ()) -> Iterator[None]:
-    """Names a part's setting by where the configuration has it.
-
-    Args:
-      path: Dotted name of the section that holds the part's settings.
-      given: Fields that no configuration sets.
-
-    Raises:
-      ConfigError: In place of a SettingError.
-      UserError: In place of one about a given field.
-    """
-    try:
-        yield
-    except SettingError as error:
-        if error.name in given:
-            raise UserError(str(error)) from error
-        raise wrong(_join(path, error.name), error.value, error.expected) from error
 
 
 def build_chosen(
@@ -157,8 +136,8 @@ def find_class(known: Mapping[str, Any], config: ConfigDict, field: str) -> Any:
       ConfigError: If there is none of that name, or it cannot be imported.
     """
     name = get_field(config, field)
-    valid = isinstance(name, str) and name in known
-    require(valid, config, field, f'one of {sorted(known)} or "package.module:Name"')
+    if not isinstance(name, str) or name not in known:
+        raise wrong(field, name, f'one of {sorted(known)} or "package.module:Name"')
     try:
         return known[name]
     except ImportError as error:
@@ -311,10 +290,6 @@ def _part_of_mapping(hint: Any) -> Any:
     if typing.get_origin(hint) is not Mapping:
         return None
     return _part_of(typing.get_args(hint)[1])
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
 
 
 def _plain_type(hint: Any) -> type:

@@ -10,23 +10,10 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from wpl_jax.common.settings import (
-    MOST_INT,
-    MOST_SEED,
-    is_choice,
-    is_int,
-    is_number,
-    shown,
-)
-from wpl_jax.errors import ConfigError, is_text, shorten
+from wpl_jax.common.settings import MOST_SEED, SettingError, check_int, shown
+from wpl_jax.errors import ConfigError, UserError, is_text, shorten
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-
-
-def require(valid: bool, config: ConfigDict, field: str, expected: str) -> None:
-    """Raises a ConfigError about a field, by its dotted name, unless it is valid."""
-    if not valid:
-        raise wrong(field, get_field(config, field), expected)
 
 
 def wrong(field: str, value: Any, expected: str) -> ConfigError:
@@ -50,38 +37,56 @@ def wrong(field: str, value: Any, expected: str) -> ConfigError:
     )
 
 
-def require_int(
-    config: ConfigDict,
-    field: str,
-    least: int,
-    why: str = "",
-    optional: bool = False,
-    most: int = MOST_INT,
-) -> None:
-    """Requires a whole number within bounds, or None where ``optional``."""
-    value = get_field(config, field)
-    valid, expected = is_int(value, least, why, optional, most)
-    require(valid, config, field, expected)
+@contextlib.contextmanager
+def naming(path: str, given: Collection[str] = ()) -> Iterator[None]:
+    """Names a part's setting by where the configuration has it.
+
+    Args:
+      path: Dotted name of the section that holds the part's settings.
+      given: Fields that no configuration sets.
+
+    Raises:
+      ConfigError: In place of a SettingError.
+      UserError: In place of one about a given field.
+    """
+    try:
+        yield
+    except SettingError as error:
+        if error.name in given:
+            raise UserError(str(error)) from error
+        raise wrong(join(path, error.name), error.value, error.expected) from error
+
+
+class _Fields:
+    """Fields of a configuration as attributes, also by dotted names."""
+
+    def __init__(self, config: ConfigDict):
+        self._config = config
+
+    def __getattr__(self, name: str) -> Any:
+        return get_field(self._config, name)
+
+
+@contextlib.contextmanager
+def fields_of(config: ConfigDict) -> Iterator[_Fields]:
+    """The fields of a configuration, for checks of :mod:`wpl_jax.common.settings`.
+
+    Raises:
+      ConfigError: Naming the field that is missing or wrong.
+
+    Examples:
+      >>> from wpl_jax.common.settings import check_int
+      >>> with fields_of(ConfigDict({"search": {"epochs": 3}})) as fields:
+      ...     check_int(fields, "search.epochs", least=1)
+    """
+    with naming(""):
+        yield _Fields(config)
 
 
 def check_seed(config: ConfigDict) -> None:
     """Checks ``config.seed``; a ConfigError says what is wrong."""
-    require_int(config, "seed", 0, most=MOST_SEED)
-
-
-def require_number(
-    config: ConfigDict, field: str, optional: bool = False, **bounds: float
-) -> None:
-    """Requires a number within bounds, or None where ``optional``.
-
-    Args:
-      config: The configuration.
-      field: Dotted name.
-      optional: Whether None will do.
-      **bounds: Of ``least``, ``most``, ``above`` and ``below``.
-    """
-    valid, expected = is_number(get_field(config, field), optional, **bounds)
-    require(valid, config, field, expected)
+    with fields_of(config) as fields:
+        check_int(fields, "seed", 0, most=MOST_SEED)
 
 
 def require_only(config: ConfigDict, path: str, known: Collection[str]) -> None:
@@ -111,12 +116,6 @@ def require_settings(
             "file."
         )
     return found
-
-
-def require_choice(config: ConfigDict, field: str, known: Collection[Any]) -> None:
-    """Requires one of the known values."""
-    valid, expected = is_choice(get_field(config, field), known)
-    require(valid, config, field, expected)
 
 
 def check_values(config: ConfigDict, field: str = "") -> None:
@@ -231,6 +230,11 @@ def leaves(config: Any, field: str = "") -> Iterator[str]:
         return
     for name in config:
         yield from leaves(config[name], f"{field}.{name}" if field else str(name))
+
+
+def join(path: str, name: str) -> str:
+    """The dotted name of a field below a path, which may be empty."""
+    return f"{path}.{name}" if path else name
 
 
 def get_field(config: ConfigDict, field: str) -> Any:

@@ -1,6 +1,7 @@
 """A search from Python, in a script or a notebook: :func:`wpl_jax.run`."""
 
 import json
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wpl_jax.common.settings import MOST_INT, MOST_SEED, SettingError, is_int
+from wpl_jax.common.settings import MOST_SEED, check_int
 from wpl_jax.engine.plan import Plan, most_epochs
 from wpl_jax.jobs.search_loop import Job, advance_all, resumable
 from wpl_jax.runs import fingerprint
@@ -80,10 +81,13 @@ def run(
         search, before anything is compiled; or if training diverges.
       SystemExit: With a workdir, after a signal, once all is saved.
     """
-    _check("epochs", epochs, 1, most=most_epochs(search.children, search.batches))
-    _check("seed", seed, 0, most=MOST_SEED)
-    if learn_per_call is not None:
-        _check("learn_per_call", learn_per_call, 1)
+    arguments = types.SimpleNamespace(
+        epochs=epochs, seed=seed, learn_per_call=learn_per_call
+    )
+    most = most_epochs(search.children, search.batches)
+    check_int(arguments, "epochs", 1, most=most)
+    check_int(arguments, "seed", 0, most=MOST_SEED)
+    check_int(arguments, "learn_per_call", 1, optional=True)
     plan = Plan(search, epochs, learn_per_call)
     search.task.check(dataset)
     data = search.task.put(dataset, search.devices)
@@ -115,12 +119,6 @@ def run(
             state = job.state
     lines = whole_records(folder / METRICS_FILE)
     return _found(search, data, state, [_without_step(line) for line in lines])
-
-
-def _check(name: str, value: Any, least: int, most: int = MOST_INT) -> None:
-    valid, expected = is_int(value, least, most=most)
-    if not valid:
-        raise SettingError(name, value, expected)
 
 
 def _without_step(line: bytes) -> dict[str, Any]:

@@ -9,7 +9,13 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
-from wpl_jax.common.settings import MOST_SEED, SettingError
+from wpl_jax.common.settings import (
+    MOST_SEED,
+    SettingError,
+    check_choice,
+    check_int,
+    check_number,
+)
 from wpl_jax.devices import choice
 from wpl_jax.devices.parallel import Devices
 from wpl_jax.engine.optimizers import OPTIMIZERS
@@ -20,18 +26,15 @@ from wpl_jax.jobs.build import (
     build_chosen,
     check_sections,
     find_class,
-    naming,
     section_of,
 )
 from wpl_jax.jobs.config_fields import (
     changes_of,
     check_seed,
+    fields_of,
     get_field,
-    require,
-    require_choice,
-    require_int,
+    naming,
     require_names,
-    require_number,
     require_settings,
     with_changes,
     wrong,
@@ -84,14 +87,16 @@ def expand(config: ConfigDict) -> list[Run]:
     """
     check_seed(config)
     most = min(_MOST_SEEDS, MOST_SEED + 1 - config.seed)
-    require_int(config, "num_seeds", 1, "each is a search of its own", most=most)
-    require_names(config, "arms")
-    require_choice(config, "main_arm", config.arms)
+    with fields_of(config) as fields:
+        check_int(fields, "num_seeds", 1, "each is a search of its own", most=most)
+        require_names(config, "arms")
+        check_choice(fields, "main_arm", config.arms)
     for arm in config.arms:
         expected = "the arm's changes to the configuration, {} for none"
         require_settings(config, f"arms.{arm}", expected)
     require_settings(config, "retrain", "the settings of the retraining")
-    require_int(config, "retrain.epochs", 0, "0 for no retraining")
+    with fields_of(config) as fields:
+        check_int(fields, "retrain.epochs", 0, "0 for no retraining")
     changed = {}
     for arm in arm_names(config):
         said = f"config.arms.{arm} changes a field that the configuration does not have"
@@ -198,12 +203,9 @@ def make_search(
     strategy = build_chosen(STRATEGIES, config, "strategy", space=task.space)
     data = opened.put(devices)
     batches = task.num_batches(data, "train")
-    require(
-        settings.children_per_step <= batches,
-        config,
-        "search.children_per_step",
-        f"at most {batches}, the batches of the training data",
-    )
+    if settings.children_per_step > batches:
+        expected = f"at most {batches}, the batches of the training data"
+        raise wrong("search.children_per_step", settings.children_per_step, expected)
     available = task.num_batches(data, "valid")
     screen_batches = f"{section_of(config, 'strategy')}.candidates.screen_batches"
     for field, number in (
@@ -270,7 +272,8 @@ def make_retraining(
     Raises:
       UserError: If a setting or the data is wrong.
     """
-    require_number(config, "retrain.checkpoint_seconds", least=0)
+    with fields_of(config) as fields:
+        check_number(fields, "retrain.checkpoint_seconds", least=0)
     optimizer = build_chosen(OPTIMIZERS, config, "retrain.optimizer")
     changed = config_for_task(config)
     with changes_of("retrain", _changes(config)):
@@ -280,10 +283,6 @@ def make_retraining(
     given = {"task": opened.task, "optimizer": optimizer, "devices": devices}
     retraining = build(Retraining, config, "retrain", also=_OF_RETRAINING, **given)
     most = most_epochs(1, opened.task.num_batches(data, "train"))
-    require(
-        retraining.epochs <= most,
-        config,
-        "retrain.epochs",
-        f"at most {most}: {COUNTED}",
-    )
+    if retraining.epochs > most:
+        raise wrong("retrain.epochs", retraining.epochs, f"at most {most}: {COUNTED}")
     return retraining, data

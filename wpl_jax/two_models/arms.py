@@ -8,13 +8,12 @@ from typing import NamedTuple
 from wpl_jax.common.settings import (
     MOST_OF_A_CALL,
     MOST_SEED,
-    SettingError,
-    are_choices,
     check_choice,
     check_choices,
     check_int,
     check_number,
     check_numbers,
+    of_part,
     require,
 )
 from wpl_jax.two_models.experiment import (
@@ -188,14 +187,9 @@ class Settings:
         check_number(self, "keep", least=0, most=1)
         check_number(self, "checkpoint_seconds", least=0)
         for name, study in self.studies.items():
-            for field, known in (
-                ("stops", {*self.stops, CONVERGED}),
-                ("shared", range(1, self.layers_a + 1)),
-            ):
-                value = getattr(study, field)
-                valid, expected = are_choices(value, known)
-                if not valid:
-                    raise SettingError(f"studies.{name}.{field}", value, expected)
+            with of_part(f"studies.{name}"):
+                check_choices(study, "stops", {*self.stops, CONVERGED})
+                check_choices(study, "shared", range(1, self.layers_a + 1))
         main = dataclasses.asdict(self.main)
         valid = any({**arm._asdict(), **main} == arm._asdict() for arm in self.arms())
         require(self, "main", valid, "a combination that one of the studies runs")
