@@ -54,7 +54,7 @@ Made = TypeVar("Made")
 _RETRAINING = "retraining"  # in the name of data
 
 
-def run(config: ConfigDict, workdir: Path, machine: Machine) -> None:
+def run(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> None:
     """Runs or resumes all searches of a configuration, and reports on them.
 
     Each search ends with the selection of its best architecture, and with that
@@ -105,7 +105,7 @@ def run(config: ConfigDict, workdir: Path, machine: Machine) -> None:
         _report(config, workdir, main.space, main.about)
 
 
-def report(config: ConfigDict, workdir: Path, machine: Machine) -> None:
+def report(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> None:
     """Draws the figures and writes the report of finished searches anew."""
     del machine
     with open_run(workdir, config.to_dict(), existing=True):
@@ -142,7 +142,7 @@ def _read(each: Run, workdir: Path, space: Space) -> search_report.Searched:
     )
 
 
-def derive(config: ConfigDict, workdir: Path, machine: Machine) -> None:
+def derive(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> None:
     """Selects the best architecture of each search again, also of unfinished ones."""
     runs = expand(config)
     with (
@@ -170,7 +170,7 @@ def derive(config: ConfigDict, workdir: Path, machine: Machine) -> None:
             _finish(search, search.task.guess(data), state, folder, title, prefix)
 
 
-def rank(config: ConfigDict, workdir: Path, machine: Machine) -> None:
+def rank(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> None:
     """Compares the order of random architectures by shared weights and from scratch."""
     ranking = build(rank_disorder.Ranking, config, "ranking")
     runs = expand(config)
@@ -229,7 +229,9 @@ def _restore(search: Search, each: Run, folder: Path) -> State:
     return search.devices.replicate(found[1])
 
 
-def retrain_file(config: ConfigDict, workdir: Path, machine: Machine) -> None:
+def retrain_file(
+    config: ConfigDict, workdir: Path, machine: Machine = Machine()
+) -> None:
     """Trains the architecture of ``config.retrain.architecture`` from scratch."""
     check_seed(config)
     found = get_field(config, "retrain.architecture")
@@ -262,7 +264,9 @@ def retrain_file(config: ConfigDict, workdir: Path, machine: Machine) -> None:
         )
 
 
-def evaluate_file(config: ConfigDict, workdir: Path, machine: Machine) -> None:
+def evaluate_file(
+    config: ConfigDict, workdir: Path, machine: Machine = Machine()
+) -> None:
     """Evaluates what ``retrain`` has left on validation and test data."""
     path = workdir / "retrain" / retrain.RETRAINED_FILE
     if processes.is_primary() and not path.exists():

@@ -18,7 +18,7 @@ def settings_of(config: ConfigDict) -> Settings:
     return build(Settings, config, "", also=("job", "data"))
 
 
-def run(config: ConfigDict, workdir: Path, machine: Machine) -> None:
+def run(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> None:
     """Runs or resumes the experiment; see :func:`wpl_jax.two_models.run.run`.
 
     Args:
@@ -31,7 +31,7 @@ def run(config: ConfigDict, workdir: Path, machine: Machine) -> None:
     two_models_run.run(settings, options, config.to_dict(), workdir, machine)
 
 
-def report(config: ConfigDict, workdir: Path, machine: Machine) -> None:
+def report(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> None:
     """Draws the figures and writes the report of a finished run anew."""
     del machine
     two_models_run.report(settings_of(config), config.to_dict(), workdir)
