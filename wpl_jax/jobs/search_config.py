@@ -10,6 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from wpl_jax.common.settings import (
+    MOST_INT,
     MOST_SEED,
     SettingError,
     check_choice,
@@ -19,7 +20,7 @@ from wpl_jax.common.settings import (
 from wpl_jax.devices import choice
 from wpl_jax.devices.parallel import Devices
 from wpl_jax.engine.optimizers import OPTIMIZERS
-from wpl_jax.engine.plan import COUNTED, Plan, SearchSettings, most_epochs
+from wpl_jax.engine.plan import COUNTED, Plan, SearchSettings
 from wpl_jax.evaluation.retrain import Retraining
 from wpl_jax.jobs.build import (
     build,
@@ -282,7 +283,7 @@ def make_retraining(
         data = opened.put(devices)
     given = {"task": opened.task, "optimizer": optimizer, "devices": devices}
     retraining = build(Retraining, config, "retrain", also=_OF_RETRAINING, **given)
-    most = most_epochs(1, opened.task.num_batches(data, "train"))
+    most = MOST_INT // opened.task.num_batches(data, "train")
     if retraining.epochs > most:
         raise wrong("retrain.epochs", retraining.epochs, f"at most {most}: {COUNTED}")
     return retraining, data
