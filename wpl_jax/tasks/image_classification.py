@@ -38,7 +38,7 @@ from wpl_jax.errors import UserError, in_bytes
 from wpl_jax.spaces.micro_cell import Noise
 from wpl_jax.supernet import Space
 from wpl_jax.tasks.guessing import Guess, of_classes
-from wpl_jax.tasks.task import Evaluation
+from wpl_jax.tasks.task import Evaluation, Score
 
 SPLITS = ("train", "valid", "test")
 
@@ -368,6 +368,40 @@ class ImageClassification:
         images = _normalized(data, _shrunk(jnp.asarray(inputs), self.shrink))
         logits = self._logits(child, architecture, images, batch_stats)
         return jax.nn.log_softmax(logits.astype(jnp.float32))
+
+    def begin_split(self, child, architecture, data, axis=NO_AXIS):
+        """The batch statistics to normalize with, None for each batch's own."""
+        return self._batch_stats(child, architecture, data, axis)
+
+    def predict_batch(
+        self, child, architecture, data, split: str, index, carry, axis=NO_AXIS
+    ):
+        """Log-probabilities of the classes; the last batch ends with the first images.
+
+        See :meth:`wpl_jax.tasks.task.Task.predict_batch`.
+        """
+        count = len(getattr(data, split).labels)
+        images, _ = self._take(data, split, self._places(index, axis) % count)
+        logits = self._logits(child, architecture, images, carry, axis)
+        return jax.nn.log_softmax(logits.astype(jnp.float32)), carry
+
+    def score(self, log_probabilities, data, split: str, index, axis=NO_AXIS):
+        """Cross-entropy and mistakes of the images, each of which counts once."""
+        count, places = len(getattr(data, split).labels), self._places(index, axis)
+        _, labels = self._take(data, split, places % count)
+        there = places < count
+        loss = jnp.sum(_losses(log_probabilities, labels) * there)
+        mistakes = jnp.sum(_wrongs(log_probabilities, labels) * there)
+        return Score(loss, mistakes, jnp.sum(there * 1.0))
+
+    def batches_of_split(self, data, split: str) -> int:
+        """Batches that hold all images of a split."""
+        return -(-len(getattr(data, split).labels) // self.batch_size)
+
+    def conclude(self, score):
+        """Mean nats, and per cent wrong."""
+        loss, mistakes, predicted = score
+        return _evaluation(loss / predicted, mistakes / predicted)
 
     def fisher_loss(self, child, architecture, data, split: str, step, axis=NO_AXIS):
         """Nats on one batch of the split."""

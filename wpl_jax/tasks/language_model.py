@@ -24,7 +24,7 @@ from wpl_jax.devices.parallel import Devices
 from wpl_jax.spaces.recurrent_cell import Dropout, Hidden
 from wpl_jax.supernet import Space
 from wpl_jax.tasks.guessing import Guess, of_words
-from wpl_jax.tasks.task import Evaluation
+from wpl_jax.tasks.task import Evaluation, Score
 
 
 class RecurrentSpace(Space, Protocol):
@@ -204,8 +204,7 @@ class LanguageModel:
         """Nats per word and perplexity over the whole of a split, from a zero state."""
         streams = getattr(data, split)
         predicted = streams.shape[1] - 1
-        windows = -(-predicted // self.length)
-        padded = jnp.pad(streams, ((0, 0), (0, windows * self.length - predicted)))
+        windows, padded = self.batches_of_split(data, split), self._padded(data, split)
 
         def one(state, index):
             inputs, targets = axis.shard(self._window(padded, index))
@@ -236,6 +235,48 @@ class LanguageModel:
         hidden = self.space.apply(child, architecture, inputs, state=state)
         logits = self.space.logits(child, hidden.raw)
         return jax.nn.log_softmax(logits.astype(jnp.float32))
+
+    def begin_split(self, child, architecture, data, axis=NO_AXIS):
+        """A zero state."""
+        del child, architecture, data
+        return axis.shard(self.init_carry())
+
+    def predict_batch(
+        self, child, architecture, data, split: str, index, carry, axis=NO_AXIS
+    ):
+        """Log-probabilities of the words of a window, ``[streams, length, words]``.
+
+        See :meth:`wpl_jax.tasks.task.Task.predict_batch`.
+        """
+        inputs, _ = axis.shard(self._window(self._padded(data, split), index))
+        hidden = self.space.apply(child, architecture, inputs, state=carry)
+        logits = self.space.logits(child, hidden.raw)
+        return jax.nn.log_softmax(logits.astype(jnp.float32)), hidden.state
+
+    def score(self, log_probabilities, data, split: str, index, axis=NO_AXIS):
+        """Cross-entropy of the words that there are."""
+        _, targets = axis.shard(self._window(self._padded(data, split), index))
+        loss = optax.softmax_cross_entropy_with_integer_labels(
+            log_probabilities, targets
+        )
+        predicted = getattr(data, split).shape[1] - 1
+        there = index * self.length + jnp.arange(self.length) < predicted
+        count = len(targets) * jnp.sum(there * 1.0)
+        return Score(jnp.sum(loss * there), jnp.float32(0), count)
+
+    def batches_of_split(self, data, split: str) -> int:
+        """Windows that hold all words of a split."""
+        return -(-(getattr(data, split).shape[1] - 1) // self.length)
+
+    def conclude(self, score):
+        """Nats per word, and the perplexity."""
+        return self._evaluation(score.loss / score.predicted)
+
+    def _padded(self, data, split):
+        """The streams of a split, up to a whole number of windows."""
+        streams, windows = getattr(data, split), self.batches_of_split(data, split)
+        missing = windows * self.length + 1 - streams.shape[1]
+        return jnp.pad(streams, ((0, 0), (0, missing)))
 
     def fisher_loss(self, child, architecture, data, split: str, step, axis=NO_AXIS):
         """Nats per word on one batch of the split, from a zero state."""

@@ -21,6 +21,14 @@ class Evaluation(NamedTuple):
     error: jax.Array  # float[...]; what people read: perplexity, per cent wrong
 
 
+class Score(NamedTuple):
+    """Sums over what is predicted in a batch; they add up over batches and devices."""
+
+    loss: jax.Array  # float32[]
+    mistakes: jax.Array  # float32[]; 0 where a task counts none
+    predicted: jax.Array  # float32[]; how much is predicted
+
+
 def ranking(evaluation: Evaluation, allowed: jax.Array | bool = True) -> jax.Array:
     """The order of several children, the best first, ``int32[n]``.
 
@@ -152,6 +160,67 @@ class Task(Protocol):
           inputs: A batch, as the data set has them: ``uint8`` images, or the numbers of
             words, for each of which the next one is predicted.
         """
+
+    def begin_split(
+        self,
+        child: Any,
+        architecture: Architecture,
+        data: Data,
+        axis: Axis = NO_AXIS,
+    ) -> Any:
+        """What :meth:`predict_batch` needs for the first batch of a split."""
+
+    def predict_batch(
+        self,
+        child: Any,
+        architecture: Architecture,
+        data: Data,
+        split: str,
+        index: jax.Array,
+        carry: Any,
+        axis: Axis = NO_AXIS,
+    ) -> tuple[jax.Array, Any]:
+        """Log-probabilities in evaluation mode on one batch of a split.
+
+        Batches are numbered from 0 to :meth:`batches_of_split` and read in order; the
+        last one may be filled up.
+
+        Args:
+          child: Its parameters.
+          architecture: The child, or a mixture.
+          data: Of the task.
+          split: Whose batch.
+          index: Number of the batch, ``int32[]``.
+          carry: From :meth:`begin_split`, or from the batch before.
+          axis: Devices that share the batch.
+
+        Returns:
+          ``float32[..., classes]`` of the device's share, and what the next one needs.
+        """
+
+    def score(
+        self,
+        log_probabilities: jax.Array,
+        data: Data,
+        split: str,
+        index: jax.Array,
+        axis: Axis = NO_AXIS,
+    ) -> Score:
+        """What log-probabilities are worth, those of one child or of an ensemble.
+
+        Args:
+          log_probabilities: As :meth:`predict_batch` returns them.
+          data: Of the task.
+          split: Whose batch.
+          index: Number of the batch, ``int32[]``.
+          axis: Devices that share the batch.
+        """
+
+    def batches_of_split(self, data: Data, split: str) -> int:
+        """How many batches :meth:`predict_batch` has, the last one filled up."""
+
+    def conclude(self, score: Score) -> Evaluation:
+        """The evaluation that sums over a split come to."""
 
     def fisher_loss(
         self,

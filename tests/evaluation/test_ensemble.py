@@ -1,0 +1,118 @@
+"""Ensembles of children, against the mean of probabilities in float64."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from wpl_jax.data import images_of_arrays, text_of_strings
+from wpl_jax.devices.axis import NO_AXIS
+from wpl_jax.devices.parallel import Devices
+from wpl_jax.engine.evaluator import Evaluator
+from wpl_jax.evaluation.ensemble import Ensemble
+from wpl_jax.spaces.micro_cell import Outputs
+from wpl_jax.spaces.recurrent_cell import RecurrentCell
+from wpl_jax.supernet import ALL, Architecture, Decision, Space, gather
+from wpl_jax.tasks.image_classification import ImageClassification, Normalization
+from wpl_jax.tasks.language_model import LanguageModel
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear(Space):
+    """One of three linear models."""
+
+    name = "linear"
+    decisions = (Decision("kernel", ("0", "1", "2")),)
+
+    def init(self, key):
+        return {"kernel": jax.random.normal(key, (3, 12, 4)), "bias": jnp.ones(4)}
+
+    def rows(self, architecture):
+        return {"kernel": architecture.choice, "bias": ALL}
+
+    def apply(self, child, architecture, images, *, batch_stats=None, axis=NO_AXIS):
+        x = images.reshape(len(images), -1)
+        if batch_stats is None:
+            batch_stats = axis.mean(jnp.mean(x, 0))
+        return Outputs(
+            (x - batch_stats) @ child["kernel"][0] + child["bias"], None, batch_stats
+        )
+
+
+def of_images():
+    rng = np.random.default_rng(0)
+
+    def split(count):
+        images = rng.integers(256, size=(count, 2, 3, 2), dtype=np.uint8)
+        return images, rng.integers(4, size=count)
+
+    dataset = images_of_arrays(split(24), split(13), split(10))
+    task = ImageClassification(
+        Linear(), batch_size=4, normalization=Normalization("train", 3)
+    )
+    choices = np.array([[0], [2], [1]], np.int32)
+
+    def inputs_and_targets(data, which):
+        found = getattr(dataset, which)
+        return found.images, np.asarray(found.labels)
+
+    return task, dataset, choices, inputs_and_targets
+
+
+def of_text():
+    rng = np.random.default_rng(0)
+    words = list("abcdefg")
+    dataset = text_of_strings(*(" ".join(rng.choice(words, n)) for n in (90, 61, 50)))
+    space = RecurrentCell(dataset.vocabulary_size, hidden=4, num_nodes=2)
+    choices = np.array([[0, 0, 1], [2, 0, 3], [1, 0, 0]], np.int32)
+
+    def inputs_and_targets(data, which):
+        streams = np.asarray(getattr(data, which))
+        return streams[:, :-1], streams[:, 1:]
+
+    return (
+        LanguageModel(space, length=7, batch_size=4),
+        dataset,
+        choices,
+        inputs_and_targets,
+    )
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+@pytest.mark.parametrize("make", [of_images, of_text])
+def test_an_ensemble_predicts_the_mean_of_its_members_probabilities(make, split):
+    task, dataset, choices, inputs_and_targets = make()
+    data, params = task.put(dataset, Devices()), task.space.init(jax.random.key(0))
+    members = Architecture(jnp.asarray(choices))
+    found = Ensemble(task).evaluate(params, members, data, split)
+    inputs, targets = inputs_and_targets(data, split)
+    total = 0.0
+    for choice in choices:
+        one = Architecture(jnp.asarray(choice))
+        child = gather(params, task.space.rows(one))
+        predicted = task.predict(child, one, data, jnp.asarray(inputs))
+        total = total + np.exp(np.asarray(predicted, np.float64))
+    log_p = np.log(total / len(choices))
+    loss = -np.take_along_axis(log_p, targets[..., None], -1).mean()
+    np.testing.assert_allclose(found.loss, loss, rtol=1e-5)
+    error = min(np.exp(loss), log_p.shape[-1])  # as a guess
+    if make is of_images:
+        error = 100 * np.mean(np.argmax(log_p, -1) != targets)
+    np.testing.assert_allclose(found.error, error, rtol=1e-5)
+    on_two = Devices(2)
+    there = on_two.replicate((params, members))
+    again = Ensemble(task, on_two).evaluate(*there, task.put(dataset, on_two), split)
+    np.testing.assert_allclose(again.loss, found.loss, rtol=1e-5)
+
+
+@pytest.mark.parametrize("make", [of_images, of_text])
+def test_an_ensemble_of_one_is_the_child(make):
+    task, dataset, choices, _ = make()
+    data, params = task.put(dataset, Devices()), task.space.init(jax.random.key(1))
+    alone = Architecture(jnp.asarray(choices[1:2]))
+    found = Ensemble(task).evaluate(params, alone, data, "valid")
+    expected = Evaluator(task).evaluate(params, alone, data, "valid")
+    np.testing.assert_allclose(found.loss, expected.loss[0], rtol=1e-5)
+    np.testing.assert_allclose(found.error, expected.error[0], rtol=1e-5)
