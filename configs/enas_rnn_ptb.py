@@ -135,7 +135,9 @@ def get_config() -> ConfigDict:
     )
 
     # For --mode=rank: random architectures, each trained for so many epochs.
-    config.ranking = settings(Ranking, architectures=30, epochs=10)
+    config.ranking = settings(
+        Ranking, architectures=30, truth="from_scratch", from_scratch={"epochs": 10}
+    )
 
     # From scratch, with settings of its own for the space and the task.
     config.retrain = ConfigDict()

@@ -8,10 +8,12 @@ import jax
 import numpy as np
 import pytest
 from helpers import toy
+from ml_collections import ConfigDict
 
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.evaluation import rank_disorder, retrain
 from wpl_jax.evaluation.rank_disorder import correlation, draw
+from wpl_jax.evaluation.truth import FromScratch
 from wpl_jax.jobs import registry as jobs
 from wpl_jax.jobs import search as search_run
 
@@ -77,7 +79,7 @@ def finished(tmp_path_factory):
 def make_config():
     config = toy.get_config()
     config.strategy.name = "random"
-    config.ranking.architectures, config.ranking.epochs = 5, 2
+    config.ranking.architectures, config.ranking.from_scratch.epochs = 5, 2
     config.retrain.epochs = 0
     return config
 
@@ -112,7 +114,7 @@ def test_the_mode_ranks_by_shared_weights_and_from_scratch(
     # What had been trained was not trained again.
     assert trained == [*architectures[:3], *architectures[2:]]
     for number, (architecture, error) in enumerate(
-        zip(architectures, found["scratch"], strict=True), 1
+        zip(architectures, found["true_errors"], strict=True), 1
     ):
         folder = workdir / "ranking" / f"architecture_{number}"
         retrained = json.loads((folder / "retrained.json").read_text())
@@ -133,18 +135,39 @@ def test_the_mode_ranks_by_shared_weights_and_from_scratch(
         )
     page = (workdir / "report.html").read_text()
     assert "Rank disorder" in page
-    tau = correlation(found["shared"]["wpl-seed0"], found["scratch"])
+    tau = correlation(found["shared"]["wpl-seed0"], found["true_errors"])
     assert f"<td>{tau.tau:.2f}</td>" in page
     assert f"<td>{tau.low:.2f} to {tau.high:.2f}</td>" in page
 
 
+def test_a_truth_of_ones_own_needs_no_training(tmp_path):
+    workdir, config = tmp_path / "run", make_config()
+    config.search.epochs, config.arms = 1, ConfigDict({"none": {}})
+    config.main_arm = "none"
+    config.ranking = ConfigDict({"architectures": 6, "truth": "helpers.outside:Table"})
+    jobs.run(config, workdir, "run")
+    jobs.run(config, workdir, "rank")
+    found = json.loads((workdir / "rank_disorder.json").read_text())
+    assert found["truth"] == "by a table"
+    expected = [sum(choice) + 0.5 for choice in found["architectures"]]
+    assert found["true_errors"] == expected
+    assert not (workdir / "ranking").exists()
+    assert "by a table" in (workdir / "report.html").read_text()
+
+
 @pytest.mark.parametrize(
-    ("name", "value"), [("architectures", 4), ("epochs", 0), ("epochs", None)]
+    ("name", "value"),
+    [
+        ("architectures", 4),
+        ("from_scratch.epochs", 0),
+        ("from_scratch.epochs", None),
+        ("truth", "nobody"),
+    ],
 )
 def test_a_wrong_field_is_named(name, value, tmp_path):
     config = make_config()
     with config.ignore_type():
-        config.ranking[name] = value
+        config.update_from_flattened_dict({f"ranking.{name}": value})
     with pytest.raises(ConfigError, match=rf"config\.ranking\.{name}"):
         jobs.run(config, tmp_path / "run", "rank")
 
@@ -152,17 +175,19 @@ def test_a_wrong_field_is_named(name, value, tmp_path):
 def test_what_is_written_has_null_for_what_is_not_finite(tmp_path):
     architectures = np.zeros((2, 2), int)
     shared = {"a": [np.inf, 1.0]}
-    rank_disorder.write(tmp_path, architectures, [np.nan, 2.0], shared)
+    rank_disorder.write(tmp_path, architectures, FromScratch(7), [np.nan, 2.0], shared)
     found = json.loads((tmp_path / "rank_disorder.json").read_text())
-    assert found["scratch"] == [None, 2.0]
+    assert found["true_errors"] == [None, 2.0]
+    assert found["truth"] == "trained from scratch for 7 epochs"
     assert found["shared"] == {"a": [None, 1.0]}
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"scratch": None}, "the field 'scratch' is missing"),
-        ({"scratch": 3}, "the field 'scratch' is 3, expected a list of numbers or"),
+        ({"true_errors": None}, "the field 'true_errors' is missing"),
+        ({"true_errors": 3}, "'true_errors' is 3, expected a list of numbers or"),
+        ({"truth": 3}, "the field 'truth' is 3, expected a text"),
         ({"shared": [1]}, "the field 'shared' is [1], expected an object"),
         ({"shared": {}}, "in the field 'shared', the field 'wpl-seed0' is missing"),
         ({"shared": {"wpl-seed0": [1.0]}}, "expected a list of 2 numbers or nulls"),
@@ -170,7 +195,8 @@ def test_what_is_written_has_null_for_what_is_not_finite(tmp_path):
 )
 def test_damaged_ranks_are_named(change, said, tmp_path):
     path = tmp_path / "rank_disorder.json"
-    good = {"scratch": [1.0, None], "shared": {"wpl-seed0": [2.0, 3.0]}}
+    good = {"truth": "read", "true_errors": [1.0, None]}
+    good |= {"shared": {"wpl-seed0": [2.0, 3.0]}}
     names = ["wpl-seed0"]
     assert rank_disorder.read_ranks(tmp_path, names) is None
     path.write_text(json.dumps(good))

@@ -1,9 +1,10 @@
-"""Whether shared weights rank architectures as training from scratch would.
+"""Whether shared weights rank architectures as they should be.
 
-Some random architectures are trained from scratch, equally long, once; each search's
-shared weights then rank the same ones. The rank correlation of the two is what a search
-can rely on (Yu et al., "Evaluating the search phase of neural architecture search",
-2020; rank disorder is the name of Khodak and Li, 2020, for its lack).
+Some random architectures are judged once, for instance trained from scratch, equally
+long; each search's shared weights then rank the same ones. The rank correlation of the
+two is what a search can rely on (Yu et al., "Evaluating the search phase of neural
+architecture search", 2020; rank disorder is the name of Khodak and Li, 2020, for its
+lack).
 """
 
 import dataclasses
@@ -16,15 +17,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wpl_jax.common.settings import check_int
+from wpl_jax.common.settings import check_int, chosen
 from wpl_jax.devices import processes
 from wpl_jax.engine.evaluator import Evaluator
 from wpl_jax.engine.forgetting import kendall_tau
 from wpl_jax.evaluation import retrain
+from wpl_jax.evaluation.truth import TRUTHS, FromScratch, Truth
 from wpl_jax.runs.machine import Requests
 from wpl_jax.runs.run_files import (
     NUMBER_OR_NULL,
     OBJECT,
+    TEXT,
     check_fields,
     finite,
     list_of,
@@ -47,17 +50,16 @@ class Ranking:
 
     Attributes:
       architectures: How many random ones.
-      epochs: For which each is trained from scratch.
+      truth: What they are compared with.
     """
 
     architectures: int = 30
-    epochs: int = 10
+    truth: Truth = chosen(TRUTHS, FromScratch())
 
     def __post_init__(self) -> None:
         """Checks the settings."""
         why = "each is trained in a folder of its own"
         check_int(self, "architectures", 5, why, most=_MOST_ARCHITECTURES)
-        check_int(self, "epochs", 1)
 
 
 class Interval(NamedTuple):
@@ -136,13 +138,15 @@ def with_shared(
 def write(
     workdir: Path,
     architectures: np.ndarray,
-    scratch: list[float],
+    truth: Truth,
+    true_errors: list[float],
     shared: dict[str, list[float]],
 ) -> None:
     """Writes ``rank_disorder.json``, the searches by the names of their folders."""
     found = {
         "architectures": architectures.tolist(),
-        "scratch": [finite(x) for x in scratch],
+        "truth": truth.about,
+        "true_errors": [finite(x) for x in true_errors],
         "shared": {
             name: [finite(x) for x in errors] for name, errors in shared.items()
         },
@@ -164,9 +168,13 @@ def read_ranks(workdir: Path, names: Sequence[str]) -> dict[str, Any] | None:
     if not path.exists():
         return None
     remedy = "Delete it, or run with --mode=rank, which makes it anew."
-    fields = {"scratch": list_of(NUMBER_OR_NULL), "shared": OBJECT}
+    fields = {
+        "truth": TEXT,
+        "true_errors": list_of(NUMBER_OR_NULL),
+        "shared": OBJECT,
+    }
     found = read_json(path, fields, remedy)
-    errors = list_of(NUMBER_OR_NULL, len(found["scratch"]))
+    errors = list_of(NUMBER_OR_NULL, len(found["true_errors"]))
     where = "in the field 'shared', "
     check_fields(found["shared"], dict.fromkeys(names, errors), path, remedy, where)
     return found

@@ -171,7 +171,7 @@ def derive(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> N
 
 
 def rank(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> None:
-    """Compares the order of random architectures by shared weights and from scratch."""
+    """Compares the order of random architectures by shared weights with the truth."""
     ranking = build(rank_disorder.Ranking, config, "ranking")
     runs = expand(config)
     with (
@@ -188,21 +188,23 @@ def rank(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> Non
         main, _, about = searches[runs[0].arm]
         space = main.task.space
         architectures = rank_disorder.draw(ranking.architectures, space)
-        epochs = {"retrain": {"epochs": ranking.epochs}}
-        changed = with_changes(config, epochs, "config.retrain lacks epochs")
-        retraining, retrain_data = make_retraining(changed, cache, machine.devices)
-        needs = [memory.of_search(*found[:2]) for found in searches.values()]
-        needs.append(memory.of_retraining(retraining, retrain_data))
+        needs, train = [memory.of_search(*f[:2]) for f in searches.values()], None
+        if ranking.truth.epochs is not None:
+            epochs = {"retrain": {"epochs": ranking.truth.epochs}}
+            changed = with_changes(config, epochs, "config.retrain lacks epochs")
+            retraining, retrain_data = make_retraining(changed, cache, machine.devices)
+            needs.append(memory.of_retraining(retraining, retrain_data))
+            train = functools.partial(
+                rank_disorder.from_scratch,
+                retraining,
+                retrain_data,
+                seed=config.seed,
+                workdir=workdir,
+                requests=requests,
+                checkpoint_seconds=config.retrain.checkpoint_seconds,
+            )
         _check_devices(needs, machine)
-        scratch = rank_disorder.from_scratch(
-            retraining,
-            retrain_data,
-            architectures,
-            config.seed,
-            workdir,
-            requests,
-            config.retrain.checkpoint_seconds,
-        )
+        true_errors = ranking.truth.of(space, architectures, train)
         shared = {}
         for each in runs:
             folder, (search, data, _) = each.folder(workdir), searches[each.arm]
@@ -217,7 +219,7 @@ def rank(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> Non
                 search.task.guess(data),
             )
             print_remark([best], search.task.error_name, search_report.REMEDY)
-        rank_disorder.write(workdir, architectures, scratch, shared)
+        rank_disorder.write(workdir, architectures, ranking.truth, true_errors, shared)
         _report(config, workdir, space, about)
 
 

@@ -206,9 +206,9 @@ def _no_better_than_guessing(
             error, guess = one.retrained["valid_error"], read_guess(one.retrained)
             scratch.append(Model(f"{name}, trained from scratch", error, guess))
     if ranks:
-        name = "the best random architecture, trained from scratch"
+        name = f"the best random architecture, {ranks['truth']}"
         guess = read_guess(searches[0].results)
-        scratch.append(Model(name, lowest(ranks["scratch"]), guess))
+        scratch.append(Model(name, lowest(ranks["true_errors"]), guess))
     error_name = searches[0].results["error_name"]
     page.warning(remark(found, error_name, REMEDY))
     page.warning(remark(scratch, error_name, REMEDY_FROM_SCRATCH))
@@ -371,7 +371,7 @@ def _ranking(page: Page, workdir: Path, arms: dict[str, list[Searched]]) -> None
     found = read_ranks(workdir, names)
     if found is None:
         return
-    scratch = np.array(found["scratch"], float)
+    true_errors = np.array(found["true_errors"], float)
     error = next(iter(arms.values()))[0].results["error_name"]
     page.heading("Rank disorder")
     figure = new_figure(4 * len(arms), 4)
@@ -380,16 +380,16 @@ def _ranking(page: Page, workdir: Path, arms: dict[str, list[Searched]]) -> None
     for ax, ((arm, seeds), color) in zip(grid[0], _colored(arms), strict=True):
         for one in seeds:
             shared = np.array(found["shared"][one.folder], float)
-            tau, low, high = correlation(shared, scratch)
+            tau, low, high = correlation(shared, true_errors)
             rows.append((arm, str(one.seed), f"{tau:.2f}", f"{low:.2f} to {high:.2f}"))
-            ax.plot(shared, scratch, "o", color=color, alpha=0.6, ms=4)
+            ax.plot(shared, true_errors, "o", color=color, alpha=0.6, ms=4)
         ax.set(title=arm, xlabel=f"{error}, shared weights")
-    grid[0][0].set_ylabel(f"{error}, from scratch")
+    grid[0][0].set_ylabel(f"{error}, {found['truth']}")
     page.figure(
         figure,
         "rank_disorder",
-        f"{len(scratch)} random architectures on the validation data: with the shared "
-        "weights of the searches, all seeds, and trained from scratch, equally long.",
+        f"{len(true_errors)} random architectures on the validation data: with the "
+        f"shared weights of the searches, all seeds, and {found['truth']}.",
     )
     page.table(("penalty", "seed", "Kendall's tau", "95 % interval"), rows)
 
