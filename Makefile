@@ -8,7 +8,7 @@ WORKDIR ?= runs/enas_rnn_pydoc
 # file share what they compile, and so stay in one process.
 WORKERS ?= 2
 
-.PHONY: search test test-slow lint docs bench compile-tpu compile-cuda clean
+.PHONY: search test test-slow lint docs notebooks bench compile-tpu compile-cuda clean
 
 search: $(VENV)/installed
 	$(RUN) launch.py --config=configs/enas_rnn_pydoc.py --workdir=$(WORKDIR)
@@ -29,6 +29,10 @@ lint: $(VENV)/installed
 docs: $(VENV)-docs/installed
 	JAX_PLATFORMS=cpu $(VENV)-docs/bin/python -m sphinx --fail-on-warning --keep-going \
 	  --fresh-env --builder html docs build/docs
+
+# Those of docs/notebooks, at tiny sizes.
+notebooks: $(VENV)/installed
+	$(RUN) -m pytest -m "slow or not slow" tests/test_notebooks.py
 
 bench: $(VENV)/installed
 	$(RUN) -m benchmarks.run --output=runs/bench.json

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from helpers.notebooks import NOTEBOOKS, read
 
 import wpl_jax
 from wpl_jax import data
@@ -91,10 +92,15 @@ def test_it_has_the_modules_of_all_parts(registry):
 
 
 @pytest.mark.parametrize(
-    "page", [ROOT / "README.md", *DOCS.glob("*.md")], ids=lambda path: path.stem
+    "page",
+    [ROOT / "README.md", *DOCS.glob("*.md"), *NOTEBOOKS],
+    ids=lambda path: path.stem,
 )
-def test_it_has_what_the_guides_import(page):
-    text = page.read_text("utf-8")
+def test_it_has_what_guides_and_notebooks_import(page):
+    if page in NOTEBOOKS:
+        text = "\n".join(cell.code for cell in read(page))
+    else:
+        text = page.read_text("utf-8")
     for module, imported in re.findall(r"from (wpl_jax\S*) import (.+)", text):
         if module in MODULES:
             continue

@@ -1,0 +1,85 @@
+"""The notebooks of the documentation run from their first cell to their last."""
+
+import ast
+import sys
+import types
+
+import jax
+import matplotlib
+import numpy as np
+import pytest
+from helpers.notebooks import NOTEBOOKS, read
+from matplotlib import pyplot as plt
+
+from wpl_jax.spaces import SPACES
+
+# In the place of the cell of parameters.
+TINY = {
+    "own_space": {"EPOCHS": 1, "LAYERS": 2, "FILTERS": 2, "CHILDREN": 2, "BATCHES": 1},
+    "penalty_nnx": {"STEPS": 60, "ALPHA": 100.0},
+    "search": {"EPOCHS": 2, "HIDDEN": 4, "NODES": 2, "CHILDREN": 2, "BATCHES": 1},
+}
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Runs a notebook at a tiny size, and returns the names that it defines."""
+
+    def run(name):
+        (path,) = (path for path in NOTEBOOKS if path.stem == name)
+        module = types.ModuleType(name)
+        monkeypatch.setitem(sys.modules, name, module)
+        for number, cell in enumerate(read(path)):
+            if "parameters" in cell.tags:
+                vars(module).update(TINY[name])
+            else:
+                exec(compile(cell.code, f"{name}[{number}]", "exec"), vars(module))
+        return module
+
+    backend = matplotlib.get_backend()
+    plt.switch_backend("Agg")
+    monkeypatch.setattr(SPACES, "_own", dict(SPACES._own))
+    yield run
+    plt.close("all")
+    plt.switch_backend(backend)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_holds_no_outputs_and_its_sizes_in_one_cell(path):
+    cells = read(path)
+    assert not any(cell.ran for cell in cells)
+    (sizes,) = (cell.code for cell in cells if "parameters" in cell.tags)
+    assigned = {node.targets[0].id for node in ast.parse(sizes).body}
+    assert assigned == set(TINY[path.stem])
+
+
+@pytest.mark.slow
+def test_the_penalty_keeps_the_first_task_of_an_nnx_model(run):
+    found = run("penalty_nnx")
+    free, kept = found.results[0.0], found.results[found.ALPHA]
+    # What shuffled pixels do to a classifier, and what a strong penalty prevents.
+    assert kept["A"][-1] > free["A"][-1] + 0.1
+    assert free["B"][-1] > kept["B"][-1]
+    assert len(plt.get_fignums()) == 1
+
+
+@pytest.mark.slow
+def test_the_search_has_pictures_and_predicts(run, capsys):
+    found = run("search")
+    assert len(found.found.metrics) == 2
+    assert len(plt.get_fignums()) == 2
+    assert capsys.readouterr().out.count(" -> [") == 12
+    probabilities = np.exp(np.asarray(found.log_probabilities, np.float64))
+    assert probabilities.shape == (12, found.text.vocabulary_size)
+    np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_space_from_outside_is_registered_searched_and_predicts(run):
+    found = run("own_space")
+    space = found.space
+    assert SPACES["convolutions"] is found.Convolutions
+    assert found.predicted.shape == found.labels.shape
+    params = space.init(jax.random.key(0))
+    assert params["3x3"].shape == (2, 3, 3, 2, 2)
+    assert list(found.found.choices) == ["layer_0", "layer_1"]
