@@ -1,12 +1,17 @@
-"""The script of continuous integration, with programs that only print."""
+"""The script of continuous integration, with programs that only print; versions."""
 
+import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
 
-RUN = Path(__file__).resolve().parents[2] / ".ci" / "run"
+from wpl_jax import __version__
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN = ROOT / ".ci" / "run"
 
 
 def put(path, *lines):
@@ -63,3 +68,16 @@ def test_without_a_python_it_fails(run):
     assert done.returncode == 1
     assert "No Python 3.11 or newer" in done.stderr
     assert done.stdout == ""
+
+
+def test_the_oldest_jax_is_that_of_the_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    lines = (ROOT / ".ci" / "oldest.txt").read_text("utf-8").splitlines()
+    pins = {line.replace("==", ">=") for line in lines if not line.startswith("#")}
+    assert {pin.partition(">=")[0] for pin in pins} == {"jax", "jaxlib"}
+    assert pins <= set(project["dependencies"])
+
+
+def test_the_citation_is_of_this_version():
+    citation = (ROOT / "CITATION.cff").read_text("utf-8")
+    assert re.search(r"^version: (\S+)$", citation, re.MULTILINE)[1] == __version__
