@@ -87,7 +87,7 @@ def _analyze(self: ModuleAnalyzer) -> None:
     _read_module(self)
     for key, comment in comments(self.code).items():
         if comment:
-            self.attr_docs.setdefault(key, [comment.replace(":", _COLON), ""])
+            self.attr_docs.setdefault(key, [comment, ""])
     for found in vars(sys.modules[self.modname]).values():
         if inspect.isclass(found) and found.__module__ == self.modname:
             for field in getattr(found, "_fields", ()):
@@ -95,12 +95,19 @@ def _analyze(self: ModuleAnalyzer) -> None:
 
 
 _read_module = ModuleAnalyzer.analyze
-# Of the first line about a constant Napoleon takes what precedes a colon for its type.
+# Of the first line about a value Napoleon takes what precedes a colon for its type.
 _COLON = "\N{RATIO}"
 
 
+def _without_colons(app, what, name, found, options, lines):
+    """Hides the colons of the first line about a value."""
+    del app, name, found, options
+    if what in ("attribute", "data", "property") and lines:
+        lines[0] = lines[0].replace(":", _COLON)
+
+
 def _with_colons(app, what, name, found, options, lines):
-    """Puts colons back into comments."""
+    """Puts the colons back."""
     del app, what, name, found, options
     lines[:] = [line.replace(_COLON, ":") for line in lines]
 
@@ -146,5 +153,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("missing-reference", _public_name)
     # Before the sections of docstrings are read.
     app.connect("autodoc-process-docstring", _indented_is_literal, priority=400)
+    app.connect("autodoc-process-docstring", _without_colons, priority=400)
     app.connect("autodoc-process-docstring", _with_colons, priority=600)
     return {"parallel_read_safe": True}
