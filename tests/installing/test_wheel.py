@@ -74,11 +74,12 @@ def test_the_command_runs_the_built_in_search(installed, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_package_imports_little_and_has_its_types(installed, tmp_path):
+def test_the_package_imports_little_and_has_its_data(installed, tmp_path):
     code = "import sys, wpl_jax; print(wpl_jax.__file__, *sys.modules)"
     file, *modules = call(installed / "python", "-c", code, cwd=tmp_path).split()
     assert Path(file).is_relative_to(installed.parent)
-    assert (Path(file).parent / "py.typed").is_file()
+    for data in ("py.typed", "evaluation/nasbench201.npz"):
+        assert (Path(file).parent / data).is_file()
     loaded = {module.partition(".")[0] for module in modules}
     assert "wpl_jax" in loaded
     assert not loaded & {"absl", "flax", "jax", "ml_collections", "numpy", "orbax"}

@@ -20,8 +20,8 @@ import numpy as np
 from wpl_jax.common.settings import check_int, chosen
 from wpl_jax.devices import processes
 from wpl_jax.engine.evaluator import Evaluator
-from wpl_jax.engine.forgetting import kendall_tau
 from wpl_jax.evaluation import retrain
+from wpl_jax.evaluation.ranking_metrics import kendall_tau
 from wpl_jax.evaluation.truth import TRUTHS, FromScratch, Truth
 from wpl_jax.runs.machine import Requests
 from wpl_jax.runs.run_files import (
@@ -197,7 +197,7 @@ def correlation(one: Any, other: Any) -> Interval:
     there = np.isfinite(x) & np.isfinite(y)
     if there.sum() < 5:
         return Interval(*(float("nan"),) * 3)
-    tau = float(kendall_tau(jnp.asarray(x[there]), jnp.asarray(y[there])))
+    tau = kendall_tau(x[there], y[there])
     spread = 1.96 * np.sqrt(0.437 / (there.sum() - 4))
     z = np.arctanh(np.clip(tau, -0.999999, 0.999999))
     return Interval(tau, float(np.tanh(z - spread)), float(np.tanh(z + spread)))

@@ -26,6 +26,17 @@ class Truth(Protocol):
 
     epochs: int | None = None
 
+    def check(self, space: Space) -> None:
+        """Refuses a space whose architectures it cannot judge; the default accepts all.
+
+        Args:
+          space: The space of the search.
+
+        Raises:
+          UserError: If it refuses.
+        """
+        return None
+
     def of(self, space: Space, choices: np.ndarray, train: Train | None) -> list[float]:
         """The errors of architectures, lower is better, to the primary process.
 
@@ -66,4 +77,7 @@ class FromScratch(Truth):
 
 
 # By name: dataclasses with the methods of :class:`Truth`.
-TRUTHS = Registry("wpl_jax.truths", {"from_scratch": FromScratch})
+TRUTHS = Registry(
+    "wpl_jax.truths",
+    {"from_scratch": FromScratch, "table": "wpl_jax.evaluation.table:FromTable"},
+)

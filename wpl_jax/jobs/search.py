@@ -86,6 +86,9 @@ def run(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> None
             print(f"{said}\nIts data is not there to be compared. {error}")
             return
     if not finished:
+        if "ranking" in config:  # No search is to end in what cannot be ranked.
+            ranking = build(rank_disorder.Ranking, config, "ranking")
+            ranking.truth.check(arms[runs[0].arm].space)
         print("\n".join(dict.fromkeys(arm.about for arm in arms.values())))
         needs = [need for arm in arms.values() for need in arm.needs]
         _check_devices(needs, machine)
@@ -187,6 +190,7 @@ def rank(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> Non
         claim_data(workdir, _fingerprints(searches))
         main, _, about = searches[runs[0].arm]
         space = main.task.space
+        ranking.truth.check(space)
         architectures = rank_disorder.draw(ranking.architectures, space)
         needs, train = [memory.of_search(*f[:2]) for f in searches.values()], None
         if ranking.truth.epochs is not None:
