@@ -1,6 +1,7 @@
 """The table of NAS-Bench-201 against published figures, and tables of one's own."""
 
 import csv
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,11 @@ from wpl_jax.evaluation.rank_disorder import Ranking
 from wpl_jax.evaluation.table import FromTable, nasbench201, tau_without_search
 from wpl_jax.jobs import registry as jobs
 from wpl_jax.jobs.build import build, settings
-from wpl_jax.spaces.nasbench201_architectures import all_architectures, from_string
+from wpl_jax.spaces.nasbench201_architectures import (
+    OPERATIONS,
+    all_architectures,
+    from_string,
+)
 from wpl_jax.supernet import Decision, Space
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,11 +29,17 @@ SOURCE = ROOT.parent / "shared" / "data" / "nasbench201.csv"
 ALL_SKIP, ALL_1X1, ALL_3X3 = [1] * 6, [2] * 6, [3] * 6
 
 
+@dataclasses.dataclass(frozen=True)
 class Cell(Space):
     """As much of the space of NAS-Bench-201 as a truth is to know."""
 
+    operations: tuple = OPERATIONS
+
     name = "nasbench201"
-    decisions = (Decision("edge", ("a", "b", "c", "d", "e")),) * 6
+
+    @property
+    def decisions(self):
+        return (Decision("edge", self.operations),) * 6
 
 
 def test_published_figures():
@@ -148,6 +159,13 @@ def test_the_truth_is_the_tables():
     assert truth.epochs is None
     found = truth.of(Cell(), np.array([ALL_SKIP, ALL_3X3]), None)
     assert found == pytest.approx([100 - 15.607, 100 - 71.107])
+    # Of a space without an operation, or in another order, the same architectures.
+    some = np.array([[3, 2, 1, 1, 4, 2], ALL_3X3])
+    expected = truth.of(Cell(), some, None)
+    assert truth.of(Cell(OPERATIONS[1:]), some - 1, None) == expected
+    assert truth.of(Cell(OPERATIONS[::-1]), 4 - some, None) == expected
+    with pytest.raises(UserError, match=r"between none, .*choices: none, pool"):
+        truth.check(Cell(("none", "pool")))
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ from wpl_jax.common.settings import SettingError, check_choice, require
 from wpl_jax.errors import UserError, shorten
 from wpl_jax.evaluation.ranking_metrics import kendall_tau
 from wpl_jax.evaluation.truth import Truth
+from wpl_jax.spaces.nasbench201_architectures import OPERATIONS
 
 NASBENCH201 = Path(__file__).with_name("nasbench201.npz")
 
@@ -49,11 +50,15 @@ class Table:
       choices: ``int32[n, decisions]``, each row once. Those of NAS-Bench-201 are in the
         benchmark's own order: a row is an official index.
       columns: ``float64[n]`` by name.
+      names: Of the choices by their numbers, the same for each decision. A space that
+        has only some of them, or in another order, is judged by their names. Empty
+        where the numbers are those of the space.
     """
 
     space: str
     choices: np.ndarray
     columns: Mapping[str, np.ndarray]
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Checks that choices are choices, and that none has two rows."""
@@ -143,6 +148,7 @@ def nasbench201() -> Table:
             str(found["space"]),
             found["choices"].astype(np.int32),
             {str(name): column / 10.0**decimals for name, column, decimals in named},
+            OPERATIONS,
         )
 
 
@@ -238,18 +244,30 @@ class FromTable(Truth):
                 'config.ranking.truth="from_scratch".'
             )
         sizes = [len(decision.choices) for decision in space.decisions]
-        fits = table.choices.shape[1] == len(sizes)
-        if not fits or np.any(table.choices >= np.array(sizes)):
+        own = {name for decision in space.decisions for name in decision.choices}
+        fits = table.choices.shape[1] == len(sizes) and (
+            own <= set(table.names)
+            if table.names
+            else np.all(table.choices < np.array(sizes))
+        )
+        if not fits:
             raise UserError(
-                f"The table is of {table.choices.shape[1]} decisions with up to "
-                f"{table.choices.max(0) + 1} choices, the space {space.name} has "
-                f"decisions of {sizes} choices. Give a table of this space."
+                f"The table is of {table.choices.shape[1]} decisions between "
+                f"{', '.join(table.names) or table.choices.max(0) + 1} choices, the "
+                f"space {space.name} has decisions of {sizes} choices: "
+                f"{', '.join(sorted(own))}. Give a table of this space."
             )
 
     def of(self, space, choices, train):
         """The errors of the table, in per cent."""
         del train
         self.check(space)
+        if names := self._table.names:
+            columns = [
+                np.array([names.index(name) for name in decision.choices])[column]
+                for decision, column in zip(space.decisions, choices.T, strict=True)
+            ]
+            choices = np.stack(columns, axis=1)
         return (100 - self._table.values(self._column, choices)).tolist()
 
     @property
