@@ -23,7 +23,8 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import measure
-from wpl_jax.spaces.cell_graph import OPERATIONS, normalize
+from wpl_jax.spaces.batch_normalization import normalize
+from wpl_jax.spaces.cell_graph import OPERATIONS
 from wpl_jax.spaces.depthwise import average_pool, depthwise, max_pool
 
 BATCH, SIZE, FILTERS = 32, 32, 20

@@ -31,7 +31,7 @@ from wpl_jax.engine.optimizers import OPTIMIZERS
 from wpl_jax.jobs.build import build_chosen
 from wpl_jax.protections import PENALTIES
 from wpl_jax.search import Search
-from wpl_jax.spaces.cell_graph import EPSILON
+from wpl_jax.spaces.batch_normalization import EPSILON
 from wpl_jax.spaces.depthwise import average_pool, depthwise, max_pool, shifts
 from wpl_jax.spaces.micro_cell import STAGES, MicroCell
 from wpl_jax.strategies.strategy import Candidates, Strategy

@@ -12,7 +12,7 @@ from wpl_jax.devices.axis import NO_AXIS
 from wpl_jax.devices.parallel import Devices
 from wpl_jax.engine.evaluator import Evaluator
 from wpl_jax.evaluation.ensemble import Ensemble
-from wpl_jax.spaces.micro_cell import Outputs
+from wpl_jax.spaces.images import Outputs
 from wpl_jax.spaces.recurrent_cell import RecurrentCell
 from wpl_jax.supernet import ALL, Architecture, Decision, Space, gather
 from wpl_jax.tasks.image_classification import ImageClassification, Normalization

@@ -9,18 +9,10 @@ import numpy as np
 import pytest
 
 from wpl_jax.devices.parallel import Devices
-from wpl_jax.spaces.cell_graph import (
-    CONVOLUTIONS,
-    EPSILON,
-    OPERATIONS,
-    CellMoments,
-    Mix,
-    Moments,
-    Separable,
-    Weights,
-    Wiring,
-    run_cells,
-)
+from wpl_jax.spaces.batch_normalization import EPSILON, Moments
+from wpl_jax.spaces.cell_graph import CONVOLUTIONS, OPERATIONS, run_cells
+from wpl_jax.spaces.cell_layout import CellMoments, Mix, Weights, Wiring
+from wpl_jax.spaces.separable import Separable
 
 CELLS, NODES, BATCH, HEIGHT, WIDTH, CHANNELS = 2, 3, 3, 4, 3, 2
 IMAGES = (BATCH, HEIGHT, WIDTH, CHANNELS)

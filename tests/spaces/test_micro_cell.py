@@ -22,15 +22,12 @@ from test_cell_graph import (
 
 from wpl_jax.devices.parallel import Devices
 from wpl_jax.spaces import micro_cell
-from wpl_jax.spaces.cell_graph import (
-    EPSILON,
-    OPERATIONS,
-    CellMoments,
-    Moments,
-    Separable,
-    Wiring,
-)
-from wpl_jax.spaces.micro_cell import MicroCell, Noise
+from wpl_jax.spaces.batch_normalization import EPSILON, Moments
+from wpl_jax.spaces.cell_graph import OPERATIONS
+from wpl_jax.spaces.cell_layout import CellMoments, Wiring
+from wpl_jax.spaces.images import Noise
+from wpl_jax.spaces.micro_cell import MicroCell
+from wpl_jax.spaces.separable import Separable
 from wpl_jax.supernet import (
     PAD,
     Architecture,
@@ -794,6 +791,7 @@ def test_initial_parameters_are_hes_and_normalization_is_none(monkeypatch):
     seen = set()
     for path, leaf in jax.tree.leaves_with_path(params):
         keys = [k.key for k in path]
+        assert leaf.dtype == np.float32 or keys[-1] not in ("offset", "bias", "scale")
         if keys[-1] in ("offset", "bias"):
             assert np.all(leaf == 0)
         elif keys[-1] == "scale":

@@ -19,7 +19,8 @@ from wpl_jax.devices.parallel import Devices
 from wpl_jax.devices.sharded import Sharded
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.jobs.search_config import open_task
-from wpl_jax.spaces.micro_cell import MicroCell, Outputs
+from wpl_jax.spaces.images import Outputs
+from wpl_jax.spaces.micro_cell import MicroCell
 from wpl_jax.supernet import Architecture
 from wpl_jax.tasks import DataCache, Evaluation, image_classification
 from wpl_jax.tasks.image_classification import (

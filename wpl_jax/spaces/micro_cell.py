@@ -16,50 +16,36 @@ convolution: these are what children share.
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.typing import ArrayLike
 
 from wpl_jax.common.settings import MOST_NODES, check_bool, check_int, require
 from wpl_jax.devices.axis import NO_AXIS, Axis
-from wpl_jax.spaces.cell_graph import (
-    CONVOLUTIONS,
-    OPERATIONS,
-    Mix,
-    Separable,
-    Weights,
-    Wiring,
-    normalize,
-    run_cells,
-    used,
+from wpl_jax.spaces.auxiliary_head import AuxiliaryHead
+from wpl_jax.spaces.cell_graph import OPERATIONS, run_cells
+from wpl_jax.spaces.cell_layout import Wiring, used
+from wpl_jax.spaces.cell_stacks import CellStacks
+from wpl_jax.spaces.images import (
+    Noise,
+    Outputs,
+    classify,
+    init,
+    is_parameter,
+    linear_parameters,
+    normalized,
+    product_parameters,
+    stem,
+    stem_parameters,
 )
-from wpl_jax.spaces.depthwise import shifts
-from wpl_jax.supernet import ALL, PAD, Architecture, Decision, Graph, Space
+from wpl_jax.supernet import ALL, Architecture, Decision, Graph, Space
 
 Params = dict[str, Any]
 
 CELLS = ("normal", "reduction")
 STAGES = 3
 STEM_FACTOR = 3  # The stem has so many times the filters.
-
-
-class Outputs(NamedTuple):
-    """What a child makes of images."""
-
-    logits: jax.Array  # float[batch, classes]
-    auxiliary: jax.Array | None  # float[batch, classes]; of the auxiliary head
-    batch_stats: Any  # what was normalized with: a tree of Moments
-
-
-class Noise(NamedTuple):
-    """What training adds to a child; see :meth:`MicroCell.apply`."""
-
-    key: jax.Array
-    dropout: float = 0.0  # of the classifier's input
-    drop_path: jax.Array | float = 0.0  # of the branches of the last cell
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,11 +121,6 @@ class MicroCell(Space):
         height, width, _ = self.image_shape
         return math.ceil(height / 2**stage), math.ceil(width / 2**stage)
 
-    @property
-    def _pairs(self) -> int:
-        """Of a node and one of the states that it can choose."""
-        return self.num_nodes * (self.num_nodes + 3) // 2
-
     def init(self, key: jax.Array) -> Params:
         """The shared parameters.
 
@@ -151,102 +132,52 @@ class MicroCell(Space):
         Returns:
           ``stem``, the three ``stage``s, ``classifier`` and, where there is one, the
           ``auxiliary`` head. In each stage ``first`` and ``second`` make the inputs
-          of its first cell, and ``cells`` are what the children share, stacked: the
-          kernels by (cell, branch, node, input), pointwise convolutions and their
-          normalization by (cell, branch, node, input, convolution), the ``output``'s
-          by (cell, node).
+          of its first cell, and ``cells`` are what the children share, stacked; see
+          :meth:`wpl_jax.spaces.cell_stacks.CellStacks.parameters`.
         """
-        shapes = self._shapes()
-        leaves, tree = jax.tree.flatten_with_path(shapes, is_leaf=_is_shape)
-        keys = jax.random.split(key, len(leaves))
-        return jax.tree.unflatten(
-            tree,
-            [
-                _initial(k, path[-1].key, shape)
-                for k, (path, shape) in zip(keys, leaves, strict=True)
-            ],
-        )
+        return init(key, self._parameters())
 
-    def _shapes(self) -> dict[str, Any]:
-        """The shapes of all parameters."""
+    def _parameters(self) -> dict[str, Any]:
+        """What all parameters are, to be drawn."""
         channels = STEM_FACTOR * self.filters
-        shapes: dict[str, Any] = {
-            "stem": self._product((9 * self.image_shape[2], channels)),
-            "classifier": {
-                "kernel": (4 * self.filters, self.num_classes),
-                "bias": (self.num_classes,),
-            },
+        found: dict[str, Any] = {
+            "stem": stem_parameters(self.image_shape[2], channels, self.affine),
+            "classifier": linear_parameters(4 * self.filters, self.num_classes),
         }
         for stage in range(STAGES):
-            filters = self.filters * 2**stage
-            shapes[f"stage_{stage}"] = {
-                "first": self._product((channels, filters)),
-                "second": self._product((channels, filters)),
-                "cells": self._stacks(len(self._cells(stage)), filters),
+            stacks = self._stacks(stage)
+            product = product_parameters(channels, stacks.filters, self.affine)
+            found[f"stage_{stage}"] = {
+                "first": product,
+                "second": product,
+                "cells": stacks.parameters(),
             }
-            channels = filters
+            channels = stacks.filters
         if self.auxiliary:
-            pooled = math.prod(len(r) for r in self._auxiliary_windows())
-            shapes["auxiliary"] = {
-                "first": self._product((channels, 128)),
-                "second": self._product((128 * pooled, 768)),
-                "classifier": {
-                    "kernel": (768, self.num_classes),
-                    "bias": (self.num_classes,),
-                },
-            }
-        return shapes
+            found["auxiliary"] = self._auxiliary_head.parameters()
+        return found
 
-    def _product(self, shape: tuple[int, int]) -> dict[str, tuple[int, ...]]:
-        """A matrix, and the normalization of what it makes."""
-        return {"kernel": shape} | self._affine((shape[1],))
+    def _stacks(self, stage: int) -> CellStacks:
+        cells, filters = len(self._cells(stage)), self.filters * 2**stage
+        return CellStacks(cells, self.num_nodes, filters, self.affine)
 
-    def _affine(self, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-        return {"scale": shape, "offset": shape} if self.affine else {}
-
-    def _stacks(self, cells: int, filters: int) -> dict[str, Any]:
-        branches = cells * 2 * self._pairs
-        halves = (branches * CONVOLUTIONS, 2)
-        return {
-            "depthwise_3x3": (branches, 2, 3, 3, filters),
-            "depthwise_5x5": (branches, 2, 5, 5, filters),
-            "pointwise": (*halves, filters, filters),
-            **self._affine((*halves, filters)),
-            "output": {
-                "kernel": (cells * self.num_nodes, filters, filters),
-                **self._affine((cells, filters)),
-            },
-        }
+    @property
+    def _auxiliary_head(self) -> AuxiliaryHead:
+        """Behind the first cell of the last stage."""
+        size, channels = self._size(STAGES - 1), self.filters * 2 ** (STAGES - 1)
+        return AuxiliaryHead(size, channels, self.num_classes, self.affine)
 
     def rows(self, architecture: Architecture) -> Any:
         """What the chosen branches use of the stacks, and all of everything else."""
         wirings = self.wirings(architecture.choice)
-        rows = jax.tree.map(lambda _: ALL, self._shapes(), is_leaf=_is_shape)
+        rows = jax.tree.map(lambda _: ALL, self._parameters(), is_leaf=is_parameter)
         for stage in range(STAGES):
             stacks = rows[f"stage_{stage}"]["cells"]
-            found = self._rows_of_stage(self._wirings_of_stage(stage, wirings))
+            found = self._stacks(stage).rows(self._wirings_of_stage(stage, wirings))
             output = stacks["output"] | {"kernel": found.pop("output")}
             stacks |= {k: v for k, v in found.items() if k in stacks}
             stacks["output"] = output
         return rows
-
-    def _rows_of_stage(self, wirings: Wiring) -> dict[str, jax.Array]:
-        cells, nodes = wirings.inputs.shape[:2]
-        cell, node, side = np.ogrid[:cells, :nodes, :2]
-        before = node * (node + 3) // 2  # pairs of the nodes before
-        branch = (cell * 2 + side) * self._pairs + before + wirings.inputs
-        operations = wirings.operations
-        convolved = branch * CONVOLUTIONS + operations
-        there = used(wirings)
-        return {
-            "depthwise_3x3": _where(operations == 0, branch),
-            "depthwise_5x5": _where(operations == 1, branch),
-            **dict.fromkeys(
-                ("pointwise", "scale", "offset"),
-                _where(operations < CONVOLUTIONS, convolved),
-            ),
-            "output": _where(~there, np.arange(cells * nodes).reshape(cells, nodes)),
-        }
 
     def apply(
         self,
@@ -276,9 +207,7 @@ class MicroCell(Space):
         """
         wirings, found = self.wirings(architecture.choice), {}
         given = batch_stats or {}
-        x, found["stem"] = _normalized_product(
-            _patches(images), child["stem"], given.get("stem"), axis
-        )
+        x, found["stem"] = stem(images, child["stem"], given.get("stem"), axis)
         auxiliary = None
         for stage in range(STAGES):
             name = f"stage_{stage}"
@@ -286,16 +215,11 @@ class MicroCell(Space):
                 stage, child[name], wirings, x, noise, given.get(name), axis
             )
         if self.auxiliary:
-            auxiliary, found["auxiliary"] = self._run_auxiliary(
+            auxiliary, found["auxiliary"] = self._auxiliary_head.apply(
                 child["auxiliary"], behind_first, given.get("auxiliary"), axis
             )
-        features = jnp.mean(jax.nn.relu(x), (1, 2))
-        if noise is not None and noise.dropout:
-            shape = len(features) * axis.size, features.shape[1]
-            kept = jax.random.bernoulli(noise.key, 1 - noise.dropout, shape)
-            kept = axis.shard(kept)
-            features = jnp.where(kept, features / (1 - noise.dropout), 0)
-        return Outputs(_linear(features, child["classifier"]), auxiliary, found)
+        logits = classify(x, child["classifier"], noise, axis)
+        return Outputs(logits, auxiliary, found)
 
     def _run_stage(self, stage, child, wirings, x, noise, given, axis):
         """All cells of a stage: its output, that of its first cell, and statistics."""
@@ -306,12 +230,12 @@ class MicroCell(Space):
             y = x if stage and name == "second" else jax.nn.relu(x)
             multiply = _halved_product if stage else jnp.matmul
             y = multiply(y, child[name]["kernel"])
-            y, found[name] = _normalize(y, child[name], given.get(name), axis)
+            y, found[name] = normalized(y, child[name], given.get(name), axis)
             inputs.append(y)
         kept = axis.shard(self._kept(stage, noise, len(x) * axis.size), axis=3)
         (first, last), found["cells"] = run_cells(
             tuple(inputs),
-            self._weights(stage, child["cells"]),
+            self._stacks(stage).weights(child["cells"]),
             self._wirings_of_stage(stage, wirings),
             kept,
             given.get("cells"),
@@ -332,62 +256,6 @@ class MicroCell(Space):
 
         keys = jax.random.split(jax.random.fold_in(noise.key, stage), cells)
         return jax.vmap(of_cell)(keys, depth * noise.drop_path)
-
-    def _weights(self, stage: int, stacks: Params) -> Weights:
-        """A child's rows, by cell, node and branch."""
-        cells, nodes = len(self._cells(stage)), self.num_nodes
-        output, pointwise = stacks["output"], stacks["pointwise"]
-
-        def affine(child, shape):
-            # Without weights of its own, a normalization multiplies by 1 and adds 0.
-            dtype = pointwise.dtype
-            scale = child.get("scale", jnp.ones(shape, dtype))
-            return scale, child.get("offset", jnp.zeros(shape, dtype))
-
-        branches = Separable(
-            stacks["depthwise_3x3"],
-            stacks["depthwise_5x5"],
-            pointwise,
-            *affine(stacks, pointwise.shape[:-1]),
-        )
-        kernel = output["kernel"]
-        mix = Mix(
-            kernel.reshape(cells, nodes, *kernel.shape[1:]),
-            *affine(output, (cells, kernel.shape[-1])),
-        )
-        branches = jax.tree.map(
-            lambda x: x.reshape(cells, nodes, 2, *x.shape[1:]), branches
-        )
-        return Weights(branches, mix)
-
-    def _run_auxiliary(self, child, x, given, axis):
-        given = given or {}
-        x, found = jax.nn.relu(x), {}
-        rows, columns = self._auxiliary_windows()
-        pooled = jnp.stack(
-            [
-                jnp.mean(x[:, r.start : r.stop, c.start : c.stop], (1, 2))
-                for r in rows
-                for c in columns
-            ],
-            axis=1,
-        )
-        y, found["first"] = _normalized_product(
-            pooled[:, :, None], child["first"], given.get("first"), axis
-        )
-        y = jax.nn.relu(y).reshape(len(y), 1, 1, -1)
-        y, found["second"] = _normalized_product(
-            y, child["second"], given.get("second"), axis
-        )
-        return _linear(jax.nn.relu(y[:, 0, 0]), child["classifier"]), found
-
-    def _auxiliary_windows(self) -> tuple[list[range], list[range]]:
-        """Rows and columns of windows of 5x5, three apart, or of all that there is."""
-        rows, columns = (
-            [range(i, min(i + 5, size)) for i in range(0, max(size - 4, 1), 3)]
-            for size in self._size(STAGES - 1)
-        )
-        return rows, columns
 
     def graphs(self, choice: Any) -> dict[str, Graph]:
         """Both cells, from the two cells before, ``h[-2]`` and ``h[-1]``."""
@@ -411,47 +279,6 @@ class MicroCell(Space):
         there = jax.device_get(used(wiring))
         edges += [(str(n), "out", "") for n in range(self.num_nodes) if not there[n]]
         return Graph(nodes, tuple(edges))
-
-
-def _where(there: jax.Array, rows: ArrayLike) -> jax.Array:
-    """The rows, flat, and ``PAD`` where they are not there."""
-    nothing = PAD + jnp.arange(there.size).reshape(there.shape)
-    return jnp.where(there, rows, nothing).reshape(-1)
-
-
-def _is_shape(x: Any) -> bool:
-    return isinstance(x, tuple)
-
-
-def _initial(key: jax.Array, name: str, shape: tuple[int, ...]) -> jax.Array:
-    if name in ("offset", "bias"):
-        return jnp.zeros(shape)
-    if name == "scale":
-        return jnp.ones(shape)
-    # Of a product what it sums over, of a depthwise kernel its rows and columns.
-    fan_in = math.prod(shape[2:4]) if name.startswith("depthwise") else shape[-2]
-    return jax.random.normal(key, shape) * math.sqrt(2 / fan_in)
-
-
-def _normalized_product(x, child, given, axis):
-    return _normalize(x @ child["kernel"], child, given, axis)
-
-
-def _normalize(x, child, given, axis):
-    """Batch normalization, with scale and offset if there are, and the statistics."""
-    x, _, found = normalize(x, given, axis)
-    if "scale" in child:
-        x = x * child["scale"] + child["offset"]
-    return x, jax.lax.stop_gradient(found)
-
-
-def _linear(x, child):
-    return x @ child["kernel"] + child["bias"]
-
-
-def _patches(images):
-    """Each pixel with its neighbours, ``float[batch, height, width, 9 channels]``."""
-    return jnp.concatenate([shifted for *_, shifted in shifts(images, 3, 0)], -1)
 
 
 def _halved_product(x, kernel):

@@ -11,7 +11,7 @@ option.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,20 +35,11 @@ from wpl_jax.devices.axis import NO_AXIS, Axis
 from wpl_jax.devices.parallel import ONE_DEVICE, Devices
 from wpl_jax.devices.sharded import Sharded
 from wpl_jax.errors import UserError, in_bytes
-from wpl_jax.spaces.micro_cell import Noise
-from wpl_jax.supernet import Space
+from wpl_jax.spaces.images import ImageSpace, Noise
 from wpl_jax.tasks.guessing import Guess, of_classes
 from wpl_jax.tasks.task import Evaluation, Score
 
 SPLITS = ("train", "valid", "test")
-
-
-class ImageSpace(Space, Protocol):
-    """A space of networks whose ``apply`` returns :class:`Outputs`."""
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels."""
 
 
 class Images(NamedTuple):
@@ -91,7 +82,7 @@ class Augmentation:
 
 @dataclasses.dataclass(frozen=True)
 class DropPath:
-    """How branches are left out; see :class:`wpl_jax.spaces.micro_cell.Noise`.
+    """How branches are left out; see :class:`wpl_jax.spaces.images.Noise`.
 
     Attributes:
       rate: In the last cell, at the end of its growth.

@@ -1,0 +1,68 @@
+"""Batch normalization (Ioffe and Szegedy, 2015) over devices that share a batch."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from wpl_jax.devices.axis import NO_AXIS, Axis
+
+EPSILON = 1e-5  # added to a variance
+
+
+class Moments(NamedTuple):
+    """Of what is normalized, over a batch and its pixels."""
+
+    mean: jax.Array  # float[..., channels]
+    variance: jax.Array  # float[..., channels]
+
+
+def normalize(
+    x: jax.Array, given: Moments | None, axis: Axis = NO_AXIS
+) -> tuple[jax.Array, jax.Array, Moments]:
+    """Batch normalization, before scale and offset.
+
+    Args:
+      x: ``float[batch, height, width, channels]``.
+      given: Moments to normalize with; None for those of the batch.
+      axis: Devices of which each has its share of the batch.
+
+    Returns:
+      ``x`` normalized, 1 / standard deviation, and the batch statistics.
+    """
+    found = _moments_of(x, axis) if given is None else given
+    deviation = jax.lax.rsqrt(found.variance + EPSILON)
+    x = (x - found.mean.astype(x.dtype)) * deviation.astype(x.dtype)
+    return x, deviation, found
+
+
+def _moments_of(x, axis):
+    """Of images, over the batch and its pixels."""
+    mean = axis.mean(jnp.mean(x, (0, 1, 2), dtype=jnp.float32))
+    centered = x - mean.astype(x.dtype)
+    variance = jnp.mean(centered**2, (0, 1, 2), dtype=jnp.float32)
+    return Moments(mean, axis.mean(variance))
+
+
+def normalization_backward(gradient, x, scale, batch_stats, of_batch, axis):
+    """The gradients of what is normalized, and of scale and offset.
+
+    Args:
+      gradient: That of ``normalize(x) * scale + offset``.
+      x: ``float[batch, height, width, channels]``.
+      scale: ``float[channels]``.
+      batch_stats: Moments that ``x`` was normalized with.
+      of_batch: Whether they are those of the batch, and so depend on ``x``.
+      axis: Devices of which each has its share of the batch.
+    """
+    dtype = gradient.dtype
+    normalized, deviation, _ = normalize(x, batch_stats, axis)
+    of_scale = jnp.sum(gradient * normalized, (0, 1, 2), dtype=jnp.float32)
+    of_offset = jnp.sum(gradient, (0, 1, 2), dtype=jnp.float32)
+    if of_batch:  # The batch statistics depend on it as well.
+        pixels = gradient.size // gradient.shape[-1]
+        means = axis.mean((of_offset / pixels, of_scale / pixels))
+        gradient = gradient - means[0].astype(dtype)
+        gradient -= normalized * means[1].astype(dtype)
+    of_x = gradient * (scale * deviation).astype(dtype)
+    return of_x, of_scale.astype(dtype), of_offset.astype(dtype)
