@@ -36,7 +36,8 @@ from wpl_jax.spaces.depthwise import average_pool, depthwise, max_pool, shifts
 from wpl_jax.spaces.micro_cell import STAGES, MicroCell
 from wpl_jax.strategies.strategy import Candidates, Strategy
 from wpl_jax.supernet import Architecture, gather
-from wpl_jax.tasks.image_classification import Data, ImageClassification, Images
+from wpl_jax.tasks.image_classification import ImageClassification
+from wpl_jax.tasks.image_data import Data, Images
 
 SIZE, FILTERS, LAYERS, BATCH, CLASSES = 32, 20, 6, 32, 10
 STEPS = 5  # in a call

@@ -12,7 +12,8 @@ from wpl_jax.data.repeats import (
     hash_rows,
     share_repeated,
 )
-from wpl_jax.tasks.image_classification import ImageClassification, prepare
+from wpl_jax.tasks.image_classification import ImageClassification
+from wpl_jax.tasks.image_data import prepare
 from wpl_jax.tasks.language_model import LanguageModel
 
 

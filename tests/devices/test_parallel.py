@@ -47,8 +47,8 @@ from wpl_jax.runs import machine
 from wpl_jax.runs.machine import Machine
 from wpl_jax.runs.stopping import StopRequest
 from wpl_jax.supernet import Architecture, gather, mask, random_choice
-from wpl_jax.tasks import image_classification
-from wpl_jax.tasks.image_classification import SPLITS
+from wpl_jax.tasks import image_classification, image_data
+from wpl_jax.tasks.image_data import SPLITS
 
 COUNTS = (1, 2, 8)
 BUILT_IN = [module.name for module in pkgutil.iter_modules(configs.__path__)]
@@ -292,9 +292,7 @@ def noise(monkeypatch):
 
     moments = jnp.full(1, 127.0), jnp.full(1, 74.0)
     monkeypatch.setattr(image_classification, "open_images", open_noise)
-    monkeypatch.setattr(
-        image_classification, "_mean_and_deviation", lambda *args: moments
-    )
+    monkeypatch.setattr(image_data, "_mean_and_deviation", lambda *args: moments)
     yield
     # Compiled programs hold maps of memory, of which a process may have 65,530.
     jax.clear_caches()

@@ -28,7 +28,7 @@ import sys
 import jax, numpy as np
 from wpl_jax.devices import parallel, processes
 from wpl_jax.data import ImageDataset, Split
-from wpl_jax.tasks.image_classification import prepare
+from wpl_jax.tasks.image_data import prepare
 coordinator, index = sys.argv[1], int(sys.argv[2])
 processes.start(coordinator, 2, index)
 devices = parallel.Devices(jax.device_count())

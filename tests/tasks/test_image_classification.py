@@ -23,17 +23,13 @@ from wpl_jax.spaces.images import Outputs
 from wpl_jax.spaces.micro_cell import MicroCell
 from wpl_jax.supernet import Architecture
 from wpl_jax.tasks import DataCache, Evaluation, image_classification
+from wpl_jax.tasks.augmentation import Augmentation, augment
 from wpl_jax.tasks.image_classification import (
-    Augmentation,
-    Data,
     DropPath,
     ImageClassification,
-    Images,
     Normalization,
-    augment,
-    check_memory,
-    prepare,
 )
+from wpl_jax.tasks.image_data import Data, Images, check_memory, prepare
 
 HEIGHT, WIDTH, CHANNELS, CLASSES, BATCH = 4, 5, 2, 3, 4
 PIXELS = HEIGHT * WIDTH

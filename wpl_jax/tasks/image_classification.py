@@ -1,12 +1,10 @@
 """Telling what an image shows: the task of the micro space.
 
-All images are on the devices, as bytes; each has some of them, or all. A batch is taken
-out of them there, moved, mirrored and cut into, and normalized, as a function of its
-number and a key. Passes
-over the training images are in a random order each. Everything that is measured is
-measured without noise, and, while a search shares weights, normalized with the
-statistics of each batch, as the ENAS code does; those of training batches are an
-option.
+A batch is taken out of the images on the devices, moved, mirrored and cut into, and
+normalized, as a function of its number and a key. Passes over the training images are
+in a random order each. Everything that is measured is measured without noise, and,
+while a search shares weights, normalized with the statistics of each batch, as the ENAS
+code does; those of training batches are an option.
 """
 
 import dataclasses
@@ -27,57 +25,22 @@ from wpl_jax.common.settings import (
     require,
 )
 from wpl_jax.data import ImageDataset, open_images
-from wpl_jax.data.host_memory import require_memory
-from wpl_jax.data.images.contrast import require_contrast
-from wpl_jax.data.repeats import count_repeated, describe_repeated, hash_rows
-from wpl_jax.devices import capacity, processes
-from wpl_jax.devices.axis import NO_AXIS, Axis
+from wpl_jax.devices.axis import NO_AXIS
 from wpl_jax.devices.parallel import ONE_DEVICE, Devices
-from wpl_jax.devices.sharded import Sharded
-from wpl_jax.errors import UserError, in_bytes
+from wpl_jax.errors import UserError
 from wpl_jax.spaces.images import ImageSpace, Noise
+from wpl_jax.tasks.augmentation import Augmentation, augment
 from wpl_jax.tasks.guessing import Guess, of_classes
+from wpl_jax.tasks.image_data import (
+    Data,
+    check_memory,
+    describe,
+    normalized,
+    prepare,
+    shrunk,
+    sizes,
+)
 from wpl_jax.tasks.task import Evaluation, Score
-
-SPLITS = ("train", "valid", "test")
-
-
-class Images(NamedTuple):
-    """A split on the devices."""
-
-    images: jax.Array | Sharded  # uint8[n, height, width, channels]
-    labels: jax.Array  # int32[n]
-
-
-class Data(NamedTuple):
-    """The images, and what they are normalized with."""
-
-    train: Images
-    valid: Images
-    test: Images
-    mean: jax.Array  # float32[channels]; of the training images
-    deviation: jax.Array  # float32[channels]
-
-
-@dataclasses.dataclass(frozen=True)
-class Augmentation:
-    """What is done to training images.
-
-    Attributes:
-      crop: They are moved by up to so many pixels, both ways.
-      flip: Whether half of them are mirrored, left to right.
-      cutout: Size of a square that is blanked out.
-    """
-
-    crop: int = 0
-    flip: bool = False
-    cutout: int = 0
-
-    def __post_init__(self) -> None:
-        """Checks the settings."""
-        check_int(self, "crop", 0)
-        check_bool(self, "flip")
-        check_int(self, "cutout", 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,13 +159,13 @@ class ImageClassification:
           SettingError: If one does not.
           UserError: If the images are too small.
         """
-        sizes = _sizes(dataset)
-        smallest = min(sizes, key=lambda name: sizes[name])
+        counts = sizes(dataset)
+        smallest = min(counts, key=lambda name: counts[name])
         require(
             self,
             "batch_size",
-            self.batch_size <= sizes[smallest],
-            f"at most {sizes[smallest]}, the images of {smallest}",
+            self.batch_size <= counts[smallest],
+            f"at most {counts[smallest]}, the images of {smallest}",
         )
         side = min(dataset.image_shape[:2])
         if side < 4:
@@ -239,7 +202,7 @@ class ImageClassification:
 
     def describe(self, dataset: ImageDataset) -> str:
         """How many images there are, and the size at which they are used."""
-        return _describe(dataset, self._shape(dataset))
+        return describe(dataset, self._shape(dataset))
 
     def _shape(self, dataset: ImageDataset) -> tuple[int, int, int]:
         height, width, channels = dataset.image_shape
@@ -356,7 +319,7 @@ class ImageClassification:
           ``float32[batch, classes]``.
         """
         batch_stats = self._batch_stats(child, architecture, data)
-        images = _normalized(data, _shrunk(jnp.asarray(inputs), self.shrink))
+        images = normalized(data, shrunk(jnp.asarray(inputs), self.shrink))
         logits = self._logits(child, architecture, images, batch_stats)
         return jax.nn.log_softmax(logits.astype(jnp.float32))
 
@@ -475,7 +438,7 @@ class ImageClassification:
 
     def _take(self, data, split, places):
         images, labels = (x[places] for x in getattr(data, split))
-        return _normalized(data, images), labels
+        return normalized(data, images), labels
 
     def _augmented_batch(self, data, split, step, key, axis):
         """A batch of the pass that a step belongs to, augmented."""
@@ -488,65 +451,6 @@ class ImageClassification:
         images = examples.images[places]
         images = augment(key, images, self.augmentation, data, axis)
         return images, examples.labels[places]
-
-
-def augment(
-    key: jax.Array,
-    images: jax.Array,
-    augmentation: Augmentation,
-    data: Data,
-    axis: Axis = NO_AXIS,
-) -> jax.Array:
-    """Moves, mirrors and cuts into images, each in its own way, and normalizes them.
-
-    What comes in from beyond an image, and what is cut out, is of the mean color.
-
-    Args:
-      key: PRNG key.
-      images: ``uint8[batch, height, width, channels]``.
-      augmentation: What to do.
-      data: For the mean and the deviation.
-      axis: Devices of which each has its share of a batch.
-
-    Returns:
-      ``float32[batch, height, width, channels]``.
-    """
-    here, height, width, _ = images.shape
-    batch = here * axis.size
-    move, mirror, cut = jax.random.split(key, 3)
-    crop, size = augmentation.crop, augmentation.cutout
-    offset = axis.shard(
-        jax.random.randint(move, (2, batch, 1), -crop, crop + 1), axis=1
-    )
-    rows = jnp.arange(height) + offset[0]
-    columns = jnp.arange(width) + offset[1]
-    if augmentation.flip:
-        flipped = axis.shard(jax.random.bernoulli(mirror, shape=(batch, 1)))
-        columns = jnp.where(flipped, width - 1 - columns, columns)
-    inside = _within(rows, 0, height)[:, :, None] & _within(columns, 0, width)[:, None]
-    moved = images[
-        jnp.arange(here)[:, None, None],
-        jnp.clip(rows, 0, height - 1)[:, :, None],
-        jnp.clip(columns, 0, width - 1)[:, None],
-    ]
-    if size:
-        # The center is in the image, the square may reach beyond it.
-        bounds = jnp.array([[height], [width]])
-        center = axis.shard(jax.random.randint(cut, (2, batch), 0, bounds), axis=1)
-        top, left = center[..., None] - size // 2
-        inside &= ~(
-            _within(jnp.arange(height), top, top + size)[:, :, None]
-            & _within(jnp.arange(width), left, left + size)[:, None]
-        )
-    return jnp.where(inside[..., None], _normalized(data, moved), 0)
-
-
-def _within(x, low, high):
-    return (x >= low) & (x < high)
-
-
-def _normalized(data, images):
-    return (images.astype(jnp.float32) - data.mean) / data.deviation
 
 
 def _losses(logits, labels):
@@ -566,128 +470,3 @@ def _wrongs(logits, labels):
 def _evaluation(loss, wrong):
     """Of scores that are not numbers the first is as good as any: that is no error."""
     return Evaluation(loss, jnp.where(jnp.isnan(loss), jnp.nan, 100 * wrong))
-
-
-def prepare(
-    dataset: ImageDataset, shrink: int = 1, devices: Devices = ONE_DEVICE
-) -> Data:
-    """Puts images on devices; of several processes each reads those of its devices.
-
-    Args:
-      dataset: The images.
-      shrink: Squares of so many pixels become one, their mean; what is left over at
-        the right and the bottom is cut off.
-      devices: Those that divide the images among each other.
-
-    Returns:
-      The images, each split in a random order of its own: in files classes often come
-      one after the other, and a batch of one class has batch statistics of its own.
-
-    Raises:
-      DataError: If an image is broken, all training images are of one colour, or all
-        images of a split are in an earlier one.
-    """
-    hashes = {}
-
-    def moved(name: str) -> tuple[Images, np.ndarray]:
-        split = getattr(dataset, name)
-        count = len(split.labels)
-        order = np.random.default_rng(0).permutation(count)
-        rows = devices.rows_here(count)
-        images = np.asarray(split.images[order[rows]])
-        if dataset.repeated is None:
-            hashes[name] = np.zeros(count, np.int64)
-            hashes[name][rows] = hash_rows(images)
-            if devices.count > 1:  # Each process has other rows.
-                hashes[name] = processes.total(hashes[name])
-        images = _shrunk(images, shrink)
-        whole = Images(devices.shard(images, count), jnp.asarray(split.labels[order]))
-        return whole, images
-
-    train, pixels = moved("train")
-    mean, deviation = _mean_and_deviation(pixels, dataset.source)
-    (valid, _), (test, _) = moved("valid"), moved("test")
-    if hashes:
-        repeated = count_repeated(hashes, dataset.source)
-        if said := describe_repeated(repeated, _sizes(dataset)):
-            print(f"{dataset.source}: {said}.")
-    return Data(train, valid, test, mean, deviation)
-
-
-def _mean_and_deviation(images: np.ndarray, where: str) -> tuple[jax.Array, jax.Array]:
-    """Of each channel, over the images of all processes, by sums that are exact."""
-    sums = np.zeros((3, images.shape[-1]), np.int64)
-    for image in images:
-        pixels = image.reshape(-1, image.shape[-1]).astype(np.int64)
-        sums += [
-            np.ones_like(pixels[0]) * len(pixels),
-            pixels.sum(0),
-            (pixels**2).sum(0),
-        ]
-    count, total, squares = processes.total(sums).astype(np.float64)
-    mean = total / count
-    variance = squares / count - mean**2
-    largest = np.sqrt(max(variance.max(), 0))
-    require_contrast(largest, f"a mean of {mean.mean():.3g}", where)
-    variance = np.maximum(variance, 1)
-    return jnp.float32(mean), jnp.float32(np.sqrt(variance))
-
-
-def _shrunk(images: Any, by: int) -> Any:
-    if by == 1:
-        return images
-    rows, columns = (size // by for size in images.shape[1:3])
-    images = images[:, : rows * by, : columns * by]
-    squares = images.reshape(len(images), rows, by, columns, by, images.shape[-1])
-    return squares.mean((2, 4)).round().astype(np.uint8)
-
-
-def check_memory(
-    dataset: ImageDataset, shrink: int = 1, devices: Devices = ONE_DEVICE
-) -> None:
-    """Checks that the images fit on a device, and the copies of them on the machine.
-
-    Args:
-      dataset: The images.
-      shrink: As of :func:`prepare`.
-      devices: The same.
-
-    Raises:
-      UserError: If they do not, with what they need.
-    """
-    height, width, channels = dataset.image_shape
-    size = (height // shrink) * (width // shrink) * channels
-    counts = _sizes(dataset)
-    needed = size * sum(counts.values()) // devices.count
-    available = capacity.memory_of_each(devices.count)
-    if available is not None and needed > available:
-        raise UserError(
-            f"The images of {dataset.source} need {in_bytes(needed)} on each "
-            f"device, which has {in_bytes(available)}. Take fewer or smaller "
-            "ones: config.task.image_classification.shrink halves their sides with 2; "
-            "or more devices, with config.task.image_classification.shard_images."
-        )
-    # Images in memory are copied in another order, a split at a time.
-    processes_here = jax.process_count() if devices.count > 1 else 1
-    copy = height * width * channels * max(counts.values()) // processes_here
-    here = devices.count // processes_here if capacity.on_host() else 0
-    require_memory(
-        needed * here + copy,
-        dataset.source,
-        f"{sum(counts.values()):,} images, in memory in another order, and a copy of "
-        "the largest split",
-        "take fewer or smaller images, or a machine with more memory",
-    )
-
-
-def _describe(dataset: ImageDataset, shape: tuple[int, int, int]) -> str:
-    """How many images there are, and the size at which they are used."""
-    counts = ", ".join(f"{len(getattr(dataset, n).labels):,} {n}" for n in SPLITS)
-    size, classes = "x".join(map(str, shape)), dataset.num_classes
-    repeated = describe_repeated(dataset.repeated or {}, _sizes(dataset))
-    about = f"{dataset.source}: images {counts}, {size}; {classes} classes"
-    return f"{about}; {repeated}" if repeated else about
-
-
-def _sizes(dataset: ImageDataset) -> dict[str, int]:
-    return {name: len(getattr(dataset, name).labels) for name in SPLITS}
