@@ -39,6 +39,29 @@ def in_cache_or_at_once(
     return jax.lax.platform_dependent(*arguments, cpu=in_cache, default=at_once)
 
 
+def product_or_convolution(
+    *arguments: Any,
+    product: Callable[..., Any],
+    convolution: Callable[..., Any],
+) -> Any:
+    """Computes a convolution as patches times kernel on a CPU, directly elsewhere.
+
+    XLA's CPU backend is 8 to 30 times slower at the gradient of a convolution within a
+    loop or a conditional than outside, and not slower at a product. An accelerator has
+    kernels for convolutions, and would write the patches to memory. Used where cells
+    are a loop and operations are a choice (``spaces/nasbench201.py``).
+
+    Args:
+      *arguments: Arrays, of both functions.
+      product: For CPUs.
+      convolution: For all other platforms; computes the same, but for rounding.
+
+    Returns:
+      What the chosen function returns.
+    """
+    return jax.lax.platform_dependent(*arguments, cpu=product, default=convolution)
+
+
 def computed_once(x: jax.Array, one: jax.Array) -> jax.Array:
     """Keeps XLA's CPU backend from computing an array again for each of its users.
 

@@ -8,6 +8,7 @@ SPACES = Registry(
     "wpl_jax.spaces",
     {
         "micro_cell": "wpl_jax.spaces.micro_cell:MicroCell",
+        "nasbench201": "wpl_jax.spaces.nasbench201:NasBench201",
         "recurrent_cell": "wpl_jax.spaces.recurrent_cell:RecurrentCell",
     },
 )

@@ -1,0 +1,62 @@
+"""GAEA on NAS-Bench-201's space at a size for a CPU: from images to an architecture.
+
+    python launch.py --config=configs/gaea_nb201_small.py \
+        --workdir=runs/gaea_nb201 --config.task.data.path=PATH/cifar10
+
+Li, Khodak, Balcan, Talwalkar, "Geometry-Aware Gradient Algorithms for Neural
+Architecture Search" (ICLR 2021): weights and architecture weights are trained on the
+same batches (a single level), the latter by exponentiated gradients. One seed, 8 epochs
+over 10,000 images of 16x16. The same on the built-in digits, without any data at hand:
+``--config.task.data.format=digits --config.task.image_classification.shrink=1``.
+"""
+
+from ml_collections import ConfigDict
+
+from wpl_jax.configs import enas_cnn_cifar10
+from wpl_jax.jobs.build import choice
+from wpl_jax.spaces import SPACES
+from wpl_jax.strategies import STRATEGIES
+
+
+def get_config() -> ConfigDict:
+    """The paper's settings but for the sizes."""
+    config = enas_cnn_cifar10.get_config()
+    config.num_seeds = 1
+    config.space = choice(
+        SPACES,
+        "nasbench201",
+        nasbench201={"channels": 8, "cells": 1, "exclude_none": True},
+    )
+    task = config.task.image_classification
+    task.shrink = 2
+    task.batch_size = 32
+    task.augmentation = ConfigDict({"crop": 2, "flip": True, "cutout": 0})
+    task.dropout = 0.0
+    config.task.data.valid = 40_000  # 10,000 images are trained on
+    config.strategy = choice(
+        STRATEGIES,
+        "differentiable",
+        differentiable={
+            "optimizer": "exponentiated_gradient",
+            "exponentiated_gradient": {"learning_rate": 0.1},
+            "split": "train",
+        },
+    )
+    # An "epoch" of a search is one mixture on a pass over the data.
+    config.search.epochs = 8
+    config.search.children = 1
+    config.search.batches = 312
+    config.search.eval_batches = 50
+    config.search.learn_per_call = 1
+    config.search.checkpoint_seconds = 60.0
+    config.optimizer.sgd.learning_rate = 0.1
+    config.optimizer.sgd.cosine = ConfigDict(
+        {"lowest": 0.001, "period": 8, "growth": 1}
+    )
+    config.optimizer.sgd.nesterov = False
+    config.optimizer.sgd.weight_decay = 3e-4
+    config.arms = ConfigDict({"none": {"penalty": {"name": "none"}}})
+    config.main_arm = "none"
+    config.retrain.epochs = 0
+    config.retrain.space = ConfigDict()
+    return config

@@ -1,0 +1,392 @@
+"""The search space of NAS-Bench-201: cells of four nodes and six edges.
+
+Dong and Yang, "NAS-Bench-201: Extending the Scope of Reproducible Neural Architecture
+Search" (ICLR 2020). A node is the sum of the edges from all earlier nodes, and an edge
+applies one of five operations. The network is a stem, three stages of equal cells, and
+a residual block that halves the image between the stages. Convolutions are ReLU,
+convolution, batch normalization without scale and offset, as in the searches of the
+benchmark's authors.
+
+An architecture is one child, a child with gates, or a mixture of all operations; all
+three apply the same functions to an edge. A mixture computes what edges from the same
+node share once: the ReLU, the pixels' neighbours and the pooled image; and multiplies
+with the kernels of all of these edges at once.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from wpl_jax.common.platforms import product_or_convolution
+from wpl_jax.common.settings import check_bool, check_int, require
+from wpl_jax.devices.axis import NO_AXIS, Axis
+from wpl_jax.spaces.cell_graph import Moments, normalize
+from wpl_jax.spaces.depthwise import average_pool, shifts
+from wpl_jax.spaces.micro_cell import Noise, Outputs
+from wpl_jax.supernet import (
+    ALL,
+    EVERY_ROW,
+    PAD,
+    Architecture,
+    Decision,
+    Graph,
+    Space,
+)
+
+OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+NODES = 4
+# Source and target, in the order of the benchmark: by target, then by source.
+EDGES = tuple((s, t) for t in range(1, NODES) for s in range(t))
+STAGES = 3
+
+Params = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class NasBench201(Space):
+    """The supernet.
+
+    Attributes:
+      image_shape: Height, width and channels.
+      num_classes: Of the classifier.
+      channels: Of the first stage; the second has twice as many, the third four times.
+      cells: In each stage.
+      exclude_none: Whether edges cannot be left out; GAEA searches without ``none``.
+    """
+
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    channels: int = 16
+    cells: int = 5
+    exclude_none: bool = False
+
+    name = "nasbench201"
+    mixes = True
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        for name in ("channels", "cells", "num_classes"):
+            check_int(self, name, 1)
+        check_bool(self, "exclude_none")
+        valid = all(size >= 4 and size % 4 == 0 for size in self.image_shape[:2])
+        expected = "rows and columns that are multiples of 4, as they are halved twice"
+        require(self, "image_shape", valid, expected)
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """Those that an edge chooses from."""
+        return OPERATIONS[1:] if self.exclude_none else OPERATIONS
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """The operation of each edge, in the benchmark's order."""
+        return tuple(Decision(f"edge_{s}_{t}", self.operations) for s, t in EDGES)
+
+    def benchmark_choice(self, choice: Any) -> np.ndarray:
+        """An architecture's choices as indices into the benchmark's operations.
+
+        Args:
+          choice: ``int[..., 6]``.
+        """
+        return np.asarray(choice) + int(self.exclude_none)
+
+    def init(self, key: jax.Array) -> Params:
+        """The shared parameters.
+
+        Kernels start uniformly within ``1 / sqrt(inputs)``, as in PyTorch.
+
+        Args:
+          key: PRNG key.
+
+        Returns:
+          ``stem``; of each stage ``stage_I`` the stacks ``conv_1x1[cells * 6, c, c]``
+          and ``conv_3x3[cells * 6, 9 c, c]``; before the second and the third
+          ``reduction_I``; ``normalization`` and ``classifier``.
+        """
+        shapes, form = jax.tree.flatten(self._shapes(), is_leaf=_is_shape)
+        keys = jax.random.split(key, len(shapes))
+
+        def start(key, name, shape):
+            if name in ("offset", "bias"):
+                return jnp.zeros(shape)
+            if name == "scale":
+                return jnp.ones(shape)
+            bound = shape[-2] ** -0.5
+            return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
+
+        paths = jax.tree.leaves_with_path(self._shapes(), is_leaf=_is_shape)
+        names = [path[-1].key for path, _ in paths]
+        return jax.tree.unflatten(form, map(start, keys, names, shapes))
+
+    def _shapes(self) -> Params:
+        inputs, first = self.image_shape[2], self.channels
+        found: Params = {"stem": _normalized(9 * inputs, first)}
+        for stage in range(STAGES):
+            c, edges = first * 2**stage, self.cells * len(EDGES)
+            if stage:
+                found[f"reduction_{stage}"] = {
+                    "first": _normalized(9 * c // 2, c),
+                    "second": _normalized(9 * c, c),
+                    "shortcut": {"kernel": (c // 2, c)},
+                }
+            found[f"stage_{stage}"] = {
+                "conv_1x1": (edges, c, c),
+                "conv_3x3": (edges, 9 * c, c),
+            }
+        found["normalization"] = {"scale": (c,), "offset": (c,)}
+        found["classifier"] = {
+            "kernel": (c, self.num_classes),
+            "bias": (self.num_classes,),
+        }
+        return found
+
+    def rows(self, architecture: Architecture) -> Any:
+        """The kernels of the chosen convolutions, in every cell; all of the rest."""
+        rows = jax.tree.map(lambda _: ALL, self._shapes(), is_leaf=_is_shape)
+        for stage in range(STAGES):
+            stacks = rows[f"stage_{stage}"]
+            for name in stacks:
+                stacks[name] = self._rows_of(architecture, f"nor_{name}")
+        return rows
+
+    def _rows_of(self, architecture: Architecture, operation: str) -> Any:
+        if architecture.weights is not None:
+            return EVERY_ROW
+        chosen = architecture.choice == self.operations.index(operation)
+        places = jnp.arange(self.cells * len(EDGES))
+        return jnp.where(jnp.tile(chosen, self.cells), places, PAD + places)
+
+    def apply(
+        self,
+        child: Params,
+        architecture: Architecture,
+        images: jax.Array,
+        *,
+        noise: Noise | None = None,
+        batch_stats: Any = None,
+        axis: Axis = NO_AXIS,
+    ) -> Outputs:
+        """One child, or the mixture, on a batch of images.
+
+        Args:
+          child: Its parameters.
+          architecture: The child or the mixture.
+          images: ``float[batch, height, width, channels]``.
+          noise: For training: dropout before the classifier. There is no drop-path.
+          batch_stats: To normalize with, as :class:`Outputs` has them; None for those
+            of the batch.
+          axis: Devices of which each has its share of a batch.
+
+        Returns:
+          The scores of the classes.
+        """
+        given, found = batch_stats or {}, {}
+        x, found["stem"] = _convolve(images, child["stem"], given.get("stem"), axis)
+        for stage in range(STAGES):
+            if stage:
+                name = f"reduction_{stage}"
+                x, found[name] = _reduce(x, child[name], given.get(name), axis)
+            name = f"stage_{stage}"
+            x, found[name] = self._run_stage(
+                x, child[name], architecture, given.get(name), axis
+            )
+        name = "normalization"
+        x, found[name] = _normalize(x, child[name], given.get(name), axis)
+        features = jnp.mean(jax.nn.relu(x), (1, 2))
+        if noise is not None and noise.dropout:
+            shape = len(features) * axis.size, features.shape[1]
+            kept = jax.random.bernoulli(noise.key, 1 - noise.dropout, shape)
+            features = jnp.where(axis.shard(kept), features / (1 - noise.dropout), 0)
+        last = child["classifier"]
+        return Outputs(features @ last["kernel"] + last["bias"], None, found)
+
+    def _run_stage(self, x, stacks, architecture, given, axis):
+        """All cells of a stage, by one compiled body."""
+        run = self._choose if architecture.weights is None else self._mix
+        run = functools.partial(run, architecture, axis)
+        cells = jax.tree.map(
+            lambda k: k.reshape(self.cells, len(EDGES), *k.shape[1:]), stacks
+        )
+        if self.cells == 1:  # A loop of one would be a loop to the compiler.
+            each = jax.tree.map(lambda k: k[0], (cells, given))
+            x, found = run(x, each)
+            return x, jax.tree.map(lambda m: m[None], found)
+        return jax.lax.scan(run, x, (cells, given))
+
+    def _choose(self, architecture, axis, x, each):
+        """A cell of one operation an edge; moments of what is not normalized are 0."""
+        (kernels, given), sums, found = each, [x, *[0.0] * (NODES - 1)], []
+        for edge, (source, target) in enumerate(EDGES):
+            one = jax.tree.map(lambda k, e=edge: k[e], (kernels, given))
+            y, moments = jax.lax.switch(
+                architecture.choice[edge],
+                [functools.partial(_OPERATIONS[o], axis) for o in self.operations],
+                sums[source],
+                *one,
+            )
+            if architecture.gates is not None:
+                gates = architecture.gates[edge]
+                own = gates[architecture.choice[edge]]
+                # Of what is not chosen the gate alone has a gradient, as if the
+                # operation returned ones (the code of Dong and Yang).
+                y = own * y + (jnp.sum(gates) - own)
+            sums[target] += y
+            found.append(moments)
+        return sums[-1], jax.tree.map(lambda *m: jnp.stack(m), *found)
+
+    def _mix(self, architecture, axis, x, each):
+        """A cell of all operations, weighted."""
+        (kernels, given), sums = each, [x, *[0.0] * (NODES - 1)]
+        weights = dict(zip(self.operations, architecture.weights.T, strict=True))
+        found: list[Any] = [None] * len(EDGES)
+        for source in range(NODES - 1):
+            edges = [e for e, (s, _) in enumerate(EDGES) if s == source]
+            x, places = sums[source], np.array(edges)
+            active, pooled = jax.nn.relu(x), average_pool(x)
+            normalized = {}
+            for name, product in (("conv_1x1", jnp.matmul), ("conv_3x3", _product)):
+                y = _with_all(product, active, kernels[name][places])
+                own = None if given is None else _at(given[name], places)
+                y, _, moments = normalize(y, own, axis)
+                normalized[name] = y
+                for place, edge in enumerate(edges):
+                    found[edge] = (found[edge] or {}) | {name: _at(moments, place)}
+            for place, edge in enumerate(edges):
+                y = weights["skip_connect"][edge] * x
+                y += weights["avg_pool_3x3"][edge] * pooled
+                for name, z in normalized.items():
+                    y += weights[f"nor_{name}"][edge] * z[..., place, :]
+                sums[EDGES[edge][1]] += y
+        found = jax.tree.map(lambda *m: jnp.stack(m), *found)
+        return sums[-1], jax.lax.stop_gradient(found)
+
+    def graphs(self, choice: Any) -> dict[str, Graph]:
+        """The cell; edges without an operation are left out."""
+        nodes = {"0": "in", "1": "1", "2": "2", "3": "out"}
+        named = [self.operations[int(index)] for index in choice]
+        edges = tuple(
+            (str(s), str(t), name.replace("_", " "))
+            for (s, t), name in zip(EDGES, named, strict=True)
+            if name != "none"
+        )
+        return {"cell": Graph(nodes, edges)}
+
+
+# Operations of a single path: of an image, the kernels of the edge and the moments to
+# normalize with, the image and the moments of both convolutions.
+
+
+def _nothing(kernels, given):
+    channels = kernels["conv_1x1"].shape[-1]
+    if given is not None:
+        return given
+    zero = jnp.zeros(channels)
+    return {"conv_1x1": Moments(zero, zero), "conv_3x3": Moments(zero, zero)}
+
+
+def _none(axis, x, kernels, given):
+    del axis
+    return jnp.zeros_like(x), _nothing(kernels, given)
+
+
+def _skip(axis, x, kernels, given):
+    del axis
+    return x, _nothing(kernels, given)
+
+
+def _pool(axis, x, kernels, given):
+    del axis
+    return average_pool(x), _nothing(kernels, given)
+
+
+def _convolution(name, product, axis, x, kernels, given):
+    y = product(jax.nn.relu(x), kernels[name])
+    y, _, moments = normalize(y, None if given is None else given[name], axis)
+    moments = jax.lax.stop_gradient(moments)
+    return y, _nothing(kernels, given) | {name: moments}
+
+
+# Kernels as matrices, rows by place in the window and then by channel.
+
+
+def _product(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+    """A 3x3 convolution, zeros beyond the image.
+
+    Args:
+      x: ``float[batch, height, width, inputs]``.
+      kernel: ``float[9 inputs, outputs]``.
+      stride: In both directions.
+    """
+
+    def product(x, kernel):
+        seen = [s[:, ::stride, ::stride] for *_, s in shifts(x, 3, 0)]
+        return jnp.concatenate(seen, -1) @ kernel
+
+    def convolution(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel.reshape(3, 3, -1, kernel.shape[-1]),
+            (stride, stride),
+            [(1, 1), (1, 1)],
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+    return product_or_convolution(x, kernel, product=product, convolution=convolution)
+
+
+_OPERATIONS: dict[str, Callable[..., Any]] = {
+    "none": _none,
+    "skip_connect": _skip,
+    "nor_conv_1x1": functools.partial(_convolution, "conv_1x1", jnp.matmul),
+    "nor_conv_3x3": functools.partial(_convolution, "conv_3x3", _product),
+    "avg_pool_3x3": _pool,
+}
+
+
+def _with_all(product, x, kernels):
+    """Products with several kernels at once, ``float[..., kernels, outputs]``."""
+    number, inputs, outputs = kernels.shape
+    matrix = jnp.moveaxis(kernels, 0, 1).reshape(inputs, number * outputs)
+    return product(x, matrix).reshape(*x.shape[:3], number, outputs)
+
+
+def _convolve(x, child, given, axis, stride=1):
+    return _normalize(_product(x, child["kernel"], stride), child, given, axis)
+
+
+def _normalize(x, child, given, axis):
+    """Batch normalization with scale and offset, and the statistics."""
+    x, _, found = normalize(x, given, axis)
+    return x * child["scale"] + child["offset"], jax.lax.stop_gradient(found)
+
+
+def _reduce(x, child, given, axis):
+    """The residual block that halves the image and doubles the channels."""
+    given = given or {}
+    y, first = _convolve(
+        jax.nn.relu(x), child["first"], given.get("first"), axis, stride=2
+    )
+    y, second = _convolve(jax.nn.relu(y), child["second"], given.get("second"), axis)
+    batch, height, width, channels = x.shape
+    halved = x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
+    found = {"first": first, "second": second}
+    return halved @ child["shortcut"]["kernel"] + y, found
+
+
+def _normalized(inputs: int, outputs: int) -> Params:
+    """Shapes of a convolution whose normalization has a scale and an offset."""
+    shapes: Params = {"scale": (outputs,), "offset": (outputs,)}
+    return {"kernel": (inputs, outputs)} | shapes
+
+
+def _is_shape(x: Any) -> bool:
+    return isinstance(x, tuple)
+
+
+def _at(tree: Any, places: int | Sequence[int] | np.ndarray) -> Any:
+    return jax.tree.map(lambda m: m[places], tree)
