@@ -40,6 +40,7 @@ def get_config() -> ConfigDict:
             "optimizer": "exponentiated_gradient",
             "exponentiated_gradient": {"learning_rate": 0.1},
             "split": "train",
+            "shared_pass": True,
         },
     )
     # An "epoch" of a search is one mixture on a pass over the data.

@@ -22,7 +22,7 @@ from wpl_jax.evaluation import retrain
 from wpl_jax.evaluation.retrain import Retraining
 from wpl_jax.jobs.search_config import config_for_task, make_retraining
 from wpl_jax.runs.machine import Requests
-from wpl_jax.supernet import ALL, Architecture
+from wpl_jax.supernet import ALL, Architecture, Space
 from wpl_jax.tasks import Evaluation
 from wpl_jax.tasks.guessing import Guess
 
@@ -35,7 +35,7 @@ GUESS = Guess(loss=9.0, error=8e3, least_error=7e3)
 STREAM = 0.3  # how much of the last batch the next one's prediction gets
 
 
-class ToySpace:
+class ToySpace(Space):
     """A stack of vectors, of which a child uses two, and one that all use."""
 
     def init(self, key):

@@ -52,3 +52,8 @@ class Table(Truth):
     def of(self, space, choices, train):
         assert train is None
         return [float(sum(choice) + self.more) for choice in choices]
+
+
+@dataclasses.dataclass(frozen=True)
+class Orphan:
+    """Not a protection."""

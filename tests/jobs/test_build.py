@@ -235,6 +235,7 @@ def test_unknown_changes_are_refused(changes):
 # What data, other parts, or nobody but the user can give.
 REQUIRED = {
     "micro_cell": {"image_shape": (8, 8, 1), "num_classes": 3},
+    "nasbench201": {"image_shape": (8, 8, 1), "num_classes": 3},
     "recurrent_cell": {"vocabulary_size": 5, "hidden": 4},
     "image_classification": {"space": None},
     "language_model": {"space": None},

@@ -8,7 +8,7 @@ from helpers import toy
 from helpers.outside import FirstChoices
 from ml_collections import ConfigDict
 
-from wpl_jax.errors import ConfigError
+from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.jobs import registry as jobs
 from wpl_jax.jobs.search_config import expand, make_search
 
@@ -82,6 +82,13 @@ def test_a_part_that_is_not_there_is_named(name, said):
     with pytest.raises(ConfigError) as caught:
         make_search(config)
     assert said in str(caught.value)
+
+
+def test_a_part_that_does_not_inherit_is_named():
+    config = expand(get_config())[0].config
+    config.penalty.name = "helpers.outside:Orphan"
+    with pytest.raises(UserError, match=r"Orphan does not inherit from wpl_jax\."):
+        make_search(config)
 
 
 def test_a_section_that_no_arm_chooses_is_named():

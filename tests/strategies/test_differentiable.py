@@ -91,6 +91,16 @@ class Written:
         mean, square = self.moments / (1 - decays**self.count)
         self.theta = self.theta - ADAM.learning_rate * mean / (np.sqrt(square) + 1e-8)
 
+    def train_both(self, batch, epoch):
+        """From one pass: both gradients are taken before either step."""
+        before = self.params
+        self.params = {k: v.copy() for k, v in before.items()}
+        self.train(batch, epoch)
+        after, self.params = self.params, before
+        if epoch >= 1:
+            self.train_weights(batch)
+        self.params = after
+
     def train(self, batch, epoch):
         e, w = self.error(batch), self.weights()
         gradient = {
@@ -103,10 +113,13 @@ class Written:
             self.params[name] -= rate * (g + WEIGHT_DECAY * self.params[name])
 
 
-@pytest.mark.parametrize("split", ["valid", "train"])
+@pytest.mark.parametrize("split", ["valid", "train", "train, one pass"])
 @pytest.mark.parametrize("optimizer", [ADAM, EXPONENTIATED])
 def test_epochs_alternate_steps_of_both_weights(optimizer, split):
-    strategy = strategy_of(optimizer=optimizer, split=split, warmup=1)
+    split, _, one_pass = split.partition(", ")
+    strategy = strategy_of(
+        optimizer=optimizer, split=split, warmup=1, shared_pass=bool(one_pass)
+    )
     search, data = make_search(strategy=strategy), toy.make_data()
     state = search.init(jax.random.key(1))
     written = Written(state, data, strategy)
@@ -117,9 +130,13 @@ def test_epochs_alternate_steps_of_both_weights(optimizer, split):
         for index in range(CHILDREN):
             for i in range(BATCHES):
                 number = (epoch * CHILDREN + index) * BATCHES + i
+                batch = np.asarray(trained_on[number % 5], float)
+                if one_pass:
+                    written.train_both(batch, epoch)
+                    continue
                 if epoch >= 1:
                     written.train_weights(np.asarray(of_weights[number % 5], float))
-                written.train(np.asarray(trained_on[number % 5], float), epoch)
+                written.train(batch, epoch)
             stored.append(written.weights())
             err1 = written.loss(written.data[1][:EVALUATED])
             found = float(state.epoch.err1.loss[index])
@@ -318,5 +335,8 @@ def test_what_cannot_be_mixed_or_trained_at_once_is_refused():
 
     with pytest.raises(SettingError, match="mixes its choices"):
         Differentiable(Plain())
+    for wrong in ({"split": "valid"}, {"split": "train", "relaxation": "gumbel"}):
+        with pytest.raises(SettingError, match="shared_pass"):
+            strategy_of(shared_pass=True, **wrong)
     with pytest.raises(SettingError, match="one architecture at a time"):
         dataclasses.replace(make_search(strategy=strategy_of()), children_per_step=2)

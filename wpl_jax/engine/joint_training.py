@@ -177,11 +177,11 @@ class Together:
             )
             if self.children == 1:
                 strategy, now = self._let_learn(strategy, now, train_state, data)
-            train_state, (loss, sound) = joint_step(
+            train_state, told = joint_step(
                 self.task, transform, train_state, now, companions, data, self.devices
             )
-            carry = now.architecture, strategy, train_state, skipped.after(sound)
-            return carry, loss
+            carry = now.architecture, strategy, train_state, skipped.after(told.sound)
+            return carry, told.loss
 
         def shard(carry, one):
             return jax.tree.map(lambda x: jax.vmap(one)(x), carry)

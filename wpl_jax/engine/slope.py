@@ -72,3 +72,30 @@ class Slope:
         found = self.axis.mean(jax.value_and_grad(loss)(theta))
         sound = jnp.isfinite(found[0]) & jnp.isfinite(optax.tree.norm(found[1]))
         return jax.tree.map(lambda x: jnp.where(sound, x, 0), found)
+
+
+@dataclasses.dataclass(frozen=True)
+class SlopeOfPass:
+    """The same of a mixture from the pass that its shared weights are trained by.
+
+    Attributes:
+      loss: Of the mixture on the training batch, ``float32[]``.
+      gradient: In its weights, ``float32[num_decisions, max_choices]``.
+    """
+
+    loss: jax.Array
+    gradient: jax.Array
+
+    def __call__(
+        self, of: Callable[[Any], Architecture], theta: Any, split: str = "train"
+    ) -> tuple[jax.Array, Any]:
+        """The loss, and its gradient by the chain rule.
+
+        Args:
+          of: Makes the mixture of ``theta``.
+          theta: What the mixture was made of.
+          split: ``"train"``; there is no pass over others.
+        """
+        assert split == "train"
+        _, pull = jax.vjp(lambda theta: of(theta).weights, theta)
+        return self.loss, pull(self.gradient)[0]

@@ -10,7 +10,7 @@ import optax
 
 from wpl_jax.devices.axis import NO_AXIS, Axis
 from wpl_jax.devices.parallel import Devices
-from wpl_jax.engine.slope import Slope
+from wpl_jax.engine.slope import Slope, SlopeOfPass
 from wpl_jax.strategies import Strategy
 from wpl_jax.supernet import Architecture, real_rows
 from wpl_jax.tasks.task import Data, Task
@@ -41,6 +41,7 @@ class Step(NamedTuple):
 
     loss: jax.Array  # float[]; of the batch
     sound: jax.Array  # bool[]; whether all was finite
+    of_weights: Any = None  # gradient in the mixture's weights, if it was asked for
 
 
 Estimate = Callable[[Any, Architecture, Any, jax.Array, Axis], Any]
@@ -140,13 +141,29 @@ class OneChild:
                 key,
                 axis,
             )
-            strategy, architecture = self.strategy.step(
-                strategy, architecture, slope, key_of_strategy(key)
+            own_key, shares = key_of_strategy(key), self.strategy.shares_pass
+            if not shares:
+                strategy, architecture = self.strategy.step(
+                    strategy, architecture, slope, own_key
+                )
+            train_state, told = train_step(
+                self.task,
+                transform,
+                train_state,
+                architecture,
+                data,
+                number,
+                key,
+                axis,
+                of_weights=shares,
             )
-            train_state, (loss, sound) = train_step(
-                self.task, transform, train_state, architecture, data, number, key, axis
-            )
-            return (architecture, strategy, train_state, skipped.after(sound)), loss
+            if shares:
+                known = SlopeOfPass(told.loss, told.of_weights)
+                strategy, architecture = self.strategy.step(
+                    strategy, architecture, known, own_key
+                )
+            skipped = skipped.after(told.sound)
+            return (architecture, strategy, train_state, skipped), told.loss
 
         train_state = train_state._replace(carry=axis.shard(train_state.carry))
         start = child.architecture, strategy, train_state, skipped
@@ -198,6 +215,7 @@ def train_step(
     step: jax.Array,
     key: jax.Array,
     axis: Axis = NO_AXIS,
+    of_weights: bool = False,
 ) -> tuple[TrainState, Step]:
     """A step on one batch; one that is not finite changes nothing.
 
@@ -210,13 +228,28 @@ def train_step(
       step: Number of the training batch, ``int32[]``.
       key: PRNG key of the loss, for dropout and the like.
       axis: Devices that share the batch; of the stream each has its part.
+      of_weights: Whether the same pass is to give the gradient in the weights of the
+        mixture, zero where the step is not finite.
 
     Returns:
       The train state after the step, and what is told of it.
     """
-    gradient, carry, loss, sound = gradient_of_batch(
-        task, train_state.params, architecture, data, train_state.carry, step, key, axis
+    own = (
+        (train_state.params, architecture.weights) if of_weights else train_state.params
     )
+
+    def train_loss(own, *args):
+        if not of_weights:
+            return task.train_loss(own, architecture, *args)
+        return task.train_loss(own[0], architecture._replace(weights=own[1]), *args)
+
+    gradient, carry, loss, sound = gradient_of_loss(
+        train_loss, own, data, train_state.carry, step, key, axis
+    )
+    of_mixture = None
+    if of_weights:
+        gradient, of_mixture = gradient
+        of_mixture = jnp.where(sound, of_mixture, 0)
     updates, opt_state = transform.update(
         gradient, train_state.opt_state, train_state.params
     )
@@ -227,7 +260,7 @@ def train_step(
         TrainState(params, opt_state, carry),
         train_state,
     )
-    return train_state, Step(loss, sound)
+    return train_state, Step(loss, sound, of_mixture)
 
 
 def gradient_of_batch(
@@ -240,9 +273,26 @@ def gradient_of_batch(
     key: jax.Array,
     axis: Axis = NO_AXIS,
 ) -> tuple[Any, Any, jax.Array, jax.Array]:
-    """The gradient of one batch, the carry, the nats, and whether all is finite."""
-    gradient, (loss, carry) = jax.grad(task.train_loss, has_aux=True)(
-        params, architecture, data, carry, step, key, axis
+    """The gradient of one batch, the carry, the loss, and whether all is finite."""
+
+    def train_loss(params, *args):
+        return task.train_loss(params, architecture, *args)
+
+    return gradient_of_loss(train_loss, params, data, carry, step, key, axis)
+
+
+def gradient_of_loss(
+    train_loss: Callable[..., Any],
+    params: Any,
+    data: Data,
+    carry: Any,
+    step: jax.Array,
+    key: jax.Array,
+    axis: Axis = NO_AXIS,
+) -> tuple[Any, Any, jax.Array, jax.Array]:
+    """The same of a function of the parameters and of what follows them here."""
+    gradient, (loss, carry) = jax.grad(train_loss, has_aux=True)(
+        params, data, carry, step, key, axis
     )
     # Before anything is made of them: a mean of what is clipped is something else.
     gradient, loss = axis.mean((gradient, loss))

@@ -136,7 +136,7 @@ class Retraining:
         axis = self.devices.every
 
         def step(i, state):
-            train_state, (loss, sound) = train_step(
+            train_state, told = train_step(
                 self.task,
                 transform,
                 TrainState(state.params, state.opt_state, state.carry),
@@ -157,8 +157,8 @@ class Retraining:
                 **train_state._asdict(),
                 average=average,
                 averaged=averaged,
-                loss=state.loss + jnp.where(sound, loss, 0),
-                skipped=state.skipped + ~sound,
+                loss=state.loss + jnp.where(told.sound, told.loss, 0),
+                skipped=state.skipped + ~told.sound,
             )
 
         state = state._replace(

@@ -21,6 +21,7 @@ from wpl_jax.devices import choice
 from wpl_jax.devices.parallel import Devices
 from wpl_jax.engine.optimizers import OPTIMIZERS
 from wpl_jax.engine.plan import COUNTED, Plan, SearchSettings
+from wpl_jax.errors import UserError
 from wpl_jax.evaluation.retrain import Retraining
 from wpl_jax.jobs.build import (
     build,
@@ -40,11 +41,12 @@ from wpl_jax.jobs.config_fields import (
     with_changes,
     wrong,
 )
-from wpl_jax.protections import PENALTIES
+from wpl_jax.protections import PENALTIES, Protection
 from wpl_jax.search import Search
 from wpl_jax.spaces import SPACES
-from wpl_jax.strategies import STRATEGIES
-from wpl_jax.strategies.rewards import REWARDS
+from wpl_jax.strategies import STRATEGIES, Strategy
+from wpl_jax.strategies.rewards import REWARDS, Reward
+from wpl_jax.supernet import Space
 from wpl_jax.tasks import TASKS, Data, DataCache, Task
 
 _MOST_SEEDS = 10_000  # of a configuration: each has a folder
@@ -147,6 +149,7 @@ def open_task(config: ConfigDict, cache: DataCache | None = None) -> OpenedTask:
         settings.check(dataset)
     sizes = settings.space_sizes(dataset)
     space = build_chosen(SPACES, config, "space", **sizes)
+    _check_inherits(space, Space)
     task = dataclasses.replace(settings, space=space)
     layout = {name: getattr(task, name) for name in task.data_fields}
 
@@ -202,6 +205,10 @@ def make_search(
     task = opened.task
     devices = choose_devices(config, task, num_devices, settings.children_per_step)
     strategy = build_chosen(STRATEGIES, config, "strategy", space=task.space)
+    reward = build_chosen(REWARDS, config, "reward")
+    _check_inherits(strategy, Strategy)
+    _check_inherits(protection, Protection)
+    _check_inherits(reward, Reward)
     data = opened.put(devices)
     batches = task.num_batches(data, "train")
     if settings.children_per_step > batches:
@@ -226,11 +233,19 @@ def make_search(
             batches=settings.batches,
             eval_batches=settings.eval_batches,
             children_per_step=settings.children_per_step,
-            reward=build_chosen(REWARDS, config, "reward"),
+            reward=reward,
             devices=devices,
         )
     make_plan(config, search)  # To see at once that its calls come out even.
     return search, data, opened.about
+
+
+def _check_inherits(part: Any, base: type) -> None:
+    if base not in type(part).__mro__:
+        raise UserError(
+            f"{type(part).__name__} does not inherit from {base.__module__}."
+            f"{base.__name__}, which has the methods that it may leave out."
+        )
 
 
 def search_settings(config: ConfigDict) -> SearchSettings:

@@ -28,6 +28,7 @@ from wpl_jax.devices.axis import NO_AXIS, Axis
 from wpl_jax.spaces.cell_graph import Moments, normalize
 from wpl_jax.spaces.depthwise import average_pool, shifts
 from wpl_jax.spaces.micro_cell import Noise, Outputs
+from wpl_jax.spaces.nasbench201_architectures import EDGES, NODES, OPERATIONS
 from wpl_jax.supernet import (
     ALL,
     EVERY_ROW,
@@ -38,10 +39,6 @@ from wpl_jax.supernet import (
     Space,
 )
 
-OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
-NODES = 4
-# Source and target, in the order of the benchmark: by target, then by source.
-EDGES = tuple((s, t) for t in range(1, NODES) for s in range(t))
 STAGES = 3
 
 Params = dict[str, Any]

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import optax
 
 from wpl_jax.common.settings import (
+    check_bool,
     check_choice,
     check_int,
     check_number,
@@ -159,6 +160,9 @@ class Differentiable(Strategy):
         choice, drawn anew in each forward pass, with a straight-through gradient.
       split: Whose loss the architecture weights minimise: ``"valid"`` (bilevel), or
         ``"train"`` for the batch that the shared weights are trained on (one level).
+      shared_pass: Whether one pass over a training batch gives the gradients in both
+        kinds of weights, of which the architecture's are moved afterwards. It costs
+        half, and is for a mixture that is trained on ``"train"``.
       warmup: Epochs before the architecture weights are trained.
       temperature: Of the Gumbel softmax in the first epoch.
       last_temperature: The same after ``temperature_epochs``; linear in between.
@@ -172,6 +176,7 @@ class Differentiable(Strategy):
     optimizer: ArchitectureOptimizer = chosen(ARCHITECTURE_OPTIMIZERS, AdamOnLogits())
     relaxation: Literal["mixture", "gumbel"] = "mixture"
     split: Literal["valid", "train"] = "valid"
+    shared_pass: bool = False
     warmup: int = 0
     temperature: float = 10.0
     last_temperature: float = 0.1
@@ -186,12 +191,21 @@ class Differentiable(Strategy):
         check_choice(self, "relaxation", ("gumbel", "mixture"))
         check_choice(self, "split", ("train", "valid"))
         check_int(self, "warmup", 0)
+        check_bool(self, "shared_pass")
+        possible = self.relaxation == "mixture" and self.split == "train"
+        expected = 'False, but for relaxation="mixture" and split="train"'
+        require(self, "shared_pass", possible or not self.shared_pass, expected)
         for name in ("temperature", "last_temperature"):
             check_number(self, name, above=0)
         check_int(self, "temperature_epochs", 1)
         check_number(self, "entropy_weight", least=0)
         expected = "a space that mixes its choices by weights"
         require(self, "space", self.space.mixes, expected)
+
+    @property
+    def shares_pass(self) -> bool:
+        """As the setting says."""
+        return self.shared_pass
 
     def init(self, key: jax.Array) -> State:
         """The weights that the optimizer starts from."""

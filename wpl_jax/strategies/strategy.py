@@ -58,6 +58,15 @@ class Strategy(Protocol):
     differentiable: bool = False
 
     @property
+    def shares_pass(self) -> bool:
+        """Whether :meth:`step` is called after each batch, on its mixture.
+
+        One pass then gives the gradients in the shared weights and in the mixture's,
+        and ``slope`` may be asked for the loss on ``"train"`` alone.
+        """
+        return False
+
+    @property
     def candidates(self) -> Candidates:
         """How its best is selected."""
 
