@@ -9,7 +9,7 @@ import pytest
 
 from wpl_jax.common.settings import SettingError
 from wpl_jax.devices.parallel import Devices
-from wpl_jax.spaces.micro_cell import Noise
+from wpl_jax.spaces.images import Noise
 from wpl_jax.spaces.nasbench201 import NasBench201
 from wpl_jax.spaces.nasbench201_architectures import EDGES, OPERATIONS
 from wpl_jax.supernet import Architecture, gather, mask

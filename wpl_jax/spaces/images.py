@@ -53,6 +53,15 @@ class Kernel(NamedTuple):
         return jax.random.normal(key, self.shape) * math.sqrt(2 / self.fan_in)
 
 
+class UniformKernel(Kernel):
+    """A parameter that starts uniformly within ``1 / sqrt(fan_in)``, as in PyTorch."""
+
+    def init(self, key: jax.Array) -> jax.Array:
+        """Draws it."""
+        bound = 1 / math.sqrt(self.fan_in)
+        return jax.random.uniform(key, self.shape, minval=-bound, maxval=bound)
+
+
 class Constant(NamedTuple):
     """A parameter that starts at one value."""
 

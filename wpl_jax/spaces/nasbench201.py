@@ -25,9 +25,10 @@ import numpy as np
 from wpl_jax.common.platforms import product_or_convolution
 from wpl_jax.common.settings import check_bool, check_int, require
 from wpl_jax.devices.axis import NO_AXIS, Axis
-from wpl_jax.spaces.cell_graph import Moments, normalize
+from wpl_jax.spaces import images
+from wpl_jax.spaces.batch_normalization import Moments, normalize
 from wpl_jax.spaces.depthwise import average_pool, shifts
-from wpl_jax.spaces.micro_cell import Noise, Outputs
+from wpl_jax.spaces.images import Noise, Outputs, UniformKernel
 from wpl_jax.spaces.nasbench201_architectures import EDGES, NODES, OPERATIONS
 from wpl_jax.supernet import (
     ALL,
@@ -105,22 +106,9 @@ class NasBench201(Space):
           and ``conv_3x3[cells * 6, 9 c, c]``; before the second and the third
           ``reduction_I``; ``normalization`` and ``classifier``.
         """
-        shapes, form = jax.tree.flatten(self._shapes(), is_leaf=_is_shape)
-        keys = jax.random.split(key, len(shapes))
+        return images.init(key, self._parameters())
 
-        def start(key, name, shape):
-            if name in ("offset", "bias"):
-                return jnp.zeros(shape)
-            if name == "scale":
-                return jnp.ones(shape)
-            bound = shape[-2] ** -0.5
-            return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
-
-        paths = jax.tree.leaves_with_path(self._shapes(), is_leaf=_is_shape)
-        names = [path[-1].key for path, _ in paths]
-        return jax.tree.unflatten(form, map(start, keys, names, shapes))
-
-    def _shapes(self) -> Params:
+    def _parameters(self) -> Params:
         inputs, first = self.image_shape[2], self.channels
         found: Params = {"stem": _normalized(9 * inputs, first)}
         for stage in range(STAGES):
@@ -129,22 +117,21 @@ class NasBench201(Space):
                 found[f"reduction_{stage}"] = {
                     "first": _normalized(9 * c // 2, c),
                     "second": _normalized(9 * c, c),
-                    "shortcut": {"kernel": (c // 2, c)},
+                    "shortcut": {"kernel": UniformKernel((c // 2, c), c // 2)},
                 }
             found[f"stage_{stage}"] = {
-                "conv_1x1": (edges, c, c),
-                "conv_3x3": (edges, 9 * c, c),
+                "conv_1x1": UniformKernel((edges, c, c), c),
+                "conv_3x3": UniformKernel((edges, 9 * c, c), 9 * c),
             }
-        found["normalization"] = {"scale": (c,), "offset": (c,)}
-        found["classifier"] = {
-            "kernel": (c, self.num_classes),
-            "bias": (self.num_classes,),
-        }
+        found["normalization"] = images.affine_parameters((c,), affine=True)
+        found["classifier"] = images.linear_parameters(c, self.num_classes)
         return found
 
     def rows(self, architecture: Architecture) -> Any:
         """The kernels of the chosen convolutions, in every cell; all of the rest."""
-        rows = jax.tree.map(lambda _: ALL, self._shapes(), is_leaf=_is_shape)
+        rows = jax.tree.map(
+            lambda _: ALL, self._parameters(), is_leaf=images.is_parameter
+        )
         for stage in range(STAGES):
             stacks = rows[f"stage_{stage}"]
             for name in stacks:
@@ -162,7 +149,7 @@ class NasBench201(Space):
         self,
         child: Params,
         architecture: Architecture,
-        images: jax.Array,
+        inputs: jax.Array,
         *,
         noise: Noise | None = None,
         batch_stats: Any = None,
@@ -173,7 +160,7 @@ class NasBench201(Space):
         Args:
           child: Its parameters.
           architecture: The child or the mixture.
-          images: ``float[batch, height, width, channels]``.
+          inputs: ``float[batch, height, width, channels]``.
           noise: For training: dropout before the classifier. There is no drop-path.
           batch_stats: To normalize with, as :class:`Outputs` has them; None for those
             of the batch.
@@ -183,7 +170,7 @@ class NasBench201(Space):
           The scores of the classes.
         """
         given, found = batch_stats or {}, {}
-        x, found["stem"] = _convolve(images, child["stem"], given.get("stem"), axis)
+        x, found["stem"] = _convolve(inputs, child["stem"], given.get("stem"), axis)
         for stage in range(STAGES):
             if stage:
                 name = f"reduction_{stage}"
@@ -193,14 +180,9 @@ class NasBench201(Space):
                 x, child[name], architecture, given.get(name), axis
             )
         name = "normalization"
-        x, found[name] = _normalize(x, child[name], given.get(name), axis)
-        features = jnp.mean(jax.nn.relu(x), (1, 2))
-        if noise is not None and noise.dropout:
-            shape = len(features) * axis.size, features.shape[1]
-            kept = jax.random.bernoulli(noise.key, 1 - noise.dropout, shape)
-            features = jnp.where(axis.shard(kept), features / (1 - noise.dropout), 0)
-        last = child["classifier"]
-        return Outputs(features @ last["kernel"] + last["bias"], None, found)
+        x, found[name] = images.normalized(x, child[name], given.get(name), axis)
+        logits = images.classify(x, child["classifier"], noise, axis)
+        return Outputs(logits, None, found)
 
     def _run_stage(self, x, stacks, architecture, given, axis):
         """All cells of a stage, by one compiled body."""
@@ -353,13 +335,8 @@ def _with_all(product, x, kernels):
 
 
 def _convolve(x, child, given, axis, stride=1):
-    return _normalize(_product(x, child["kernel"], stride), child, given, axis)
-
-
-def _normalize(x, child, given, axis):
-    """Batch normalization with scale and offset, and the statistics."""
-    x, _, found = normalize(x, given, axis)
-    return x * child["scale"] + child["offset"], jax.lax.stop_gradient(found)
+    y = _product(x, child["kernel"], stride)
+    return images.normalized(y, child, given, axis)
 
 
 def _reduce(x, child, given, axis):
@@ -376,13 +353,9 @@ def _reduce(x, child, given, axis):
 
 
 def _normalized(inputs: int, outputs: int) -> Params:
-    """Shapes of a convolution whose normalization has a scale and an offset."""
-    shapes: Params = {"scale": (outputs,), "offset": (outputs,)}
-    return {"kernel": (inputs, outputs)} | shapes
-
-
-def _is_shape(x: Any) -> bool:
-    return isinstance(x, tuple)
+    """A convolution whose normalization has a scale and an offset."""
+    kernel = UniformKernel((inputs, outputs), inputs)
+    return {"kernel": kernel, **images.affine_parameters((outputs,), affine=True)}
 
 
 def _at(tree: Any, places: int | Sequence[int] | np.ndarray) -> Any:
