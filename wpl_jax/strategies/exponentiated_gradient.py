@@ -40,7 +40,7 @@ def exponentiated_gradient(
       >>> tx = exponentiated_gradient(1.0)
       >>> p = jnp.array([0.5, 0.5])
       >>> updates, _ = tx.update(jnp.log(jnp.array([1.0, 3.0])), tx.init(p), p)
-      >>> print(optax.apply_updates(p, updates))
+      >>> print(optax.apply_updates(p, updates).round(2))
       [0.75 0.25]
     """
 
