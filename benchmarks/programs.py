@@ -143,7 +143,7 @@ def of_retraining(retraining: Retraining, data: Data) -> Iterator[Program]:
 
 
 def of_two_models(config: ConfigDict) -> Iterator[Program]:
-    """A's training, and B's in an arm of each penalty, form and normalization."""
+    """A's training, and B's in an arm of each penalty, step and normalization."""
     settings = settings_of(config)
     images = stand_ins.find("image_classification", config.data.to_dict())
     images = images or load_images(**config.data.to_dict())
@@ -160,7 +160,7 @@ def of_two_models(config: ConfigDict) -> Iterator[Program]:
     models_a, _ = jax.eval_shape(train_a, data)
     arms: dict[tuple[str, ...], Arm] = {}
     for arm in settings.arms():
-        arms.setdefault((arm.penalty, arm.form, arm.normalize), arm)
+        arms.setdefault((arm.penalty, arm.step, arm.normalize), arm)
     for names, arm in arms.items():
         function = functools.partial(train_b, arm=arm)
         yield Program(f"train B, {', '.join(names)}", function, (models_a, data))

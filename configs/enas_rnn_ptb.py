@@ -112,7 +112,7 @@ def get_config() -> ConfigDict:
         "strength": 0.03,  # the code: 60, of a Fisher that is not normalized
         "decay_from": 0,  # the code: 14
         "decay_epochs": None,  # the code: 60
-        "form": "proximal",  # the code: "explicit"
+        "step": "proximal",  # the code: "explicit"
         "normalize": "tree",  # the code: "none"
         "protect": "all",  # the code: "choices"
         "start_epoch": 5,

@@ -49,7 +49,7 @@ def get_config() -> ConfigDict:
     # What the report's tables and curves are of. A stop of 1 is a converged A.
     config.main = ConfigDict()
     config.main.penalty = "wpl"
-    config.main.form = "proximal"
+    config.main.step = "proximal"
     config.main.normalize = "tree"
     config.main.stop = 1.0
     config.main.shared = 3
@@ -59,12 +59,12 @@ def get_config() -> ConfigDict:
     config.studies.methods = settings(
         Study,
         penalties=("l2", "ewc", "wpl_batch", "wpl"),
-        forms=("explicit", "proximal"),
+        steps=("explicit", "proximal"),
         alphas=alphas,
     )
     config.studies.raw = settings(
         Study,
-        forms=("explicit", "proximal"),
+        steps=("explicit", "proximal"),
         normalize="none",
         alphas=tuple(10.0**i for i in range(-1, 8)),
     )

@@ -1127,40 +1127,40 @@ def test_errors_name_what_is_wrong(case):
 # Entries that no Fisher has, and strengths that no penalty has.
 
 
-@pytest.mark.parametrize("form", [EXPLICIT, PROXIMAL])
+@pytest.mark.parametrize("step", [EXPLICIT, PROXIMAL])
 @pytest.mark.parametrize("entry", [jnp.nan, -jnp.inf, -1 / LR])
-def test_a_wrong_entry_of_a_traced_fisher_leaves_its_parameter_alone(form, entry):
-    tx = chain(form, 1.0)
+def test_a_wrong_entry_of_a_traced_fisher_leaves_its_parameter_alone(step, entry):
+    tx = chain(step, 1.0)
     p, g = {"w": jnp.array([1.0, 1.0])}, {"w": jnp.array([0.5, 0.5])}
 
     @jax.jit
-    def step(fisher):
+    def update(fisher):
         state = wpl_jax.consolidate(tx.init(p), {"w": jnp.zeros(2)}, fisher)
         updates, state = tx.update(g, state, p)
         return updates["w"], wpl_jax.penalty_value(state, p, 1.0)
 
-    moved, value = step({"w": jnp.array([entry, 1.0])})
-    plain, plain_value = step({"w": jnp.array([0.0, 1.0])})
+    moved, value = update({"w": jnp.array([entry, 1.0])})
+    plain, plain_value = update({"w": jnp.array([0.0, 1.0])})
     np.testing.assert_array_equal(moved, plain)
     np.testing.assert_array_equal(value, plain_value)
     with pytest.raises(ValueError, match="fisher at 'w'"):
         wpl_jax.consolidate(tx.init(p), p, {"w": jnp.array([entry, 1.0])})
 
 
-@pytest.mark.parametrize("form", [EXPLICIT, PROXIMAL])
-def test_an_infinite_fisher_outside_the_mask_moves_nothing(form):
-    tx = chain(form, 1.0)
+@pytest.mark.parametrize("step", [EXPLICIT, PROXIMAL])
+def test_an_infinite_fisher_outside_the_mask_moves_nothing(step):
+    tx = chain(step, 1.0)
     p, g = {"w": jnp.array([1.0, 1.0])}, {"w": jnp.array([0.5, 0.5])}
 
-    def step(fisher, mask):
+    def update(fisher, mask):
         state = jax.tree.map(lambda x: x, tx.init(p))
         state = wpl_jax.penalty.map_states(
             lambda s: s._replace(fisher={"w": fisher}), state
         )
         return tx.update(g, state, p, mask={"w": mask})[0]["w"]
 
-    got = jax.jit(step)(jnp.array([jnp.inf, 1.0]), jnp.array([0, 1]))
-    want = jax.jit(step)(jnp.array([0.0, 1.0]), jnp.array([1, 1]))
+    got = jax.jit(update)(jnp.array([jnp.inf, 1.0]), jnp.array([0, 1]))
+    want = jax.jit(update)(jnp.array([0.0, 1.0]), jnp.array([1, 1]))
     np.testing.assert_array_equal(got, want)
 
 
@@ -1215,9 +1215,9 @@ def test_fishers_that_add_up_beyond_the_range_still_protect():
     np.testing.assert_allclose(value, 1e-30 / 2 * np.finfo(np.float32).max, rtol=1e-5)
 
 
-@pytest.mark.parametrize("form", [EXPLICIT, PROXIMAL])
-def test_complex_parameters_move_as_their_two_parts_do(form):
-    tx = chain(form, 2.0)
+@pytest.mark.parametrize("step", [EXPLICIT, PROXIMAL])
+def test_complex_parameters_move_as_their_two_parts_do(step):
+    tx = chain(step, 2.0)
     rng = np.random.default_rng(0)
     z, anchor, gradient = (
         jnp.asarray(rng.normal(size=3) + 1j * rng.normal(size=3), jnp.complex64)
@@ -1289,8 +1289,8 @@ def test_boxes_on_one_side_of_an_update_are_named():
         tx.update(plain, tx.init(boxed), plain)
 
 
-@pytest.mark.parametrize("form", [EXPLICIT, PROXIMAL])
-def test_complex_parameters_beside_a_split_optimizer(form):
+@pytest.mark.parametrize("step", [EXPLICIT, PROXIMAL])
+def test_complex_parameters_beside_a_split_optimizer(step):
     """Trained as the loss of real and imaginary parts is, under Adam."""
     rng = np.random.default_rng(0)
     target, z = (
@@ -1301,7 +1301,7 @@ def test_complex_parameters_beside_a_split_optimizer(form):
     split = optax.contrib.split_real_and_imaginary(adam)
 
     def join(optimizer):
-        if form == EXPLICIT:
+        if step == EXPLICIT:
             return optax.chain(wpl_jax.weight_plasticity(2.0), optimizer)
         return optax.chain(optimizer, wpl_jax.proximal_weight_plasticity(2.0, LR))
 
@@ -1342,9 +1342,9 @@ def test_accumulate_takes_complex_anchors():
     np.testing.assert_allclose(found.fisher, [4, 4])
 
 
-@pytest.mark.parametrize("form", [EXPLICIT, PROXIMAL])
-def test_a_traced_mask_or_anchor_that_is_not_a_number_leaves_entries_alone(form):
-    tx, p = chain(form, 1.0), {"w": jnp.ones(2)}
+@pytest.mark.parametrize("step", [EXPLICIT, PROXIMAL])
+def test_a_traced_mask_or_anchor_that_is_not_a_number_leaves_entries_alone(step):
+    tx, p = chain(step, 1.0), {"w": jnp.ones(2)}
     zero = {"w": jnp.zeros(2)}
     bad = {"w": jnp.array([jnp.nan, 1.0])}
     state = wpl_jax.consolidate(tx.init(p), zero, p)

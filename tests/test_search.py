@@ -29,9 +29,9 @@ from wpl_jax.supernet import Architecture, Decision
 from wpl_jax.tasks import Evaluation, ranking
 
 
-@pytest.mark.parametrize("form", ["explicit", "proximal"])
-def test_epochs_are_the_papers_algorithm(form):
-    protection = make_penalty(form=form)
+@pytest.mark.parametrize("step", ["explicit", "proximal"])
+def test_epochs_are_the_papers_algorithm(step):
+    protection = make_penalty(step=step)
     search = make_search(protection=protection)
     data, state = toy.make_data(), search.init(jax.random.key(1))
     written = Written(state.shared.params, data, protection)
@@ -99,7 +99,7 @@ def test_searches_that_differ_in_their_protection_evaluate_and_learn_by_one_prog
     state = measure(search, search.init(jax.random.key(0)))
     assert set(traces) == {"validate", "evaluate"}
     before = len(traces)
-    for changes in ({}, {"strength": 5.0}, {"form": "explicit"}):
+    for changes in ({}, {"strength": 5.0}, {"step": "explicit"}):
         state = measure(search_under(make_penalty(**changes)), state)
     assert len(traces) == before
 

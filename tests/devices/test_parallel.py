@@ -442,7 +442,7 @@ class Together(Written):
             for k, theta in self.params.items():
                 step = sums[k] / np.maximum(count[k], 1) + WEIGHT_DECAY * theta
                 f = self.penalty.strength * self.fisher[k]
-                if self.penalty.form == "explicit":
+                if self.penalty.step == "explicit":
                     new = theta - rate * (step + f * (theta - self.anchor[k]))
                 else:
                     new = theta - rate * step
@@ -482,7 +482,7 @@ class Together(Written):
 
 
 @pytest.mark.parametrize(
-    ("count", "name", "form"),
+    ("count", "name", "step"),
     [
         (1, "wpl", "proximal"),
         (2, "wpl", "proximal"),
@@ -491,11 +491,11 @@ class Together(Written):
         (1, "l2", "proximal"),
     ],
 )
-def test_children_that_are_trained_together_share_their_gradients(count, name, form):
+def test_children_that_are_trained_together_share_their_gradients(count, name, step):
     settings = {"start_epoch": 1, "flush_every": 2, "strength": 1.0}
     if name != "l2":
         settings["batches"] = FISHER_BATCHES
-    protection = make_protection(name, normalize="tree", form=form, **settings)
+    protection = make_protection(name, normalize="tree", step=step, **settings)
     search = dataclasses.replace(
         make_search(protection=protection),
         children_per_step=2,

@@ -55,7 +55,7 @@ ORBAX_FAILING = (
 
 
 def get_config() -> ConfigDict:
-    """Two seeds, two stops, one or two shared layers, both forms: ``ARMS`` arms."""
+    """Two seeds, two stops, one or two shared layers, both steps: ``ARMS`` arms."""
     config = two_models_digits.get_config()
     config.num_seeds = 2
     config.data.valid = 60
@@ -71,10 +71,10 @@ def get_config() -> ConfigDict:
     config.main.shared = 2
     config.checkpoint_seconds = 0.0
     alphas = (0.1, 10.0)  # The explicit step diverges at the second.
-    forms = ("explicit", "proximal")
+    steps = ("explicit", "proximal")
     config.studies = ConfigDict(
         {
-            "methods": settings(Study, forms=forms, shared=(2,), alphas=alphas),
+            "methods": settings(Study, steps=steps, shared=(2,), alphas=alphas),
             "loose": settings(Study, stops=(0.2,), shared=(1, 2), alphas=alphas),
         }
     )

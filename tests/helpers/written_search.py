@@ -94,10 +94,10 @@ class Written:
             for k, part in self.parts(architecture).items():
                 theta, f = self.params[k][part], p.strength * self.fisher[k][part]
                 step = gradient[k] + WEIGHT_DECAY * theta
-                if p.form == "explicit":
+                if p.step == "explicit":
                     step = step + f * (theta - self.anchor[k][part])
                 theta = theta - rate * step
-                if p.form == "proximal":
+                if p.step == "proximal":
                     theta = (theta + rate * f * self.anchor[k][part]) / (1 + rate * f)
                 self.params[k][part] = theta
 

@@ -158,7 +158,7 @@ MISSING = {
         "retrain",
         ["retrain", "retrain.architecture", "seed"],
     ),
-    "two models": (TWO_MODELS, "run", ["data", "data.format", "main", "main.form"]),
+    "two models": (TWO_MODELS, "run", ["data", "data.format", "main", "main.step"]),
 }
 
 

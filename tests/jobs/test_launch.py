@@ -98,7 +98,7 @@ def test_file_that_is_no_configuration_is_named(text, expected, tmp_path):
 def test_every_field_of_the_main_setting_can_be_overridden(tmp_path):
     """Told by how far the command comes: to a folder that is a file."""
     (tmp_path / "file").write_text("in the way")
-    main = {"penalty": "wpl", "form": "proximal", "normalize": "tree", "shared": 1}
+    main = {"penalty": "wpl", "step": "proximal", "normalize": "tree", "shared": 1}
     flags = [f"--config.main.{name}={value}" for name, value in main.items()]
     said = refused(arguments(tmp_path / "file", *flags, "--config.main.stop=0.2"))
     assert "config.main" not in said

@@ -213,7 +213,7 @@ def test_a_stored_average_is_multiplied_by_alpha_in_each_visit():
 
 
 def test_ewc_adds_up_a_quadratic_for_each_child():
-    ewc = make_protection("ewc", form="explicit")
+    ewc = make_protection("ewc", step="explicit")
     memory, state, opt_state = train_children(ewc, numbers=(0, 1, 2))
     fishers = [fisher_of(child, i, {}) for i, child in enumerate(CHILDREN)]
     assert memory == ()
@@ -287,14 +287,14 @@ def test_the_memory_is_a_zero_for_each_weight_in_the_rows_of_the_weights():
     assert wpl.memory_rows(memory, ROWS) is ROWS
 
 
-@pytest.mark.parametrize("form", ["explicit", "proximal"])
+@pytest.mark.parametrize("step", ["explicit", "proximal"])
 @pytest.mark.parametrize("inside", [False, True])
-def test_a_step_is_pulled_to_the_anchor(form, inside):
+def test_a_step_is_pulled_to_the_anchor(step, inside):
     rate = 0.25
-    protected = protection(form=form, alpha_inside_average=inside)
+    protected = protection(step=step, alpha_inside_average=inside)
 
     @jax.jit
-    def step(rate, alpha):
+    def update(rate, alpha):
         inner = optax.chain(optax.clip(1.0), optax.scale_by_learning_rate(rate))
         transform = protected.wrap(inner, rate, alpha)
         params = to_jax(HERE)
@@ -308,13 +308,13 @@ def test_a_step_is_pulled_to_the_anchor(form, inside):
     expected = {}
     for name, w in HERE.items():
         g, f, a = GRADIENT[name], FISHER[name], ANCHOR[name]
-        if form == "explicit":  # The pull is a part of the gradient, which is clipped.
+        if step == "explicit":  # The pull is a part of the gradient, which is clipped.
             pulled = w - rate * np.clip(g + alpha * f * (w - a), -1, 1)
         else:
             moved = w - rate * np.clip(g, -1, 1)
             pulled = (moved + rate * alpha * f * a) / (1 + rate * alpha * f)
         expected[name] = pulled
-    assert_close(step(rate, 8.0), expected)
+    assert_close(update(rate, 8.0), expected)
 
 
 def test_the_penalty_falls_linearly_to_nothing():
@@ -372,7 +372,7 @@ WRONG = [
     ("wpl.strength", float("nan")),
     ("wpl.eta", 1.5),
     ("wpl.eta", -0.5),
-    ("wpl.form", "implicit"),
+    ("wpl.step", "implicit"),
     ("wpl.estimator", "exact"),
     ("wpl.per_example.labels", "none"),
     ("wpl.per_example.split", "test"),

@@ -128,7 +128,7 @@ def outcome(penalty, alpha, start_valid, reached):
 
 
 CONFIG = {
-    "main": {"penalty": "wpl", "form": "proximal", "normalize": "tree"},
+    "main": {"penalty": "wpl", "step": "proximal", "normalize": "tree"},
     "keep": 0.9,
 }
 GUESS = Guess(loss=2.3, error=90.0, least_error=87.0)

@@ -311,7 +311,7 @@ def test_pool_starts_from_a_as_trained():
 
 
 @functools.cache
-def jitted_train_b(form):
+def jitted_train_b(step):
     """The function compiled; a list of its tracings, one of the pools it goes through.
 
     B's training returns no parameters. They are seen where A's layers are looked up,
@@ -329,19 +329,19 @@ def jitted_train_b(form):
         return layers_of_a(params, share)
 
     def train_b(key, layers_a, fisher, share, alpha, data):
-        traces.append(form)
+        traces.append(step)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(two_models, "layers_of_a", watch)
             return two_models.train_b(
-                key, layers_a, fisher, share, alpha, data, SETTING, form
+                key, layers_a, fisher, share, alpha, data, SETTING, step
             )
 
     return jax.jit(train_b), traces, pools
 
 
-def train_b(form, share, alpha, seed=0):
+def train_b(step, share, alpha, seed=0):
     """Curves of B's training, and the pool before the first and after each step."""
-    function, _, pools = jitted_train_b(form)
+    function, _, pools = jitted_train_b(step)
     pools.clear()
     curves = function(
         jax.random.key(seed),
@@ -356,7 +356,7 @@ def train_b(form, share, alpha, seed=0):
     return curves, pools[:-2]
 
 
-def numpy_train_b(form, share, alpha, seed=0):
+def numpy_train_b(step, share, alpha, seed=0):
     """Curves and parameters of B's training, in float64."""
     data = make_data()
     layers_a = random_layers(SETTING.sizes_a, 10 + seed)
@@ -382,9 +382,9 @@ def numpy_train_b(form, share, alpha, seed=0):
     curves = {"valid": [both(watched)], "penalty": [penalty()], "pools": []}
     where = [("shared", i) if s else ("b", i) for i, s in enumerate(share[:2])]
     where += [("b", 2), ("shared", 2) if share[2] else ("b", 3)]
-    for step in range(SETTING.steps_b):
+    for index in range(SETTING.steps_b):
         curves["pools"].append(jax.tree.map(np.copy, pool))
-        x, labels = batch(key_batches, step, data)
+        x, labels = batch(key_batches, index, data)
         slopes = gradient(static_b(pool, share), x, labels, "tanh")
         for (group, i), slope in zip(where, slopes, strict=True):
             layer = pool[group][i]
@@ -394,7 +394,7 @@ def numpy_train_b(form, share, alpha, seed=0):
                     stiff, home = alpha * fisher[i][name], anchor[i][name]
                 else:
                     stiff, home = 0.0, theta
-                if form == "explicit":
+                if step == "explicit":
                     layer[name] = theta - rate * (g + stiff * (theta - home))
                 else:
                     moved, pull = theta - rate * g, rate * stiff
@@ -429,12 +429,12 @@ def assert_unused_layers_stay(pools, share):
 
 
 # One test, so that the function is compiled once, in one process.
-@pytest.mark.parametrize("form", sorted(two_models.FORMS))
-def test_train_b_is_sgd_with_the_penalty(form):
+@pytest.mark.parametrize("step", sorted(two_models.STEPS))
+def test_train_b_is_sgd_with_the_penalty(step):
     forgot = []
     for share, alpha, seed in CASES:
-        got, pools = train_b(form, share, alpha, seed)
-        expected = numpy_train_b(form, share, alpha, seed)
+        got, pools = train_b(step, share, alpha, seed)
+        expected = numpy_train_b(step, share, alpha, seed)
         assert_close(pools, expected["pools"])
         assert_unused_layers_stay(pools, share)
         valid = np.array(expected["valid"])
@@ -450,8 +450,8 @@ def test_train_b_is_sgd_with_the_penalty(form):
         assert got.finite
         forgot.append(np.ptp(valid[:, 0]) > 0)
     assert any(forgot)  # Else A's curves would be right whatever B does.
-    _, traces, _ = jitted_train_b(form)
-    assert traces == [form]  # One compilation serves every sharing and alpha.
+    _, traces, _ = jitted_train_b(step)
+    assert traces == [step]  # One compilation serves every sharing and alpha.
 
 
 def test_diverging_b_is_reported():
@@ -468,7 +468,7 @@ def test_seeds_at_once_equal_seeds_one_by_one():
     # Looking less often does not change the training either.
     setting = SETTING._replace(eval_every=3)
     over_seeds = jax.vmap(
-        functools.partial(two_models.train_b, setting=setting, form="proximal"),
+        functools.partial(two_models.train_b, setting=setting, step="proximal"),
         (0, 0, None, None, None, None),
     )
     got = jax.jit(over_seeds)(
@@ -638,4 +638,4 @@ def test_normalized_fisher_has_mean_one_on_the_shared_layers(share):
 
 def test_every_importance_and_form_is_tested():
     assert set(two_models.IMPORTANCES) == {"none", "l2", "ewc", "wpl", "wpl_batch"}
-    assert set(two_models.FORMS) == {"explicit", "proximal"}
+    assert set(two_models.STEPS) == {"explicit", "proximal"}

@@ -30,7 +30,7 @@ def outcome(
             "stop": 1.0,
             "shared": 3,
             "penalty": "wpl" if alpha else "none",
-            "form": "proximal",
+            "step": "proximal",
             "normalize": "tree",
             "alpha": alpha,
             "valid_a": np.zeros((seeds, 2)),

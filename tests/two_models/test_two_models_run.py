@@ -137,7 +137,7 @@ def test_seeds_are_independent(results):
 def test_training_that_diverged_is_marked_and_null_where_it_is_not_finite(results):
     diverged = [arm for arm in results["arms"] if not all(arm["finite"])]
     (arm,) = diverged
-    assert (arm["form"], arm["alpha"]) == ("explicit", 10.0)
+    assert (arm["step"], arm["alpha"]) == ("explicit", 10.0)
     assert None in arm["penalty_value"][0]
     for other in results["arms"]:
         if other is not arm:
@@ -151,6 +151,7 @@ def test_metrics_are_one_line_for_each_arm(finished, results):
     for step, (line, arm) in enumerate(zip(lines, results["arms"], strict=True)):
         record = strict_json(line)
         assert record.pop("step") == step
+        record["step"] = record.pop("penalty_step")
         before, after = np.mean(arm["start_test"]), np.mean(arm["final_test"], 0)
         numbers = {
             "a_before": before,
@@ -200,7 +201,7 @@ def test_table_of_the_report_holds_means_over_seeds(finished, results):
         (plain,) = [arm for arm in arms if arm["penalty"] == "none"]
         alpha = float(row[8].rstrip("*"))
         (chosen,) = [
-            arm for arm in arms if (arm["form"], arm["alpha"]) == ("proximal", alpha)
+            arm for arm in arms if (arm["step"], arm["alpha"]) == ("proximal", alpha)
         ]
         assert row[2] == shown(plain["start_test"])
         assert row[3:5] == [final(plain, 0), final(chosen, 0)]
@@ -435,7 +436,7 @@ WRONG = [
         for value in ((), (0.0,), (1.0, -1.0), (float("nan"),), (float("inf"),))
     ),
     ("main.penalty", "l2"),
-    ("main.form", "implicit"),
+    ("main.step", "implicit"),
     ("main.normalize", "none"),
     ("main.stop", 0.3),
     ("main.shared", 3),

@@ -33,7 +33,7 @@ class Quadratic(Protection):
       strength: Alpha before it decays.
       decay_from: Epoch from which alpha falls, linearly.
       decay_epochs: Epochs in which it falls to zero, None for never.
-      form: ``"explicit"`` or ``"proximal"``, see :mod:`wpl_jax.penalty`.
+      step: ``"explicit"`` or ``"proximal"``, see :mod:`wpl_jax.penalty`.
       normalize: Scale of the Fisher: over the ``"tree"`` of what a child uses, per
         ``"tensor"``, or ``"none"``.
       protect: ``"all"`` weights, or only those of the ``"choices"``, which not all
@@ -45,7 +45,7 @@ class Quadratic(Protection):
     strength: float = 0.03
     decay_from: int = 0
     decay_epochs: int | None = None
-    form: Literal["explicit", "proximal"] = "proximal"
+    step: Literal["explicit", "proximal"] = "proximal"
     normalize: Literal["none", "tree", "tensor"] = "tree"
     protect: Literal["all", "choices"] = "all"
     start_epoch: int = 5
@@ -56,7 +56,7 @@ class Quadratic(Protection):
         check_number(self, "strength", least=0)
         check_int(self, "decay_from", 0)
         check_int(self, "decay_epochs", 1, optional=True)
-        check_choice(self, "form", ("explicit", "proximal"))
+        check_choice(self, "step", ("explicit", "proximal"))
         check_choice(self, "normalize", ("none", "tensor", "tree"))
         check_choice(self, "protect", ("all", "choices"))
         check_int(self, "start_epoch", 0)
@@ -82,7 +82,7 @@ class Quadratic(Protection):
 
     def wrap(self, optimizer, rate, alpha):
         """The penalty first if it is a gradient, last if it is a proximal step."""
-        if self.form == "explicit":
+        if self.step == "explicit":
             return optax.chain(penalty.weight_plasticity(alpha), optimizer)
         return optax.chain(optimizer, penalty.proximal_weight_plasticity(alpha, rate))
 

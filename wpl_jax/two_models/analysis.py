@@ -12,7 +12,7 @@ class Outcome(NamedTuple):
     stop: float
     shared: int
     penalty: str
-    form: str
+    step: str
     normalize: str
     alpha: float
     valid_a: np.ndarray  # float[seeds, evaluations]

@@ -18,9 +18,9 @@ from wpl_jax.common.settings import (
 )
 from wpl_jax.two_models.experiment import (
     ACTIVATIONS,
-    FORMS,
     IMPORTANCES,
     NORMALIZATIONS,
+    STEPS,
 )
 
 _MOST_LAYERS = 100  # of a model: tracing takes time in proportion
@@ -33,7 +33,7 @@ class Arm(NamedTuple):
     stop: float  # accuracy at which A was stopped, or CONVERGED
     shared: int  # layers of A that are shared
     penalty: str  # a name in IMPORTANCES
-    form: str  # a name in FORMS
+    step: str  # a name in STEPS
     normalize: str  # a name in NORMALIZATIONS
     alpha: float
 
@@ -82,7 +82,7 @@ class Study:
 
     Attributes:
       penalties: Names in ``IMPORTANCES``.
-      forms: Names in ``FORMS``.
+      steps: Names in ``STEPS``.
       normalize: A name in ``NORMALIZATIONS``.
       stops: Accuracies at which A is stopped, or ``CONVERGED``.
       shared: Numbers of layers that are shared.
@@ -91,7 +91,7 @@ class Study:
 
     alphas: tuple[float, ...]
     penalties: tuple[str, ...] = ("wpl",)
-    forms: tuple[str, ...] = ("proximal",)
+    steps: tuple[str, ...] = ("proximal",)
     normalize: str = "tree"
     stops: tuple[float, ...] = (CONVERGED,)
     shared: tuple[int, ...] = (3,)
@@ -99,7 +99,7 @@ class Study:
     def __post_init__(self) -> None:
         """Checks the settings."""
         check_choices(self, "penalties", set(IMPORTANCES) - {"none"})
-        check_choices(self, "forms", FORMS)
+        check_choices(self, "steps", STEPS)
         check_choice(self, "normalize", NORMALIZATIONS)
         check_numbers(self, "alphas", above=0)
         require(self, "alphas", len(self.alphas) > 0, "at least one number")
@@ -108,10 +108,10 @@ class Study:
         """What it runs."""
         for stop, shared in itertools.product(self.stops, self.shared):
             yield Arm(stop, shared, "none", "explicit", "none", 0.0)
-            for penalty, form, alpha in itertools.product(
-                self.penalties, self.forms, self.alphas
+            for penalty, step, alpha in itertools.product(
+                self.penalties, self.steps, self.alphas
             ):
-                yield Arm(stop, shared, penalty, form, self.normalize, alpha)
+                yield Arm(stop, shared, penalty, step, self.normalize, alpha)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,14 +120,14 @@ class Main:
 
     Attributes:
       penalty: As of :class:`Arm`.
-      form: As of :class:`Arm`.
+      step: As of :class:`Arm`.
       normalize: As of :class:`Arm`.
       stop: As of :class:`Arm`.
       shared: As of :class:`Arm`.
     """
 
     penalty: str
-    form: str
+    step: str
     normalize: str
     stop: float
     shared: int

@@ -222,7 +222,7 @@ def train_b(
     alpha: jax.Array,
     data: Data,
     setting: Setting,
-    form: str,
+    step: str,
 ) -> Curves:
     """Trains B on the layers that A left, and watches both models.
 
@@ -234,7 +234,7 @@ def train_b(
       alpha: Strength of the penalty, ``float32[]``; 0 for none.
       data: The data.
       setting: Sizes and rates.
-      form: A name in ``FORMS``, how the penalty is applied.
+      step: A name in ``STEPS``, how the penalty is applied.
 
     Returns:
       Accuracies as training goes, the first before the first step.
@@ -242,7 +242,7 @@ def train_b(
     key_init, key_batches = jax.random.split(key)
     params = init_pool(key_init, layers_a, setting)
     mask = protection_mask(params, share)
-    optimizer = FORMS[form](alpha, setting.rate_b)
+    optimizer = STEPS[step](alpha, setting.rate_b)
     no_fisher = jax.tree.map(jnp.zeros_like, params)
     opt_state = penalty.consolidate(
         optimizer.init(params), params, no_fisher | {"shared": fisher}
@@ -251,7 +251,7 @@ def train_b(
     def loss(params, images, labels):
         return _mean_loss(layers_of_b(params, share), images, labels, setting)
 
-    def step(i, carry):
+    def train_batch(i, carry):
         params, opt_state = carry
         gradient = jax.grad(loss)(params, *_batch(key_batches, i, data, setting))
         updates, opt_state = optimizer.update(gradient, opt_state, params, mask=mask)
@@ -272,7 +272,7 @@ def train_b(
         return both(params, watched), value
 
     def interval(carry, start):
-        carry = jax.lax.fori_loop(start, start + setting.eval_every, step, carry)
+        carry = jax.lax.fori_loop(start, start + setting.eval_every, train_batch, carry)
         return carry, watch(*carry)
 
     start = watch(params, opt_state)
@@ -304,7 +304,7 @@ def _proximal(alpha, rate):
     return optax.chain(optax.sgd(rate), penalty.proximal_weight_plasticity(alpha, rate))
 
 
-FORMS = {"explicit": _explicit, "proximal": _proximal}
+STEPS = {"explicit": _explicit, "proximal": _proximal}
 
 
 def _importance(estimate):

@@ -213,7 +213,7 @@ def _summary(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
         "lost without the penalty and d_WPL with it; 100 % means that nothing was "
         "forgotten, above 100 % that A gained. Where A did not forget beyond the "
         "noise between seeds, no ratio is given. The penalty here: "
-        f"{NAMES[main['penalty']]}, {main['form']} step, normalization of the Fisher: "
+        f"{NAMES[main['penalty']]}, {main['step']} step, normalization of the Fisher: "
         f"{main['normalize']}. Alpha is the one under which B is best among those that "
         f"keep {config['keep']:.0%} of A's loss from happening on validation images; "
         "an asterisk marks settings in which none does, where it is the one that "
@@ -306,27 +306,27 @@ def _methods(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
     compared = [o for o in select(outcomes, **setting) if o.penalty != "none"]
     page.heading("What A keeps against what B reaches")
     figure = new_figure(10, 4.5)
-    forms = sorted({o.form for o in compared})
+    steps = sorted({o.step for o in compared})
     penalties = [name for name in NAMES if select(compared, penalty=name)]
     without = _without(outcomes, main["stop"], main["shared"])
     rows = []
-    for ax, form in zip(
-        figure.subplots(1, len(forms), sharey=True, squeeze=False)[0],
-        forms,
+    for ax, step in zip(
+        figure.subplots(1, len(steps), sharey=True, squeeze=False)[0],
+        steps,
         strict=True,
     ):
         for penalty, color in zip(penalties, COLORS, strict=False):
-            swept = select(compared, penalty=penalty, form=form)
+            swept = select(compared, penalty=penalty, step=step)
             if not swept:
                 continue
             points = np.array([o.final_test.mean(0) for o in swept])
             ax.plot(*points.T[::-1], ".-", color=color, label=NAMES[penalty])
             found = calibrate(without, swept, config["keep"])
-            rows.append(_method_row(penalty, form, found))
+            rows.append(_method_row(penalty, step, found))
         kept, reached = without.final_test.mean(0)
         ax.plot(reached, kept, "x", color=COLORS[-1], ms=9, label=NAMES["none"])
         ax.axhline(without.start_test.mean(), color="0.7", lw=0.8)
-        ax.set(title=f"{form} step", xlabel="accuracy that B reaches")
+        ax.set(title=f"{step} step", xlabel="accuracy that B reaches")
     figure.axes[0].set_ylabel("accuracy that A keeps")
     figure.axes[-1].legend(fontsize="small")
     page.figure(
@@ -351,11 +351,11 @@ def _methods(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
     )
 
 
-def _method_row(penalty: str, form: str, found: Calibrated) -> tuple[str, ...]:
+def _method_row(penalty: str, step: str, found: Calibrated) -> tuple[str, ...]:
     chosen = found.chosen
     return (
         NAMES[penalty],
-        form,
+        step,
         _alpha(found),
         _mean(chosen.final_test[:, 0]),
         _mean(chosen.final_test[:, 1]),
@@ -382,12 +382,12 @@ def _calibration(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
         for ax, model, title in zip(
             figure.subplots(1, 2, sharey=True), (0, 1), "AB", strict=True
         ):
-            for form, color in (("explicit", COLORS[1]), ("proximal", COLORS[0])):
-                arms = select(swept, form=form)
+            for step, color in (("explicit", COLORS[1]), ("proximal", COLORS[0])):
+                arms = select(swept, step=step)
                 if arms:
                     alphas = np.array([o.alpha for o in arms])
                     values = np.array([o.final_test[:, model] for o in arms]).T
-                    band(ax, alphas, values, color, f"{form} step")
+                    band(ax, alphas, values, color, f"{step} step")
             ax.axhline(
                 without.final_test[:, model].mean(),
                 color="0.4",
@@ -417,7 +417,7 @@ def _without(outcomes: Sequence[Outcome], stop: float, shared: int) -> Outcome:
 
 def _penalty(config: dict) -> dict:
     """What the main penalty is, but for its alpha."""
-    return {name: config["main"][name] for name in ("penalty", "form", "normalize")}
+    return {name: config["main"][name] for name in ("penalty", "step", "normalize")}
 
 
 def _calibrated(

@@ -29,9 +29,9 @@ from wpl_jax.two_models import memory as two_models_memory
 from wpl_jax.two_models import report as two_models_report
 from wpl_jax.two_models.arms import CONVERGED, Arm, Settings
 from wpl_jax.two_models.experiment import (
-    FORMS,
     IMPORTANCES,
     NORMALIZATIONS,
+    STEPS,
     Curves,
     Data,
     Examples,
@@ -219,8 +219,8 @@ class Experiment:
             for name, normalize in NORMALIZATIONS.items()
         }
         self._train_b = {
-            form: over_seeds(two_models.train_b, (0, 0, 0, None, None, None), form=form)
-            for form in FORMS
+            step: over_seeds(two_models.train_b, (0, 0, 0, None, None, None), step=step)
+            for step in STEPS
         }
 
     def train_a(self) -> tuple[Any, jax.Array]:
@@ -233,7 +233,7 @@ class Experiment:
         layers_a = jax.tree.map(lambda x: x[:, self._stops.index(arm.stop)], models_a)
         share = two_models.share_first(arm.shared, self._layers_a)
         fisher = self._importance[arm.penalty](self._key_fisher, layers_a, self._data)
-        return self._train_b[arm.form](
+        return self._train_b[arm.step](
             self._key_b,
             layers_a,
             self._normalize[arm.normalize](fisher, share),
@@ -300,8 +300,10 @@ def _train_all(settings, workdir, data, class_names, guess, machine) -> dict[str
 def _record(arm: Arm, curves: Curves) -> dict[str, Any]:
     """The line of an arm in the metrics."""
     before, after = curves.start_test, curves.final_test
+    described = arm._asdict()
+    described["penalty_step"] = described.pop("step")  # A record's "step" is a number.
     return {
-        **arm._asdict(),
+        **described,
         "a_before": float(before.mean()),
         "a_after": float(after[:, 0].mean()),
         "b_after": float(after[:, 1].mean()),
@@ -313,7 +315,7 @@ def _record(arm: Arm, curves: Curves) -> dict[str, Any]:
 def _describe(arm: Arm, record: dict[str, Any]) -> str:
     penalty = "no penalty"
     if arm.penalty != "none":
-        penalty = f"{arm.penalty} {arm.form} alpha {arm.alpha:g}"
+        penalty = f"{arm.penalty} {arm.step} alpha {arm.alpha:g}"
     return (
         f"A {arm.stop}, {arm.shared} shared, {penalty}: "
         f"A {record['a_before']:.3f} -> {record['a_after']:.3f}, "
