@@ -293,11 +293,20 @@ def test_wrong_settings_are_refused(wrong):
         NasBench201(**settings)
 
 
-def test_pictures_have_an_edge_for_each_operation():
+def test_pictures_have_a_node_for_each_operation():
     graph = SPACE.graphs([0, 1, 2, 3, 4, 0])["cell"]
-    assert graph.edges == (
-        ("0", "2", "skip connect"),
-        ("1", "2", "nor conv 1x1"),
-        ("0", "3", "nor conv 3x3"),
-        ("1", "3", "avg pool 3x3"),
-    )
+    assert graph.nodes == {
+        "0": "in",
+        "1": "+ 1",
+        "02": "skip connect",
+        "12": "conv 1x1",
+        "2": "+ 2",
+        "03": "conv 3x3",
+        "13": "avg pool 3x3",
+        "3": "out",
+    }
+    pairs = [edge[:2] for edge in graph.edges]
+    assert pairs == [
+        *(("0", "02"), ("02", "2"), ("1", "12"), ("12", "2")),
+        *(("0", "03"), ("03", "3"), ("1", "13"), ("13", "3")),
+    ]

@@ -245,15 +245,17 @@ class NasBench201(Space):
         return sums[-1], jax.lax.stop_gradient(found)
 
     def graphs(self, choice: Any) -> dict[str, Graph]:
-        """The cell; edges without an operation are left out."""
-        nodes = {"0": "in", "1": "1", "2": "2", "3": "out"}
+        """The cell: operations are nodes, and edges without one are left out."""
         named = [self.operations[int(index)] for index in choice]
-        edges = tuple(
-            (str(s), str(t), name.replace("_", " "))
-            for (s, t), name in zip(EDGES, named, strict=True)
-            if name != "none"
-        )
-        return {"cell": Graph(nodes, edges)}
+        nodes, edges = {"0": "in"}, []
+        for (source, target), name in zip(EDGES, named, strict=True):
+            if name != "none":
+                place = f"{source}{target}"
+                nodes[place] = name.removeprefix("nor_").replace("_", " ")
+                edges += [(str(source), place, ""), (place, str(target), "")]
+            if source == target - 1:
+                nodes[str(target)] = "out" if target == NODES - 1 else f"+ {target}"
+        return {"cell": Graph(nodes, tuple(edges))}
 
 
 # Operations of a single path: of an image, the kernels of the edge and the moments to
