@@ -105,25 +105,6 @@ def test_samples_come_as_often_as_their_probability_says(name):
     assert_close(drawn.entropy, entropy)
 
 
-@policies
-def test_greedy_takes_the_most_probable_choice_at_each_decision(policy):
-    trees = [draw_params(seed) for seed in range(10)]
-    stacked = to_jax(jax.tree.map(lambda *x: np.stack(x), *trees))
-    greedy = jax.vmap(lambda params: controller.greedy(params, COUNTS, **policy))
-    actual = jax.jit(greedy)(stacked)
-    for params, taken in zip(trees, np.asarray(actual.architecture), strict=True):
-        log_prob, _ = reference(params, ALL, **policy)
-        left = np.arange(len(ALL))
-        for k in range(len(COUNTS)):
-            best = left[np.argmax(log_prob[left, k])]
-            left = left[ALL[left, k] == ALL[best, k]]
-        np.testing.assert_array_equal(taken, ALL[left[0]])
-    assert len(np.unique(actual.architecture, axis=0)) >= 3
-    of_first, entropy = reference(trees[0], actual.architecture[:1], **policy)
-    assert_close(actual.log_prob[:1], of_first)
-    assert_close(actual.entropy[:1], entropy)
-
-
 def test_a_single_choice_is_certain_to_the_bit():
     actual = run(controller.evaluate, to_jax(draw_params(0)), ALL, **SHARP)
     assert not np.asarray(actual.log_prob[:, 1]).any()
@@ -267,7 +248,7 @@ def call_all(temperature, tanh_constant, scale, prior, num_choices):
         "prior": prior,
     }
     controller.init(KEY, COUNTS, scale=scale)
-    return controller.greedy(GOOD, num_choices, **policy)
+    return controller.sample(GOOD, KEY, num_choices, **policy)
 
 
 def test_traced_values_pass():

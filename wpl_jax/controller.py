@@ -188,42 +188,6 @@ def evaluate(
     )
 
 
-def greedy(
-    params: Params,
-    num_choices: NumChoices,
-    *,
-    temperature: float = 5.0,
-    tanh_constant: float | None = 2.5,
-    prior: jax.Array | None = None,
-) -> Sample:
-    """Takes the most probable choice at each decision, the first of equals.
-
-    This need not be the most probable architecture.
-
-    Args:
-      params: As in :func:`sample`.
-      num_choices: As in :func:`sample`.
-      temperature: As in :func:`sample`.
-      tanh_constant: As in :func:`sample`.
-      prior: As in :func:`sample`.
-
-    Returns:
-      As in :func:`sample`.
-
-    Raises:
-      ValueError: As in :func:`sample`.
-    """
-    return _unroll(
-        params,
-        num_choices,
-        lambda logits, _: jnp.argmax(logits),
-        lambda decisions: None,
-        temperature,
-        tanh_constant,
-        prior,
-    )
-
-
 def _unroll(params, num_choices, choose, hints, temperature, tanh_constant, prior):
     """Goes through the decisions; ``choose(logits, hint)`` takes each of them."""
     available, prior = _checked_policy(

@@ -334,7 +334,10 @@ class Search:
         )
 
     def screen(self, state: State, data: Data, index: ArrayLike) -> State:
-        """Judges candidates on a few validation batches, from ``index`` on."""
+        """Evaluates candidates on a few validation batches, from ``index`` on.
+
+        See :class:`wpl_jax.strategies.strategy.Candidates`, also for :meth:`judge`.
+        """
         selection = state.selection
         screened = self._validate(
             state,
@@ -355,7 +358,7 @@ class Search:
         return state._replace(selection=selection._replace(kept=kept))
 
     def judge(self, state: State, data: Data, index: ArrayLike) -> State:
-        """Judges kept candidates on all validation data, from ``index`` on."""
+        """Evaluates kept candidates on all validation data, from ``index`` on."""
         selection = state.selection
         kept = _from(selection.kept, index, self.at_once("judge"))
         found = Evaluator(self.task, self.devices).evaluate(

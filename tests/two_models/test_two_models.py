@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from wpl_jax.protections.quadratic import STEPS
 from wpl_jax.two_models import experiment as two_models
 from wpl_jax.two_models.experiment import Data, Examples, Setting
 
@@ -429,7 +430,7 @@ def assert_unused_layers_stay(pools, share):
 
 
 # One test, so that the function is compiled once, in one process.
-@pytest.mark.parametrize("step", sorted(two_models.STEPS))
+@pytest.mark.parametrize("step", sorted(STEPS))
 def test_train_b_is_sgd_with_the_penalty(step):
     forgot = []
     for share, alpha, seed in CASES:
@@ -638,4 +639,4 @@ def test_normalized_fisher_has_mean_one_on_the_shared_layers(share):
 
 def test_every_importance_and_form_is_tested():
     assert set(two_models.IMPORTANCES) == {"none", "l2", "ewc", "wpl", "wpl_batch"}
-    assert set(two_models.STEPS) == {"explicit", "proximal"}
+    assert set(STEPS) == {"explicit", "proximal"}

@@ -25,6 +25,19 @@ from wpl_jax.protections.fisher_changes import Change, Child, RunningAverage
 from wpl_jax.protections.protection import Estimator, Protection
 
 
+def _explicit(optimizer, rate, alpha):
+    del rate
+    return optax.chain(penalty.weight_plasticity(alpha), optimizer)
+
+
+def _proximal(optimizer, rate, alpha):
+    return optax.chain(optimizer, penalty.proximal_weight_plasticity(alpha, rate))
+
+
+# Each maps (optimizer, learning rate, alpha) to the optimizer under the penalty.
+STEPS = {"explicit": _explicit, "proximal": _proximal}
+
+
 @dataclasses.dataclass(frozen=True)
 class Quadratic(Protection):
     """What L2, EWC and WPL have in common.
@@ -56,7 +69,7 @@ class Quadratic(Protection):
         check_number(self, "strength", least=0)
         check_int(self, "decay_from", 0)
         check_int(self, "decay_epochs", 1, optional=True)
-        check_choice(self, "step", ("explicit", "proximal"))
+        check_choice(self, "step", STEPS)
         check_choice(self, "normalize", ("none", "tensor", "tree"))
         check_choice(self, "protect", ("all", "choices"))
         check_int(self, "start_epoch", 0)
@@ -82,9 +95,7 @@ class Quadratic(Protection):
 
     def wrap(self, optimizer, rate, alpha):
         """The penalty first if it is a gradient, last if it is a proximal step."""
-        if self.step == "explicit":
-            return optax.chain(penalty.weight_plasticity(alpha), optimizer)
-        return optax.chain(optimizer, penalty.proximal_weight_plasticity(alpha, rate))
+        return STEPS[self.step](optimizer, rate, alpha)
 
     def init(self, params, child):
         """The running average, zero; nothing where there is none."""

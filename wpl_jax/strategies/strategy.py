@@ -27,6 +27,10 @@ class Learned(NamedTuple):
 class Candidates:
     """How a strategy's best architecture is selected at the end of a search.
 
+    In two stages. *Screen* evaluates every candidate on a few validation batches.
+    *Judge* evaluates the best of them on the whole validation set, and the best of
+    these is the result. All use the shared weights.
+
     Attributes:
       proposed: Architectures that the strategy proposes.
       screen_batches: Validation batches on which each is evaluated first.

@@ -16,11 +16,11 @@ from wpl_jax.common.settings import (
     of_part,
     require,
 )
+from wpl_jax.protections.quadratic import STEPS
 from wpl_jax.two_models.experiment import (
     ACTIVATIONS,
     IMPORTANCES,
     NORMALIZATIONS,
-    STEPS,
 )
 
 _MOST_LAYERS = 100  # of a model: tracing takes time in proportion

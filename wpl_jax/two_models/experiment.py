@@ -20,6 +20,7 @@ import optax
 
 from wpl_jax import fisher as fisher_lib
 from wpl_jax import penalty
+from wpl_jax.protections.quadratic import STEPS
 
 Layers = list[dict[str, jax.Array]]
 Params = dict[str, Layers]
@@ -242,7 +243,7 @@ def train_b(
     key_init, key_batches = jax.random.split(key)
     params = init_pool(key_init, layers_a, setting)
     mask = protection_mask(params, share)
-    optimizer = STEPS[step](alpha, setting.rate_b)
+    optimizer = STEPS[step](optax.sgd(setting.rate_b), setting.rate_b, alpha)
     no_fisher = jax.tree.map(jnp.zeros_like, params)
     opt_state = penalty.consolidate(
         optimizer.init(params), params, no_fisher | {"shared": fisher}
@@ -294,17 +295,6 @@ def train_b(
         start_test=accuracy(layers_a, data.test, data, setting.activation),
         finite=jnp.isfinite(optax.tree.norm(params)),
     )
-
-
-def _explicit(alpha, rate):
-    return optax.chain(penalty.weight_plasticity(alpha), optax.sgd(rate))
-
-
-def _proximal(alpha, rate):
-    return optax.chain(optax.sgd(rate), penalty.proximal_weight_plasticity(alpha, rate))
-
-
-STEPS = {"explicit": _explicit, "proximal": _proximal}
 
 
 def _importance(estimate):

@@ -18,6 +18,7 @@ from wpl_jax.data import DataError, ImageDataset, load_images
 from wpl_jax.data.repeats import describe_repeated
 from wpl_jax.devices import processes
 from wpl_jax.errors import ConfigError, UserError
+from wpl_jax.protections.quadratic import STEPS
 from wpl_jax.runs import fingerprint
 from wpl_jax.runs.machine import Machine
 from wpl_jax.runs.resumable import Resumable
@@ -31,7 +32,6 @@ from wpl_jax.two_models.arms import CONVERGED, Arm, Settings
 from wpl_jax.two_models.experiment import (
     IMPORTANCES,
     NORMALIZATIONS,
-    STEPS,
     Curves,
     Data,
     Examples,
