@@ -23,6 +23,7 @@ from benchmarks import (
     fisher_of_children,
     growth,
     micro_cell,
+    nasbench201,
     penalty,
     search,
 )
@@ -35,6 +36,7 @@ BENCHMARKS = {
     "fisher_of_children": fisher_of_children.rows,
     "growth": growth.rows,
     "micro_cell": micro_cell.rows,
+    "nasbench201": nasbench201.rows,
     "penalty": penalty.rows,
     "search": search.rows,
 }

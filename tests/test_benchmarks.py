@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from benchmarks import fisher_of_children, growth, micro_cell, search
+from benchmarks import fisher_of_children, growth, micro_cell, nasbench201, search
 
 
 def assert_figures(rows):
@@ -24,6 +24,16 @@ def test_a_step_on_images(monkeypatch):
     said = [row["figure"] for row in rows if "child 1, batch 4" in row["benchmark"]]
     assert len(said) == len(set(said)) == 4
     assert sum("memory" in row["benchmark"] for row in rows) == 2
+
+
+@pytest.mark.slow
+def test_a_step_on_nasbench201(monkeypatch):
+    for name, value in (("SIZES", ((4, 2, 1, 2),)), ("CHILDREN", 1), ("ROUNDS", 2)):
+        monkeypatch.setattr(nasbench201, name, value)
+    rows = list(nasbench201.rows())
+    assert_figures(rows)
+    assert len({row["figure"] for row in rows}) == 5
+    assert all(row["seconds"] > 0 for row in rows)
 
 
 @pytest.mark.slow

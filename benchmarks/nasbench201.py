@@ -1,0 +1,165 @@
+"""What a step on NAS-Bench-201's space takes: of a child, with gates, of a mixture.
+
+A step is the gradient of the loss on one batch and a step of SGD, inside a loop, as a
+search takes it. A mixture is compared with the sum of its operations. Each of them is
+alone in such a loop, with its gradients, its ReLU and its normalization.
+
+Expected before measuring, with c channels: an edge of a mixture multiplies each pixel
+with 10 c^2 weights. That of a random child has 2 c^2 on average, as one operation in
+five has 9 c^2 and one has c^2. So a mixture takes up to five times a child, and less
+where the stem, the reductions and what is not a product count. Edges from the same node
+share ReLU, neighbours and pooled image, so it takes at most the sum of its operations.
+Gates add a sum over an image for each edge, some per cent. The gradient of the weights
+alone leaves out the third of the products that are gradients of kernels.
+"""
+
+import functools
+import statistics
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from benchmarks import measure
+from wpl_jax.devices.axis import NO_AXIS
+from wpl_jax.spaces import nasbench201
+from wpl_jax.spaces.nasbench201 import STAGES, NasBench201
+from wpl_jax.spaces.nasbench201_architectures import EDGES, OPERATIONS
+from wpl_jax.supernet import Architecture, gather
+
+SIZES = ((16, 8, 1, 32),)  # pixels of a side, channels, cells of a stage, batch
+CHILDREN = 3  # random ones
+STEPS = 5  # in a call
+ROUNDS = 5
+RATE = 1e-3  # so small that numbers stay what they are
+
+
+def rows() -> Iterator[dict]:
+    """The benchmark's figures."""
+    for size in SIZES:
+        yield from _rows(*size)
+
+
+def _rows(side: int, channels: int, cells: int, batch: int) -> Iterator[dict]:
+    space = NasBench201((side, side, 3), 10, channels, cells)
+    calls: dict[str, Callable[[], Any]] = {}
+    for child in range(CHILDREN):
+        choice = space.sample(jax.random.key(child))
+        gates = jax.nn.one_hot(choice, len(OPERATIONS))
+        calls[f"child {child}"] = _training(space, Architecture(choice), batch)
+        gated = Architecture(choice, gates=gates)
+        calls[f"gates {child}"] = _training(space, gated, batch)
+    weights = jnp.full((len(EDGES), len(OPERATIONS)), 1 / len(OPERATIONS))
+    mixture = Architecture(jnp.zeros(len(EDGES), jnp.int32), weights)
+    calls["mixture"] = _training(space, mixture, batch)
+    calls["joint"] = _training(space, mixture, batch, of_weights=True)
+    calls["weights"] = _training(
+        space, mixture, batch, of_parameters=False, of_weights=True
+    )
+    for stage in range(STAGES):
+        for operation in OPERATIONS[1:]:
+            shape = (batch, *[side // 2**stage] * 2, channels * 2**stage)
+            calls[f"alone {stage} {operation}"] = _alone(operation, shape)
+    seconds = measure.interleaved_seconds(calls, ROUNDS)
+
+    def total(kind: str, times: float) -> list[float]:
+        """Of each round, the sum over what begins so."""
+        each = [s for name, s in seconds.items() if name.startswith(kind)]
+        return [times * sum(of_round) for of_round in zip(*each, strict=True)]
+
+    child = total("child", 1 / CHILDREN)
+    pairs = {
+        "mixture / its operations, each alone": (
+            seconds["mixture"],
+            total("alone", cells * len(EDGES)),
+        ),
+        "mixture / child, mean of random ones": (seconds["mixture"], child),
+        "child with gates / child": (total("gates", 1 / CHILDREN), child),
+        "gradient of the weights / of weights and parameters": (
+            seconds["weights"],
+            seconds["joint"],
+        ),
+        "gradient of weights and parameters / of parameters": (
+            seconds["joint"],
+            seconds["mixture"],
+        ),
+    }
+    for figure, (some, unit) in pairs.items():
+        yield {
+            "benchmark": f"NAS-Bench-201, {batch}x{side}x{side}, {channels} channels",
+            "figure": figure,
+            **measure.ratio(some, unit),
+            "seconds": statistics.median(some) / STEPS,
+        }
+
+
+def _training(
+    space: NasBench201,
+    architecture: Architecture,
+    batch: int,
+    of_parameters: bool = True,
+    of_weights: bool = False,
+) -> Callable[[], Any]:
+    """Steps in a loop, that move what the gradient is taken of."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    data = (
+        jax.random.normal(keys[0], (batch, *space.image_shape)),
+        jax.random.randint(keys[1], (batch,), 0, space.num_classes),
+    )
+    child = gather(space.init(keys[2]), space.rows(architecture))
+    # What has gates is differentiated in them.
+    of_weights |= architecture.gates is not None
+    train = _train(space, of_parameters, of_weights)
+    theta = architecture.weights, architecture.gates
+    return lambda: train(child, theta, architecture.choice, data)
+
+
+@functools.cache
+def _train(space: NasBench201, of_parameters: bool, of_weights: bool) -> Any:
+    """The compiled loop, which all children share."""
+    moved = tuple(i for i, m in enumerate((of_parameters, of_weights)) if m)
+
+    def loss(child, theta, choice, data):
+        images, labels = data
+        logits = space.apply(child, Architecture(choice, *theta), images).logits
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return jnp.mean(losses)
+
+    def descend(both, slopes):
+        return jax.tree.map(lambda x, s: x - RATE * s, both, slopes)
+
+    @jax.jit
+    def train(child, theta, choice, data):
+        def step(both, _):
+            slopes = jax.grad(loss, moved)(*both, choice, data)
+            stepped = descend(tuple(both[i] for i in moved), slopes)
+            now = dict(zip(moved, stepped, strict=True))
+            return tuple(now.get(i, x) for i, x in enumerate(both)), None
+
+        return jax.lax.scan(step, (child, theta), length=STEPS)[0]
+
+    return train
+
+
+def _alone(operation: str, shape: tuple[int, ...]) -> Callable[[], Any]:
+    """One operation of one edge, with its gradients."""
+    c, key = shape[-1], jax.random.key(0)
+    apply = nasbench201._OPERATIONS[operation]
+    kernels = {
+        "conv_1x1": jax.random.normal(key, (c, c)),
+        "conv_3x3": jax.random.normal(key, (9 * c, c)),
+    }
+    x, gradient = jax.random.normal(key, (2, *shape))
+
+    @jax.jit
+    def run(x, kernels, gradient):
+        def step(both, _):
+            _, backward = jax.vjp(lambda *a: apply(NO_AXIS, *a, None)[0], *both)
+            slopes = backward(gradient)
+            return jax.tree.map(lambda a, s: a - RATE * s, both, slopes), None
+
+        return jax.lax.scan(step, (x, kernels), length=STEPS)[0]
+
+    return lambda: run(x, kernels, gradient)
