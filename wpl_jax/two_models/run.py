@@ -28,6 +28,7 @@ from wpl_jax.tasks.guessing import NO_BETTER, Guess, of_classes
 from wpl_jax.two_models import experiment as two_models
 from wpl_jax.two_models import memory as two_models_memory
 from wpl_jax.two_models import report as two_models_report
+from wpl_jax.two_models import results as two_models_results
 from wpl_jax.two_models.arms import CONVERGED, Arm, Settings
 from wpl_jax.two_models.experiment import (
     IMPORTANCES,
@@ -68,7 +69,7 @@ def run(
     if (machine.devices or 1) > 1:
         raise UserError("The two-model experiment runs on one device. Omit --devices.")
     arms = settings.arms()
-    results = workdir / two_models_report.RESULTS_FILE
+    results = workdir / two_models_results.RESULTS_FILE
     page = workdir / two_models_report.REPORT_FILE
     lost = ""
     # The data first: a folder is claimed by nothing that cannot run.
@@ -86,7 +87,7 @@ def run(
     with open_run(workdir, config):
         claim_data(workdir, found)
         if results.exists():
-            two_models_report.read(workdir, config, arms)
+            two_models_results.read(workdir, config, arms)
         if results.exists() and page.is_file():
             print(f"This run is finished: {page}{lost}")
             return
