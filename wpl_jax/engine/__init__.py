@@ -1,1 +1,1 @@
-"""The inside of a search: its state, its sequence of calls, and what each does."""
+"""The parts of a search: its state, its sequence of calls, training and evaluation."""

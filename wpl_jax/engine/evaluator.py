@@ -1,6 +1,6 @@
-"""Children on validation data, with the shared parameters.
+"""Evaluation of children on validation data, with the shared parameters.
 
-Several architectures are divided among the devices, of one alone the batches are.
+The devices divide several architectures among them, or the batches of a single one.
 """
 
 import dataclasses

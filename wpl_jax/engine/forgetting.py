@@ -1,9 +1,10 @@
 """Multi-model forgetting: what an architecture loses while others are trained.
 
 Benyahia et al. (2019), section 4.2: ``err1`` is an architecture's validation error
-right after its own training, ``err2`` the same at the end of the epoch, when other
-architectures have trained the weights they share. Their difference is what was
-forgotten; a change of their order is what misleads a search.
+right after its own training, ``err2`` the same at the end of the epoch, after the
+training of other architectures changed the weights that they share. Forgetting is
+``err2 - err1``. If it changes the order of the architectures, a search may select the
+wrong one.
 """
 
 from typing import NamedTuple

@@ -1,11 +1,13 @@
 """Training on the whole of the shared parameters: several children at once, replay.
 
-Shared weights move by the mean of several children's gradients (Pham et al., 2018,
-equation 2, with more than one sampled model), or by the gradient of a child and of
-earlier ones that are rehearsed beside it. Between the children a parameter is averaged
-over those that use it. A step works on all shared parameters, where a step of one child
-costs what the child costs: worth it where each device trains a child of its own, and
-needed where what is used changes from step to step.
+Shared weights are updated by the mean of several children's gradients (Pham et al.,
+2018, equation 2, with more than one sampled model), or by the gradients of a child and
+of earlier ones that are rehearsed with it. The gradient of a parameter is averaged over
+the children that use it.
+
+A step works on all shared parameters, and costs more than a step on the rows of one
+child. It is faster only where each device trains a child of its own. It is necessary
+where the architecture changes from step to step.
 """
 
 import dataclasses

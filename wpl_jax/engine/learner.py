@@ -1,4 +1,4 @@
-"""Lets a strategy learn from rewards, those of what it proposes by shared weights."""
+"""Updates a strategy by the rewards of its proposals, evaluated with shared weights."""
 
 import dataclasses
 from typing import Any

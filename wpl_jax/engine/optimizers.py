@@ -1,4 +1,4 @@
-"""How the weights of a child are trained, with the learning rate as data."""
+"""Optimizers of the weights of a child, with the learning rate as a traced argument."""
 
 import dataclasses
 import inspect

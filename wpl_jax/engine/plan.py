@@ -1,4 +1,4 @@
-"""The plan of a search: the sequence of its calls, and how each is made.
+"""The plan of a search: the sequence of its calls of compiled functions.
 
     plan = Plan(search, epochs=10)
     state, number = search.init(key), 0
@@ -35,7 +35,7 @@ MOST_EPOCHS = 1_000_000  # whose calls a plan counts
 
 @dataclasses.dataclass(frozen=True)
 class SearchSettings:
-    """How long a search is, and how it is cut into calls.
+    """The length of a search, and its division into calls.
 
     Attributes:
       epochs: How often children are trained and the strategy learns.

@@ -1,4 +1,4 @@
-"""The gradients from which differentiable strategies learn."""
+"""Losses and their gradients, from which differentiable strategies learn."""
 
 import dataclasses
 from collections.abc import Callable
@@ -15,7 +15,9 @@ from wpl_jax.tasks.task import Data, Task
 
 @dataclasses.dataclass(frozen=True)
 class Slope:
-    """The loss of an architecture on one batch, and its gradient in what makes it.
+    """The loss of an architecture on one batch, and its gradient in ``theta``.
+
+    ``theta`` are the strategy's parameters, of which the architecture is a function.
 
     Attributes:
       task: Whose loss it is.

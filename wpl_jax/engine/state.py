@@ -1,4 +1,4 @@
-"""What a search is between two calls, what an epoch of it was, and its keys."""
+"""The state of a search between two calls, the record of an epoch, and PRNG keys."""
 
 from typing import Any, NamedTuple
 
@@ -54,7 +54,7 @@ class Selection(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """An epoch in numbers."""
+    """Measurements of one epoch."""
 
     loss: Forgetting  # err2 - err1 in nats
     error: Forgetting  # the same in the task's error

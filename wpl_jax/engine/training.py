@@ -1,4 +1,4 @@
-"""Training a child: a step, in a search as from scratch, and a search's loop of it."""
+"""Training a child: the step of a search and of retraining, and a search's loop."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from wpl_jax.tasks.task import Data, Task
 
 
 class TrainState(NamedTuple):
-    """What a step changes."""
+    """Parameters, optimizer state and carry, which a step updates."""
 
     params: Any  # of the child; of several at once, all shared ones
     opt_state: optax.OptState
@@ -37,7 +37,7 @@ class Skipped(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What is told of a step."""
+    """Measurements of one training step."""
 
     loss: jax.Array  # float[]; of the batch
     sound: jax.Array  # bool[]; whether all was finite
@@ -202,7 +202,7 @@ def _alone(x: jax.Array) -> jax.Array:
 
 
 def mean_of_finite(loss: jax.Array) -> jax.Array:
-    """Over the leading axis."""
+    """Mean of the finite entries over the leading axis."""
     return jnp.nanmean(jnp.where(jnp.isfinite(loss), loss, jnp.nan), 0)
 
 

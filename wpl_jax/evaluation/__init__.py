@@ -1,1 +1,1 @@
-"""What architectures are worth: trained from scratch, alone and in order."""
+"""Errors of architectures from scratch, and their ranking by shared weights."""

@@ -1,10 +1,10 @@
-"""Whether shared weights rank architectures as they should be.
+"""How well shared weights rank architectures.
 
-Some random architectures are judged once, for instance trained from scratch, equally
-long; each search's shared weights then rank the same ones. The rank correlation of the
-two is what a search can rely on (Yu et al., "Evaluating the search phase of neural
-architecture search", 2020; rank disorder is the name of Khodak and Li, 2020, for its
-lack).
+The true errors of some random architectures are found once, for instance by training
+each from scratch. The shared weights of each search then rank the same architectures.
+The rank correlation of the two orders measures how reliable the shared weights are (Yu
+et al., "Evaluating the search phase of neural architecture search", 2020). Khodak and
+Li (2020) call a lack of correlation rank disorder.
 """
 
 import dataclasses

@@ -1,11 +1,12 @@
-"""How well estimates order architectures: rank correlations, and what is on top.
+"""Metrics of a ranking of architectures: rank correlations, and precision at the top.
 
-All functions take true errors and estimates of them, ``float[n]``, lower is better. Of
-scores of which higher is better, pass the negatives. The definitions are those of Ning
-et al., "Evaluating Efficient Performance Estimators of Neural Architectures" (2021),
-with a number ``k`` of architectures in place of a proportion. Architectures with equal
-estimates count in the order that is worst for the estimate, so that a constant has no
-merit. An architecture is truly among the best ``k`` if fewer than ``k`` are better.
+All functions take true errors and estimates of them, ``float[n]``, lower is better.
+Pass the negatives of scores of which higher is better. The definitions are those of
+Ning et al., "Evaluating Efficient Performance Estimators of Neural Architectures"
+(2021), with a number ``k`` of architectures in place of a proportion. Architectures
+with equal estimates are ordered in the worst way for the estimate, so that a constant
+scores worst. An architecture is truly among the best ``k`` if fewer than ``k`` are
+better.
 """
 
 import functools

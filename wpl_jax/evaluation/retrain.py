@@ -1,9 +1,9 @@
-"""One architecture from scratch, as language models are trained to their best.
+"""Training of one architecture from scratch, with averaged SGD.
 
 Merity et al., "Regularizing and Optimizing LSTM Language Models" (2017): SGD at a
 constant rate until the validation error has not improved for some epochs, and from
-then on the average of the weights (NT-ASGD). What is kept is what was best on the
-validation data; the test data is looked at once, at the end.
+then on the average of the weights (NT-ASGD). The weights with the lowest validation
+error are kept. The test data is evaluated once, at the end.
 """
 
 import contextlib

@@ -10,7 +10,7 @@ Its columns are, of ``cifar10``, ``cifar100`` and ``imagenet16_120``:
   are trained on half of CIFAR-10's training images for ``cifar10_valid``, on all for
   ``cifar10_test``.
 * ``DATA_test_12_epochs``, ``cifar10_valid_12_epochs``: the same after 12 epochs with a
-  learning rate that is 0 after these.
+  learning rate that falls to 0 over these.
 * ``DATA_seconds``: seconds of training for 200 epochs, of CIFAR-10 on half the images.
 * ``parameters``, ``flops``: of the network for CIFAR-10. A multiplication and the
   addition to it count as one.
@@ -18,9 +18,9 @@ Its columns are, of ``cifar10``, ``cifar100`` and ``imagenet16_120``:
 
 A table of your own is a CSV file with a header. Column ``space`` holds the name of the
 space in each row; ``choice`` holds the choice of each decision, numbers from 0 with
-spaces between, such as ``3 3 1 0 4 2``. All other columns are numbers, ``nan`` where
-one is unknown, with names of your own; those of accuracies are named ``DATA_SPLIT`` and
-are in per cent.
+spaces between, such as ``3 3 1 0 4 2``. All other columns hold numbers, or ``nan``
+where one is unknown. Their names are free, but columns of accuracies are named
+``DATA_SPLIT`` and are in per cent.
 """
 
 import csv
@@ -184,10 +184,10 @@ def read(path: str | Path) -> Table:
 
 
 def tau_without_search(table: Table, column: str = "cifar10_test") -> dict[str, float]:
-    """How well architectures are ranked by what needs no supernet.
+    """Rank correlations of two baselines that need no supernet.
 
-    Shared weights that rank all architectures of a space worse than their numbers of
-    parameters do have taught nothing.
+    Shared weights are useful for ranking only if they rank architectures better than
+    the number of parameters does.
 
     Args:
       table: As :func:`nasbench201` returns it.

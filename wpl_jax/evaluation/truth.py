@@ -1,4 +1,4 @@
-"""What architectures are truly worth, to which a search's ranking is compared."""
+"""True errors of architectures, with which the ranking of a search is compared."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,24 +16,24 @@ Train = Callable[[np.ndarray], list[float]]
 
 
 class Truth(Protocol):
-    """A judge of architectures.
+    """A source of the true errors of architectures.
 
     A class that inherits from this one has the defaults.
 
     Attributes:
-      epochs: Of the training from scratch that it asks for; None if it asks for none.
+      epochs: Length of the training from scratch that it needs; None for no training.
     """
 
     epochs: int | None = None
 
     def check(self, space: Space) -> None:
-        """Refuses a space whose architectures it cannot judge; the default accepts all.
+        """Raises if it has no errors for the space's architectures; by default, never.
 
         Args:
           space: The space of the search.
 
         Raises:
-          UserError: If it refuses.
+          UserError: If it has none.
         """
         return None
 
@@ -72,7 +72,7 @@ class FromScratch(Truth):
 
     @property
     def about(self):
-        """The way and the length."""
+        """The method and its length."""
         return f"trained from scratch for {self.epochs} epochs"
 
 

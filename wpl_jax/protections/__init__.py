@@ -1,4 +1,4 @@
-"""Protections against forgetting: one module each, one line each in ``PENALTIES``."""
+"""Protections against forgetting, by the names in ``PENALTIES``."""
 
 from wpl_jax.protections.protection import NoProtection as NoProtection
 from wpl_jax.protections.protection import Protection as Protection

@@ -1,4 +1,4 @@
-"""Estimators of the Fisher that a trained child leaves behind."""
+"""Estimators of the Fisher diagonal of a trained child."""
 
 import dataclasses
 from collections.abc import Callable
@@ -22,7 +22,7 @@ class Uniform:
     """Ones: all weights are equally important."""
 
     def estimate(self, trained, task, data, key, axis=NO_AXIS):
-        """Ones."""
+        """A tree of ones."""
         del task, data, key, axis
         return jax.tree.map(lambda p: widen(jnp.ones_like(p)), trained.params)
 

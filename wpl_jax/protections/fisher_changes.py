@@ -1,7 +1,7 @@
-"""What happens to a child's Fisher before the penalty gets it: a chain of changes.
+"""Transformations of a child's Fisher before it becomes part of the penalty.
 
-A change is a function of the Fisher and of a :class:`Child`; :class:`RunningAverage`
-is the one that remembers something.
+A change is a function of the Fisher and of a :class:`Child`. Only
+:class:`RunningAverage` has a state.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ Fisher = Any  # a tree like the child's parameters, real
 
 
 class Child(NamedTuple):
-    """What changes are told of the child whose Fisher it is."""
+    """The arguments of a change that describe the child."""
 
     used: Any  # 0/1 or bool, broadcast to the Fisher: the entries that count
     rows: Any  # its rows of the shared parameters

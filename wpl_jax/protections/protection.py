@@ -1,12 +1,12 @@
-"""What a search does against forgetting: a Fisher a child, and where it is kept.
+"""The protocol of a protection against forgetting.
 
-Benyahia et al. (2019), section 3.2. After a child has been trained, the Fisher of
-the weights that it used is estimated, mixed into a running average, and written with
-the weights themselves, the new anchor, into the optimizer's penalty
-(:mod:`wpl_jax.penalty`), which the next children then train under.
+Benyahia et al. (2019), section 3.2. After a child has been trained, the Fisher of the
+weights that it used is estimated and added to a running average. The average and the
+weights, which are the new anchor, become the state of the optimizer's penalty
+(:mod:`wpl_jax.penalty`). The next children are trained with this penalty.
 
-A protection works on the parameters of one child; weights that it does not use keep
-their Fisher and anchor. Theirs need no new anchor: they have not moved.
+A protection works on the parameters of one child. Weights that the child does not use
+keep their Fisher and anchor, because they have not changed.
 """
 
 import dataclasses

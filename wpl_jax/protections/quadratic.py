@@ -1,4 +1,4 @@
-"""Quadratic penalties around what earlier children left: L2, EWC and WPL."""
+"""Quadratic penalties around the weights that earlier children left: L2, EWC, WPL."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -83,14 +83,14 @@ class Quadratic(Protection):
         return {}
 
     def alpha(self, epoch):
-        """Constant, then falling linearly."""
+        """Alpha: ``strength``, which falls linearly from ``decay_from`` on."""
         if self.decay_epochs is None:
             return jnp.full_like(epoch, self.strength, jnp.float32)
         fallen = jnp.maximum(epoch - self.decay_from, 0) / self.decay_epochs
         return self.strength * jnp.maximum(1 - fallen, 0)
 
     def active(self, epoch):
-        """From ``start_epoch`` on."""
+        """Whether children leave a Fisher: from ``start_epoch`` on."""
         return epoch >= self.start_epoch
 
     def wrap(self, optimizer, rate, alpha):
@@ -167,7 +167,7 @@ class Quadratic(Protection):
 
 @dataclasses.dataclass(frozen=True)
 class L2(Quadratic):
-    """The same pull for all weights: what a Fisher adds shows in comparison."""
+    """The same penalty for all weights: the baseline for penalties with a Fisher."""
 
     @property
     def _rule(self) -> penalty.Rule:

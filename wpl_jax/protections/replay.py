@@ -1,4 +1,4 @@
-"""Rehearsal: earlier children are trained beside each child, on the same batches.
+"""Rehearsal: the loss of a child includes that of earlier children on its batches.
 
 The loss of Zhang et al., "Overcoming Multi-Model Forgetting in One-Shot NAS with
 Diversity Maximization" (CVPR 2020), with the newest children as the archive.
@@ -40,7 +40,7 @@ class Replay(Protection):
         check_int(self, "start_epoch", 0)
 
     def active(self, epoch):
-        """From ``start_epoch`` on."""
+        """Whether children are archived: from ``start_epoch`` on."""
         return epoch >= self.start_epoch
 
     def init(self, params, child):

@@ -7,10 +7,10 @@ a residual block that halves the image between the stages. Convolutions are ReLU
 convolution, batch normalization without scale and offset, as in the searches of the
 benchmark's authors.
 
-An architecture is one child, a child with gates, or a mixture of all operations; all
-three apply the same functions to an edge. A mixture computes what edges from the same
-node share once: the ReLU, the pixels' neighbours and the pooled image; and multiplies
-with the kernels of all of these edges at once.
+An architecture is one child, a child with gates, or a mixture of all operations. All
+three apply the same functions to an edge. Edges from the same node share the ReLU, the
+patches of pixels and the pooled image. A mixture computes these once for each node, and
+multiplies the patches with the kernels of all of these edges in one product.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Search strategies: one module each, one line each in ``STRATEGIES``."""
+"""Search strategies, by the names in ``STRATEGIES``."""
 
 from wpl_jax.registry import Registry
 from wpl_jax.strategies.strategy import Strategy as Strategy

@@ -1,7 +1,7 @@
 """Architecture weights that are trained by gradients: DARTS, GDAS and GAEA of each.
 
-A decision has a weight for each of its choices, and the loss of a mixture has a
-gradient in them. All of these methods are settings of one class:
+A decision has an architecture weight for each of its choices, and the loss of a mixture
+has a gradient in these weights. All of these methods are settings of one class:
 
     =================  ==========  ========================  ===========
     method             relaxation  optimizer                 split
@@ -87,11 +87,11 @@ class AdamOnLogits:
             check_number(self, name, least=0)
 
     def init(self, key, there):
-        """Logits near 0."""
+        """Normal logits with standard deviation ``scale``."""
         return self.scale * jax.random.normal(key, there.shape)
 
     def probabilities(self, theta, there):
-        """The softmax."""
+        """The softmax of the logits."""
         return jax.nn.softmax(jnp.where(there, theta, _NEVER))
 
     def transform(self):
@@ -120,17 +120,17 @@ class ExponentiatedGradient:
         check_number(self, "floor", least=0, most=0.1)
 
     def init(self, key, there):
-        """Uniform."""
+        """The uniform distribution of each decision."""
         del key
         return there / jnp.sum(there, -1, keepdims=True, dtype=jnp.float32)
 
     def probabilities(self, theta, there):
-        """The parameters."""
+        """The parameters, which are the distributions."""
         del there
         return theta
 
     def transform(self):
-        """The transform of the same name."""
+        """Exponentiated gradient with the settings."""
         return exponentiated_gradient(self.learning_rate, self.floor)
 
 
@@ -151,10 +151,10 @@ class State(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Differentiable(Strategy):
-    """The strategy. It trains its weights before each batch of the shared weights.
+    """Trains architecture weights before each batch of the shared weights.
 
     Attributes:
-      space: What is searched; it has to know what weights and gates are.
+      space: The space; it has to support weights and gates (``mixes``).
       optimizer: Of the architecture weights.
       relaxation: ``"mixture"`` of all choices by their weights, or ``"gumbel"``: one
         choice, drawn anew in each forward pass, with a straight-through gradient.
@@ -166,8 +166,8 @@ class Differentiable(Strategy):
       warmup: Epochs before the architecture weights are trained.
       temperature: Of the Gumbel softmax in the first epoch.
       last_temperature: The same after ``temperature_epochs``; linear in between.
-      temperature_epochs: See there.
-      entropy_weight: Nats of loss that a nat of entropy of the weights costs.
+      temperature_epochs: Epochs over which the temperature falls.
+      entropy_weight: Factor of the weights' mean entropy, which is added to the loss.
       candidates: How the best is selected; all finalists are the same, so that one
         is enough.
     """
@@ -204,7 +204,7 @@ class Differentiable(Strategy):
 
     @property
     def shares_pass(self) -> bool:
-        """As the setting says."""
+        """The setting ``shared_pass``."""
         return self.shared_pass
 
     def init(self, key: jax.Array) -> State:
@@ -263,7 +263,7 @@ class Differentiable(Strategy):
         return self.optimizer.probabilities(theta, self._there)
 
     def _entropy(self, theta: jax.Array) -> jax.Array:
-        """Mean over the decisions, float32[]; nats."""
+        """Mean entropy of the decisions' weights, float32[]; nats."""
         p = self._probabilities(theta)
         log_p = jnp.log(jnp.where(p > 0, p, 1))
         return -jnp.mean(jnp.sum(p * log_p, -1))

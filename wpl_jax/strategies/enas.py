@@ -1,4 +1,4 @@
-"""ENAS: an LSTM proposes, and learns by REINFORCE (Pham et al., 2018)."""
+"""ENAS: an LSTM controller, trained by REINFORCE (Pham et al., 2018)."""
 
 import dataclasses
 from typing import Any, Literal, NamedTuple
@@ -76,7 +76,7 @@ class Enas(Strategy):
         check_number(self, "tanh_constant", optional=True, above=0)
 
     def init(self, key: jax.Array) -> State:
-        """A new controller."""
+        """Random parameters of the controller, and its optimizer state."""
         params = controller.init(key, self._counts, hidden=self.hidden)
         return State(params, self._optimizer.init(params), reinforce.init_baseline())
 

@@ -1,10 +1,10 @@
 """Gradient descent on probability distributions, as an optax transform.
 
-Mirror descent with the entropy as its mirror map (Kivinen and Warmuth, "Exponentiated
-Gradient versus Gradient Descent for Linear Predictors", 1997), which GAEA trains
-architecture weights with (Li, Khodak, Balcan, Talwalkar, "Geometry-Aware Gradient
-Algorithms for Neural Architecture Search", ICLR 2021, algorithm 1): of all steps it is
-the one that a distribution of few choices takes few of.
+This is mirror descent with the entropy as its mirror map (Kivinen and Warmuth,
+"Exponentiated Gradient versus Gradient Descent for Linear Predictors", 1997). GAEA
+trains architecture weights with it (Li, Khodak, Balcan, Talwalkar, "Geometry-Aware
+Gradient Algorithms for Neural Architecture Search", ICLR 2021, algorithm 1). It needs
+few steps to reach a distribution that is concentrated on few choices.
 """
 
 from typing import Any

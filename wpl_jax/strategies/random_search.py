@@ -1,8 +1,8 @@
 """Random search with weight sharing (RS-WS; Li and Talwalkar, 2019).
 
-Architectures are drawn uniformly, for training and at the end; what makes it a
-search is the selection: many candidates on a few validation batches, the best of
-them on all.
+Architectures are drawn uniformly, for training and for the final selection. The
+selection evaluates many candidates on a few validation batches, and the best of them on
+the whole validation set.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from wpl_jax.supernet import Architecture, Space
 
 @dataclasses.dataclass(frozen=True)
 class RandomSearch(Strategy):
-    """The strategy.
+    """Draws architectures from the space.
 
     Attributes:
       space: What is searched.

@@ -1,7 +1,7 @@
-"""REINFORCE: how the controller learns from the rewards of what it proposes.
+"""REINFORCE: training of the controller by the rewards of its proposals.
 
-The policy ``p`` of :mod:`wpl_jax.controller` is moved uphill on the expected reward by
-the gradient of Williams (1992),
+The policy ``p`` of :mod:`wpl_jax.controller` is trained to increase the expected
+reward, by the gradient of Williams (1992),
 
     grad E[R] = E[sum_k (R - b_k) grad log p(a_k | a_1, ..., a_k-1)],
 
@@ -34,7 +34,7 @@ class Baseline(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """What :func:`train` saw."""
+    """Rewards and entropies during :func:`train`."""
 
     reward: jax.Array  # float32[steps]; mean over the samples of a step
     entropy: jax.Array  # float32[steps]; the same, of the entropy of an architecture

@@ -1,4 +1,4 @@
-"""What a strategy is rewarded with, and which architectures may be selected."""
+"""Rewards of architectures, and limits on which of them may be selected."""
 
 import dataclasses
 from typing import Protocol
@@ -69,12 +69,12 @@ class Limited(Reward):
         check_number(self, "exponent", least=0)
 
     def __call__(self, task, evaluation, architecture):
-        """Falls as a power of the cost, beyond the limit."""
+        """The task's reward, reduced by a power of the cost beyond the limit."""
         share = self.limit / self._cost(task.space, architecture)
         return task.reward(evaluation) * jnp.minimum(1, share) ** self.exponent
 
     def allows(self, space, architecture):
-        """Within the limit."""
+        """Whether the cost is within the limit."""
         return self._cost(space, architecture) <= self.limit
 
     def _cost(self, space, architecture):

@@ -1,4 +1,4 @@
-"""What a search strategy is."""
+"""The protocol of a search strategy."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Slope = Callable[..., tuple[jax.Array, Any]]
 
 
 class Learned(NamedTuple):
-    """What a strategy saw in some steps of learning."""
+    """Rewards and entropies in some steps of a strategy's learning."""
 
     reward: jax.Array  # float[]; mean over the steps
     entropy: jax.Array  # float[]; mean entropy of what it proposed, in nats
@@ -56,7 +56,7 @@ class Strategy(Protocol):
 
     Attributes:
       differentiable: Whether it learns from gradients. It then trains one architecture
-        at a time, of a space that knows what weights and gates are.
+        at a time, of a space that supports weights and gates.
     """
 
     differentiable: bool = False
