@@ -36,7 +36,14 @@ from wpl_jax.engine.joint_training import Together
 from wpl_jax.engine.learner import Learner
 from wpl_jax.engine.optimizers import Optimizer
 from wpl_jax.engine.state import Epoch, Measured, Selection, Shared, State, key_for
-from wpl_jax.engine.training import Child, Companions, OneChild, Skipped, TrainState
+from wpl_jax.engine.training import (
+    Child,
+    Companions,
+    OneChild,
+    Skipped,
+    TrainState,
+    first_of,
+)
 from wpl_jax.protections.protection import Protection, Trained
 from wpl_jax.strategies import Strategy
 from wpl_jax.strategies.rewards import Reward, TaskReward
@@ -237,8 +244,7 @@ class Search:
 
     def _protect(self, shared, trained, data, epoch, keys):
         """Lets the protection remember what was trained, from its first epoch on."""
-        first = jax.tree.map(lambda x: x[0], trained.architecture)
-        rows = self.task.space.rows(first)
+        rows = self.task.space.rows(first_of(trained.architecture))
 
         def remember(memory, opt_state):
             def estimate(params, architecture, place, key, axis):

@@ -28,6 +28,7 @@ from wpl_jax.engine.training import (
     Skipped,
     Step,
     TrainState,
+    first_of,
     gradient_of_batch,
     key_of_strategy,
     mean_of_finite,
@@ -84,7 +85,7 @@ def mean_over_children(
         total = add_rows(totals[0], rows, found)
         return (total, *jax.tree.map(jnp.add, totals[1:], (count, used))), beside
 
-    first = rows_of(jax.tree.map(lambda x: x[0], items.architecture))
+    first = rows_of(first_of(items.architecture))
     unused = mask(shared, first)
     nothing = jax.tree.map(jnp.zeros_like, (shared, unused, unused))
     (total, count, used), beside = devices.children.accumulate(add, nothing, items)
@@ -138,8 +139,8 @@ class Together:
 
     def rows(self, architectures: Architecture) -> Any:
         """All of the shared parameters."""
-        first = jax.tree.map(lambda x: x[0], architectures)
-        return jax.tree.map(lambda _: ALL, self.task.space.rows(first))
+        rows = self.task.space.rows(first_of(architectures))
+        return jax.tree.map(lambda _: ALL, rows)
 
     def train(
         self,
@@ -201,7 +202,7 @@ class Together:
 
     def _let_learn(self, strategy, children, train_state, data):
         """Lets the strategy learn before a batch of the one child."""
-        child, carry = jax.tree.map(lambda x: x[0], (children, train_state.carry))
+        child, carry = first_of((children, train_state.carry))
 
         def child_of(architecture):
             return gather(train_state.params, self.task.space.rows(architecture))

@@ -96,8 +96,15 @@ class SlopeOfPass:
         Args:
           of: Makes the mixture of ``theta``.
           theta: What the mixture was made of.
-          split: ``"train"``; there is no pass over others.
+          split: ``"train"``.
+
+        Raises:
+          ValueError: If another split is asked for, over which there is no pass.
         """
-        assert split == "train"
+        if split != "train":
+            raise ValueError(
+                f"split is {split!r}, expected 'train': a strategy with shares_pass "
+                "has no loss of other data."
+            )
         _, pull = jax.vjp(lambda theta: of(theta).weights, theta)
         return self.loss, pull(self.gradient)[0]

@@ -101,7 +101,7 @@ class OneChild:
 
     def rows(self, architectures: Architecture) -> Any:
         """Which rows of the shared parameters are trained."""
-        return self.task.space.rows(_only(architectures))
+        return self.task.space.rows(first_of(architectures))
 
     def train(
         self,
@@ -127,7 +127,7 @@ class OneChild:
           batches: How many.
         """
         del companions
-        axis, child = self.devices.batch, _only(children)
+        axis, child = self.devices.batch, first_of(children)
 
         def step(carry, i):
             architecture, strategy, train_state, skipped = carry
@@ -187,13 +187,13 @@ class OneChild:
             the estimate.
           keys: A key, along a leading axis of 1.
         """
-        architecture = _only(architectures)
+        architecture = first_of(architectures)
         found = each(params, architecture, 0, keys[0], self.devices.batch)
         return found, real_rows(params, self.task.space.rows(architecture))
 
 
-def _only(tree: Any) -> Any:
-    """The one child that there is."""
+def first_of(tree: Any) -> Any:
+    """The first child of arrays of several."""
     return jax.tree.map(lambda x: x[0], tree)
 
 
@@ -234,22 +234,19 @@ def train_step(
     Returns:
       The train state after the step, and what is told of it.
     """
-    own = (
-        (train_state.params, architecture.weights) if of_weights else train_state.params
-    )
+    own = train_state.params, architecture.weights if of_weights else None
 
     def train_loss(own, *args):
-        if not of_weights:
-            return task.train_loss(own, architecture, *args)
-        return task.train_loss(own[0], architecture._replace(weights=own[1]), *args)
+        params, weights = own
+        mixed = architecture
+        if weights is not None:
+            mixed = architecture._replace(weights=weights)
+        return task.train_loss(params, mixed, *args)
 
-    gradient, carry, loss, sound = gradient_of_loss(
+    (gradient, of_mixture), carry, loss, sound = gradient_of_loss(
         train_loss, own, data, train_state.carry, step, key, axis
     )
-    of_mixture = None
-    if of_weights:
-        gradient, of_mixture = gradient
-        of_mixture = jnp.where(sound, of_mixture, 0)
+    of_mixture = jax.tree.map(lambda g: jnp.where(sound, g, 0), of_mixture)
     updates, opt_state = transform.update(
         gradient, train_state.opt_state, train_state.params
     )
