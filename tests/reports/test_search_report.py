@@ -14,6 +14,7 @@ from PIL import Image
 
 from wpl_jax.errors import UserError
 from wpl_jax.reports import search_report
+from wpl_jax.reports.sections import forgetting
 from wpl_jax.runs.checkpoint import Checkpoints
 from wpl_jax.spaces.recurrent_cell import ACTIVATIONS, RecurrentCell
 
@@ -325,7 +326,7 @@ def test_figures_are_there(written):
     with Image.open(written / "figures" / "cell_over_epochs.gif") as film:
         assert film.n_frames == EPOCHS
     svg = (written / "figures" / "forgetting.svg").read_text(encoding="utf-8")
-    for title in search_report.PANELS.values():
+    for title in forgetting.PANELS.values():
         assert title in svg
 
 

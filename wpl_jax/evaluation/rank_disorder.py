@@ -41,6 +41,7 @@ from wpl_jax.tasks import Data
 
 _MOST_ARCHITECTURES = 10_000
 RANKS_FILE = "rank_disorder.json"
+RANKED = "the best random architecture with the shared weights"
 _SPLITS = ("valid",)  # Nobody is to choose among many by the test.
 
 

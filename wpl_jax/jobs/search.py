@@ -37,7 +37,8 @@ from wpl_jax.jobs.search_config import (
 from wpl_jax.jobs.search_loop import advance_all, resumable
 from wpl_jax.protections import PENALTIES
 from wpl_jax.reports import search_report
-from wpl_jax.reports.search_report import REPORT_FILE, RESULTS_FILE
+from wpl_jax.reports.search_report import REPORT_FILE
+from wpl_jax.reports.searched import REMEDY, RESULTS_FILE, Searched
 from wpl_jax.runs import fingerprint
 from wpl_jax.runs.machine import Machine, Requests
 from wpl_jax.runs.resumable import newest
@@ -138,7 +139,7 @@ def _report(config: ConfigDict, workdir: Path, space: Space, about: str) -> None
     print(f"Report: {workdir / REPORT_FILE}")
 
 
-def _read(each: Run, workdir: Path, space: Space) -> search_report.Searched:
+def _read(each: Run, workdir: Path, space: Space) -> Searched:
     epochs, decisions = each.config.search.epochs, space.decisions
     return search_report.read(
         each.folder(workdir), each.arm, each.seed, decisions, epochs
@@ -218,11 +219,11 @@ def rank(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> Non
             )
             print(f"{each.arm}, seed {each.seed}: ranked.", flush=True)
             best = Model(
-                f"{each.arm}, seed {each.seed}, {search_report.RANKED}",
+                f"{each.arm}, seed {each.seed}, {rank_disorder.RANKED}",
                 lowest(shared[folder.name]),
                 search.task.guess(data),
             )
-            print_remark([best], search.task.error_name, search_report.REMEDY)
+            print_remark([best], search.task.error_name, REMEDY)
         rank_disorder.write(workdir, architectures, ranking.truth, true_errors, shared)
         _report(config, workdir, space, about)
 
@@ -475,4 +476,4 @@ def _finish(
     write_atomically(folder / f"{prefix}{RESULTS_FILE}", to_json(results))
     print(f"{title}: the best has {search.task.error_name} {error:.2f}.", flush=True)
     model = Model(f"{title}, the best architecture", error, guess)
-    print_remark([model], search.task.error_name, search_report.REMEDY)
+    print_remark([model], search.task.error_name, REMEDY)

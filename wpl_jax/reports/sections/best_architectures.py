@@ -1,0 +1,57 @@
+"""Pictures of the best architectures, and of the best child over the epochs."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from wpl_jax.reports.drawing import animate, draw, height, to_dot
+from wpl_jax.reports.page import Page, new_figure
+from wpl_jax.reports.sections.section import Report, Section
+from wpl_jax.runs.run_files import write_atomically
+from wpl_jax.supernet import Graph
+
+
+def _show(page: Page, report: Report) -> None:
+    page.heading("The best architectures")
+    figures = report.workdir / "figures"
+    for arm, seeds in report.arms.items():
+        best = min(seeds, key=lambda s: s.results["valid_error"])
+        for cell, graph in report.space.graphs(best.results["architecture"]).items():
+            name = f"{cell}_{arm}"
+            figure = new_figure(10, height(graph))
+            draw(graph, figure.subplots())
+            page.figure(
+                figure,
+                name,
+                f"{arm}, {cell}: {report.error_name} "
+                f"{best.results['valid_error']:.1f} on the validation set, with the "
+                "shared weights.",
+            )
+            _graphviz(graph, figures / name)
+    arm, seeds = next(iter(report.arms.items()))
+    rows = seeds[0].metrics
+    of_epochs = [report.space.graphs(row["children/best"]) for row in rows]
+    for cell in of_epochs[0]:
+        animate(
+            [graphs[cell] for graphs in of_epochs],
+            [f"best of epoch {row['step'] + 1}" for row in rows],
+            figures / f"{cell}_over_epochs.gif",
+        )
+    page.text(
+        f"figures/*_over_epochs.gif show the best child of each epoch under {arm}; "
+        "figures/*.dot are the same pictures for Graphviz."
+    )
+
+
+def _graphviz(graph: Graph, path: Path) -> None:
+    """The picture in Graphviz's language, and drawn by it where it is installed."""
+    text = to_dot(graph).encode(errors="backslashreplace")
+    write_atomically(path.with_suffix(".dot"), text)
+    if shutil.which("dot"):
+        command = ["dot", "-Tsvg"]  # Not with the path, which may look like a flag.
+        drawn = subprocess.run(command, check=False, input=text, stdout=subprocess.PIPE)
+        if drawn.returncode == 0:  # A broken Graphviz is no loss.
+            write_atomically(Path(f"{path}_graphviz.svg"), drawn.stdout)
+
+
+SECTION = Section(_show)

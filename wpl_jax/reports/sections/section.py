@@ -1,0 +1,83 @@
+"""The protocol of a section of the report of searches, and statistics over seeds."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from wpl_jax.reports.page import COLORS, Page
+from wpl_jax.reports.searched import Columns, Searched
+from wpl_jax.supernet import Space
+
+
+class Report(NamedTuple):
+    """The searches that a report shows.
+
+    Attributes:
+      workdir: Folder of the run.
+      config: Of the run.
+      arms: Finished searches of each arm, one for each seed. The first arm is the main
+        one.
+      space: The space of the searches.
+      about: A line about the data.
+      start_epoch: First epoch whose children leave a Fisher; None if none do.
+    """
+
+    workdir: Path
+    config: dict[str, Any]
+    arms: dict[str, list[Searched]]
+    space: Space
+    about: str
+    start_epoch: int | None
+
+    @property
+    def searches(self) -> list[Searched]:
+        """The searches of all arms."""
+        return [one for seeds in self.arms.values() for one in seeds]
+
+    @property
+    def error_name(self) -> str:
+        """Name of the task's error."""
+        return self.searches[0].results["error_name"]
+
+    def colored(self) -> Iterator[tuple[str, list[Searched], str]]:
+        """The arms, each with a color."""
+        for (arm, seeds), color in zip(
+            self.arms.items(), itertools.cycle(COLORS), strict=False
+        ):
+            yield arm, seeds, color
+
+    def under_penalty(self, curve: np.ndarray) -> np.ndarray:
+        """The epochs in which penalties are on; all if no arm has a penalty."""
+        start = self.start_epoch
+        first = 0 if start is None else min(start + 1, len(curve) - 1)
+        return curve[first:]
+
+
+class Section(NamedTuple):
+    """A section of the report.
+
+    Attributes:
+      show: Adds the section to the page, or nothing if no search has what it shows.
+      columns: Of the metrics, that it reads beside those of the children.
+    """
+
+    show: Callable[[Page, Report], None]
+    columns: Columns = Columns()
+
+
+def mean(values: np.ndarray) -> float:
+    """The mean of the finite values, nan if there are none."""
+    there = values[np.isfinite(values)]
+    return float(there.mean()) if len(there) else float("nan")
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """The mean, and its standard error if there are several values."""
+    average = f"{np.mean(values):.{digits}f}"
+    if len(values) == 1:
+        return average
+    error = np.std(values, ddof=1) / np.sqrt(len(values))
+    return f"{average} ± {error:.{digits}f}"
