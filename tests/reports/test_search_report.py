@@ -14,8 +14,11 @@ from PIL import Image
 
 from wpl_jax.errors import UserError
 from wpl_jax.reports import search_report
+from wpl_jax.reports.searched import Columns
 from wpl_jax.reports.sections import forgetting
+from wpl_jax.reports.sections.section import Report, Section
 from wpl_jax.runs.checkpoint import Checkpoints
+from wpl_jax.runs.run_files import NUMBER, list_of
 from wpl_jax.spaces.recurrent_cell import ACTIVATIONS, RecurrentCell
 
 SPACE = RecurrentCell(7, 4, 3)
@@ -330,6 +333,48 @@ def test_figures_are_there(written):
         assert title in svg
 
 
+def test_axes_of_differences_are_logarithmic_beyond_ten(searches, tmp_path):
+    """As the caption says; the axis of the reward is linear."""
+    both = read_all(searches, [("wpl", 0)])
+    small = dict.fromkeys(forgetting.PANELS, 9.0)
+    flat = [both[0]._replace(metrics=[row | small for row in both[0].metrics])]
+    for some, scale in ((both, "symlog"), (flat, "linear")):
+        report = Report(tmp_path, CONFIG, {"wpl": some}, SPACE, ABOUT, START)
+        scales = [ax.get_yscale() for ax in forgetting.curves(report).axes]
+        assert scales == [scale] * 3 + ["linear"]
+
+
+def test_section_of_ones_own_reads_columns_that_some_searches_record(
+    searches, tmp_path, monkeypatch
+):
+    shown = []
+
+    def show(page, report):
+        for one in report.searches:
+            if "strategy/weights" in one.metrics[0]:
+                page.heading(f"Weights of {one.folder}")
+                shown.append(one.metrics[-1]["strategy/weights"])
+
+    def weights(decisions):
+        return {"strategy/weights": list_of(list_of(NUMBER), len(decisions))}
+
+    own = Section(show, Columns(of_some=weights))
+    monkeypatch.setattr(search_report, "SECTIONS", (*search_report.SECTIONS, own))
+    folder = shutil.copytree(searches / "wpl-seed0", tmp_path / "wpl-seed0")
+    expected = [[0.5, 0.5]] * 5
+    for line in range(EPOCHS - 1):
+        with_field("strategy/weights", expected, line)(folder / METRICS)
+    with pytest.raises(UserError, match="line 4: the field 'strategy/weights' is miss"):
+        read(folder)
+    with_field("strategy/weights", expected, EPOCHS - 1)(folder / METRICS)
+    some = [read(folder), *read_all(searches, [("none", 0)])]
+    search_report.write(tmp_path, CONFIG, some, SPACE, ABOUT, START)
+    assert shown == [expected]
+    text = Parsed(tmp_path / "report.html").text
+    assert "Weights of wpl-seed0" in text
+    assert "Weights of none-seed0" not in text
+
+
 def test_page_stands_on_its_own(page, written):
     assert not {"script", "link", "iframe", "object", "img"} & page.tags
     assert "svg" in page.tags
@@ -381,7 +426,7 @@ def with_field(name, value, line=None):
     def damage(path):
         records = [json.loads(text) for text in path.read_text().splitlines()]
         record = records[line or 0]
-        del record[name]
+        record.pop(name, None)
         if value is not None:
             record[name] = value
         path.write_text("".join(json.dumps(record) + "\n" for record in records))

@@ -90,7 +90,7 @@ def curves(report: Report) -> Figure:
         if report.start_epoch is not None:
             ax.axvline(report.start_epoch + 1, color="0.6", ls=":", lw=1)
         ax.set(title=title, xlabel="epoch")
-        if name.startswith("error"):
+        if name.startswith("forgetting/"):
             ax.axhline(0, color="0.6", lw=0.8)
             if max(map(abs, ax.get_ylim())) > _LINEAR:
                 # Children that explode in one epoch would hide all the others.
