@@ -38,8 +38,8 @@ from wpl_jax.engine.training import Child, TrainState, gradient_of_batch
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.evaluation.rank_disorder import with_shared
 from wpl_jax.jobs import registry as jobs
-from wpl_jax.jobs import search as search_run
 from wpl_jax.jobs import search_config
+from wpl_jax.jobs.modes import run as run_mode
 from wpl_jax.jobs.search_loop import METRICS
 from wpl_jax.penalty import consolidate, weight_plasticity
 from wpl_jax.protections.protection import Trained
@@ -794,7 +794,7 @@ def test_a_search_goes_on_with_another_number_of_devices(
 ):
     config = one_search()
     monkeypatch.setattr(machine, "StopRequest", Interrupted)
-    monkeypatch.setattr(search_run, "_report", lambda *args: None)
+    monkeypatch.setattr(run_mode, "write_report", lambda *args: None)
     for count, calls in zip(counts, (11, 1000), strict=True):
         Interrupted.left = calls
         with contextlib.suppress(SystemExit):
@@ -825,6 +825,6 @@ def read_lines(workdir):
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search_run, "_report", lambda *args: None)
+        patch.setattr(run_mode, "write_report", lambda *args: None)
         jobs.run(one_search(), folder / "run", "run")
     return folder / "run"

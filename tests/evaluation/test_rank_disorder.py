@@ -16,7 +16,9 @@ from wpl_jax.evaluation import rank_disorder, retrain
 from wpl_jax.evaluation.rank_disorder import correlation, draw
 from wpl_jax.evaluation.truth import FromScratch
 from wpl_jax.jobs import registry as jobs
-from wpl_jax.jobs import search as search_run
+from wpl_jax.jobs.arms import restore
+from wpl_jax.jobs.search_config import expand, make_search
+from wpl_jax.reports import search_report
 
 
 def tau_b(x, y):
@@ -72,7 +74,7 @@ def finished(tmp_path_factory):
     """A finished run of the toy; tests may not write to it."""
     workdir = tmp_path_factory.mktemp("toy") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search_run.search_report, "write", lambda *args: None)
+        patch.setattr(search_report, "write", lambda *args: None)
         jobs.run(make_config(), workdir, "run")
     return workdir
 
@@ -124,11 +126,11 @@ def test_the_mode_ranks_by_shared_weights_and_from_scratch(
         assert "test_error" not in retrained
         assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
         assert not (folder / "checkpoints").exists()
-    runs = search_run.expand(make_config())
+    runs = expand(make_config())
     assert set(found["shared"]) == {each.folder(workdir).name for each in runs}
     for each in runs:
-        search, _, _ = search_run.make_search(each.config)
-        state = search_run._restore(search, each, each.folder(workdir))
+        search, _, _ = make_search(each.config)
+        state = restore(search, each, each.folder(workdir))
         params = jax.tree.map(np.float64, state.shared.params)
         expected = [error_of(params, a) for a in architectures]
         np.testing.assert_allclose(

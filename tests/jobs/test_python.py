@@ -13,7 +13,7 @@ import wpl_jax
 from wpl_jax.data import DataError, images_of_arrays, text_of_strings
 from wpl_jax.engine.optimizers import Sgd
 from wpl_jax.errors import UserError
-from wpl_jax.jobs.search import run as run_config
+from wpl_jax.jobs.modes.run import run as run_config
 from wpl_jax.jobs.search_config import expand, make_search
 from wpl_jax.runs.in_memory import InMemory
 from wpl_jax.runs.machine import Machine

@@ -16,10 +16,12 @@ from ml_collections import ConfigDict
 from wpl_jax.data import DataError
 from wpl_jax.engine.plan import Plan
 from wpl_jax.errors import ConfigError, UserError
+from wpl_jax.evaluation import retrain
 from wpl_jax.jobs import registry as jobs
-from wpl_jax.jobs import search as search_run
 from wpl_jax.jobs import search_loop
+from wpl_jax.jobs.modes import run as run_mode
 from wpl_jax.jobs.search_config import arm_names, expand, make_plan, make_search
+from wpl_jax.reports import search_report
 from wpl_jax.runs import machine
 from wpl_jax.runs.run_directory import open_run
 from wpl_jax.runs.stopping import StopRequest
@@ -35,7 +37,7 @@ def quick_report(monkeypatch):
     def write(workdir, *args):
         (workdir / "report.html").write_text("report")
 
-    monkeypatch.setattr(search_run.search_report, "write", write)
+    monkeypatch.setattr(search_report, "write", write)
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +114,7 @@ def test_a_run_leaves_what_a_search_found(finished):
 def test_a_finished_run_is_not_repeated(finished, capsys, monkeypatch):
     """Its data is read, and compared; nothing else is done."""
     monkeypatch.setattr(search_loop, "Resumable", None)
-    monkeypatch.setattr(search_run, "_check_devices", None)
+    monkeypatch.setattr(run_mode, "check_devices", None)
     before = {p: p.stat().st_mtime_ns for p in finished.rglob("*.json*")}
     jobs.run(toy.get_config(), finished, "run")
     said = capsys.readouterr().out
@@ -201,7 +203,7 @@ def test_damaged_architectures_are_named(name, mode, finished, tmp_path, monkeyp
         config.retrain.architecture = str(path)
         said = "expected the file" if content is None else said
     monkeypatch.setattr(search_loop, "Resumable", None)
-    monkeypatch.setattr(search_run.retrain, "Resumable", None)
+    monkeypatch.setattr(retrain, "Resumable", None)
     with pytest.raises(UserError) as caught:
         jobs.run(config, workdir, mode)
     assert str(path) in str(caught.value)
@@ -230,14 +232,14 @@ def test_interruptions_change_nothing(
 ):
     monkeypatch.setattr(machine, "StopRequest", Interrupted)
     compiled = {}
-    fresh = search_run._Arm
+    fresh = run_mode._Arm
 
     # The processes of this test share what they compile.
     def arm(name, config, *args):
         made = compiled.get(name) or fresh(name, config, *args)
         return compiled.setdefault(name, made)
 
-    monkeypatch.setattr(search_run, "_Arm", arm)
+    monkeypatch.setattr(run_mode, "_Arm", arm)
     config = toy.get_config()
     for _ in range(200):
         Interrupted.left = calls + 1

@@ -77,6 +77,11 @@ class Run(NamedTuple):
         """The key of its randomness."""
         return jax.random.key(self.seed)
 
+    @property
+    def title(self) -> str:
+        """What it is called in what is printed."""
+        return f"{self.arm}, seed {self.seed}"
+
     def folder(self, workdir: Path) -> Path:
         """Where its files go."""
         return workdir / "searches" / f"{self.arm}-seed{self.seed}"

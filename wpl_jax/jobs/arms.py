@@ -1,0 +1,79 @@
+"""The arms of a configuration, and what their searches share."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import jax
+from ml_collections import ConfigDict
+
+from wpl_jax.devices import choice
+from wpl_jax.engine.state import State
+from wpl_jax.errors import UserError
+from wpl_jax.jobs import memory
+from wpl_jax.jobs.config_fields import changes_of
+from wpl_jax.jobs.search_config import Run, make_search
+from wpl_jax.runs import fingerprint
+from wpl_jax.runs.machine import Machine
+from wpl_jax.runs.resumable import newest
+from wpl_jax.search import Search
+from wpl_jax.tasks import Data, DataCache
+
+Made = TypeVar("Made")
+RETRAINING = "retraining"  # in the name of data
+
+
+def of_each_arm(
+    runs: list[Run], make: Callable[[str, ConfigDict], Made]
+) -> dict[str, Made]:
+    """Makes an object for each arm; an error names the field of the arm.
+
+    Args:
+      runs: Of the configuration.
+      make: A function of an arm's name and of its configuration.
+
+    Returns:
+      The objects by the names of the arms.
+    """
+    found: dict[str, Made] = {}
+    first = {each.arm: each.config for each in reversed(runs)}
+    for arm, config in first.items():
+        with changes_of(f"arms.{arm}", config.arms[arm]):
+            found[arm] = make(arm, config)
+    return found
+
+
+def searches_of(
+    runs: list[Run], cache: DataCache, machine: Machine
+) -> dict[str, tuple[Search, Data, str]]:
+    """The search of each arm, its data and a line about the data; seeds share them."""
+    return of_each_arm(
+        runs, lambda arm, config: make_search(config, cache, machine.devices)
+    )
+
+
+def fingerprints(searches: dict[str, tuple[Search, Data, str]]) -> dict[str, str]:
+    """Fingerprints of the data of each arm, by its name."""
+    return fingerprint.of_each({arm: found[1] for arm, found in searches.items()})
+
+
+def restore(search: Search, each: Run, folder: Path) -> State:
+    """The newest state of a search, on its devices.
+
+    Raises:
+      UserError: If there is no search in the folder.
+    """
+    found = newest(folder, jax.eval_shape(search.init, each.key()))
+    if found is None:
+        raise UserError(f"There is no search in {folder}. Run it first.")
+    return search.devices.replicate(found[1])
+
+
+def check_devices(needs: list[memory.Need], machine: Machine) -> None:
+    """Prints which devices are used, and their memory.
+
+    Raises:
+      UserError: If more memory is needed than there is.
+    """
+    print(choice.told((need.devices for need in needs), machine.devices))
+    print(memory.check_all(needs), flush=True)

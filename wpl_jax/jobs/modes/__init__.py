@@ -1,0 +1,1 @@
+"""The modes of a search's job, one module for each."""

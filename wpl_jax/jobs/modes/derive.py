@@ -1,0 +1,44 @@
+"""``--mode=derive``: the selection of the best architectures, once more."""
+
+import sys
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from wpl_jax.jobs import memory
+from wpl_jax.jobs.arms import check_devices, fingerprints, restore, searches_of
+from wpl_jax.jobs.results import write_results
+from wpl_jax.jobs.search_config import expand, make_plan
+from wpl_jax.reports.searched import RESULTS_FILE
+from wpl_jax.runs.machine import Machine
+from wpl_jax.runs.run_directory import claim_data, open_run
+from wpl_jax.tasks import DataCache
+
+
+def derive(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> None:
+    """Selects the best architecture of each search again, also of unfinished ones."""
+    runs = expand(config)
+    with (
+        open_run(workdir, config.to_dict(), existing=True),
+        machine.requests() as requests,
+    ):
+        searches = searches_of(runs, DataCache(), machine)
+        claim_data(workdir, fingerprints(searches))
+        needs = [memory.of_search(*found[:2]) for found in searches.values()]
+        check_devices(needs, machine)
+        for each in runs:
+            folder, (search, data, _) = each.folder(workdir), searches[each.arm]
+            state = restore(search, each, folder)
+            plan = make_plan(each.config, search)
+            number = plan.selection
+            while number < len(plan) and not requests.stop.asked():
+                state = plan.advance(state, data, number)
+                number += plan.count_taken(number)
+            if number < len(plan):
+                sys.exit(requests.stop.exit_code())
+            # Of an unfinished search, what says so: its results are still to come.
+            done = (folder / RESULTS_FILE).exists()
+            prefix = "" if done else "derived_"
+            write_results(
+                search, search.task.guess(data), state, folder, each.title, prefix
+            )

@@ -1,0 +1,192 @@
+"""``--mode=run``: all searches of a configuration, their retraining and a report."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from wpl_jax.data import DataError
+from wpl_jax.devices import processes
+from wpl_jax.errors import ConfigError
+from wpl_jax.evaluation import rank_disorder, retrain
+from wpl_jax.jobs import memory
+from wpl_jax.jobs.arms import RETRAINING, check_devices, of_each_arm
+from wpl_jax.jobs.build import build
+from wpl_jax.jobs.modes.report import read_search, write_report
+from wpl_jax.jobs.results import (
+    ARCHITECTURE_FILE,
+    on_all,
+    read_architecture,
+    write_results,
+)
+from wpl_jax.jobs.search_config import (
+    Run,
+    expand,
+    make_plan,
+    make_retraining,
+    make_search,
+    search_settings,
+)
+from wpl_jax.jobs.search_loop import advance_all, resumable
+from wpl_jax.reports.search_report import REPORT_FILE
+from wpl_jax.reports.searched import RESULTS_FILE
+from wpl_jax.runs import fingerprint
+from wpl_jax.runs.machine import Machine, Requests
+from wpl_jax.runs.run_directory import claim_data, open_run
+from wpl_jax.search import Search
+from wpl_jax.tasks import Data, DataCache
+
+
+def run(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> None:
+    """Runs or resumes all searches of a configuration, and reports on them.
+
+    Each search ends with the selection of its best architecture, and with that
+    architecture's training from scratch where ``config.retrain.epochs`` is not 0.
+
+    Args:
+      config: As ``configs/enas_rnn_pydoc.py`` gives it.
+      workdir: Folder of the run.
+      machine: How the searches use this machine.
+
+    Raises:
+      UserError: If something is wrong with the configuration, the data or the
+        folder, before anything is compiled.
+      SystemExit: With 128 and the number of a signal after it, once all is saved.
+    """
+    runs = expand(config)
+    page = workdir / REPORT_FILE
+    finished = processes.broadcast(
+        page.is_file() and all(_is_finished(each, workdir) for each in runs)
+    )
+    said = f"This run is finished: {page}"
+    # The data first: a folder is claimed by nothing that cannot run.
+    try:
+        arms = _make_arms(runs, machine)
+    except DataError as error:
+        if not finished:
+            raise
+        with open_run(workdir, config.to_dict()):
+            print(f"{said}\nIts data is not there to be compared. {error}")
+            return
+    if not finished:
+        if "ranking" in config:  # No search is to end in what cannot be ranked.
+            ranking = build(rank_disorder.Ranking, config, "ranking")
+            ranking.truth.check(arms[runs[0].arm].space)
+        print("\n".join(dict.fromkeys(arm.about for arm in arms.values())))
+        needs = [need for arm in arms.values() for need in arm.needs]
+        check_devices(needs, machine)
+    data = fingerprint.of_each({k: v for arm in arms.values() for k, v in arm.data()})
+    with open_run(workdir, config.to_dict()), machine.requests() as requests:
+        claim_data(workdir, data)
+        if processes.is_primary():
+            for each in runs:
+                arms[each.arm].check_files(each, workdir)
+        if finished:
+            print(said)
+            return
+        for number, each in enumerate(runs, 1):
+            title = f"[{number}/{len(runs)}] {each.title}"
+            arms[each.arm].run(each, workdir, title, requests)
+        main = arms[runs[0].arm]
+        write_report(config, workdir, main.space, main.about)
+
+
+def _is_finished(each: Run, workdir: Path) -> bool:
+    retrained = each.folder(workdir) / "retrain" / retrain.RETRAINED_FILE
+    return (each.folder(workdir) / RESULTS_FILE).exists() and (
+        not each.config.retrain.epochs or retrained.exists()
+    )
+
+
+def _make_arms(runs: list[Run], machine: Machine) -> dict[str, "_Arm"]:
+    """By name; they share what they have in common of the data."""
+    cache = DataCache()
+    return of_each_arm(
+        runs, lambda arm, config: _Arm(arm, config, cache, machine.devices)
+    )
+
+
+class _Arm:
+    """What the seeds of an arm share: data and compiled functions."""
+
+    def __init__(
+        self, name: str, config: ConfigDict, cache: DataCache, num_devices: int | None
+    ):
+        self._name, self._config = name, config
+        self._search, self._data, self.about = make_search(config, cache, num_devices)
+        self.space = self._search.task.space
+        self.needs = [memory.of_search(self._search, self._data)]
+        if config.retrain.epochs:
+            self._retraining, self._retrain_data = make_retraining(
+                config, cache, num_devices
+            )
+            self.needs.append(
+                memory.of_retraining(self._retraining, self._retrain_data)
+            )
+            if self._retraining.task.space.decisions != self.space.decisions:
+                raise ConfigError(
+                    "config.retrain.space has other decisions than config.space, "
+                    "expected the same. Change sizes there that leave them as they are."
+                )
+
+    def data(self) -> Iterator[tuple[str, Data]]:
+        """Data by the names that its fingerprints have."""
+        yield self._name, self._data
+        if self._config.retrain.epochs:
+            yield f"{self._name}, {RETRAINING}", self._retrain_data
+
+    def check_files(self, each: Run, workdir: Path) -> None:
+        """Checks what is there of a run, before anything is compiled for the rest."""
+        if (each.folder(workdir) / RESULTS_FILE).exists():
+            read_search(each, workdir, self.space)
+            if not _is_finished(each, workdir):
+                self._read_architecture(each.folder(workdir))
+
+    def _read_architecture(self, folder: Path) -> np.ndarray:
+        """What a finished search has found, to be trained from scratch."""
+        remedy = (
+            f"Delete {folder / RESULTS_FILE} and run again: both are made anew from "
+            "the checkpoint."
+        )
+        path, space = folder / ARCHITECTURE_FILE, self._retraining.task.space
+        return read_architecture(path, space, remedy)
+
+    def run(self, each: Run, workdir: Path, title: str, requests: Requests) -> None:
+        """Searches and retrains, as far as it has not been done."""
+        folder = each.folder(workdir)
+        if not processes.broadcast((folder / RESULTS_FILE).exists()):
+            _search(
+                *(self._config, self._search, self._data), each, folder, title, requests
+            )
+        if not processes.broadcast(_is_finished(each, workdir)):
+            retrain.run(
+                self._retraining,
+                self._retrain_data,
+                on_all(self._read_architecture, folder, self.space),
+                each.seed,
+                folder / "retrain",
+                f"{title}, retraining",
+                requests,
+                self._config.retrain.checkpoint_seconds,
+            )
+
+
+def _search(
+    config: ConfigDict,
+    search: Search,
+    data: Data,
+    each: Run,
+    folder: Path,
+    title: str,
+    requests: Requests,
+) -> None:
+    """Searches from wherever an earlier process stopped, and writes the results."""
+    settings = search_settings(config)
+    plan = make_plan(config, search)
+    guess = search.task.guess(data)
+    with resumable(
+        search, plan, each.seed, folder, title, requests, settings.checkpoint_seconds
+    ) as job:
+        advance_all(job, search, plan, data, guess, title, settings.max_bad_steps)
+        write_results(search, guess, job.state, folder, title)

@@ -1,0 +1,97 @@
+"""The files in which a search leaves its best architecture."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from wpl_jax.devices import processes
+from wpl_jax.engine.state import State
+from wpl_jax.errors import UserError
+from wpl_jax.reports.searched import REMEDY, RESULTS_FILE
+from wpl_jax.runs.run_files import read_text, to_json, write_atomically
+from wpl_jax.search import Search
+from wpl_jax.supernet import Space, architecture_from_json, architecture_to_json
+from wpl_jax.tasks import ranking as order
+from wpl_jax.tasks.guessing import Guess, Model, print_remark
+
+ARCHITECTURE_FILE = "architecture.json"
+
+
+def write_results(
+    search: Search,
+    guess: Guess,
+    state: State,
+    folder: Path,
+    title: str,
+    prefix: str = "",
+) -> None:
+    """Writes the best architecture, and its error with the shared weights.
+
+    Args:
+      search: The search, after its selection.
+      guess: What a guess is worth on its data.
+      state: Its last state.
+      folder: Of the search.
+      title: What it is called in what is printed.
+      prefix: Of the names of the files.
+
+    Raises:
+      UserError: If no candidate has a finite error.
+    """
+    selection = jax.device_get(state.selection)
+    best = int(order(selection.judged, selection.allowed[selection.kept])[0])
+    if not selection.allowed[selection.kept[best]]:
+        print(
+            f"{title}: the reward allows none of the {len(selection.allowed)} "
+            "candidates (config.reward). The best of those that it does not allow:",
+            flush=True,
+        )
+    architecture = selection.architectures.choice[selection.kept[best]]
+    text = architecture_to_json(search.task.space, architecture)
+    write_atomically(folder / f"{prefix}{ARCHITECTURE_FILE}", text)
+    loss, error = (float(each[best]) for each in selection.judged)
+    if not np.isfinite(loss):
+        raise UserError(
+            f"{folder}: none of the candidates has a finite error with the shared "
+            "weights. Lower the learning rate (config.optimizer), and give another "
+            "--workdir."
+        )
+    results = {
+        "guess": guess._asdict(),
+        "architecture": architecture.tolist(),
+        "error_name": search.task.error_name,
+        "valid_loss": loss,
+        "valid_error": error,
+    }
+    write_atomically(folder / f"{prefix}{RESULTS_FILE}", to_json(results))
+    print(f"{title}: the best has {search.task.error_name} {error:.2f}.", flush=True)
+    model = Model(f"{title}, the best architecture", error, guess)
+    print_remark([model], search.task.error_name, REMEDY)
+
+
+def on_all(read: Callable[[Path], np.ndarray], path: Path, space: Space) -> np.ndarray:
+    """The architecture that the primary process reads, on all processes."""
+    architecture = np.zeros(len(space.decisions), np.int32)
+    if processes.is_primary():
+        architecture = read(path)
+    return processes.from_primary(architecture, architecture)
+
+
+def read_architecture(path: Path, space: Space, remedy: str) -> np.ndarray:
+    """The choice of the architecture in a file, ``int32[decisions]``.
+
+    Args:
+      path: The file.
+      space: Its space.
+      remedy: What to do if it is wrong, for the message.
+
+    Raises:
+      UserError: If it is not that of an architecture of the space.
+    """
+    text = read_text(path, remedy)
+    try:
+        return architecture_from_json(space, text)
+    except UserError as error:
+        raise UserError(f"{path}: {error} {remedy}") from error
