@@ -34,16 +34,18 @@ from wpl_jax.engine.evaluator import Evaluator
 from wpl_jax.engine.forgetting import forgetting
 from wpl_jax.engine.joint_training import Together
 from wpl_jax.engine.learner import Learner
+from wpl_jax.engine.one_child import OneChild
 from wpl_jax.engine.optimizers import Optimizer
 from wpl_jax.engine.state import Epoch, Measured, Selection, Shared, State, key_for
-from wpl_jax.engine.training import (
-    Child,
+from wpl_jax.engine.trainer import (
     Companions,
-    OneChild,
+    Progress,
     Skipped,
-    TrainState,
+    Stretch,
+    Trainer,
     first_of,
 )
+from wpl_jax.engine.training import TrainState
 from wpl_jax.protections.protection import Protection, Trained
 from wpl_jax.strategies import Strategy
 from wpl_jax.strategies.rewards import Reward, TaskReward
@@ -188,15 +190,15 @@ class Search:
         rows = self._trainer.rows(architectures)
         rows_of_all = self._rows_of_all(state.shared, rows)
         shared = gather(state.shared, rows_of_all)
-        progress = self._trainer.train(
+        companions = self._companions(
+            state.shared.memory, architectures, keys("rehearse")
+        )
+        train_state = TrainState(shared.params, shared.opt_state, state.carry)
+        progress, loss = self._trainer.train(
             self._transform(epoch, state.rate_scale),
-            TrainState(shared.params, shared.opt_state, state.carry),
-            state.skipped,
-            state.strategy,
-            self._companions(state.shared.memory, architectures, keys("rehearse")),
-            Child(architectures, numbers * self.batches, keys("train")),
+            Progress(architectures, state.strategy, train_state, state.skipped),
+            Stretch(numbers * self.batches, keys("train"), companions),
             data,
-            self.batches,
         )
         params, opt_state, carry = progress.train_state
         shared = shared._replace(params=params, opt_state=opt_state)
@@ -210,16 +212,22 @@ class Search:
             skipped=progress.skipped,
             epoch=seen._replace(
                 architectures=_put(seen.architectures, index, progress.architectures),
-                train_loss=_put(seen.train_loss, index, progress.loss),
+                train_loss=_put(seen.train_loss, index, loss),
             ),
         )
 
     @property
-    def _trainer(self) -> OneChild | Together:
+    def _trainer(self) -> Trainer:
         """How children are trained: alone on their rows, if these stay the same."""
         if self.children_per_step == 1 and not self._changes_rows:
-            return OneChild(self.task, self.strategy, self.devices)
-        return Together(self.task, self.strategy, self.devices, self.children_per_step)
+            return OneChild(self.task, self.strategy, self.batches, self.devices)
+        return Together(
+            self.task,
+            self.strategy,
+            self.batches,
+            self.devices,
+            self.children_per_step,
+        )
 
     @property
     def _changes_rows(self) -> bool:

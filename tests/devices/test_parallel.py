@@ -33,8 +33,8 @@ from wpl_jax.devices import capacity, choice, sharded
 from wpl_jax.devices.axis import NO_AXIS, Axis
 from wpl_jax.devices.parallel import Devices
 from wpl_jax.devices.sharded import Sharded
-from wpl_jax.engine.joint_training import batches_of_several, joint_step
-from wpl_jax.engine.training import Child, TrainState, gradient_of_batch
+from wpl_jax.engine.joint_training import Child, batches_of_several, joint_step
+from wpl_jax.engine.training import TrainState, gradient_of_batch
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.evaluation.rank_disorder import with_shared
 from wpl_jax.jobs import registry as jobs

@@ -20,22 +20,28 @@ import optax
 
 from wpl_jax.devices.parallel import Devices
 from wpl_jax.engine.slope import Slope
-from wpl_jax.engine.training import (
-    Child,
+from wpl_jax.engine.trainer import (
     Companions,
     Estimate,
     Progress,
-    Skipped,
-    Step,
-    TrainState,
+    Stretch,
+    Trainer,
     first_of,
-    gradient_of_batch,
     key_of_strategy,
     mean_of_finite,
 )
+from wpl_jax.engine.training import Step, TrainState, gradient_of_batch
 from wpl_jax.strategies import Strategy
 from wpl_jax.supernet import ALL, Architecture, add_rows, gather, mask
 from wpl_jax.tasks.task import Data, Task
+
+
+class Child(NamedTuple):
+    """A child in a step; of several, arrays of all."""
+
+    architecture: Architecture
+    step: jax.Array  # int32[]; number of its training batch
+    key: jax.Array
 
 
 class Item(NamedTuple):
@@ -117,18 +123,20 @@ def batches_of_several(
 
 
 @dataclasses.dataclass(frozen=True)
-class Together:
+class Together(Trainer):
     """Trains children on all shared parameters.
 
     Attributes:
       task: Whose loss is minimised.
       strategy: Which may learn before each batch, if there is one child.
+      batches: How many each child is trained on in a call.
       devices: Among which the children are divided, or the batches of each.
       children: How many there are.
     """
 
     task: Task
     strategy: Strategy
+    batches: int
     devices: Devices
     children: int
 
@@ -145,60 +153,43 @@ class Together:
     def train(
         self,
         transform: optax.GradientTransformationExtraArgs,
-        train_state: TrainState,
-        skipped: Skipped,
-        strategy: Any,
-        companions: Companions | None,
-        children: Child,
+        progress: Progress,
+        stretch: Stretch,
         data: Data,
-        batches: int,
-    ) -> Progress:
-        """Steps on one batch of each child after the other.
+    ) -> tuple[Progress, jax.Array]:
+        """Steps on one batch of each child after the other; see :meth:`Trainer.train`.
 
-        Args:
-          transform: The optimizer.
-          train_state: The shared parameters, their optimizer state and a carry a child.
-          skipped: Steps before these.
-          strategy: State of the strategy.
-          companions: Of each child; None for none.
-          children: Each with the number of its first batch in a search of one child at
-            a time.
-          data: Of the task.
-          batches: How many each takes.
+        The numbers of the first batches are those of a search that trains one child at
+        a time.
         """
-        done = children.step[0] // self.children
+        done = stretch.first[0] // self.children
         first, stride = batches_of_several(self.task, data, done, self.children)
-        children = children._replace(step=first)
+
+        def step(progress, i):
+            children = Child(
+                progress.architectures,
+                first + i * stride,
+                jax.vmap(jax.random.fold_in, (0, None))(stretch.keys, i),
+            )
+            return self._step(transform, progress, children, stretch.companions, data)
+
         axis = self.devices.batch
+        progress = progress.with_carry(_of_each_child(axis.shard))
+        progress, loss = jax.lax.scan(step, progress, jnp.arange(self.batches))
+        progress = progress.with_carry(_of_each_child(axis.all_gather))
+        return progress, mean_of_finite(loss)
 
-        def step(carry, i):
-            architectures, strategy, train_state, skipped = carry
-            now = Child(
-                architectures,
-                children.step + i * stride,
-                jax.vmap(jax.random.fold_in, (0, None))(children.key, i),
-            )
-            if self.children == 1:
-                strategy, now = self._let_learn(strategy, now, train_state, data)
-            train_state, told = joint_step(
-                self.task, transform, train_state, now, companions, data, self.devices
-            )
-            carry = now.architecture, strategy, train_state, skipped.after(told.sound)
-            return carry, told.loss
-
-        def shard(carry, one):
-            return jax.tree.map(lambda x: jax.vmap(one)(x), carry)
-
-        train_state = train_state._replace(carry=shard(train_state.carry, axis.shard))
-        start = children.architecture, strategy, train_state, skipped
-        end, loss = jax.lax.scan(step, start, jnp.arange(batches))
-        architectures, strategy, train_state, skipped = end
-        train_state = train_state._replace(
-            carry=shard(train_state.carry, axis.all_gather)
+    def _step(self, transform, progress, children, companions, data):
+        """A step on one batch of each, before which the strategy may learn."""
+        _, strategy, train_state, skipped = progress
+        if self.children == 1:
+            strategy, children = self._let_learn(strategy, children, train_state, data)
+        train_state, told = joint_step(
+            self.task, transform, train_state, children, companions, data, self.devices
         )
-        return Progress(
-            train_state, skipped, strategy, architectures, mean_of_finite(loss)
-        )
+        skipped = skipped.after(told.sound)
+        progress = Progress(children.architecture, strategy, train_state, skipped)
+        return progress, told.loss
 
     def _let_learn(self, strategy, children, train_state, data):
         """Lets the strategy learn before a batch of the one child."""
@@ -219,15 +210,7 @@ class Together:
     def estimate(
         self, params: Any, architectures: Architecture, each: Estimate, keys: jax.Array
     ) -> tuple[Any, Any]:
-        """The mean of what a protection estimates of the children, and what is used.
-
-        Args:
-          params: The shared parameters.
-          architectures: The children.
-          each: Of parameters, an architecture, a place in the call, a key and an axis,
-            the estimate.
-          keys: Of each child.
-        """
+        """The mean over the children that use a parameter; see `Trainer.estimate`."""
 
         def one(child, item):
             found = each(
@@ -242,6 +225,11 @@ class Together:
             params, self.task.space.rows, one, items, self.devices
         )
         return found, used
+
+
+def _of_each_child(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A function of a carry of several children; of one that may have no arrays."""
+    return lambda carry: jax.tree.map(jax.vmap(change), carry)
 
 
 def joint_step(

@@ -227,7 +227,8 @@ class Plan(Sequence[Call]):
 
     def begins_epoch(self, number: int) -> bool:
         """Whether an epoch, or the selection, begins with this call."""
-        return number in self._starts
+        place = np.searchsorted(self._starts, number)
+        return bool(place < len(self._starts) and self._starts[place] == number)
 
 
 def _find(phases: tuple[Phase, ...], place: int) -> tuple[str, int]:

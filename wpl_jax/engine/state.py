@@ -6,7 +6,7 @@ import jax
 import optax
 
 from wpl_jax.engine.forgetting import Forgetting
-from wpl_jax.engine.training import Skipped
+from wpl_jax.engine.trainer import Skipped
 from wpl_jax.supernet import Architecture
 from wpl_jax.tasks import Evaluation
 
