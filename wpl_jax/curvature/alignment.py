@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from wpl_jax.common.trees import widen
+from wpl_jax.curvature.operations import Arrays, Step, run_steps
 from wpl_jax.curvature.program import is_inexact
-from wpl_jax.curvature.split import Arrays, Split, Step, run_steps
+from wpl_jax.curvature.split import Split
 
 # Operations that leave real numbers what they are, but for rounding.
 SAME = {"convert_element_type", "copy", "copy_p", "reduce_precision"}

@@ -31,8 +31,9 @@ import jax.numpy as jnp
 
 from wpl_jax.common.trees import widen
 from wpl_jax.curvature.alignment import ELEMENTWISE, SAME, run_wide, values_of
-from wpl_jax.curvature.sites import Product
-from wpl_jax.curvature.split import Split, Step
+from wpl_jax.curvature.operations import Step
+from wpl_jax.curvature.split import Split
+from wpl_jax.curvature.uses import Product
 
 
 class Reductions(NamedTuple):

@@ -9,8 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from wpl_jax.curvature.operations import Arrays, Level, Loop, Site, run_steps
 from wpl_jax.curvature.program import is_inexact
-from wpl_jax.curvature.split import Arrays, Level, Loop, Site, Split, run_steps
+from wpl_jax.curvature.split import Split
 
 
 def without_examples(

@@ -14,13 +14,21 @@ which stacks what is met, and a loop over the second. So a site in a loop is a s
 each time step, with the arguments of all of them at hand.
 """
 
-import dataclasses
 import itertools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
+from wpl_jax.curvature.operations import (
+    Arrays,
+    Batched,
+    Carry,
+    Level,
+    Loop,
+    Site,
+    Step,
+    run_steps,
+)
 from wpl_jax.curvature.patches import as_product
 from wpl_jax.curvature.program import (
     EXAMPLE,
@@ -34,96 +42,6 @@ from wpl_jax.curvature.program import (
     origins,
     output_origins,
 )
-
-Arrays = dict[int, Any]
-
-
-@dataclasses.dataclass(eq=False)
-class Level:
-    """The body of the loss, or of a loop in it.
-
-    Attributes:
-      parent: What the loop stands in; None for the loss itself.
-      length: Number of the loop's steps.
-      steps: Operations without examples.
-      batched: Operations on examples.
-      emitted: Names of the values of ``steps`` that are met, with the names of their
-        stacks, which belong to levels further out.
-      slices: Names of the loop's slices of arrays without examples.
-      sites: The sites in it, those of inner loops included.
-    """
-
-    parent: "Level | None" = None
-    length: int = 1
-    steps: list["Step"] = dataclasses.field(default_factory=list)
-    batched: list["Batched | Loop"] = dataclasses.field(default_factory=list)
-    emitted: dict[int, int] = dataclasses.field(default_factory=dict)
-    slices: dict[int, int] = dataclasses.field(default_factory=dict)
-    sites: list["Site"] = dataclasses.field(default_factory=list)
-
-    def path(self) -> list["Level"]:
-        """The loops from the outermost to this one."""
-        return [*self.parent.path(), self] if self.parent else []
-
-    def depth(self) -> int:
-        """How many loops it stands in."""
-        return len(self.path())
-
-
-class Step(NamedTuple):
-    """An operation without examples."""
-
-    equation: Any  # None for a loop of such operations
-    function: Callable[..., Any]
-    inputs: list[int]
-    outputs: list[int]
-
-
-class Batched(NamedTuple):
-    """An operation on examples."""
-
-    function: Callable[..., list[Any]]
-    inputs: list[int]
-    outputs: list[int]
-    site: "Site | None"
-
-
-class Site(NamedTuple):
-    """An operation in which parameters meet examples."""
-
-    number: int
-    equation: Any  # None where a value of parameters alone is taken for every example
-    function: Callable[..., list[Any]]
-    inputs: list[int]
-    positions: list[int]  # of the inputs that depend on parameters
-    level: Level
-    avals: list[Any]  # of the results
-
-    @property
-    def is_opaque(self) -> bool:
-        """Whether its gradient is a rule of its owner's, to be taken as it is."""
-        return self.equation is not None and "custom_vjp" in str(
-            self.equation.primitive.name
-        )
-
-
-class Carry(NamedTuple):
-    """What goes on from one step of a loop to the next."""
-
-    before: int
-    inside: int
-    following: int
-    after: int
-
-
-class Loop(NamedTuple):
-    """A loop on examples."""
-
-    level: Level
-    options: dict[str, Any]  # of ``lax.scan``
-    carries: list[Carry]
-    slices: list[tuple[int, int]]  # outside and inside
-    stacks: list[tuple[int, int]]  # inside and outside
 
 
 class Split:
@@ -397,10 +315,3 @@ class Split:
 
         outputs = [*(c.after for c in carries), *emitted.values()]
         level.steps.append(Step(None, function, inputs, outputs))
-
-
-def run_steps(steps: list[Step], env: Arrays) -> None:
-    """Runs operations without examples, and adds their results to ``env``."""
-    for step in steps:
-        outputs = step.function(*(env[v] for v in step.inputs))
-        env.update(zip(step.outputs, outputs, strict=True))

@@ -31,8 +31,15 @@ from wpl_jax.curvature import reductions, running, sites
 from wpl_jax.curvature.alignment import is_aligned, pull_squares
 from wpl_jax.curvature.placement import varying_like
 from wpl_jax.curvature.reductions import Reductions
-from wpl_jax.curvature.sites import Product, Use
 from wpl_jax.curvature.split import Split
+from wpl_jax.curvature.uses import (
+    Product,
+    Use,
+    count_rows,
+    lookup_of,
+    product_of,
+    uses_of,
+)
 
 Loss = Callable[[Any, Any], jax.Array]
 
@@ -123,7 +130,7 @@ class _Plan:
         split, (name,) = self.split, self.reached[parameter]
         uses, how = self.uses[name], self.sums.get(parameter)
         products = [product for product in self.products[name] if product]
-        if (lookup := sites.lookup_of(uses[0], split)) is not None:
+        if (lookup := lookup_of(uses[0], split)) is not None:
             total = sites.squares_of_lookup(uses[0], lookup, met[name], records, found)
             return pull_squares(split, parameter, name, leaves, total)
         rows, results = sites.rows_and_results(uses, products, records, found)
@@ -142,10 +149,10 @@ def _plan(loss: Loss, params: Any, examples: Any) -> _Plan:
     count = len(jax.tree.leaves(params))
     split = Split(jax.make_jaxpr(loss)(params, example_shape(examples)), count)
     uses: dict[int, list[Use]] = {}
-    for use in sites.uses_of(split):
+    for use in uses_of(split):
         uses.setdefault(use.met, []).append(use)
     products = {
-        name: [sites.product_of(use, split) for use in of] for name, of in uses.items()
+        name: [product_of(use, split) for use in of] for name, of in uses.items()
     }
     reached = [
         [name for name in uses if i in split.origins[name]] for i in range(count)
@@ -166,7 +173,7 @@ def _way(plan: _Plan, parameter: int) -> Way:
         return Way("each", "complex")
     uses, products = plan.uses[name], plan.products[name]
     aligned = is_aligned(split, parameter, name)
-    if aligned and len(uses) == 1 and sites.lookup_of(uses[0], split):
+    if aligned and len(uses) == 1 and lookup_of(uses[0], split):
         return Way("squares", "rows of it are looked up")
     known = [product for product in products if product]
     if len(known) < len(uses):
@@ -178,7 +185,7 @@ def _way(plan: _Plan, parameter: int) -> Way:
         return Way("each", f"used by {', '.join(sorted(others))}")
     if len({product.layout for product in known}) > 1:
         return Way("each", "multiplied along different axes")
-    rows = sum(sites.count_rows(*pair) for pair in zip(uses, known, strict=True))
+    rows = sum(count_rows(*pair) for pair in zip(uses, known, strict=True))
     met = f"meets {rows} {'row' if rows == 1 else 'rows'} of each example"
     if rows > sites.MOST_ROWS:
         return Way("each", met)
