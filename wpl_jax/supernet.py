@@ -39,7 +39,8 @@ class Architecture(NamedTuple):
       choice: For each decision the index of what is chosen. Of a mixture, what it is
         discretized to.
       weights: Of a mixture: the forward pass computes every choice of a decision and
-        takes their sum, weighted by these. None where choices are made.
+        takes their sum, weighted by these, a row for each of :attr:`Space.groups`.
+        None where choices are made.
       gates: Of a single path that its weights are to have gradients through (GDAS;
         Dong and Yang, 2019): 1 for what is chosen and 0 for the rest, in value. The
         forward pass multiplies what is chosen by its gate and adds the gates of the
@@ -47,7 +48,7 @@ class Architecture(NamedTuple):
     """
 
     choice: jax.Array  # int32[num_decisions]
-    weights: jax.Array | None = None  # float32[num_decisions, max_choices]
+    weights: jax.Array | None = None  # float32[num_groups, max_choices]
     gates: jax.Array | None = None  # float32[num_decisions, max_choices]
 
 
@@ -68,6 +69,15 @@ class Space(Protocol):
     @property
     def decisions(self) -> tuple[Decision, ...]:
         """What a child chooses."""
+
+    @property
+    def groups(self) -> tuple[Decision, ...]:
+        """What a mixture has a distribution of weights for.
+
+        By default the decisions. Others may follow them, of which nothing is left in a
+        child, such as how much each input of a node counts.
+        """
+        return self.decisions
 
     def init(self, key: jax.Array) -> Any:
         """The shared parameters of all children."""
@@ -102,12 +112,12 @@ class Space(Protocol):
         """The choice that is left of a mixture: the largest weight of each decision.
 
         Args:
-          weights: ``float32[num_decisions, max_choices]``.
+          weights: ``float32[num_groups, max_choices]``.
 
         Returns:
           ``int32[num_decisions]``.
         """
-        return largest_weights(weights, self.decisions)
+        return largest_weights(weights, self.groups)[: len(self.decisions)]
 
     def costs(self, architecture: Architecture) -> dict[str, jax.Array]:
         """What a child costs, by name; by default its ``"parameters"``, ``int32[]``.

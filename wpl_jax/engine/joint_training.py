@@ -30,7 +30,12 @@ from wpl_jax.engine.trainer import (
     key_of_strategy,
     mean_of_finite,
 )
-from wpl_jax.engine.training import Step, TrainState, gradient_of_batch
+from wpl_jax.engine.training import (
+    Step,
+    TrainState,
+    gradient_of_batch,
+    stepped_by,
+)
 from wpl_jax.strategies import Strategy
 from wpl_jax.supernet import ALL, Architecture, add_rows, gather, mask
 from wpl_jax.tasks.task import Data, Task
@@ -183,7 +188,9 @@ class Together(Trainer):
         """A step on one batch of each, before which the strategy may learn."""
         _, strategy, train_state, skipped = progress
         if self.children == 1:
-            strategy, children = self._let_learn(strategy, children, train_state, data)
+            strategy, children = self._let_learn(
+                strategy, children, transform, train_state, data
+            )
         train_state, told = joint_step(
             self.task, transform, train_state, children, companions, data, self.devices
         )
@@ -191,7 +198,7 @@ class Together(Trainer):
         progress = Progress(children.architecture, strategy, train_state, skipped)
         return progress, told.loss
 
-    def _let_learn(self, strategy, children, train_state, data):
+    def _let_learn(self, strategy, children, transform, train_state, data):
         """Lets the strategy learn before a batch of the one child."""
         child, carry = first_of((children, train_state.carry))
 
@@ -199,7 +206,14 @@ class Together(Trainer):
             return gather(train_state.params, self.task.space.rows(architecture))
 
         slope = Slope(
-            self.task, child_of, data, carry, child.step, child.key, self.devices.batch
+            self.task,
+            child_of,
+            data,
+            carry,
+            child.step,
+            child.key,
+            stepped_by(transform, train_state.opt_state),
+            self.devices.batch,
         )
         strategy, architecture = self.strategy.step(
             strategy, child.architecture, slope, key_of_strategy(child.key)

@@ -18,7 +18,7 @@ from wpl_jax.engine.trainer import (
     key_of_strategy,
     mean_of_finite,
 )
-from wpl_jax.engine.training import train_step
+from wpl_jax.engine.training import stepped_by, train_step
 from wpl_jax.strategies import Strategy
 from wpl_jax.supernet import Architecture, real_rows
 from wpl_jax.tasks.task import Data, Task
@@ -87,6 +87,7 @@ class OneChild(Trainer):
                 train_state.carry,
                 number,
                 key,
+                stepped_by(transform, train_state.opt_state),
                 self.devices.batch,
             )
             strategy, architecture = self.strategy.step(

@@ -1,4 +1,9 @@
-"""Losses and their gradients, from which differentiable strategies learn."""
+"""Losses and their gradients, from which differentiable strategies learn.
+
+The gradient after a step of the shared weights is that of DARTS of second order (Liu,
+Simonyan, Yang, "DARTS: Differentiable Architecture Search", ICLR 2019, equations 6 to
+8).
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,6 +16,10 @@ import optax
 from wpl_jax.devices.axis import NO_AXIS, Axis
 from wpl_jax.supernet import Architecture
 from wpl_jax.tasks.task import Data, Task
+
+# By how much, in norm, parameters are moved to both sides for a finite difference; the
+# paper's .01, divided by the norm of the direction.
+_STEP = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +35,9 @@ class Slope:
       carry: What the last training batch left for the next.
       step: Number of the batch, ``int32[]``.
       key: PRNG key of the loss, for dropout and the like.
+      stepped: The child's parameters after a step of their optimizer, from them and
+        the gradient; for a mixture, whose parameters are the same whatever it is made
+        of.
       axis: Devices that share the batch.
     """
 
@@ -35,10 +47,17 @@ class Slope:
     carry: Any
     step: jax.Array
     key: jax.Array
+    stepped: Callable[[Any, Any], Any]
     axis: Axis = NO_AXIS
 
     def __call__(
-        self, of: Callable[[Any], Architecture], theta: Any, split: str = "train"
+        self,
+        of: Callable[[Any], Architecture],
+        theta: Any,
+        split: str = "train",
+        *,
+        own_batch: bool = False,
+        unrolled: bool = False,
     ) -> tuple[jax.Array, Any]:
         """The loss and its gradient, averaged over the devices.
 
@@ -48,32 +67,68 @@ class Slope:
           split: ``"train"`` for the batch that weights are trained on next, as they
             are trained on it; ``"valid"`` for one of the validation data. Where batches
             follow each other, that one begins anew.
+          own_batch: Whether ``"train"`` is another batch than that, which is drawn
+            among those of the next pass over the data.
+          unrolled: Whether the loss is that after the next step of the parameters,
+            which depends on ``theta`` as well.
 
         Returns:
           The loss, ``float32[]``, and a tree like ``theta``. Of a loss or a gradient
           that is not finite, zeros, so that one batch cannot spoil a strategy.
         """
-        carry = self.carry
-        if split != "train":
+        loss = self._loss(of, split, own_batch)
+        if unrolled:
+            found = self._unrolled(of, theta, loss)
+        else:
+
+            def of_theta(theta):
+                return loss(self.child_of(of(theta)), theta)
+
+            found = self.axis.mean(jax.value_and_grad(of_theta)(theta))
+        sound = jnp.isfinite(found[0]) & jnp.isfinite(optax.tree.norm(found[1]))
+        return jax.tree.map(lambda x: jnp.where(sound, x, 0), found)
+
+    def _loss(self, of, split, own_batch=False):
+        """Of parameters and theta, the loss on one batch, of this device's share."""
+        carry, step = self.carry, self.step
+        if own_batch:
+            batches = self.task.num_batches(self.data, split)
+            key = jax.random.fold_in(self.key, 1)
+            step += 1 + jax.random.randint(key, (), 0, batches)
+        if own_batch or split != "train":
             carry = self.axis.shard(self.task.init_carry())
 
-        def loss(theta):
-            architecture = of(theta)
+        def loss(params, theta):
             found, _ = self.task.train_loss(
-                self.child_of(architecture),
-                architecture,
-                self.data,
-                carry,
-                self.step,
-                self.key,
-                self.axis,
-                split=split,
+                params, of(theta), self.data, carry, step, self.key, self.axis, split
             )
             return found
 
-        found = self.axis.mean(jax.value_and_grad(loss)(theta))
-        sound = jnp.isfinite(found[0]) & jnp.isfinite(optax.tree.norm(found[1]))
-        return jax.tree.map(lambda x: jnp.where(sound, x, 0), found)
+        return loss
+
+    def _unrolled(self, of, theta, loss):
+        """The same of the loss after the next step.
+
+        The chain rule multiplies the gradient in the parameters after the step with
+        second derivatives, of which a central difference takes the place.
+        """
+        mean, of_batch = self.axis.mean, self._loss(of, "train")
+        params = self.child_of(of(theta))
+        slope = mean(jax.grad(of_batch)(params, theta))
+        after, pull = jax.vjp(lambda slope: self.stepped(params, slope), slope)
+        found, (of_params, of_theta) = mean(
+            jax.value_and_grad(loss, (0, 1))(after, theta)
+        )
+        (direction,) = pull(of_params)
+        size = _STEP / jnp.maximum(optax.tree.norm(direction), 1e-20)
+
+        def beside(sign):
+            moved = jax.tree.map(lambda p, d: p + sign * size * d, params, direction)
+            return jax.grad(of_batch, 1)(moved, theta)
+
+        ahead, behind = mean((beside(1), beside(-1)))
+        indirect = jax.tree.map(lambda a, b: (a - b) / (2 * size), ahead, behind)
+        return found, jax.tree.map(jnp.add, of_theta, indirect)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +144,13 @@ class SlopeOfPass:
     gradient: jax.Array
 
     def __call__(
-        self, of: Callable[[Any], Architecture], theta: Any, split: str = "train"
+        self,
+        of: Callable[[Any], Architecture],
+        theta: Any,
+        split: str = "train",
+        *,
+        own_batch: bool = False,
+        unrolled: bool = False,
     ) -> tuple[jax.Array, Any]:
         """The loss, and its gradient by the chain rule.
 
@@ -97,14 +158,17 @@ class SlopeOfPass:
           of: Makes the mixture of ``theta``.
           theta: What the mixture was made of.
           split: ``"train"``.
+          own_batch: False.
+          unrolled: False.
 
         Raises:
-          ValueError: If another split is asked for, over which there is no pass.
+          ValueError: If another loss is asked for, of which there is no pass.
         """
-        if split != "train":
+        if (split, own_batch, unrolled) != ("train", False, False):
             raise ValueError(
-                f"split is {split!r}, expected 'train': a strategy with shares_pass "
-                "has no loss of other data."
+                f"split, own_batch and unrolled are {split!r}, {own_batch} and "
+                f"{unrolled}, expected 'train', False and False: a strategy with "
+                "shares_pass has the loss of the training batch alone."
             )
         _, pull = jax.vjp(lambda theta: of(theta).weights, theta)
         return self.loss, pull(self.gradient)[0]

@@ -28,6 +28,23 @@ class Step(NamedTuple):
     of_weights: Any = None  # gradient in the mixture's weights, if it was asked for
 
 
+def stepped_by(
+    transform: optax.GradientTransformation, opt_state: optax.OptState
+) -> Callable[[Any, Any], Any]:
+    """A function of parameters and a gradient: the parameters after a step.
+
+    Args:
+      transform: The optimizer.
+      opt_state: Its state before the step. That after it is not kept.
+    """
+
+    def stepped(params, gradient):
+        updates, _ = transform.update(gradient, opt_state, params)
+        return optax.apply_updates(params, updates)
+
+    return stepped
+
+
 def train_step(
     task: Task,
     transform: optax.GradientTransformationExtraArgs,

@@ -7,6 +7,9 @@ a residual block that halves the image between the stages. Convolutions are ReLU
 convolution, batch normalization without scale and offset, as in the searches of the
 benchmark's authors.
 
+Two fields of PC-DARTS (Xu et al., ICLR 2020) are options: operations on a part of the
+channels, and weights of a node's inputs in a mixture.
+
 An architecture is one child, a child with gates, or a mixture of all operations. All
 three apply the same functions to an edge. Edges from the same node share the ReLU, the
 patches of pixels and the pooled image. A mixture computes these once for each node, and
@@ -55,6 +58,11 @@ class NasBench201(Space):
       channels: Of the first stage; the second has twice as many, the third four times.
       cells: In each stage.
       exclude_none: Whether edges cannot be left out; GAEA searches without ``none``.
+      channel_parts: Into how many parts an edge divides its channels. Operations work
+        on the first part and the others pass, and all are shuffled (PC-DARTS; its
+        authors take 4).
+      edge_weights: Whether a mixture weights the inputs of a node as well, by a
+        distribution for each node (PC-DARTS). Those of a child weigh the same.
     """
 
     image_shape: tuple[int, int, int]
@@ -62,6 +70,8 @@ class NasBench201(Space):
     channels: int = 16
     cells: int = 5
     exclude_none: bool = False
+    channel_parts: int = 1
+    edge_weights: bool = False
 
     name = "nasbench201"
     mixes = True
@@ -70,7 +80,11 @@ class NasBench201(Space):
         """Checks the settings."""
         for name in ("channels", "cells", "num_classes"):
             check_int(self, name, 1)
-        check_bool(self, "exclude_none")
+        check_int(self, "channel_parts", 1)
+        for name in ("exclude_none", "edge_weights"):
+            check_bool(self, name)
+        divided = self.channels % self.channel_parts == 0
+        require(self, "channel_parts", divided, "a divisor of the channels")
         valid = all(size >= 4 and size % 4 == 0 for size in self.image_shape[:2])
         expected = "rows and columns that are multiples of 4, as they are halved twice"
         require(self, "image_shape", valid, expected)
@@ -84,6 +98,17 @@ class NasBench201(Space):
     def decisions(self) -> tuple[Decision, ...]:
         """The operation of each edge, in the benchmark's order."""
         return tuple(Decision(f"edge_{s}_{t}", self.operations) for s, t in EDGES)
+
+    @property
+    def groups(self) -> tuple[Decision, ...]:
+        """The decisions, and with ``edge_weights`` the inputs of nodes with several."""
+        if not self.edge_weights:
+            return self.decisions
+        inputs = (
+            Decision(f"inputs_of_{t}", tuple(str(s) for s in range(t)))
+            for t in range(2, NODES)
+        )
+        return (*self.decisions, *inputs)
 
     def benchmark_choice(self, choice: Any) -> np.ndarray:
         """An architecture's choices as indices into the benchmark's operations.
@@ -103,7 +128,8 @@ class NasBench201(Space):
 
         Returns:
           ``stem``; of each stage ``stage_I`` the stacks ``conv_1x1[cells * 6, c, c]``
-          and ``conv_3x3[cells * 6, 9 c, c]``; before the second and the third
+          and ``conv_3x3[cells * 6, 9 c, c]``, where ``c`` are the channels that
+          operations work on; before the second and the third
           ``reduction_I``; ``normalization`` and ``classifier``.
         """
         return images.init(key, self._parameters())
@@ -113,6 +139,7 @@ class NasBench201(Space):
         found: Params = {"stem": _normalized(9 * inputs, first)}
         for stage in range(STAGES):
             c, edges = first * 2**stage, self.cells * len(EDGES)
+            part = c // self.channel_parts
             if stage:
                 found[f"reduction_{stage}"] = {
                     "first": _normalized(9 * c // 2, c),
@@ -120,8 +147,8 @@ class NasBench201(Space):
                     "shortcut": {"kernel": UniformKernel((c // 2, c), c // 2)},
                 }
             found[f"stage_{stage}"] = {
-                "conv_1x1": UniformKernel((edges, c, c), c),
-                "conv_3x3": UniformKernel((edges, 9 * c, c), 9 * c),
+                "conv_1x1": UniformKernel((edges, part, part), part),
+                "conv_3x3": UniformKernel((edges, 9 * part, part), 9 * part),
             }
         found["normalization"] = images.affine_parameters((c,), affine=True)
         found["classifier"] = images.linear_parameters(c, self.num_classes)
@@ -205,7 +232,7 @@ class NasBench201(Space):
             y, moments = jax.lax.switch(
                 architecture.choice[edge],
                 [functools.partial(_OPERATIONS[o], axis) for o in self.operations],
-                sums[source],
+                self._part(sums[source]),
                 *one,
             )
             if architecture.gates is not None:
@@ -214,18 +241,21 @@ class NasBench201(Space):
                 # Of what is not chosen the gate alone has a gradient, as if the
                 # operation returned ones (the code of Dong and Yang).
                 y = own * y + (jnp.sum(gates) - own)
-            sums[target] += y
+            y = self._whole(y, sums[source])
+            sums[target] += self._share(architecture, source, target) * y
             found.append(moments)
         return sums[-1], jax.tree.map(lambda *m: jnp.stack(m), *found)
 
     def _mix(self, architecture, axis, x, each):
         """A cell of all operations, weighted."""
         (kernels, given), sums = each, [x, *[0.0] * (NODES - 1)]
-        weights = dict(zip(self.operations, architecture.weights.T, strict=True))
+        # Of the groups that are edges; the choices of others may be fewer or more.
+        of_edges = architecture.weights[: len(EDGES), : len(self.operations)]
+        weights = dict(zip(self.operations, of_edges.T, strict=True))
         found: list[Any] = [None] * len(EDGES)
         for source in range(NODES - 1):
             edges = [e for e, (s, _) in enumerate(EDGES) if s == source]
-            x, places = sums[source], np.array(edges)
+            x, places = self._part(sums[source]), np.array(edges)
             active, pooled = jax.nn.relu(x), average_pool(x)
             normalized = {}
             for name, product in (("conv_1x1", jnp.matmul), ("conv_3x3", _product)):
@@ -240,9 +270,30 @@ class NasBench201(Space):
                 y += weights["avg_pool_3x3"][edge] * pooled
                 for name, z in normalized.items():
                     y += weights[f"nor_{name}"][edge] * z[..., place, :]
-                sums[EDGES[edge][1]] += y
+                target, y = EDGES[edge][1], self._whole(y, sums[source])
+                sums[target] += self._share(architecture, source, target) * y
         found = jax.tree.map(lambda *m: jnp.stack(m), *found)
         return sums[-1], jax.lax.stop_gradient(found)
+
+    def _part(self, x):
+        """The channels that operations work on."""
+        return x[..., : x.shape[-1] // self.channel_parts]
+
+    def _whole(self, part, x):
+        """What became of a part, and the other channels, shuffled."""
+        if self.channel_parts == 1:
+            return part
+        whole = jnp.concatenate([part, x[..., part.shape[-1] :]], -1)
+        parts = whole.reshape(*x.shape[:-1], self.channel_parts, -1)
+        return parts.swapaxes(-1, -2).reshape(x.shape)
+
+    def _share(self, architecture, source, target):
+        """How much an edge counts among the inputs of its target."""
+        if not self.edge_weights or target == 1:
+            return 1.0
+        if architecture.weights is None:
+            return 1 / target
+        return architecture.weights[len(EDGES) + target - 2, source]
 
     def graphs(self, choice: Any) -> dict[str, Graph]:
         """The cell: operations are nodes, and edges without one are left out."""

@@ -3,17 +3,19 @@
 A decision has an architecture weight for each of its choices, and the loss of a mixture
 has a gradient in these weights. All of these methods are settings of one class:
 
-    =================  ==========  ========================  ===========
+    =================  ==========  ========================  ============
     method             relaxation  optimizer                 split
-    =================  ==========  ========================  ===========
+    =================  ==========  ========================  ============
     DARTS              mixture     Adam on logits            valid
     GDAS               gumbel      Adam on logits            valid
-    GAEA DARTS         mixture     exponentiated gradient    valid, train
-    GAEA GDAS          gumbel      exponentiated gradient    valid
-    =================  ==========  ========================  ===========
+    PC-DARTS           mixture     Adam on logits            valid
+    DrNAS              mixture     Adam on concentrations    valid
+    GAEA of these      the same    exponentiated gradient    valid, train
+    =================  ==========  ========================  ============
 
-DARTS: Liu, Simonyan, Yang (ICLR 2019), first order. GDAS: Dong and Yang (CVPR 2019).
-GAEA: Li, Khodak, Balcan, Talwalkar (ICLR 2021).
+DARTS: Liu, Simonyan, Yang (ICLR 2019). GDAS: Dong and Yang (CVPR 2019). PC-DARTS: Xu
+et al. (ICLR 2020); its partial channels and weights of edges are fields of the space.
+DrNAS: Chen et al. (ICLR 2021). GAEA: Li, Khodak, Balcan, Talwalkar (ICLR 2021).
 """
 
 import dataclasses
@@ -40,28 +42,46 @@ _NEVER = -1e9  # logit of a place without a choice
 
 
 class ArchitectureOptimizer(Protocol):
-    """How architecture weights are parametrized and trained."""
+    """How architecture weights are parametrized and trained.
+
+    There is a distribution for each of a space's groups, see
+    :attr:`wpl_jax.supernet.Space.groups`.
+    """
 
     def init(self, key: jax.Array, there: jax.Array) -> jax.Array:
         """The parameters before the first step.
 
         Args:
           key: PRNG key.
-          there: ``bool[decisions, choices]``; where there is a choice.
+          there: ``bool[groups, choices]``; where there is a choice.
 
         Returns:
-          ``float32[decisions, choices]``.
+          ``float32[groups, choices]``.
         """
 
     def probabilities(self, theta: jax.Array, there: jax.Array) -> jax.Array:
-        """The distribution of each decision, ``float32[decisions, choices]``."""
+        """The distribution of each group, ``float32[groups, choices]``."""
+
+    def weights(self, theta: jax.Array, there: jax.Array, key: jax.Array) -> jax.Array:
+        """Those of a mixture in one forward pass; by default, the distribution.
+
+        Args:
+          theta: The parameters.
+          there: Where there is a choice.
+          key: PRNG key of the pass.
+
+        Returns:
+          ``float32[groups, choices]``.
+        """
+        del key
+        return self.probabilities(theta, there)
 
     def transform(self) -> optax.GradientTransformation:
         """The optimizer of the parameters."""
 
 
 @dataclasses.dataclass(frozen=True)
-class AdamOnLogits:
+class AdamOnLogits(ArchitectureOptimizer):
     """Adam on logits, whose softmax are the weights (DARTS, GDAS).
 
     Attributes:
@@ -103,7 +123,31 @@ class AdamOnLogits:
 
 
 @dataclasses.dataclass(frozen=True)
-class ExponentiatedGradient:
+class AdamOnConcentrations(AdamOnLogits):
+    """Adam on the concentrations of Dirichlet distributions (DrNAS).
+
+    Each forward pass draws the weights of a mixture. The concentrations are
+    ``elu(theta) + 1``, and ``weight_decay`` pulls them to 1, the uniform distribution.
+
+    Attributes:
+      learning_rate: As the authors have it.
+    """
+
+    learning_rate: float = 6e-4
+
+    def probabilities(self, theta, there):
+        """The means of the distributions."""
+        concentration = jnp.where(there, jax.nn.elu(theta) + 1, 0)
+        return concentration / jnp.sum(concentration, -1, keepdims=True)
+
+    def weights(self, theta, there, key):
+        """A draw, with its gradient in the concentrations."""
+        gamma = jax.random.loggamma(key, jax.nn.elu(theta) + 1)
+        return jax.nn.softmax(jnp.where(there, gamma, _NEVER))
+
+
+@dataclasses.dataclass(frozen=True)
+class ExponentiatedGradient(ArchitectureOptimizer):
     """Exponentiated gradient on the weights themselves (GAEA).
 
     Attributes:
@@ -120,7 +164,7 @@ class ExponentiatedGradient:
         check_number(self, "floor", least=0, most=0.1)
 
     def init(self, key, there):
-        """The uniform distribution of each decision."""
+        """The uniform distribution of each group."""
         del key
         return there / jnp.sum(there, -1, keepdims=True, dtype=jnp.float32)
 
@@ -137,14 +181,18 @@ class ExponentiatedGradient:
 # By name: dataclasses with the methods of :class:`ArchitectureOptimizer`.
 ARCHITECTURE_OPTIMIZERS = Registry(
     "wpl_jax.architecture_optimizers",
-    {"adam": AdamOnLogits, "exponentiated_gradient": ExponentiatedGradient},
+    {
+        "adam": AdamOnLogits,
+        "dirichlet": AdamOnConcentrations,
+        "exponentiated_gradient": ExponentiatedGradient,
+    },
 )
 
 
 class State(NamedTuple):
     """Architecture weights and what their training remembers."""
 
-    theta: jax.Array  # float32[decisions, choices]; parameters of the optimizer
+    theta: jax.Array  # float32[groups, choices]; parameters of the optimizer
     opt_state: optax.OptState
     epoch: jax.Array  # int32[]
 
@@ -163,6 +211,10 @@ class Differentiable(Strategy):
       shared_pass: Whether one pass over a training batch gives the gradients in both
         kinds of weights, of which the architecture's are moved afterwards. It costs
         half, and is for a mixture that is trained on ``"train"``.
+      own_batch: Whether ``"train"`` is a batch of its own for the architecture weights
+        (the code of GAEA).
+      order: ``"first"``, or ``"second"`` for the loss after the next step of the shared
+        weights, for a mixture.
       warmup: Epochs before the architecture weights are trained.
       temperature: Of the Gumbel softmax in the first epoch.
       last_temperature: The same after ``temperature_epochs``; linear in between.
@@ -177,6 +229,8 @@ class Differentiable(Strategy):
     relaxation: Literal["mixture", "gumbel"] = "mixture"
     split: Literal["valid", "train"] = "valid"
     shared_pass: bool = False
+    own_batch: bool = False
+    order: Literal["first", "second"] = "first"
     warmup: int = 0
     temperature: float = 10.0
     last_temperature: float = 0.1
@@ -191,16 +245,28 @@ class Differentiable(Strategy):
         check_choice(self, "relaxation", ("gumbel", "mixture"))
         check_choice(self, "split", ("train", "valid"))
         check_int(self, "warmup", 0)
-        check_bool(self, "shared_pass")
-        possible = self.relaxation == "mixture" and self.split == "train"
-        expected = 'False, but for relaxation="mixture" and split="train"'
+        check_choice(self, "order", ("first", "second"))
+        for name in ("shared_pass", "own_batch"):
+            check_bool(self, name)
+        mixed, first = self.relaxation == "mixture", self.order == "first"
+        possible = mixed and first and self.split == "train" and not self.own_batch
+        expected = (
+            'False, but for relaxation="mixture", split="train", order="first" and no '
+            "own_batch"
+        )
         require(self, "shared_pass", possible or not self.shared_pass, expected)
+        possible = self.split == "train" or not self.own_batch
+        require(self, "own_batch", possible, 'False, but for split="train"')
+        require(self, "order", mixed or first, '"first", but for relaxation="mixture"')
         for name in ("temperature", "last_temperature"):
             check_number(self, name, above=0)
         check_int(self, "temperature_epochs", 1)
         check_number(self, "entropy_weight", least=0)
         expected = "a space that mixes its choices by weights"
         require(self, "space", self.space.mixes, expected)
+        possible = mixed or len(self.space.groups) == len(self.space.decisions)
+        expected = '"mixture", as the space weights more than its decisions'
+        require(self, "relaxation", possible, expected)
 
     @property
     def shares_pass(self) -> bool:
@@ -229,7 +295,13 @@ class Differentiable(Strategy):
         """
         del architecture
         key_of_step, key_of_proposal = jax.random.split(key)
-        _, gradient = slope(self._relax(state, key_of_step), state.theta, self.split)
+        _, gradient = slope(
+            self._relax(state, key_of_step),
+            state.theta,
+            self.split,
+            own_batch=self.own_batch,
+            unrolled=self.order == "second",
+        )
         gradient += self.entropy_weight * jax.grad(self._entropy)(state.theta)
         updates, opt_state = self.optimizer.transform().update(
             gradient, state.opt_state, state.theta
@@ -257,13 +329,13 @@ class Differentiable(Strategy):
 
     @property
     def _there(self) -> jax.Array:
-        return jnp.asarray(is_choice(self.space.decisions))
+        return jnp.asarray(is_choice(self.space.groups))
 
     def _probabilities(self, theta: jax.Array) -> jax.Array:
         return self.optimizer.probabilities(theta, self._there)
 
     def _entropy(self, theta: jax.Array) -> jax.Array:
-        """Mean entropy of the decisions' weights, float32[]; nats."""
+        """Mean entropy of the groups' weights, float32[]; nats."""
         p = self._probabilities(theta)
         log_p = jnp.log(jnp.where(p > 0, p, 1))
         return -jnp.mean(jnp.sum(p * log_p, -1))
@@ -273,8 +345,9 @@ class Differentiable(Strategy):
         if self.relaxation == "mixture":
 
             def mixture(theta):
-                weights = self._probabilities(theta)
-                choice = self.space.discretize(jax.lax.stop_gradient(weights))
+                weights = self.optimizer.weights(theta, self._there, key)
+                p = jax.lax.stop_gradient(self._probabilities(theta))
+                choice = self.space.discretize(p)
                 return Architecture(choice, weights=weights)
 
             return mixture

@@ -78,7 +78,8 @@ class Limited(Reward):
         return self._cost(space, architecture) <= self.limit
 
     def _cost(self, space, architecture):
-        costs = space.costs(architecture)
+        # Of a mixture: what is left of it, and not all that it is mixed of.
+        costs = space.costs(Architecture(architecture.choice))
         if self.cost not in costs:
             raise ValueError(
                 f"The space {space.name} has no cost {self.cost!r}, expected one of "

@@ -104,7 +104,9 @@ class Strategy(Protocol):
           architecture: What has been trained up to now.
           slope: A function of ``(of, theta, split)``. It returns the loss, on a batch
             of the split, of the architecture ``of(theta)`` with the shared weights as
-            they are, ``float32[]``, and the gradient in ``theta``, a tree like it.
+            they are, ``float32[]``, and the gradient in ``theta``, a tree like it. Its
+            options ``own_batch`` and ``unrolled`` are those of
+            :class:`wpl_jax.engine.slope.Slope`.
           key: PRNG key of the step.
 
         Returns:
