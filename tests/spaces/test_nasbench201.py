@@ -15,6 +15,7 @@ from wpl_jax.spaces.nasbench201_architectures import EDGES, OPERATIONS
 from wpl_jax.supernet import Architecture, gather, mask
 
 SPACE = NasBench201((8, 8, 2), 3, channels=4, cells=1)
+PARTIAL = NasBench201((4, 4, 1), 2, 4, 1, channel_parts=2, edge_weights=True)
 LOOPING = NasBench201((4, 4, 1), 2, channels=2, cells=2, exclude_none=True)
 BATCH = 4
 
@@ -65,12 +66,16 @@ def relu(x):
     return np.maximum(x, 0)
 
 
-def numpy_cell(x, kernels, weights):
-    """Of an edge's weights by the names of the operations."""
+def numpy_cell(x, kernels, weights, shares, parts):
+    """Of an edge's weights by the names of the operations, and of each edge its share.
+
+    Of several parts of the channels the first is operated on. Then the first channels
+    of all parts come first, then the second.
+    """
     states = [x, 0, 0, 0]
     ones = neighbours(np.ones((1, *x.shape[1:3], 1))).sum(-2)
     for edge, (source, target) in enumerate(EDGES):
-        y = states[source]
+        y, *rest = np.split(states[source], parts, -1)
         operations = {
             "none": 0 * y,
             "skip_connect": y,
@@ -78,13 +83,13 @@ def numpy_cell(x, kernels, weights):
             "nor_conv_3x3": normalize(convolve(relu(y), kernels["conv_3x3"][edge])),
             "avg_pool_3x3": neighbours(y).sum(-2) / ones,
         }
-        states[target] = states[target] + sum(
-            weight * operations[name] for name, weight in weights[edge].items()
-        )
+        mixed = sum(weight * operations[name] for name, weight in weights[edge].items())
+        whole = np.stack([mixed, *rest], -1).reshape(x.shape)
+        states[target] = states[target] + shares[edge] * whole
     return states[-1]
 
 
-def numpy_network(space, params, weights, images):
+def numpy_network(space, params, weights, images, shares=(1,) * 6):
     p = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
     named = [dict(zip(space.operations, w, strict=True)) for w in weights]
     x = affine(convolve(np.asarray(images, float), p["stem"]["kernel"]), p["stem"])
@@ -102,7 +107,7 @@ def numpy_network(space, params, weights, images):
                 name: stack[6 * cell : 6 * cell + 6]
                 for name, stack in p[f"stage_{stage}"].items()
             }
-            x = numpy_cell(x, kernels, named)
+            x = numpy_cell(x, kernels, named, shares, space.channel_parts)
     features = relu(affine(x, p["normalization"])).mean((1, 2))
     return features @ p["classifier"]["kernel"] + p["classifier"]["bias"]
 
@@ -142,6 +147,30 @@ def test_children_and_mixtures_are_the_network_in_numpy():
         found, _ = run_on(space, mixture)
         expected = numpy_network(space, params, weights, images)
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_part_of_the_channels_is_operated_on_and_inputs_are_weighted():
+    """PC-DARTS: Xu et al., ICLR 2020, equations 2 and 4."""
+    space, count = PARTIAL, len(PARTIAL.operations)
+    params, images = params_of(space), images_of(space)
+    assert params["stage_1"]["conv_3x3"].shape == (6, 9 * 4, 4)
+    rng = np.random.default_rng(0)
+    weights = rng.dirichlet(np.ones(count), 6)
+    of_second, of_third = rng.dirichlet(np.ones(2)), rng.dirichlet(np.ones(3))
+    table = np.zeros((8, count), np.float32)
+    table[:6], table[6, :2], table[7, :3] = weights, of_second, of_third
+    choice = draw(space, 0)
+    found = predict(space, params, Architecture(choice, weights=table), images, None)
+    shares = np.array([1, *of_second, *of_third])
+    expected = numpy_network(space, params, weights, images, shares)
+    np.testing.assert_allclose(found.logits, expected, rtol=1e-3, atol=1e-4)
+    # The inputs of a child's node count the same.
+    found = predict(space, params, Architecture(choice), images, None)
+    shares = np.array([1, 1 / 2, 1 / 2, *[1 / 3] * 3])
+    expected = numpy_network(space, params, np.eye(count)[choice], images, shares)
+    np.testing.assert_allclose(found.logits, expected, rtol=1e-3, atol=1e-4)
+    assert [g.choices for g in space.groups[6:]] == [("0", "1"), ("0", "1", "2")]
+    np.testing.assert_array_equal(space.discretize(table), np.argmax(weights, -1))
 
 
 def test_a_mixture_of_one_operation_an_edge_is_the_child_with_its_gradients():
@@ -216,10 +245,10 @@ def test_devices_that_share_a_batch_agree():
         np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-4)
 
 
-@jax.jit
-def predict(params, architecture, images, given):
-    child = gather(params, LOOPING.rows(architecture))
-    return LOOPING.apply(child, architecture, images, batch_stats=given)
+@functools.partial(jax.jit, static_argnums=0)
+def predict(space, params, architecture, images, given):
+    child = gather(params, space.rows(architecture))
+    return space.apply(child, architecture, images, batch_stats=given)
 
 
 @pytest.mark.slow
@@ -228,8 +257,8 @@ def test_given_statistics_take_the_place_of_the_batchs(mixed):
     weights = jnp.full((6, 4), 0.25) if mixed else None
     own = Architecture(draw(LOOPING, 2), weights=weights)
     params, images = params_of(LOOPING), images_of(LOOPING)
-    whole = predict(params, own, images, None)
-    one = predict(params, own, images[:1], whole.batch_stats)
+    whole = predict(LOOPING, params, own, images, None)
+    one = predict(LOOPING, params, own, images[:1], whole.batch_stats)
     np.testing.assert_allclose(one.logits[0], whole.logits[0], rtol=1e-3, atol=1e-4)
 
 
@@ -237,7 +266,7 @@ def test_given_statistics_take_the_place_of_the_batchs(mixed):
 def test_dropout_is_of_the_classifiers_input():
     own, params = Architecture(draw(LOOPING, 0)), params_of(LOOPING)
     images = images_of(LOOPING)
-    plain = predict(params, own, images, None).logits
+    plain = predict(LOOPING, params, own, images, None).logits
     found = jax.vmap(
         lambda key: (
             LOOPING.apply(

@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from helpers import toy
 from helpers.parts import make_protection
@@ -24,18 +25,21 @@ from wpl_jax import penalty
 from wpl_jax.common.settings import SettingError
 from wpl_jax.devices.axis import NO_AXIS
 from wpl_jax.devices.parallel import Devices
-from wpl_jax.engine.slope import Slope
+from wpl_jax.engine.slope import Slope, SlopeOfPass
+from wpl_jax.engine.training import stepped_by
 from wpl_jax.strategies.differentiable import (
+    AdamOnConcentrations,
     AdamOnLogits,
     Differentiable,
     ExponentiatedGradient,
 )
-from wpl_jax.supernet import Architecture, gather, num_choices
+from wpl_jax.supernet import Architecture, Decision, gather, num_choices
 
 SPACE = toy.ToySpace()
 ADAM = AdamOnLogits(0.1, 0.5, 0.999, weight_decay=0.01, scale=0.5)
 EXPONENTIATED = ExponentiatedGradient(0.3, floor=1e-5)
 EPOCHS = 3
+SGD = optax.sgd(0.1)
 
 
 def strategy_of(**settings):
@@ -159,16 +163,16 @@ def test_epochs_alternate_steps_of_both_weights(optimizer, split):
     assert state.selection.architectures.weights is None
 
 
-def slope_of(params, data, number):
+def slope_of(params, data, number, transform=SGD, opt_state=None):
     """The slope on a batch, whose child is cut out of the shared parameters."""
 
     def child_of(architecture):
         return gather(params, SPACE.rows(architecture))
 
     task = toy.ToyTask()
-    return Slope(
-        task, child_of, data, task.init_carry(), number, jax.random.key(0), NO_AXIS
-    )
+    stepped = stepped_by(transform, opt_state or transform.init(params))
+    key = jax.random.key(0)
+    return Slope(task, child_of, data, task.init_carry(), number, key, stepped, NO_AXIS)
 
 
 def test_a_mixture_of_one_choice_is_the_child_with_its_gradients():
@@ -240,6 +244,111 @@ def test_choices_are_drawn_by_their_weights_and_colder_later():
     np.testing.assert_allclose(shares, [0.2, 0.3, 0.5], atol=0.02)
     found = [float(strategy._temperature(jnp.int32(e))) for e in (0, 5, 10, 20)]
     np.testing.assert_allclose(found, [5, 2.55, 0.1, 0.1], rtol=1e-6)
+
+
+class UnrolledInNumpy:
+    """The validation loss after a step of the toy's parameters, in float64."""
+
+    def __init__(self, params, data, number, momentum, buffer):
+        self.params = {k: np.asarray(v, float) for k, v in params.items()}
+        self.buffer = {k: np.asarray(v, float) for k, v in buffer.items()}
+        self.train, self.valid = (
+            np.asarray(split[number % 5], float) for split in (data.train, data.valid)
+        )
+        self.momentum = momentum
+
+    def __call__(self, theta):
+        raised = np.exp(theta)
+        w, p = raised / raised.sum(-1, keepdims=True), self.params
+        e = self.predict(p, w) - self.train.mean(0)
+        gradient = {
+            "shared": e,
+            "a": 2 * np.outer(w[0], e),
+            "b": 3 * np.outer(w[1], e),
+        }
+        after = {
+            k: v - 0.1 * (gradient[k] + self.momentum * self.buffer[k])
+            for k, v in p.items()
+        }
+        y = self.predict(after, w)
+        return 0.5 * np.sum((y - self.valid) ** 2, -1).mean()
+
+    def predict(self, p, w):
+        return p["shared"] + 2 * w[0] @ p["a"] + 3 * w[1] @ p["b"]
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_second_order_is_the_slope_of_the_loss_after_a_step(momentum):
+    """Liu et al., 2019, equation 6: with the step that the optimizer is to take."""
+    params, data, number = SPACE.init(jax.random.key(0)), toy.make_data(), jnp.int32(3)
+    transform = optax.sgd(0.1, momentum=momentum)
+    buffer = jax.tree.map(jnp.cos, params)
+    _, opt_state = transform.update(buffer, transform.init(params), params)
+    strategy = strategy_of(optimizer=ADAM, order="second")
+    state = strategy.init(jax.random.key(5))
+    slope = slope_of(params, data, number, transform, opt_state)
+    of = strategy._relax(state, jax.random.key(0))
+    loss, gradient = slope(of, state.theta, "valid", unrolled=True)
+    unrolled = UnrolledInNumpy(params, data, 3, momentum, buffer)
+    theta = np.asarray(state.theta, float)
+    np.testing.assert_allclose(loss, unrolled(theta), rtol=1e-5)
+    expected, first = np.zeros((2, 3)), slope(of, state.theta, "valid")[1]
+    for place in np.ndindex(2, 3):
+        step = np.zeros((2, 3))
+        step[place] = 1e-6
+        expected[place] = (unrolled(theta + step) - unrolled(theta - step)) / 2e-6
+    np.testing.assert_allclose(gradient, expected, rtol=2e-3, atol=1e-3)
+    assert np.abs(first - expected).max() > 0.1  # the test can tell the two apart
+
+
+def test_a_batch_of_its_own_is_one_of_the_next_pass():
+    params, data = SPACE.init(jax.random.key(0)), toy.make_data()
+    strategy = strategy_of()
+    state = strategy.init(jax.random.key(5))
+    of = strategy._relax(state, jax.random.key(0))
+    own = slope_of(params, data, jnp.int32(2))
+    losses = [
+        float(slope_of(params, data, jnp.int32(i))(of, state.theta)[0])
+        for i in range(5)
+    ]
+    found = set()
+    for number in range(40):
+        slope = dataclasses.replace(own, key=jax.random.key(number))
+        loss, _ = slope(of, state.theta, own_batch=True)
+        found.add(int(np.argmin(np.abs(losses - np.asarray(loss)))))
+        np.testing.assert_allclose(
+            np.min(np.abs(losses - np.asarray(loss))), 0, atol=1e-6
+        )
+    assert found == set(range(5))
+    with pytest.raises(ValueError, match="shares_pass"):
+        SlopeOfPass(jnp.float32(0), state.theta)(of, state.theta, own_batch=True)
+
+
+def test_concentrations_are_trained_through_draws():
+    """Chen et al., 2021: a draw's gradient is that of the mean, on average."""
+    optimizer, there = AdamOnConcentrations(), np.array([[1, 1, 1], [1, 1, 0]], bool)
+    theta = jnp.array([[-0.5, 0.2, 1.0], [0.3, -1.0, 4.0]])
+    c = np.where(there, np.where(theta > 0, theta + 1, np.exp(theta)), 0)
+    total = c.sum(-1, keepdims=True)
+    found = optimizer.probabilities(theta, there)
+    np.testing.assert_allclose(found, c / total, rtol=1e-6)
+    values = np.array([[1.0, 2.0, -1.0], [0.5, 3.0, 9.0]])
+
+    def draw(theta, key):
+        weights = optimizer.weights(theta, there, key)
+        return jnp.sum(values * weights), weights
+
+    keys = jax.random.split(jax.random.key(0), 20000)
+    of_draws = jax.vmap(jax.grad(draw, has_aux=True), (None, 0))
+    slopes, weights = jax.jit(of_draws)(theta, keys)
+    np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(weights[:, 1, 2], 0)
+    np.testing.assert_allclose(weights.mean(0), c / total, atol=0.01)
+    mean = np.sum(values * c / total, -1, keepdims=True)
+    of_c = np.where(there, values - mean, 0) / total
+    expected = of_c * np.where(theta > 0, 1, c)
+    error = 4 * slopes.std(0) / np.sqrt(len(keys)) + 1e-6
+    assert np.all(np.abs(slopes.mean(0) - expected) < error)
 
 
 def run(search, data, seed=0, epochs=2):
@@ -338,5 +447,19 @@ def test_what_cannot_be_mixed_or_trained_at_once_is_refused():
     for wrong in ({"split": "valid"}, {"split": "train", "relaxation": "gumbel"}):
         with pytest.raises(SettingError, match="shared_pass"):
             strategy_of(shared_pass=True, **wrong)
+    for name, wrong in (
+        ("own_batch", {"own_batch": True, "split": "valid"}),
+        ("order", {"order": "second", "relaxation": "gumbel"}),
+        ("shared_pass", {"shared_pass": True, "split": "train", "order": "second"}),
+    ):
+        with pytest.raises(SettingError, match=name):
+            strategy_of(**wrong)
+
+    class Weighted(toy.ToySpace):
+        groups = (*toy.ToySpace.decisions, Decision("inputs", ("0", "1")))
+
+    assert Differentiable(Weighted()).init(jax.random.key(0)).theta.shape == (3, 3)
+    with pytest.raises(SettingError, match="weights more than its decisions"):
+        Differentiable(Weighted(), relaxation="gumbel")
     with pytest.raises(SettingError, match="one architecture at a time"):
         dataclasses.replace(make_search(strategy=strategy_of()), children_per_step=2)
