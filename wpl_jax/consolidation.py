@@ -1,0 +1,250 @@
+"""What the penalty remembers of trained models, and how a new one is written there.
+
+Elastic Weight Consolidation (Kirkpatrick et al., 2017) and WPL have the same quadratic
+penalty. What differs is the rule by which a new anchor and Fisher meet the old ones:
+:func:`replace` for WPL, :func:`accumulate` or :func:`online` for EWC.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from wpl_jax.common.checks import (
+    check_finite,
+    check_importances,
+    check_inexact,
+    check_range,
+    check_real,
+)
+from wpl_jax.common.trees import (
+    aligned,
+    aligned_mask,
+    check_same_paths,
+    widen,
+    zero_importance,
+)
+
+Rule = Callable[
+    [jax.Array, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]
+]
+
+
+class WeightPlasticityState(NamedTuple):
+    """What the penalty remembers of the models trained so far."""
+
+    count: chex.Array  # shape=(), dtype=jnp.int32; updates seen, for schedules
+    anchor: optax.Params  # like the parameters, at least float32
+    fisher: optax.Params  # like the parameters, real, at least float32
+
+
+def init_state(params: optax.Params) -> WeightPlasticityState:
+    """The state before the first model has been trained: no anchor has an effect.
+
+    Raises:
+      ValueError: If a parameter is not a float or complex array.
+    """
+    check_inexact(params)
+    # Zeros and not the parameters: a state that aliased them could not be donated
+    # beside them, and `init` also runs on shapes alone. With the Fisher at zero
+    # the anchor has no effect.
+    return WeightPlasticityState(
+        count=jnp.zeros([], jnp.int32),
+        # A mean of anchors in bfloat16 would lose small steps.
+        anchor=jax.tree.map(lambda p: widen(jnp.zeros_like(p)), params),
+        # bfloat16 would lose the Fisher's range of many orders of magnitude.
+        fisher=zero_importance(params),
+    )
+
+
+def replace(old_anchor, old_fisher, anchor, fisher):
+    """Consolidation of WPL: the new anchor and Fisher take the place of the old."""
+    del old_anchor, old_fisher
+    return anchor, fisher
+
+
+def accumulate(old_anchor, old_fisher, anchor, fisher):
+    """Consolidation of EWC with one anchor per earlier model.
+
+    The sum of the quadratics ``F_k (theta - anchor_k)^2`` is, up to a constant,
+    one quadratic with Fisher ``sum_k F_k`` around the mean of the anchors weighted
+    by their Fishers: the separate anchors need no memory of their own.
+    """
+    total = old_fisher + fisher
+    share = jnp.where(total > 0, fisher / jnp.where(total > 0, total, 1), 1)
+    return old_anchor + share * (anchor - old_anchor), total
+
+
+def online(gamma: float) -> Rule:
+    """Consolidation of online EWC (Schwarz et al., "Progress & Compress", 2018).
+
+    Args:
+      gamma: Share of the earlier Fisher that is kept, in [0, 1].
+
+    Returns:
+      A rule for :func:`consolidate`: ``F <- gamma * F + F_new`` around the newest
+      anchor.
+
+    Raises:
+      ValueError: If ``gamma`` is a number outside [0, 1].
+    """
+    check_range("gamma", gamma, 0, 1, "a number in [0, 1]")
+
+    def rule(old_anchor, old_fisher, anchor, fisher):
+        del old_anchor
+        return anchor, gamma * old_fisher + fisher
+
+    return rule
+
+
+def consolidate(
+    opt_state: optax.OptState,
+    anchor: optax.Params,
+    fisher: optax.Params,
+    *,
+    rule: Rule = replace,
+    mask: optax.Params | None = None,
+) -> optax.OptState:
+    """Writes a trained model's parameters and Fisher into the optimizer state.
+
+    Pure and jittable. The optimizer state may be nested in any way (``chain``,
+    ``partition``, ``masked``, ``MultiSteps``, ``inject_hyperparams``,
+    ``flax.nnx.Optimizer.opt_state``); every penalty in it is consolidated with
+    those parameters that it sees. Nothing else in the state changes.
+
+    Args:
+      opt_state: The optimizer state.
+      anchor: Where the model was left, a tree with the paths and shapes of the
+        parameters. It is copied, so that donating the parameters stays safe.
+      fisher: The model's Fisher diagonal, a tree like the parameters, entries of
+        at least 0.
+      rule: How old and new are combined, leaf by leaf: :func:`replace` (WPL),
+        :func:`accumulate` or :func:`online` (EWC), or any function ``(old_anchor,
+        old_fisher, anchor, fisher) -> (anchor, fisher)``.
+      mask: Optional tree of 0/1 arrays that broadcast to the parameters. Entries
+        where it is 0 keep their old anchor and Fisher.
+
+    Returns:
+      The optimizer state with the new anchor and Fisher.
+
+    Raises:
+      ValueError: If the state holds no penalty, or a tree lacks a parameter or
+        has it in another shape.
+    """
+    if not callable(rule):
+        raise ValueError(f"rule must be a function, got {rule!r}.")
+    check_real("fisher", fisher)
+
+    def write(state):
+        check_same_paths("anchor", anchor, state.anchor)
+        check_same_paths("fisher", fisher, state.anchor)
+
+        def combine(old_anchor, old_fisher, anchor, fisher, mask):
+            new = rule(old_anchor, old_fisher, anchor, _sane(fisher, old_fisher.dtype))
+            new_anchor, new_fisher = _pair(new, old_anchor.shape)
+            # What a rule adds up may not leave the range either: an infinite Fisher
+            # would protect nothing. Where it makes no number, the old ones stay.
+            new_fisher = jnp.minimum(new_fisher, jnp.finfo(old_fisher.dtype).max)
+            write = mask & jnp.isfinite(new_anchor) & (new_fisher >= 0)
+            return tuple(
+                # `jnp.array` copies: an anchor that aliased the parameters could not
+                # be donated beside them.
+                jnp.array(jnp.where(write, new, old), old.dtype)
+                for new, old in ((new_anchor, old_anchor), (new_fisher, old_fisher))
+            )
+
+        old_leaves, treedef = jax.tree.flatten(state.anchor)
+        combined = [
+            combine(*leaves)
+            for leaves in zip(
+                old_leaves,
+                jax.tree.leaves(state.fisher),
+                aligned("anchor", anchor, state.anchor),
+                aligned("fisher", fisher, state.anchor),
+                aligned_mask(mask, state.anchor),
+                strict=True,
+            )
+        ]
+        return state._replace(
+            anchor=jax.tree.unflatten(treedef, [a for a, _ in combined]),
+            fisher=jax.tree.unflatten(
+                jax.tree.structure(state.fisher), [f for _, f in combined]
+            ),
+        )
+
+    written = map_states(write, opt_state)
+    check_importances("fisher", fisher)
+    check_finite("anchor", anchor)
+    return written
+
+
+def map_states(
+    function: Callable[[WeightPlasticityState], WeightPlasticityState],
+    opt_state: optax.OptState,
+) -> optax.OptState:
+    """Applies a function to the states of all penalties in an optimizer state.
+
+    Raises:
+      ValueError: If there is none.
+    """
+    plasticity_states(opt_state)  # Raises where there is nothing to write to.
+    return jax.tree.map(
+        lambda node: function(node) if _is_state(node) else node,
+        opt_state,
+        is_leaf=_is_state,
+    )
+
+
+def plasticity_states(opt_state: optax.OptState) -> list[WeightPlasticityState]:
+    """The states of all penalties in an optimizer state, in order of the tree.
+
+    Args:
+      opt_state: An optimizer state, nested in any way.
+
+    Returns:
+      At least one state; the running Fisher average is ``states[0].fisher``.
+
+    Raises:
+      ValueError: If there is none.
+    """
+    found = [
+        leaf
+        for leaf in jax.tree.leaves(opt_state, is_leaf=_is_state)
+        if _is_state(leaf)
+    ]
+    if not found:
+        raise ValueError(
+            "This optimizer state holds no weight_plasticity state (it is a "
+            f"{type(opt_state).__name__}). Chain wpl_jax.weight_plasticity(...) or "
+            "wpl_jax.proximal_weight_plasticity(...) into the optimizer and pass the "
+            "state that its init returned."
+        )
+    return found
+
+
+def _is_state(node: Any) -> bool:
+    return isinstance(node, WeightPlasticityState)
+
+
+def _sane(fisher: jax.Array, dtype: Any) -> jax.Array:
+    """A Fisher with 0 for entries below 0 and NaN, and no infinity."""
+    fisher = fisher.astype(dtype)
+    return jnp.minimum(jnp.where(fisher >= 0, fisher, 0), jnp.finfo(dtype).max)
+
+
+def _pair(new: Any, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """The two arrays that a rule has to return."""
+    expected = (
+        "rule(old_anchor, old_fisher, anchor, fisher) must return the pair (anchor, "
+        f"fisher) of arrays of the shape {shape}"
+    )
+    if not isinstance(new, tuple) or len(new) != 2:
+        raise ValueError(f"{expected}, got a {type(new).__name__}.")
+    shapes = [jnp.shape(each) for each in new]
+    if any(found not in (shape, ()) for found in shapes):
+        raise ValueError(f"{expected}, got the shapes {shapes}.")
+    anchor, fisher = new
+    return anchor, fisher
