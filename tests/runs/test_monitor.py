@@ -9,6 +9,7 @@ import struct
 import pytest
 from helpers.tiny import deaths, small_files
 from tensorboardX.proto import event_pb2
+from tensorboardX.proto.event_pb2 import SessionLog
 
 from wpl_jax.errors import UserError
 from wpl_jax.runs import monitor, run_files
@@ -190,6 +191,7 @@ def test_tensorboard_is_told_what_resuming_takes_back(tmp_path):
     write_records(tmp_path, 0, 2)
     first = len(list((tmp_path / "tensorboard").iterdir()))
     write_records(tmp_path, 1, 3)
-    starts = [e.step for e in events(tmp_path) if e.HasField("session_log")]
+    logs = [e for e in events(tmp_path) if e.HasField("session_log")]
+    starts = [e.step for e in logs if e.session_log.status == SessionLog.START]
     assert first == 1
     assert starts[-1] == 1

@@ -26,7 +26,7 @@ where one is unknown. Their names are free, but columns of accuracies are named
 import csv
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,22 @@ from wpl_jax.common.settings import SettingError, check_choice, require
 from wpl_jax.errors import UserError, shorten
 from wpl_jax.evaluation.ranking_metrics import kendall_tau
 from wpl_jax.evaluation.truth import Truth
-from wpl_jax.spaces.nasbench201_architectures import OPERATIONS
+from wpl_jax.spaces.nasbench201_architectures import OPERATIONS, to_string
 
 NASBENCH201 = Path(__file__).with_name("nasbench201.npz")
+
+
+# What accuracies of NAS-Bench-201's data sets are called in figures.
+TITLES = {
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "imagenet16_120": "ImageNet16-120",
+}
+
+
+def _numbers(choice: Any) -> str:
+    """An architecture as tables of one's own write it."""
+    return " ".join(str(int(number)) for number in choice)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,12 +66,14 @@ class Table:
       names: Of the choices by their numbers, the same for each decision. A space that
         has only some of them, or in another order, is judged by their names. Empty
         where the numbers are those of the space.
+      to_text: How an architecture is written, a function of its row of ``choices``.
     """
 
     space: str
     choices: np.ndarray
     columns: Mapping[str, np.ndarray]
     names: tuple[str, ...] = ()
+    to_text: Callable[[Any], str] = _numbers
 
     def __post_init__(self) -> None:
         """Checks that choices are choices, and that none has two rows."""
@@ -105,6 +120,28 @@ class Table:
             )
         return found.reshape(wanted.shape[:-1])
 
+    def number(self, names: Sequence[str], choice: Sequence[int]) -> int:
+        """The row of one architecture, by names if the table has them.
+
+        Args:
+          names: Of each decision's choice.
+          choice: The same as the space numbers them.
+
+        Raises:
+          UserError: If the table lacks it.
+
+        Examples:
+          >>> nasbench201().number(["nor_conv_3x3"] * 6, [2] * 6)
+          1462
+        """
+        if self.names:
+            if unknown := sorted(set(names) - set(self.names)):
+                raise UserError(
+                    f"The table of {self.space} lacks the choice {shorten(unknown[0])}."
+                )
+            choice = [self.names.index(name) for name in names]
+        return int(self.rows(choice))
+
     def values(self, column: str, choices: Any = None) -> np.ndarray:
         """A column, ``float64[...]``.
 
@@ -149,6 +186,7 @@ def nasbench201() -> Table:
             found["choices"].astype(np.int32),
             {str(name): column / 10.0**decimals for name, column, decimals in named},
             OPERATIONS,
+            to_string,
         )
 
 

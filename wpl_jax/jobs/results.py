@@ -9,14 +9,12 @@ import numpy as np
 from wpl_jax.devices import processes
 from wpl_jax.engine.state import State
 from wpl_jax.errors import UserError
-from wpl_jax.reports.searched import REMEDY, RESULTS_FILE
+from wpl_jax.reports.searched import ARCHITECTURE_FILE, REMEDY, RESULTS_FILE
 from wpl_jax.runs.run_files import read_text, to_json, write_atomically
 from wpl_jax.search import Search
 from wpl_jax.supernet import Space, architecture_from_json, architecture_to_json
 from wpl_jax.tasks import ranking as order
 from wpl_jax.tasks.guessing import Guess, Model, print_remark
-
-ARCHITECTURE_FILE = "architecture.json"
 
 
 def write_results(

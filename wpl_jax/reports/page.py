@@ -29,12 +29,14 @@ _PAGE = Template("""<!doctype html>
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 2rem auto;
        padding: 0 1rem; color: #222; }
 h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; }
-table { border-collapse: collapse; margin: 1rem 0; font-size: 0.8rem; }
+table { border-collapse: collapse; margin: 1rem 0; font-size: 0.8rem;
+        display: block; overflow-x: auto; }
 th, td { padding: 0.25rem 0.45rem; text-align: right; border-bottom: 1px solid #ddd; }
 td { white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 th { border-bottom: 2px solid #888; vertical-align: bottom; }
-figure { margin: 1.5rem 0; } figure svg { max-width: 100%; height: auto; }
+figure { margin: 1.5rem 0; overflow-x: auto; }
+figure svg { max-width: 100%; height: auto; }
 figcaption { color: #555; font-size: 0.9rem; }
 .warning { border-left: 4px solid #D55E00; padding-left: 0.7rem; }
 pre { background: #f5f5f5; padding: 0.7rem; overflow-x: auto; font-size: 0.8rem; }
@@ -45,6 +47,7 @@ $body
 """)
 
 
+_LEAST_REM = 3.6  # width of a figure on the page, for each of its inches
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -110,8 +113,11 @@ class Page:
             lambda tag: re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", tag[0]),
             inline,
         )
+        # In a narrow window the figure scrolls, so that its labels can be read.
+        least = f"min-width: {_LEAST_REM * figure.get_figwidth():.1f}rem"
         self._parts.append(
-            f"<figure>{inline}<figcaption>{_escaped(caption)}</figcaption></figure>"
+            f'<figure><div style="{least}">{inline}</div>'
+            f"<figcaption>{_escaped(caption)}</figcaption></figure>"
         )
 
     def write(self, path: Path) -> None:

@@ -26,6 +26,7 @@ from wpl_jax.supernet import Decision, num_choices
 from wpl_jax.tasks.guessing import check_guess
 
 RESULTS_FILE = "results.json"
+ARCHITECTURE_FILE = "architecture.json"
 # What to do if a search has learned nothing.
 REMEDY = "Lower the learning rate (config.optimizer), or raise config.search.epochs."
 

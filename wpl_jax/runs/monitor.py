@@ -1,12 +1,13 @@
 """Metrics of a run, in files."""
 
+import contextlib
 import json
 import os
 import socket
 import struct
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -151,5 +152,40 @@ class _Board:
             self._file.flush()
 
     def close(self) -> None:
-        """Closes the file."""
+        """Notes the time, and closes the file."""
+        stop = SessionLog(status=SessionLog.STOP)
+        with contextlib.suppress(UserError):  # What is recorded is on the disk.
+            self._write(Event(wall_time=time.time(), session_log=stop))
         self._file.close()
+
+
+def wall_seconds(folder: Path) -> float | None:
+    """How long processes were at work in a folder, by its TensorBoard files.
+
+    It counts the time from the opening of the files to their closing, compilation
+    included. Of a process that was killed, it counts the time to the last record.
+
+    Args:
+      folder: That of the metrics.
+
+    Returns:
+      Seconds, of all processes together; None without such files.
+    """
+    total, found = 0.0, False
+    for path in sorted((folder / "tensorboard").glob("events.out.tfevents.*")):
+        times = [event.wall_time for event in _events(path) if event.wall_time]
+        if times:
+            total, found = total + max(times) - min(times), True
+    return total if found else None
+
+
+def _events(path: Path) -> Iterator[Event]:
+    """The events of a file, as far as they are whole."""
+    content, place = path.read_bytes(), 0
+    while place + 12 <= len(content):
+        (length,) = struct.unpack_from("<Q", content, place)
+        data = content[place + 12 : place + 12 + length]
+        place += length + 16  # with the checksums of the length and of the data
+        if content[place - 4 : place] != struct.pack("<I", masked_crc32c(data)):
+            return
+        yield Event.FromString(data)

@@ -14,12 +14,7 @@ from wpl_jax.jobs import memory
 from wpl_jax.jobs.arms import RETRAINING, check_devices, of_each_arm
 from wpl_jax.jobs.build import build
 from wpl_jax.jobs.modes.report import read_search, write_report
-from wpl_jax.jobs.results import (
-    ARCHITECTURE_FILE,
-    on_all,
-    read_architecture,
-    write_results,
-)
+from wpl_jax.jobs.results import on_all, read_architecture, write_results
 from wpl_jax.jobs.search_config import (
     Run,
     expand,
@@ -30,7 +25,7 @@ from wpl_jax.jobs.search_config import (
 )
 from wpl_jax.jobs.search_loop import advance_all, resumable
 from wpl_jax.reports.search_report import REPORT_FILE
-from wpl_jax.reports.searched import RESULTS_FILE
+from wpl_jax.reports.searched import ARCHITECTURE_FILE, RESULTS_FILE
 from wpl_jax.runs import fingerprint
 from wpl_jax.runs.machine import Machine, Requests
 from wpl_jax.runs.run_directory import claim_data, open_run

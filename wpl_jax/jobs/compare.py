@@ -1,0 +1,125 @@
+"""The command ``wpl-jax-compare``: one page and one table from several runs.
+
+wpl-jax-compare --out=runs/comparison runs/gaea "DARTS=runs/darts" "DARTS=runs/darts_2"
+
+Each run is a folder (``--workdir``) of a search, finished or not. ``python -m
+wpl_jax.jobs.compare`` is the same command.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from wpl_jax.errors import UserError, shorten
+from wpl_jax.evaluation import table as tables
+from wpl_jax.reports import comparison, found
+from wpl_jax.runs import console
+from wpl_jax.runs.run_files import make_folder
+
+_MOST_SECONDS = 1e7  # on the whole table 12-epoch trainings take 1.7 million
+
+
+def labelled(arguments: Sequence[str]) -> list[tuple[str, Path]]:
+    """Label and folder of each run.
+
+    Args:
+      arguments: ``FOLDER``, whose name is the label, or ``LABEL=FOLDER``. Folders with
+        the same ``LABEL`` are seeds of one method.
+
+    Raises:
+      UserError: If two folders without a label have the same name.
+
+    Examples:
+      >>> labelled(["runs/gaea/", "DARTS, bilevel=runs/darts"])
+      [('gaea', PosixPath('runs/gaea')), ('DARTS, bilevel', PosixPath('runs/darts'))]
+    """
+    runs, own = [], []
+    for argument in arguments:
+        label, equals, folder = argument.partition("=")
+        if equals and not Path(argument).exists():
+            runs.append((label, Path(folder)))
+            continue
+        path = Path(argument)
+        own.append(path.name or path.resolve().name)
+        runs.append((own[-1], path))
+    labels = [label for label, _ in runs]
+    if twice := [label for label in own if labels.count(label) > 1]:
+        raise UserError(
+            f"Two runs have the label {shorten(twice[0])}. Give them as LABEL=FOLDER, "
+            "with the same label if they are seeds of one method."
+        )
+    return runs
+
+
+def compare(
+    runs: Sequence[tuple[str, Path]],
+    out: Path,
+    table: str | None = None,
+    budgets: Sequence[float] = (12_000.0,),
+) -> str:
+    """Writes the comparison of several runs.
+
+    Args:
+      runs: Label and folder of each.
+      out: Folder for ``comparison.html``, ``comparison.md`` and ``figures/``.
+      table: Path of a table of accuracies; None for NAS-Bench-201.
+      budgets: Seconds of random searches to compare with, as the table counts them.
+
+    Returns:
+      The tables in Markdown.
+
+    Raises:
+      UserError: If no search has finished, or the table is wrong.
+    """
+    read = tables.nasbench201() if table is None else tables.read(table)
+    comparison.check_table(read)
+    searches = found.read(runs)
+    return comparison.write(make_folder(out), searches, read, budgets)
+
+
+def _seconds(text: str) -> float:
+    """A budget; argparse reports a ValueError."""
+    seconds = float(text)
+    if not 0 < seconds <= _MOST_SECONDS:
+        raise ValueError(text)
+    return seconds
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(
+        "wpl-jax-compare", description="Compares the searches of several runs."
+    )
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="[LABEL=]FOLDER",
+        help="folder of a run; runs with the same label are seeds of one method",
+    )
+    parser.add_argument(
+        "--out", required=True, type=Path, help="folder for the page and the tables"
+    )
+    parser.add_argument(
+        "--table", help="CSV file of accuracies; NAS-Bench-201 if not given"
+    )
+    parser.add_argument(
+        "--budget",
+        type=_seconds,
+        action="append",
+        metavar="SECONDS",
+        help="of a random search on the table; repeatable, 12000 if not given",
+    )
+    given = parser.parse_args(argv)
+    sys.stdout = console.lasting(sys.stdout)
+    try:
+        budgets = given.budget or [12_000.0]
+        print(compare(labelled(given.runs), given.out, given.table, budgets))
+    except UserError as error:
+        print(f"Error: {error}", file=console.lasting(sys.stderr))
+        sys.exit(2)
+    print(f"Comparison: {given.out / comparison.PAGE}")
+
+
+if __name__ == "__main__":
+    main()

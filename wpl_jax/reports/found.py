@@ -1,0 +1,147 @@
+"""What finished searches have found, read from the folders of several runs."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from wpl_jax.errors import UserError, shorten
+from wpl_jax.evaluation.retrain import RETRAINED_FILE, read_retrained
+from wpl_jax.reports.searched import ARCHITECTURE_FILE, RESULTS_FILE
+from wpl_jax.runs.monitor import wall_seconds
+from wpl_jax.runs.run_directory import CONFIG_FILE, differing_fields
+from wpl_jax.runs.run_files import NUMBER, OBJECT, TEXT, list_of, read_json
+
+_OF_SEEDS = ("seed", "num_seeds")  # what runs of one method may differ in
+_REMEDY = "Restore it from a copy, or run the search again."
+
+
+class Found(NamedTuple):
+    """The architecture that one search has found.
+
+    Attributes:
+      method: The run's label, and the arm if the run has several.
+      seed: Of the search.
+      space: Name of its space.
+      decisions: Name of each decision's choice.
+      choice: The same as numbers.
+      error_name: Name of the task's error.
+      valid_error: Error on the validation data with the shared weights.
+      test_error: Error on the test data after training from scratch; None without it.
+      seconds: Wall-clock time of the search; None where no record of it is left.
+    """
+
+    method: str
+    seed: int
+    space: str
+    decisions: dict[str, str]
+    choice: list[int]
+    error_name: str
+    valid_error: float
+    test_error: float | None
+    seconds: float | None
+
+
+class Runs(NamedTuple):
+    """Several runs, as far as they have finished.
+
+    Attributes:
+      found: Of each finished search, in the order of the runs.
+      configs: Of each method, the configuration of its first run.
+      notes: What is missing or inconsistent, in sentences.
+    """
+
+    found: list[Found]
+    configs: dict[str, dict[str, Any]]
+    notes: list[str]
+
+
+def read(folders: Sequence[tuple[str, Path]]) -> Runs:
+    """Reads all finished searches of several runs.
+
+    Args:
+      folders: Label and folder of each run. Runs with the same label are seeds of one
+        method.
+
+    Raises:
+      UserError: If no search has finished.
+    """
+    runs = Runs([], {}, [])
+    for label, folder in folders:
+        try:
+            _read_run(label, folder, runs)
+        except UserError as error:
+            runs.notes.append(f"{label} is left out. {error}")
+    if not runs.found:
+        raise UserError(" ".join(["No search has finished.", *runs.notes]))
+    return runs
+
+
+def _read_run(label: str, folder: Path, runs: Runs) -> None:
+    """Adds what the searches of a run have found."""
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise UserError(f"There is no run in {folder}.")
+    config = read_json(path, {}, _REMEDY)
+    fields = {"arms": OBJECT, "seed": NUMBER, "num_seeds": NUMBER}
+    for field, kind in fields.items():
+        if not kind.holds(config.get(field)):
+            raise UserError(f"{path} is not that of a search: it lacks {field}.")
+    for arm, changes in config["arms"].items():
+        method = label if len(config["arms"]) == 1 else f"{label}, {arm}"
+        own = {k: v for k, v in config.items() if k not in _OF_SEEDS}
+        own["arms"] = changes
+        first = runs.configs.setdefault(method, own)
+        if fields_that_differ := [name for name, *_ in differing_fields(first, own)]:
+            runs.notes.append(
+                f"Runs of {method} have different configurations: {folder} differs in "
+                f"{', '.join(fields_that_differ)}."
+            )
+        seeds = range(int(config["seed"]), int(config["seed"] + config["num_seeds"]))
+        missing = []
+        for seed in seeds:
+            of_search = folder / "searches" / f"{arm}-seed{seed}"
+            if not (of_search / RESULTS_FILE).is_file():
+                missing.append(seed)
+                continue
+            try:
+                runs.found.append(_read_search(method, seed, of_search))
+            except UserError as error:
+                runs.notes.append(f"{method}, seed {seed} is left out. {error}")
+        if missing:
+            runs.notes.append(
+                f"{method}: {len(seeds) - len(missing)} of {len(seeds)} searches in "
+                f"{folder} have finished, without seeds {', '.join(map(str, missing))}."
+            )
+
+
+def _read_search(method: str, seed: int, folder: Path) -> Found:
+    results = read_json(
+        folder / RESULTS_FILE,
+        {"architecture": list_of(NUMBER), "error_name": TEXT, "valid_error": NUMBER},
+        _REMEDY,
+    )
+    path = folder / ARCHITECTURE_FILE
+    architecture = read_json(path, {"space": TEXT, "decisions": OBJECT}, _REMEDY)
+    decisions, choice = architecture["decisions"], results["architecture"]
+    texts = all(TEXT.holds(name) for name in decisions.values())
+    if not texts or len(decisions) != len(choice):
+        raise UserError(f"{path} is damaged: found {shorten(decisions)}. {_REMEDY}")
+    scratch = folder / "retrain" / RETRAINED_FILE
+    retrained = read_retrained(scratch) if scratch.is_file() else None
+    return Found(
+        method,
+        seed,
+        architecture["space"],
+        decisions,
+        choice,
+        results["error_name"],
+        results["valid_error"],
+        None if retrained is None else retrained["test_error"],
+        wall_seconds(folder),
+    )
+
+
+def by_method(found: Sequence[Found]) -> Iterator[tuple[str, list[Found]]]:
+    """The searches of each method, methods in order."""
+    for method in dict.fromkeys(one.method for one in found):
+        yield method, [one for one in found if one.method == method]
