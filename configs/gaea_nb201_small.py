@@ -13,7 +13,8 @@ over 10,000 images of 16x16. The same on the built-in digits, without any data a
 from ml_collections import ConfigDict
 
 from wpl_jax.configs import enas_cnn_cifar10
-from wpl_jax.jobs.build import choice
+from wpl_jax.evaluation.rank_disorder import Ranking
+from wpl_jax.jobs.build import choice, settings
 from wpl_jax.spaces import SPACES
 from wpl_jax.strategies import STRATEGIES
 
@@ -41,6 +42,13 @@ def get_config() -> ConfigDict:
             "exponentiated_gradient": {"learning_rate": 0.1},
             "split": "train",
             "shared_pass": True,
+            # There is one candidate, and the table judges it.
+            "candidates": {
+                "proposed": 1,
+                "screen_batches": 1,
+                "keep": 1,
+                "judge_batches": 50,
+            },
         },
     )
     # An "epoch" of a search is one mixture on a pass over the data.
@@ -58,6 +66,16 @@ def get_config() -> ConfigDict:
     config.optimizer.sgd.weight_decay = 3e-4
     config.arms = ConfigDict({"none": {"penalty": {"name": "none"}}})
     config.main_arm = "none"
+    # For --mode=rank: all architectures on 256 images, compared with the table.
+    config.ranking = settings(
+        Ranking,
+        which="all",
+        batches=8,
+        top=0.01,
+        bootstrap=200,
+        truth="table",
+        table={"data_set": "cifar10", "split": "test"},
+    )
     config.retrain.epochs = 0
     config.retrain.space = ConfigDict()
     return config

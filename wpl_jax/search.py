@@ -90,7 +90,7 @@ class Search:
 
     @property
     def num_judged(self) -> int:
-        """How many candidates are judged on the whole validation set."""
+        """How many candidates are evaluated again, on more validation data."""
         candidates = self.strategy.candidates
         return min(candidates.keep, candidates.proposed)
 
@@ -372,11 +372,14 @@ class Search:
         return state._replace(selection=selection._replace(kept=kept))
 
     def judge(self, state: State, data: Data, index: ArrayLike) -> State:
-        """Evaluates kept candidates on all validation data, from ``index`` on."""
+        """Evaluates kept candidates on more validation data, from ``index`` on."""
         selection = state.selection
         kept = _from(selection.kept, index, self.at_once("judge"))
-        found = Evaluator(self.task, self.devices).evaluate(
-            state.shared.params, _at(selection.architectures, kept), data, "valid"
+        found = Evaluator(self.task, self.devices).on_validation(
+            state.shared.params,
+            _at(selection.architectures, kept),
+            data,
+            self.strategy.candidates.judge_batches,
         )
         judged = _put(selection.judged, index, found)
         return state._replace(selection=selection._replace(judged=judged))

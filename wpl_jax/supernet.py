@@ -12,7 +12,7 @@ compilation of the first.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -56,7 +56,7 @@ class Space(Protocol):
     """A supernet: every method is pure and takes the architecture as data.
 
     A space is hashable, and equal to another with the same settings. A class that
-    inherits from this one has its :meth:`sample` and :meth:`discretize`.
+    inherits from this one has the defaults of its methods.
 
     Attributes:
       mixes: Whether :meth:`apply` knows what to do with the weights and the gates of
@@ -118,6 +118,16 @@ class Space(Protocol):
           ``int32[num_decisions]``.
         """
         return largest_weights(weights, self.groups)[: len(self.decisions)]
+
+    def canonical_form(self, choice: Any) -> Hashable:
+        """What isomorphic architectures have in common; by default the choice itself.
+
+        Isomorphic architectures compute the same function after the same training.
+
+        Args:
+          choice: ``int[num_decisions]``.
+        """
+        return tuple(np.asarray(choice).tolist())
 
     def costs(self, architecture: Architecture) -> dict[str, jax.Array]:
         """What a child costs, by name; by default its ``"parameters"``, ``int32[]``.

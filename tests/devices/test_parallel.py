@@ -36,7 +36,7 @@ from wpl_jax.devices.sharded import Sharded
 from wpl_jax.engine.joint_training import Child, batches_of_several, joint_step
 from wpl_jax.engine.training import TrainState, gradient_of_batch
 from wpl_jax.errors import ConfigError, UserError
-from wpl_jax.evaluation.rank_disorder import with_shared
+from wpl_jax.evaluation.shared_scores import SharedScores
 from wpl_jax.jobs import registry as jobs
 from wpl_jax.jobs import search_config
 from wpl_jax.jobs.modes import run as run_mode
@@ -562,10 +562,12 @@ def test_architectures_are_ranked_on_several_devices_as_computed():
     data, params = search.devices.replicate(
         (toy.make_data(), toy.ToySpace().init(FIRST))
     )
-    found = with_shared(search, params, data, architectures)
+    scores = SharedScores(search.task, search.devices, block=5)
+    found = scores.of(params, architectures, data)
     written = Written(jax.device_get(params), toy.make_data(), None)
     nats = [written.loss(each, written.data[1]) for each in architectures]
-    np.testing.assert_allclose(found, np.sqrt(2 * np.array(nats)), rtol=1e-5)
+    np.testing.assert_allclose(found.loss, nats, rtol=1e-5)
+    np.testing.assert_allclose(found.error, np.sqrt(2 * np.array(nats)), rtol=1e-5)
 
 
 def test_a_child_that_explodes_does_not_move_the_others():

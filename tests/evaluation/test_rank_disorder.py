@@ -12,13 +12,15 @@ from helpers import toy
 from ml_collections import ConfigDict
 
 from wpl_jax.errors import ConfigError, UserError
-from wpl_jax.evaluation import rank_disorder, retrain
-from wpl_jax.evaluation.rank_disorder import correlation, draw
-from wpl_jax.evaluation.truth import FromScratch
+from wpl_jax.evaluation import rank_files, retrain, table
+from wpl_jax.evaluation.rank_disorder import Ranking, correlation, estimate_of, measure
+from wpl_jax.evaluation.rank_files import Ranked
+from wpl_jax.evaluation.truth import FromScratch, RandomSearch
 from wpl_jax.jobs import registry as jobs
 from wpl_jax.jobs.arms import restore
 from wpl_jax.jobs.search_config import expand, make_search
 from wpl_jax.reports import search_report
+from wpl_jax.tasks import Evaluation
 
 
 def tau_b(x, y):
@@ -60,13 +62,26 @@ def test_what_is_not_finite_is_left_out_and_too_little_is_no_correlation():
     assert perfect.high <= 1
 
 
-def test_the_architectures_are_random_and_always_the_same():
-    space = toy.ToySpace()
-    found = draw(200, space)
-    np.testing.assert_array_equal(found[:7], draw(200, space)[:7])
-    counts = np.bincount(3 * found[:, 0] + found[:, 1], minlength=9)
-    assert len(counts) == 9
-    assert np.all(counts > 8)  # 22 expected
+def test_architectures_are_ordered_by_the_error_then_by_the_loss():
+    loss = np.array([3.0, 1.0, 2.0, 2.0, np.nan, 5.0], np.float32)
+    error = np.array([10.0, 20.0, 10.0, 10.0, 10.0, np.inf], np.float32)
+    found = estimate_of(Evaluation(loss, error))
+    assert found[2] == found[3] < found[0] < found[1]
+    assert np.isnan(found[4:]).all()
+
+
+def test_metrics_are_of_what_is_finite():
+    rng = np.random.default_rng(0)
+    true = np.append(rng.normal(size=20), [np.nan, 0.0])
+    estimate = np.append(true[:20] + rng.normal(size=20), [0.0, np.inf])
+    found = measure(true, estimate, 0.2, 100)
+    tau = found["Kendall's tau"]
+    assert tau == pytest.approx(correlation(estimate, true))
+    best = np.argsort(estimate[:20])[:4]  # a fifth of all 22
+    truly = set(np.argsort(true[:20])[:4])
+    assert found["P@top 4"].value == len(truly & set(best)) / 4
+    assert found["regret"].value == pytest.approx(true[best[0]] - true[:20].min())
+    assert measure(true[-6:], estimate[-6:], 0.2, 100) == {}
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +97,8 @@ def finished(tmp_path_factory):
 def make_config():
     config = toy.get_config()
     config.strategy.name = "random"
-    config.ranking.architectures, config.ranking.from_scratch.epochs = 5, 2
+    config.ranking.update({"architectures": 5, "block": 2, "bootstrap": 50})
+    config.ranking.from_scratch.epochs = 2
     config.retrain.epochs = 0
     return config
 
@@ -112,60 +128,71 @@ def test_the_mode_ranks_by_shared_weights_and_from_scratch(
     with pytest.raises(SystemExit):
         jobs.run(make_config(), workdir, "rank")
     jobs.run(make_config(), workdir, "rank")
-    found = json.loads((workdir / "rank_disorder.json").read_text())
-    architectures = found["architectures"]
+    scores = table.read(workdir / "rank_disorder.csv")
+    architectures = scores.choices.tolist()
     # What had been trained was not trained again.
     assert trained == [*architectures[:3], *architectures[2:]]
     for number, (architecture, error) in enumerate(
-        zip(architectures, found["true_errors"], strict=True), 1
+        zip(architectures, scores.values("true_error"), strict=True), 1
     ):
         folder = workdir / "ranking" / f"architecture_{number}"
         retrained = json.loads((folder / "retrained.json").read_text())
         assert retrained["architecture"] == architecture
-        assert retrained["valid_error"] == error
+        assert retrained["valid_error"] == pytest.approx(error, rel=1e-8)
         assert "test_error" not in retrained
         assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
         assert not (folder / "checkpoints").exists()
+    found = json.loads((workdir / "rank_disorder.json").read_text())
     runs = expand(make_config())
-    assert set(found["shared"]) == {each.folder(workdir).name for each in runs}
+    assert set(found["searches"]) == {each.folder(workdir).name for each in runs}
     for each in runs:
         search, _, _ = make_search(each.config)
         state = restore(search, each, each.folder(workdir))
         params = jax.tree.map(np.float64, state.shared.params)
-        expected = [error_of(params, a) for a in architectures]
-        np.testing.assert_allclose(
-            found["shared"][each.folder(workdir).name], expected, rtol=1e-5
-        )
+        expected = np.array([error_of(params, a) for a in architectures])
+        name = each.folder(workdir).name
+        np.testing.assert_allclose(scores.values(f"{name}_error"), expected, rtol=1e-5)
+        losses = scores.values(f"{name}_loss")
+        np.testing.assert_allclose(losses, expected**2 / 2, rtol=1e-5)
+        assert found["searches"][name]["seconds"] > 0
+        assert found["searches"][name]["selected"] is None
     page = (workdir / "report.html").read_text()
     assert "Rank disorder" in page
-    tau = correlation(found["shared"]["wpl-seed0"], found["true_errors"])
-    assert f"<td>{tau.tau:.2f}</td>" in page
     # Of five architectures one is on top: the best by the shared weights.
-    shared, true = (
-        np.array(found["shared"]["wpl-seed0"]),
-        np.array(found["true_errors"]),
-    )
-    best = shared.argmin()
+    shared, true = scores.values("wpl-seed0_error"), scores.values("true_error")
+    tau, best = correlation(shared, true), shared.argmin()
     rank = (1 + np.sum(true < true[best])) / 5
-    cells = (
-        *(f"{tau.low:.2f} to {tau.high:.2f}", f"{rank == 0.2:.2f}", f"{rank:.2f}"),
-        f"{true[best] - true.min():.2f}",
-    )
-    row = re.search(f"<td>{cells[0]}</td>.*?</tr>", page, re.DOTALL).group()
-    assert re.findall("<td>(.*?)</td>", row) == list(cells)
+    metrics = found["searches"]["wpl-seed0"]["metrics"]
+    assert metrics["Kendall's tau"] == pytest.approx(list(tau))
+    assert metrics["P@top 1"][0] == (rank == 0.2)
+    assert metrics["BR@1"][0] == pytest.approx(rank)
+    assert metrics["regret"][0] == pytest.approx(true[best] - true.min())
+    row = re.search("<td>wpl-seed0</td>(.*?)</tr>", page, re.DOTALL).group(1)
+    cells = re.findall("<td>(.*?)</td>", row)
+    assert len(cells) == len(metrics)
+    assert cells[0] == f"{tau.tau:.2f} ({tau.low:.2f} to {tau.high:.2f})"
 
 
 def test_a_truth_of_ones_own_needs_no_training(tmp_path):
     workdir, config = tmp_path / "run", make_config()
     config.search.epochs, config.arms = 1, ConfigDict({"none": {}})
     config.main_arm = "none"
-    config.ranking = ConfigDict({"architectures": 6, "truth": "helpers.outside:Table"})
+    config.ranking = ConfigDict({"which": "all", "truth": "helpers.outside:Table"})
     jobs.run(config, workdir, "run")
     jobs.run(config, workdir, "rank")
-    found = json.loads((workdir / "rank_disorder.json").read_text())
+    found = rank_files.read_ranks(workdir, ["none-seed0"])
     assert found["truth"] == "by a table"
-    expected = [sum(choice) + 0.5 for choice in found["architectures"]]
-    assert found["true_errors"] == expected
+    scores = table.read(workdir / "rank_disorder.csv")
+    assert scores.choices.tolist() == [[a, b] for a in range(3) for b in range(3)]
+    expected = scores.choices.sum(1) + 0.5
+    np.testing.assert_array_equal(found["true_errors"], expected)
+    best = json.loads((workdir / "searches/none-seed0/results.json").read_text())
+    error = sum(best["architecture"]) + 0.5
+    assert found["searches"]["none-seed0"]["selected"] == {
+        "error": error,
+        "regret": error - 0.5,
+        "better": np.mean(expected < error),
+    }
     assert not (workdir / "ranking").exists()
     assert "by a table" in (workdir / "report.html").read_text()
 
@@ -174,6 +201,10 @@ def test_a_truth_of_ones_own_needs_no_training(tmp_path):
     ("name", "value"),
     [
         ("architectures", 4),
+        ("architectures", 10_001),
+        ("which", "some"),
+        ("batches", 6),
+        ("top", 0.6),
         ("from_scratch.epochs", 0),
         ("from_scratch.epochs", None),
         ("truth", "nobody"),
@@ -184,42 +215,69 @@ def test_a_wrong_field_is_named(name, value, tmp_path):
     with config.ignore_type():
         config.update_from_flattened_dict({f"ranking.{name}": value})
     with pytest.raises(ConfigError, match=rf"config\.ranking\.{name}"):
-        jobs.run(config, tmp_path / "run", "rank")
+        jobs.run(config, tmp_path / "run", "run")
+
+
+SCORES = Evaluation(
+    np.array([np.inf, 1, 2, 3, 4, 5]), np.array([np.nan, 1, 2, 3, 4, 5])
+)
+
+
+def write(folder, searches):
+    choices = np.array([[a, b] for a in range(2) for b in range(3)], np.int32)
+    ranking = Ranking(truth=FromScratch(7), bootstrap=10)
+    true = [np.nan, 2, 3, 4, 5, 6.0]
+    rank_files.write(folder, toy.ToySpace(), ranking, choices, true, searches)
 
 
 def test_what_is_written_has_null_for_what_is_not_finite(tmp_path):
-    architectures = np.zeros((2, 2), int)
-    shared = {"a": [np.inf, 1.0]}
-    rank_disorder.write(tmp_path, architectures, FromScratch(7), [np.nan, 2.0], shared)
-    found = json.loads((tmp_path / "rank_disorder.json").read_text())
-    assert found["true_errors"] == [None, 2.0]
+    random = RandomSearch(None, None, None, float("inf"), float("inf"))
+    write(tmp_path, {"a": Ranked(SCORES, 2.5, None, [random])})
+    found = rank_files.read_ranks(tmp_path, ["a"])
+    np.testing.assert_array_equal(found["true_errors"], [np.nan, 2, 3, 4, 5, 6])
+    np.testing.assert_array_equal(
+        found["searches"]["a"]["errors"], [np.nan, 1, 2, 3, 4, 5]
+    )
     assert found["truth"] == "trained from scratch for 7 epochs"
-    assert found["shared"] == {"a": [None, 1.0]}
+    assert found["searches"]["a"]["selected"] == {
+        "error": 2.5,
+        "regret": 0.5,
+        "better": 0.2,
+    }
+    assert set(found["searches"]["a"]["random_search"][0].values()) == {None}
+    # All children of the toy have the same number of parameters.
+    metrics = found["without_search"]["number of parameters"]
+    assert metrics["Kendall's tau"] == [None] * 3
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"true_errors": None}, "the field 'true_errors' is missing"),
-        ({"true_errors": 3}, "'true_errors' is 3, expected a list of numbers or"),
+        ({"truth": None}, "the field 'truth' is missing"),
         ({"truth": 3}, "the field 'truth' is 3, expected a text"),
-        ({"shared": [1]}, "the field 'shared' is [1], expected an object"),
-        ({"shared": {}}, "in the field 'shared', the field 'wpl-seed0' is missing"),
-        ({"shared": {"wpl-seed0": [1.0]}}, "expected a list of 2 numbers or nulls"),
+        ({"searches": [1]}, "the field 'searches' is [1], expected an object"),
+        ({"searches": {}}, "in the field 'searches', the field 'a' is missing"),
+        ({"searches": {"a": {}}}, "in 'a', the field 'metrics' is missing"),
+        ({"without_search": {"b": {"tau": 3}}}, "metrics of 'b', the field 'tau' is 3"),
     ],
 )
 def test_damaged_ranks_are_named(change, said, tmp_path):
     path = tmp_path / "rank_disorder.json"
-    good = {"truth": "read", "true_errors": [1.0, None]}
-    good |= {"shared": {"wpl-seed0": [2.0, 3.0]}}
-    names = ["wpl-seed0"]
-    assert rank_disorder.read_ranks(tmp_path, names) is None
-    path.write_text(json.dumps(good))
-    assert rank_disorder.read_ranks(tmp_path, names) == good
-    changed = good | change
+    assert rank_files.read_ranks(tmp_path, ["a"]) is None
+    write(tmp_path, {"a": Ranked(SCORES, None, 3.0, [])})
+    changed = json.loads(path.read_text()) | change
     path.write_text(json.dumps({k: v for k, v in changed.items() if v is not None}))
     with pytest.raises(UserError) as caught:
-        rank_disorder.read_ranks(tmp_path, names)
+        rank_files.read_ranks(tmp_path, ["a"])
     assert str(caught.value).startswith(f"{path} is damaged: ")
     assert said in str(caught.value)
     assert "--mode=rank, which makes it anew" in str(caught.value)
+
+
+@pytest.mark.parametrize("change", ["a_error", "true_error", "3"])
+def test_damaged_scores_are_named(change, tmp_path):
+    write(tmp_path, {"a": Ranked(SCORES, None, 3.0, [])})
+    path = tmp_path / "rank_disorder.csv"
+    path.write_text(path.read_text().replace(change, "x,", 1))
+    with pytest.raises(UserError, match=f"{path} is damaged"):
+        rank_files.read_ranks(tmp_path, ["a"])

@@ -1,5 +1,7 @@
 """Metrics of a ranking against scipy, and against their definitions in loops."""
 
+import itertools
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -122,3 +124,19 @@ def test_what_cannot_be_ranked_is_refused(true, estimate, k, message):
     for metric in OF_K:
         with pytest.raises(ValueError, match=message):
             metric(true, estimate, k)
+
+
+def test_random_search_is_the_mean_over_all_draws():
+    true, estimate = draw(3, 5, 9)
+    for number in (1, 2, 3):
+        found = [
+            true[min(drawn, key=lambda i: estimate[i])]
+            for drawn in itertools.product(range(5), repeat=number)
+        ]
+        mean = metrics.best_of_random(true, estimate, number)
+        assert mean == pytest.approx(np.mean(found))
+    ordered = np.sort(true)
+    middle = metrics.best_of_random(ordered, ordered, 3)
+    assert metrics.draws_until(ordered, ordered, middle) == pytest.approx(3)
+    assert metrics.draws_until(ordered, ordered, ordered.max()) == 1
+    assert metrics.draws_until(ordered, ordered, ordered.min() - 1) == float("inf")

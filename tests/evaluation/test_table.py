@@ -168,6 +168,45 @@ def test_the_truth_is_the_tables():
         truth.check(Cell(("none", "pool")))
 
 
+def test_random_search_has_the_published_result():
+    """Dong and Yang (2020): 12,000 s on CIFAR-10, selected after 12 epochs."""
+    full, short = FromTable("cifar10", "test").random_search(Cell(), 12_000, 6.0)
+    assert (full.epochs, short.epochs) == (200, 12)
+    assert short.trainings / full.trainings == pytest.approx(200 / 12)
+    assert short.error == pytest.approx(100 - 93.75, abs=0.05)
+    # Draws, with the same number of trainings.
+    table, rng = nasbench201(), np.random.default_rng(0)
+    drawn = rng.integers(len(table.choices), size=(20_000, round(short.trainings)))
+    best = table.columns["cifar10_valid_12_epochs"][drawn].argmax(1)
+    errors = (
+        100 - table.columns["cifar10_test"][np.take_along_axis(drawn, best[:, None], 1)]
+    )
+    assert short.error == pytest.approx(
+        errors.mean(), abs=4 * errors.std() / 20_000**0.5
+    )
+    # A search of no time: one random architecture; without none, a better one.
+    nothing = FromTable("cifar10", "test").random_search(Cell(), 0.0, 6.0)[0]
+    assert nothing.error == pytest.approx((100 - table.columns["cifar10_test"]).mean())
+    small = FromTable("cifar10", "test").random_search(Cell(OPERATIONS[1:]), None, 6.0)
+    assert small[0].trainings is None
+    assert small[0].equal_trainings < full.equal_trainings
+    seconds = table.columns["cifar10_seconds"].mean()
+    assert full.equal_seconds == pytest.approx(full.equal_trainings * seconds)
+
+
+def test_a_table_of_ones_own_may_have_shorter_trainings_and_times(tmp_path):
+    text = "space,choice,a_valid,a_valid_3_epochs,a_seconds\ntoy,0 0,50,20,5\n"
+    truth = FromTable("a", path=str(written(tmp_path, text)))
+    cheaper = truth.cheaper(toy.ToySpace(), np.array([[0, 0]]))
+    assert {k: v.tolist() for k, v in cheaper.items()} == {"3 epochs of training": [80]}
+    # How long trainings were is not known, so a part of the time is not either.
+    (found,) = truth.random_search(toy.ToySpace(), 10.0, 50.0)
+    assert found == (None, 2.0, 50.0, 1.0, 5.0)
+    alone = FromTable("mine", path=str(written(tmp_path, ROWS)))
+    assert alone.random_search(toy.ToySpace(), 10.0, 50.0) == []
+    assert alone.cheaper(toy.ToySpace(), np.array([[0, 2]])) == {}
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

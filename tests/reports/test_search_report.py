@@ -8,11 +8,17 @@ import shutil
 import zlib
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from helpers import outside
 from PIL import Image
 
 from wpl_jax.errors import UserError
+from wpl_jax.evaluation import rank_files
+from wpl_jax.evaluation.rank_disorder import Ranking
+from wpl_jax.evaluation.rank_files import Ranked
+from wpl_jax.evaluation.truth import RandomSearch
 from wpl_jax.reports import search_report
 from wpl_jax.reports.searched import Columns
 from wpl_jax.reports.sections import forgetting
@@ -20,6 +26,7 @@ from wpl_jax.reports.sections.section import Report, Section
 from wpl_jax.runs.checkpoint import Checkpoints
 from wpl_jax.runs.run_files import NUMBER, list_of
 from wpl_jax.spaces.recurrent_cell import ACTIVATIONS, RecurrentCell
+from wpl_jax.tasks import Evaluation
 
 SPACE = RecurrentCell(7, 4, 3)
 EPOCHS, START = 4, 1  # The penalty is on from epoch 1, and shows from epoch 2 on.
@@ -263,16 +270,23 @@ def test_page_begins_with_what_is_no_better_than_guessing(page):
 def test_training_from_scratch_and_rankings_at_the_level_are_named(searches, tmp_path):
     some = read_all(searches, [("wpl", 0)])
     retrained = {"parameters": 9, "valid_error": 61.0, "test_error": 3.0}
-    ranks = {"truth": "by a table", "true_errors": [70.0, None] * 3}
-    ranks |= {"shared": {"wpl-seed0": [None, 51.0] * 3}}
-    (tmp_path / "rank_disorder.json").write_text(json.dumps(ranks))
+    shared = np.array([np.nan, 51.0] * 3)
+    scores = Evaluation(shared, shared)
+    choices = np.stack([SPACE.sample(jax.random.key(i)) for i in range(6)])
+    rank_files.write(
+        *(tmp_path, SPACE, Ranking(truth=outside.Table()), choices, [70.0] * 6),
+        {"wpl-seed0": Ranked(scores, 71.0, 5.0, [RandomSearch(9, 0.5, 80, 3, 7200)])},
+    )
     some[0] = some[0]._replace(retrained=retrained | {"guess": GUESS})
     search_report.write(tmp_path, CONFIG, some, SPACE, ABOUT, START)
-    text = Parsed(tmp_path / "report.html").text
+    page = Parsed(tmp_path / "report.html")
+    text = page.text
+    assert ["wpl-seed0", "71.00", "1.00", "1e+02 %", "5 s"] in page.rows
+    assert ["wpl-seed0", "9", "0.5", "80.00", "3", "2 h"] in page.rows
     for said in (
-        "wpl, seed 0, the best random architecture with the shared weights (ppl 51.00",
+        "wpl, seed 0, the best ranked architecture with the shared weights (ppl 51.00",
         "wpl, seed 0, trained from scratch (ppl 61.00",
-        "the best random architecture, by a table (ppl 70.00",
+        "the best ranked architecture, by a table (ppl 70.00",
         "Lower the learning rate (config.retrain.optimizer)",
         "config.search.epochs",
     ):

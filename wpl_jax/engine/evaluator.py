@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from wpl_jax.devices.axis import NO_AXIS, Axis
 from wpl_jax.devices.compiled import compiled
@@ -48,6 +49,14 @@ class Evaluator:
             return self.task.evaluate(child, architecture, data, split, axis)
 
         return self._each(one, architectures)
+
+    def on_validation(
+        self, params: Any, architectures: Architecture, data: Data, batches: int | None
+    ) -> Evaluation:
+        """Several, on the first validation batches, or on all where these are None."""
+        if batches is None:
+            return self.evaluate(params, architectures, data, "valid")
+        return self.validate(params, architectures, data, np.int32(batches))
 
     def rewards(
         self,

@@ -49,7 +49,7 @@ class Selection(NamedTuple):
     architectures: Architecture  # of arrays [proposed, ...]
     screened: Evaluation  # of float32[proposed]; on a few validation batches
     kept: jax.Array  # int32[keep]; the best of them, the very best first
-    judged: Evaluation  # of float32[keep]; on the whole validation set
+    judged: Evaluation  # of float32[keep]; on more validation data
     allowed: jax.Array  # bool[proposed]; which the reward lets be selected
 
 

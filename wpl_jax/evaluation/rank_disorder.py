@@ -1,48 +1,41 @@
 """How well shared weights rank architectures.
 
-The true errors of some random architectures are found once, for instance by training
-each from scratch. The shared weights of each search then rank the same architectures.
-The rank correlation of the two orders measures how reliable the shared weights are (Yu
-et al., "Evaluating the search phase of neural architecture search", 2020). Khodak and
-Li (2020) call a lack of correlation rank disorder.
+The true errors of some architectures are found once, for instance by training each from
+scratch, or from a table. The shared weights of each search then rank the same
+architectures. The rank correlation of the two orders measures how reliable the shared
+weights are (Yu et al., "Evaluating the search phase of neural architecture search",
+2020). Khodak and Li (2020) call a lack of correlation rank disorder.
 """
 
 import dataclasses
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wpl_jax.common.settings import check_int, chosen
+from wpl_jax.common.settings import (
+    MOST_SEED,
+    check_choice,
+    check_int,
+    check_number,
+    chosen,
+    require,
+)
 from wpl_jax.devices import processes
-from wpl_jax.engine.evaluator import Evaluator
-from wpl_jax.evaluation import retrain
-from wpl_jax.evaluation.ranking_metrics import kendall_tau
+from wpl_jax.evaluation import architectures, ranking_metrics, retrain
+from wpl_jax.evaluation.ranking_metrics import Measured, kendall_tau
 from wpl_jax.evaluation.truth import TRUTHS, FromScratch, Truth
 from wpl_jax.runs.machine import Requests
-from wpl_jax.runs.run_files import (
-    NUMBER_OR_NULL,
-    OBJECT,
-    TEXT,
-    check_fields,
-    finite,
-    list_of,
-    read_json,
-    to_json,
-    write_atomically,
-)
-from wpl_jax.search import Search
 from wpl_jax.supernet import Architecture, Space
-from wpl_jax.tasks import Data
+from wpl_jax.tasks import Data, Evaluation
 
-_MOST_ARCHITECTURES = 10_000
-RANKS_FILE = "rank_disorder.json"
-RANKED = "the best random architecture with the shared weights"
+_MOST_TRAINED = 10_000
+RANKED = "the best ranked architecture with the shared weights"
 _SPLITS = ("valid",)  # Nobody is to choose among many by the test.
+_TAU = "Kendall's tau"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,17 +43,75 @@ class Ranking:
     """Which architectures are ranked, and by what.
 
     Attributes:
-      architectures: How many random ones.
-      truth: What they are compared with.
+      which: A random ``"sample"``, ``"all"`` of the space, or one of each isomorphism
+        class of these (``"classes"``).
+      architectures: Number of distinct architectures in a sample.
+      seed: Of a sample.
+      batches: Validation batches on which each is evaluated with the shared weights,
+        the same for all; None for the whole validation set.
+      block: Architectures in a compiled call. A kill loses at most one block.
+      top: Share of the architectures that count as the best, and as the worst.
+      bootstrap: Samples of each bootstrap interval.
+      truth: Source of the true errors.
     """
 
+    which: Literal["sample", "all", "classes"] = "sample"
     architectures: int = 30
+    seed: int = 0
+    batches: int | None = None
+    block: int = 100
+    top: float = 0.2
+    bootstrap: int = 1000
     truth: Truth = chosen(TRUTHS, FromScratch())
 
     def __post_init__(self) -> None:
         """Checks the settings."""
-        why = "each is trained in a folder of its own"
-        check_int(self, "architectures", 5, why, most=_MOST_ARCHITECTURES)
+        check_choice(self, "which", ("all", "classes", "sample"))
+        check_int(self, "architectures", 5, most=architectures.MOST)
+        check_int(self, "seed", 0, most=MOST_SEED)
+        check_int(self, "batches", 1, optional=True)
+        check_int(self, "block", 1)
+        check_number(self, "top", above=0, most=0.5)
+        check_int(self, "bootstrap", 1)
+
+    def check(self, space: Space) -> None:
+        """Checks that the architectures of a space can be ranked.
+
+        Args:
+          space: The space of the search.
+
+        Raises:
+          UserError: If the space has too many, or the truth has no errors of them.
+          SettingError: If they are too many to be trained from scratch.
+        """
+        self.truth.check(space)
+        number, name = self.architectures, "architectures"
+        if self.which != "sample":
+            architectures.check_count(space)
+            number, name = architectures.count(space), "which"
+        trains = self.truth.epochs is not None
+        expected = (
+            f"at most {_MOST_TRAINED:,} architectures where each is trained from "
+            f"scratch, in a folder of its own; these are {number:,}"
+        )
+        require(self, name, not trains or number <= _MOST_TRAINED, expected)
+
+    def choose(self, space: Space) -> np.ndarray:
+        """The architectures that are ranked, ``int32[n, decisions]``.
+
+        Args:
+          space: The space of the search.
+
+        Raises:
+          UserError: If the space has too few or too many of them.
+        """
+        match self.which:
+            case "all":
+                return architectures.every(space)
+            case "classes":
+                return architectures.one_of_each_class(space)
+            case _:
+                return architectures.sample(space, self.architectures, self.seed)
 
 
 class Interval(NamedTuple):
@@ -69,12 +120,6 @@ class Interval(NamedTuple):
     tau: float
     low: float
     high: float
-
-
-def draw(count: int, space: Space) -> np.ndarray:
-    """Random architectures, the same for all searches, ``int32[count, decisions]``."""
-    keys = jax.random.split(jax.random.key(0), count)
-    return np.asarray(jax.vmap(space.sample)(keys))
 
 
 def from_scratch(
@@ -123,62 +168,72 @@ def from_scratch(
     return errors
 
 
-def with_shared(
-    search: Search, params: Any, data: Data, architectures: np.ndarray
-) -> list[float]:
-    """Errors on the validation data with the shared parameters of a search."""
-    evaluator, at_once = Evaluator(search.task, search.devices), search.devices.count
-    errors: list[float] = []
-    for first in range(0, len(architectures), at_once):
-        some = Architecture(jnp.asarray(architectures[first : first + at_once]))
-        found = evaluator.evaluate(params, some, data, "valid")
-        errors += np.asarray(found.error).tolist()
-    return errors
+def estimate_of(scores: Evaluation) -> np.ndarray:
+    """The order of architectures by their scores, as numbers to compare.
 
-
-def write(
-    workdir: Path,
-    architectures: np.ndarray,
-    truth: Truth,
-    true_errors: list[float],
-    shared: dict[str, list[float]],
-) -> None:
-    """Writes ``rank_disorder.json``, the searches by the names of their folders."""
-    found = {
-        "architectures": architectures.tolist(),
-        "truth": truth.about,
-        "true_errors": [finite(x) for x in true_errors],
-        "shared": {
-            name: [finite(x) for x in errors] for name, errors in shared.items()
-        },
-    }
-    write_atomically(workdir / RANKS_FILE, to_json(found))
-
-
-def read_ranks(workdir: Path, names: Sequence[str]) -> dict[str, Any] | None:
-    """What :func:`write` has written; None if there is nothing.
+    By the error, then by the loss, as a search selects its best.
 
     Args:
-      workdir: Of the run.
-      names: Those of the searches' folders.
+      scores: Of ``float32[n]``.
 
-    Raises:
-      UserError: If it is not what :func:`write` writes.
+    Returns:
+      ``float64[n]``, lower is better, equal only where error and loss are; nan where
+      one is not finite.
     """
-    path = workdir / RANKS_FILE
-    if not path.exists():
-        return None
-    remedy = "Delete it, or run with --mode=rank, which makes it anew."
-    fields = {
-        "truth": TEXT,
-        "true_errors": list_of(NUMBER_OR_NULL),
-        "shared": OBJECT,
-    }
-    found = read_json(path, fields, remedy)
-    errors = list_of(NUMBER_OR_NULL, len(found["true_errors"]))
-    where = "in the field 'shared', "
-    check_fields(found["shared"], dict.fromkeys(names, errors), path, remedy, where)
-    return found
+    loss, error = (np.asarray(each, float) for each in scores)
+    pairs = np.stack([error, loss], axis=1)
+    place = np.unique(pairs, axis=0, return_inverse=True)[1].ravel().astype(float)
+    return np.where(np.isfinite(pairs).all(1), place, np.nan)
+
+
+def measure(
+    true: np.ndarray, estimate: np.ndarray, top: float, samples: int
+) -> dict[str, Measured]:
+    """All metrics of a ranking with 95 % intervals, over what is finite in both.
+
+    The interval of Kendall's tau is that of :func:`correlation`, the others are from
+    bootstraps over the architectures.
+
+    Args:
+      true: True errors, ``float[n]``.
+      estimate: Estimates of them, ``float[n]``.
+      top: Share that counts as the best, and as the worst.
+      samples: Of each bootstrap.
+
+    Returns:
+      By name; nothing if fewer than 5 are finite.
+    """
+    there = np.isfinite(true) & np.isfinite(estimate)
+    if there.sum() < 5:
+        return {}
+    x, y = true[there], estimate[there]
+    k = max(1, round(top * len(true)))
+    found = ranking_metrics.summary(x, y, min(k, len(x)), samples)
+    return found | {_TAU: Measured(*correlation(y, x))}
+
+
+def without_search(
+    space: Space, truth: Truth, choices: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Estimates that need no search, with which a ranking is compared.
+
+    Args:
+      space: The space of the search.
+      truth: Source of the true errors.
+      choices: ``int32[n, decisions]``.
+
+    Returns:
+      By name ``float64[n]``, lower is better: the negative number of parameters, and
+      what the truth knows.
+    """
+
+    def parameters(choice):
+        return space.costs(Architecture(choice))["parameters"]
+
+    found = jax.jit(jax.vmap(parameters))(jnp.asarray(choices))
+    return {"number of parameters": -np.asarray(found, float)} | truth.cheaper(
+        space, choices
+    )
 
 
 def correlation(one: Any, other: Any) -> Interval:

@@ -83,6 +83,50 @@ def regret(true: ArrayLike, estimate: ArrayLike) -> float:
     return float(true[selected] - true.min())
 
 
+def best_of_random(true: ArrayLike, estimate: ArrayLike, number: float) -> float:
+    """Expected true error of random search: the lowest estimate of several draws.
+
+    Args:
+      true: True errors, ``float[n]``.
+      estimate: What random search selects by, ``float[n]``.
+      number: How many of the ``n`` are drawn, with replacement, at least 1; the
+        formula has values between whole numbers, too.
+
+    Examples:
+      Of two draws from two, the better one is among them in three of four cases:
+
+      >>> best_of_random([10, 20], [1, 2], 2)
+      12.5
+    """
+    x, y = _checked(true, estimate)
+    # Share of those that are not among the first, from 1 down to 0.
+    left = np.linspace(1, 0, len(x) + 1) ** number
+    return float((left[:-1] - left[1:]) @ x[np.lexsort((x, y))])
+
+
+def draws_until(true: ArrayLike, estimate: ArrayLike, error: float) -> float:
+    """How many draws random search needs for an expected true error.
+
+    Args:
+      true: True errors, ``float[n]``.
+      estimate: What random search selects by, ``float[n]``.
+      error: Expected true error to be reached.
+
+    Returns:
+      At least 1; inf if the error is not reached.
+    """
+    if best_of_random(true, estimate, 1) <= error:
+        return 1.0
+    low, high = 0.0, np.log(100.0 * len(np.ravel(true)))  # Then it has drawn all.
+    if best_of_random(true, estimate, np.exp(high)) > error + 1e-9:
+        return float("inf")
+    for _ in range(50):
+        middle = (low + high) / 2
+        reached = best_of_random(true, estimate, np.exp(middle)) <= error
+        low, high = (low, middle) if reached else (middle, high)
+    return float(np.exp(high))
+
+
 def bootstrap(
     metric: Metric,
     true: ArrayLike,

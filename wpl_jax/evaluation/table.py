@@ -11,7 +11,8 @@ Its columns are, of ``cifar10``, ``cifar100`` and ``imagenet16_120``:
   ``cifar10_test``.
 * ``DATA_test_12_epochs``, ``cifar10_valid_12_epochs``: the same after 12 epochs with a
   learning rate that falls to 0 over these.
-* ``DATA_seconds``: seconds of training for 200 epochs, of CIFAR-10 on half the images.
+* ``DATA_seconds``: seconds of training for 200 epochs on the authors' GPUs, of CIFAR-10
+  on half the images.
 * ``parameters``, ``flops``: of the network for CIFAR-10. A multiplication and the
   addition to it count as one.
 * ``seeds``: how often each was trained for 200 epochs.
@@ -20,12 +21,15 @@ A table of your own is a CSV file with a header. Column ``space`` holds the name
 space in each row; ``choice`` holds the choice of each decision, numbers from 0 with
 spaces between, such as ``3 3 1 0 4 2``. All other columns hold numbers, or ``nan``
 where one is unknown. Their names are free, but columns of accuracies are named
-``DATA_SPLIT`` and are in per cent.
+``DATA_SPLIT`` and are in per cent. With ``DATA_valid`` and ``DATA_seconds``, seconds of
+training, a ranking is compared with random search. Columns ``DATA_valid_N_epochs``
+hold accuracies after ``N`` epochs, which a ranking is compared with.
 """
 
 import csv
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,9 +38,14 @@ import numpy as np
 
 from wpl_jax.common.settings import SettingError, check_choice, require
 from wpl_jax.errors import UserError, shorten
-from wpl_jax.evaluation.ranking_metrics import kendall_tau
-from wpl_jax.evaluation.truth import Truth
+from wpl_jax.evaluation.ranking_metrics import (
+    best_of_random,
+    draws_until,
+    kendall_tau,
+)
+from wpl_jax.evaluation.truth import RandomSearch, Truth
 from wpl_jax.spaces.nasbench201_architectures import OPERATIONS, to_string
+from wpl_jax.supernet import Space
 
 NASBENCH201 = Path(__file__).with_name("nasbench201.npz")
 
@@ -63,6 +72,7 @@ class Table:
       choices: ``int32[n, decisions]``, each row once. Those of NAS-Bench-201 are in the
         benchmark's own order: a row is an official index.
       columns: ``float64[n]`` by name.
+      epochs: Of the training of ``DATA_SPLIT`` and ``DATA_seconds``; None if unknown.
       names: Of the choices by their numbers, the same for each decision. A space that
         has only some of them, or in another order, is judged by their names. Empty
         where the numbers are those of the space.
@@ -72,6 +82,7 @@ class Table:
     space: str
     choices: np.ndarray
     columns: Mapping[str, np.ndarray]
+    epochs: int | None = None
     names: tuple[str, ...] = ()
     to_text: Callable[[Any], str] = _numbers
 
@@ -185,8 +196,9 @@ def nasbench201() -> Table:
             str(found["space"]),
             found["choices"].astype(np.int32),
             {str(name): column / 10.0**decimals for name, column, decimals in named},
-            OPERATIONS,
-            to_string,
+            epochs=200,
+            names=OPERATIONS,
+            to_text=to_string,
         )
 
 
@@ -300,13 +312,80 @@ class FromTable(Truth):
         """The errors of the table, in per cent."""
         del train
         self.check(space)
-        if names := self._table.names:
-            columns = [
-                np.array([names.index(name) for name in decision.choices])[column]
-                for decision, column in zip(space.decisions, choices.T, strict=True)
-            ]
-            choices = np.stack(columns, axis=1)
-        return (100 - self._table.values(self._column, choices)).tolist()
+        return self._errors(self._column, self._numbers(space, choices)).tolist()
+
+    def cheaper(self, space, choices):
+        """The errors after shorter trainings, which the table has columns of."""
+        numbers = self._numbers(space, choices)
+        return {
+            f"{epochs} epochs of training": self._errors(column, numbers)
+            for epochs, column in self._short_trainings
+        }
+
+    def random_search(self, space, seconds, error):
+        """Random search by the table's validation accuracies and its seconds.
+
+        Of each length of training in the table. A shorter one takes its part of the
+        time. Nothing if the table lacks the columns.
+        """
+        table = self._table
+        valid, times = f"{self.data_set}_valid", f"{self.data_set}_seconds"
+        if valid not in table.columns or times not in table.columns:
+            return []
+        lengths = [(table.epochs, valid)]
+        if table.epochs is not None:
+            lengths += self._short_trainings
+        choices = self._of_space(space)
+        true, each = self._errors(self._column, choices), table.values(times, choices)
+        found = []
+        for epochs, column in lengths:
+            estimate, cost = self._errors(column, choices), each.mean()
+            if epochs is not None and table.epochs is not None:
+                cost *= epochs / table.epochs
+            number = None if seconds is None else seconds / cost
+            reached = None
+            if number is not None:
+                reached = best_of_random(true, estimate, max(number, 1))
+            equal = draws_until(true, estimate, error)
+            found.append(RandomSearch(epochs, number, reached, equal, equal * cost))
+        return found
+
+    def _errors(self, column: str, numbers: np.ndarray) -> np.ndarray:
+        return 100 - self._table.values(column, numbers)
+
+    @property
+    def _short_trainings(self) -> list[tuple[int, str]]:
+        """Their epochs and columns."""
+        pattern = re.compile(rf"{re.escape(self.data_set)}_valid_(\d+)_epochs")
+        matches = (pattern.fullmatch(name) for name in self._table.columns)
+        return [(int(found[1]), found[0]) for found in matches if found]
+
+    def _numbers(self, space: Space, choices: np.ndarray) -> np.ndarray:
+        """Choices of a space, as the table has them."""
+        columns = [
+            known[column]
+            for known, column in zip(self._known(space), choices.T, strict=True)
+        ]
+        return np.stack(columns, axis=1)
+
+    def _of_space(self, space: Space) -> np.ndarray:
+        """The table's architectures that the space has, as the table has them."""
+        choices = self._table.choices
+        there = [
+            np.isin(column, known)
+            for known, column in zip(self._known(space), choices.T, strict=True)
+        ]
+        return choices[np.all(there, axis=0)]
+
+    def _known(self, space: Space) -> list[np.ndarray]:
+        """Of each decision, the table's numbers of the space's choices."""
+        names = self._table.names
+        return [
+            np.array([names.index(name) for name in decision.choices])
+            if names
+            else np.arange(len(decision.choices))
+            for decision in space.decisions
+        ]
 
     @property
     def about(self):

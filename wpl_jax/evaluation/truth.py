@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -13,6 +13,20 @@ from wpl_jax.supernet import Space
 # Trains architectures, int32[n, decisions], from scratch; returns their errors on the
 # validation data to the primary process.
 Train = Callable[[np.ndarray], list[float]]
+
+
+class RandomSearch(NamedTuple):
+    """Random search, which trains random architectures and selects the best.
+
+    The best is that of the highest validation accuracy after the training. Numbers are
+    means over all such searches.
+    """
+
+    epochs: int | None  # of each training; None if unknown
+    trainings: float | None  # that the time of the search pays for; None if unknown
+    error: float | None  # true error of the best of them, and of one if they are fewer
+    equal_trainings: float  # until it has the true error of the search; inf for never
+    equal_seconds: float  # that they take
 
 
 class Truth(Protocol):
@@ -45,6 +59,32 @@ class Truth(Protocol):
           choices: ``int32[n, decisions]``.
           train: Trains for :attr:`epochs`; None if these are None.
         """
+
+    def cheaper(self, space: Space, choices: np.ndarray) -> dict[str, np.ndarray]:
+        """Estimates of the errors that need no search; by default, none.
+
+        Args:
+          space: The space of the search.
+          choices: ``int32[n, decisions]``.
+
+        Returns:
+          By name ``float64[n]``, lower is better.
+        """
+        del space, choices
+        return {}
+
+    def random_search(
+        self, space: Space, seconds: float | None, error: float
+    ) -> list[RandomSearch]:
+        """What random search reaches that trains architectures; by default, nothing.
+
+        Args:
+          space: The space of the search.
+          seconds: That a search took; None if unknown.
+          error: True error of what the search selected.
+        """
+        del space, seconds, error
+        return []
 
     @property
     def about(self) -> str:

@@ -220,10 +220,11 @@ def make_search(
         expected = f"at most {batches}, the batches of the training data"
         raise wrong("search.children_per_step", settings.children_per_step, expected)
     available = task.num_batches(data, "valid")
-    screen_batches = f"{section_of(config, 'strategy')}.candidates.screen_batches"
+    candidates = f"{section_of(config, 'strategy')}.candidates"
     for field, number in (
         ("search.eval_batches", settings.eval_batches),
-        (screen_batches, strategy.candidates.screen_batches),
+        (f"{candidates}.screen_batches", strategy.candidates.screen_batches),
+        (f"{candidates}.judge_batches", strategy.candidates.judge_batches or 0),
     ):
         expected = f"at most {available}, the batches of the validation data"
         if number > available:  # A default may be, which the configuration lacks.

@@ -32,7 +32,12 @@ from wpl_jax.spaces import images
 from wpl_jax.spaces.batch_normalization import Moments, normalize
 from wpl_jax.spaces.depthwise import average_pool, shifts
 from wpl_jax.spaces.images import Noise, Outputs, UniformKernel
-from wpl_jax.spaces.nasbench201_architectures import EDGES, NODES, OPERATIONS
+from wpl_jax.spaces.nasbench201_architectures import (
+    EDGES,
+    NODES,
+    OPERATIONS,
+    canonical_form,
+)
 from wpl_jax.supernet import (
     ALL,
     EVERY_ROW,
@@ -117,6 +122,10 @@ class NasBench201(Space):
           choice: ``int[..., 6]``.
         """
         return np.asarray(choice) + int(self.exclude_none)
+
+    def canonical_form(self, choice):
+        """An expression of the cell; the published classes are those of equal ones."""
+        return canonical_form(self.benchmark_choice(choice))
 
     def init(self, key: jax.Array) -> Params:
         """The shared parameters.

@@ -28,23 +28,27 @@ class Candidates:
     """How a strategy's best architecture is selected at the end of a search.
 
     In two stages. *Screen* evaluates every candidate on a few validation batches.
-    *Judge* evaluates the best of them on the whole validation set, and the best of
-    these is the result. All use the shared weights.
+    *Judge* evaluates the best of them on more, and the best of these is the result. All
+    use the shared weights.
 
     Attributes:
       proposed: Architectures that the strategy proposes.
       screen_batches: Validation batches on which each is evaluated first.
-      keep: How many of the best are then evaluated on the whole validation set.
+      keep: How many of the best are then judged.
+      judge_batches: Validation batches on which these are evaluated; None for the whole
+        validation set.
     """
 
     proposed: int = 100
     screen_batches: int = 10
     keep: int = 10
+    judge_batches: int | None = None
 
     def __post_init__(self) -> None:
         """Checks the settings."""
         for name in ("proposed", "screen_batches", "keep"):
             check_int(self, name, 1)
+        check_int(self, "judge_batches", 1, optional=True)
 
 
 class Strategy(Protocol):

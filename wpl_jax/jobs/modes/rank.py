@@ -1,18 +1,17 @@
 """``--mode=rank``: the order of architectures by shared weights, and their true one."""
 
-import functools
 from pathlib import Path
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from wpl_jax.devices import processes
-from wpl_jax.evaluation import rank_disorder
-from wpl_jax.jobs import memory
+from wpl_jax.evaluation import rank_files
+from wpl_jax.evaluation.rank_disorder import RANKED
+from wpl_jax.jobs import memory, ranking
 from wpl_jax.jobs.arms import check_devices, fingerprints, restore, searches_of
-from wpl_jax.jobs.build import build
-from wpl_jax.jobs.config_fields import with_changes
 from wpl_jax.jobs.modes.report import read_search, write_report
-from wpl_jax.jobs.search_config import expand, make_retraining, open_task
+from wpl_jax.jobs.search_config import expand, open_task
 from wpl_jax.reports.searched import REMEDY
 from wpl_jax.runs.machine import Machine
 from wpl_jax.runs.run_directory import claim_data, open_run
@@ -21,8 +20,8 @@ from wpl_jax.tasks.guessing import Model, lowest, print_remark
 
 
 def rank(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> None:
-    """Compares the order of random architectures by shared weights with the truth."""
-    ranking = build(rank_disorder.Ranking, config, "ranking")
+    """Compares the order of architectures by shared weights with the truth."""
+    settings = ranking.build_ranking(config)
     runs = expand(config)
     with (
         open_run(workdir, config.to_dict(), existing=True),
@@ -35,40 +34,40 @@ def rank(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> Non
         cache = DataCache()
         searches = searches_of(runs, cache, machine)
         claim_data(workdir, fingerprints(searches))
+        for search, data, _ in searches.values():
+            ranking.check(settings, search, data)
         main, _, about = searches[runs[0].arm]
         space = main.task.space
-        ranking.truth.check(space)
-        architectures = rank_disorder.draw(ranking.architectures, space)
+        choices = settings.choose(space)
         needs, train = [memory.of_search(*f[:2]) for f in searches.values()], None
-        if ranking.truth.epochs is not None:
-            epochs = {"retrain": {"epochs": ranking.truth.epochs}}
-            changed = with_changes(config, epochs, "config.retrain lacks epochs")
-            retraining, retrain_data = make_retraining(changed, cache, machine.devices)
-            needs.append(memory.of_retraining(retraining, retrain_data))
-            train = functools.partial(
-                rank_disorder.from_scratch,
-                retraining,
-                retrain_data,
-                seed=config.seed,
-                workdir=workdir,
-                requests=requests,
-                checkpoint_seconds=config.retrain.checkpoint_seconds,
+        if settings.truth.epochs is not None:
+            train = ranking.make_training(
+                config, settings.truth.epochs, cache, machine, workdir, requests
             )
+            needs.append(train.need)
         check_devices(needs, machine)
-        true_errors = ranking.truth.of(space, architectures, train)
-        shared = {}
+        true_errors = settings.truth.of(space, choices, train and train.run)
+        found = {}
         for each in runs:
             folder, (search, data, _) = each.folder(workdir), searches[each.arm]
             params = restore(search, each, folder).shared.params
-            shared[folder.name] = rank_disorder.with_shared(
-                search, params, data, architectures
+            scores = ranking.score(
+                *(settings, search, params, data, choices, folder),
+                f"{each.title}, ranking",
+                requests,
             )
-            print(f"{each.title}: ranked.", flush=True)
-            best = Model(
-                f"{each.title}, {rank_disorder.RANKED}",
-                lowest(shared[folder.name]),
+            if processes.is_primary():
+                results = read_search(each, workdir, space).results
+                best = np.array(results["architecture"])
+                found[folder.name] = ranking.compare(
+                    settings, search, scores, best, folder
+                )
+            remark = Model(
+                f"{each.title}, {RANKED}",
+                lowest(scores.error.tolist()),
                 search.task.guess(data),
             )
-            print_remark([best], search.task.error_name, REMEDY)
-        rank_disorder.write(workdir, architectures, ranking.truth, true_errors, shared)
+            print_remark([remark], search.task.error_name, REMEDY)
+        if processes.is_primary():
+            rank_files.write(workdir, space, settings, choices, true_errors, found)
         write_report(config, workdir, space, about)

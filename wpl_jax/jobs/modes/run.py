@@ -9,10 +9,10 @@ from ml_collections import ConfigDict
 from wpl_jax.data import DataError
 from wpl_jax.devices import processes
 from wpl_jax.errors import ConfigError
-from wpl_jax.evaluation import rank_disorder, retrain
-from wpl_jax.jobs import memory
+from wpl_jax.evaluation import retrain
+from wpl_jax.evaluation.rank_disorder import Ranking
+from wpl_jax.jobs import memory, ranking
 from wpl_jax.jobs.arms import RETRAINING, check_devices, of_each_arm
-from wpl_jax.jobs.build import build
 from wpl_jax.jobs.modes.report import read_search, write_report
 from wpl_jax.jobs.results import on_all, read_architecture, write_results
 from wpl_jax.jobs.search_config import (
@@ -66,8 +66,8 @@ def run(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> None
             return
     if not finished:
         if "ranking" in config:  # No search is to end in what cannot be ranked.
-            ranking = build(rank_disorder.Ranking, config, "ranking")
-            ranking.truth.check(arms[runs[0].arm].space)
+            settings = ranking.build_ranking(config)
+            arms[runs[0].arm].check_ranking(settings)
         print("\n".join(dict.fromkeys(arm.about for arm in arms.values())))
         needs = [need for arm in arms.values() for need in arm.needs]
         check_devices(needs, machine)
@@ -124,6 +124,10 @@ class _Arm:
                     "config.retrain.space has other decisions than config.space, "
                     "expected the same. Change sizes there that leave them as they are."
                 )
+
+    def check_ranking(self, settings: Ranking) -> None:
+        """Checks that its architectures can be ranked."""
+        ranking.check(settings, self._search, self._data)
 
     def data(self) -> Iterator[tuple[str, Data]]:
         """Data by the names that its fingerprints have."""

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from wpl_jax.evaluation.rank_disorder import RANKED, read_ranks
+from wpl_jax.evaluation.rank_disorder import RANKED
+from wpl_jax.evaluation.rank_files import read_ranks
 from wpl_jax.evaluation.retrain import REMEDY as REMEDY_FROM_SCRATCH
 from wpl_jax.reports.page import Page
 from wpl_jax.reports.searched import REMEDY, Searched
@@ -25,13 +26,13 @@ def _show(page: Page, report: Report) -> None:
     ]
     if ranks := read_ranks(report.workdir, [one.folder for one in searches]):
         for one in searches:
-            best = lowest(ranks["shared"][one.folder])
+            best = lowest(ranks["searches"][one.folder]["errors"].tolist())
             found.append(
                 Model(f"{_name(one)}, {RANKED}", best, read_guess(one.results))
             )
-        name = f"the best random architecture, {ranks['truth']}"
+        name = f"the best ranked architecture, {ranks['truth']}"
         guess = read_guess(searches[0].results)
-        scratch.append(Model(name, lowest(ranks["true_errors"]), guess))
+        scratch.append(Model(name, lowest(ranks["true_errors"].tolist()), guess))
     page.warning(remark(found, report.error_name, REMEDY))
     page.warning(remark(scratch, report.error_name, REMEDY_FROM_SCRATCH))
 

@@ -1,59 +1,145 @@
-"""The order of random architectures by the shared weights against their true order."""
+"""The order of architectures by the shared weights against their true order."""
 
-import numpy as np
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from wpl_jax.evaluation import ranking_metrics
-from wpl_jax.evaluation.rank_disorder import correlation, read_ranks
+from wpl_jax.evaluation.rank_files import SCORES_FILE, read_ranks
 from wpl_jax.reports.page import Page, new_figure
 from wpl_jax.reports.sections.section import Report, Section
+
+_MOST_POINTS = 1000  # that a figure holds as shapes; more are drawn as an image
+# How names of metrics begin, in the order of columns.
+_COLUMNS = ("Kendall", "Spearman", "P@top", "P@bottom", "BR@", "WR@", "regret")
+_WHICH = {
+    "sample": "random architectures",
+    "all": "architectures, all of the space",
+    "classes": "architectures, one of each isomorphism class",
+}
 
 
 def _show(page: Page, report: Report) -> None:
     found = read_ranks(report.workdir, [one.folder for one in report.searches])
     if found is None:  # --mode=rank writes it.
         return
-    true_errors = np.array(found["true_errors"], float)
     error = report.error_name
     page.heading("Rank disorder")
+    _figure(page, found, report)
+    rows = [
+        (one.folder, *_cells(found["searches"][one.folder]["metrics"]))
+        for one in report.searches
+    ]
+    rows += [(name, *_cells(each)) for name, each in found["without_search"].items()]
+    metrics = next(iter(found["searches"].values()))["metrics"]
+    page.table(("by", *_ordered(metrics)), rows)
+    page.text(
+        "How well architectures are ranked by the shared weights of each search, and "
+        "by what needs no search, with 95 % intervals. They order architectures by "
+        f"the {error} on the validation data, equal ones by the loss. P@top K: how "
+        "many of the best K by the shared weights truly are the best K; P@bottom K: "
+        "the same of the worst. BR@K and WR@K: the best and the worst true rank of "
+        "the best K, divided by the number of architectures. Regret: how much the "
+        "true error of the best by the shared weights is above the lowest.",
+        "An interval says how much a value depends on which architectures are ranked. "
+        "It does not contain the differences between seeds. Architectures with an "
+        f"error that is not finite are left out. {SCORES_FILE} has all scores.",
+    )
+    _selected(page, found)
+
+
+def _figure(page: Page, found: dict[str, Any], report: Report) -> None:
+    true, error = found["true_errors"], report.error_name
     figure = new_figure(4 * len(report.arms), 4)
     grid = figure.subplots(1, len(report.arms), sharey=True, squeeze=False)
-    rows, k = [], max(1, len(true_errors) // 5)
+    many = len(true) > _MOST_POINTS
+    style: Any = {"ms": 4, "alpha": 0.6}
+    if many:
+        style = {"ms": 1, "alpha": 0.2, "rasterized": True}
     for ax, (arm, seeds, color) in zip(grid[0], report.colored(), strict=True):
         for one in seeds:
-            shared = np.array(found["shared"][one.folder], float)
-            tau, low, high = correlation(shared, true_errors)
-            taus = f"{tau:.2f}", f"{low:.2f} to {high:.2f}"
-            rows.append((arm, str(one.seed), *taus, *_on_top(true_errors, shared, k)))
-            ax.plot(shared, true_errors, "o", color=color, alpha=0.6, ms=4)
+            shared = found["searches"][one.folder]["errors"]
+            ax.plot(shared, true, "o", color=color, **style)
         ax.set(title=arm, xlabel=f"{error}, shared weights")
     grid[0][0].set_ylabel(f"{error}, {found['truth']}")
     page.figure(
         figure,
         "rank_disorder",
-        f"{len(true_errors)} random architectures on the validation data: with the "
-        f"shared weights of the searches, all seeds, and {found['truth']}.",
+        f"{len(true):,} {_WHICH.get(found['which'], 'architectures')}: with the shared "
+        f"weights of the searches, all seeds, and {found['truth']}.",
     )
-    taus = "Kendall's tau", "95 % interval"
-    page.table(("penalty", "seed", *taus, f"P@top {k}", f"BR@{k}", "regret"), rows)
+
+
+def _cells(metrics: Mapping[str, Sequence[float | None]]) -> list[str]:
+    return [_interval(*metrics[name]) for name in _ordered(metrics)]
+
+
+def _ordered(metrics: Mapping[str, Any]) -> list[str]:
+    """Names of metrics in the order of columns."""
+    return sorted(
+        metrics,
+        key=lambda name: [not name.startswith(start) for start in _COLUMNS],
+    )
+
+
+def _interval(value: float | None, low: float | None, high: float | None) -> str:
+    return f"{_told(value)} ({_told(low)} to {_told(high)})"
+
+
+def _told(value: float | None) -> str:
+    """Three digits: ranks of the best of many are small."""
+    if value is None:
+        return "nan"
+    return f"{value:.2f}" if abs(value) >= 0.1 or value == 0 else f"{value:.3g}"
+
+
+def _selected(page: Page, found: dict[str, Any]) -> None:
+    """What searches selected, beside random search that trains architectures."""
+    selected, random = [], []
+    for name, search in found["searches"].items():
+        if one := search["selected"]:
+            numbers = (f"{one[key]:.2f}" for key in ("error", "regret"))
+            better = f"{100 * one['better']:.2g} %"
+            selected.append((name, *numbers, better, _seconds(search["seconds"])))
+        random += [(name, *_random(each)) for each in search["random_search"]]
+    if not selected:
+        return
+    page.table(("selected by", "true error", "regret", "better", "search"), selected)
     page.text(
-        f"P@top {k}: how many of the best {k} by the shared weights truly are the best "
-        f"{k}. BR@{k}: the best true rank of these {k}, divided by the number of "
-        "architectures. Regret: how much the true error of the best by the shared "
-        "weights is above the lowest. The metrics leave out errors that are not finite."
+        "What the searches selected in the end: its true error, how much that is above "
+        "the lowest, the share of the architectures that are better, and the time of "
+        "the search."
     )
+    if random:
+        header = ("compared with", "epochs", "trainings in the time of the search")
+        equal = "trainings until equal", "their time"
+        page.table((*header, "their true error", *equal), random)
+        page.text(
+            "Random search trains random architectures from scratch and selects by the "
+            "validation accuracy; means over all such searches. The times of its "
+            "trainings are those in the table, of the machines of the table's authors. "
+            "On a slower machine than theirs, the search's time seems to pay for more "
+            "trainings than it would. If it pays for less than one training, the true "
+            "error is that of one random architecture."
+        )
 
 
-def _on_top(true: np.ndarray, shared: np.ndarray, k: int) -> tuple[str, str, str]:
-    """P@top K, BR@K and regret over what is finite in both, for a table."""
-    there = np.isfinite(true) & np.isfinite(shared)
-    if there.sum() < k:
-        return ("nan",) * 3
-    both = true[there], shared[there]
+def _random(each: Mapping[str, Any]) -> tuple[str, ...]:
+    def number(value, form):
+        return "unknown" if value is None else f"{value:{form}}"
+
+    until = each["equal_trainings"]
     return (
-        f"{ranking_metrics.precision_at_top(*both, k):.2f}",
-        f"{ranking_metrics.best_rank(*both, k):.2f}",
-        f"{ranking_metrics.regret(*both):.2f}",
+        number(each["epochs"], "d"),
+        number(each["trainings"], ".3g"),
+        number(each["error"], ".2f"),
+        "never" if until is None else f"{until:.3g}",
+        "never" if until is None else _seconds(each["equal_seconds"]),
     )
+
+
+def _seconds(value: float | None) -> str:
+    if value is None:
+        return "unknown"
+    return f"{value:,.0f} s" if value < 7200 else f"{value / 3600:,.0f} h"
 
 
 SECTION = Section(_show)

@@ -1,0 +1,126 @@
+"""Scores of many architectures by shared parameters, in blocks.
+
+A block is one compiled call, which evaluates its architectures one after the other on
+the same validation batches without noise. The last block is padded, so one compilation
+serves any number of architectures.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from wpl_jax.common.settings import check_int
+from wpl_jax.devices.parallel import ONE_DEVICE, Devices
+from wpl_jax.engine.evaluator import Evaluator
+from wpl_jax.runs.machine import Requests
+from wpl_jax.runs.resumable import Resumable
+from wpl_jax.supernet import Architecture
+from wpl_jax.tasks import Data, Evaluation, Task
+
+
+@dataclasses.dataclass(frozen=True)
+class SharedScores:
+    """Evaluates architectures with shared parameters.
+
+    Attributes:
+      task: That the parameters were trained on.
+      devices: Among which the architectures of a block are divided.
+      batches: The first validation batches, on which all are evaluated; None for the
+        whole validation set.
+      block: Architectures in a call; at most as many as there are.
+    """
+
+    task: Task
+    devices: Devices = ONE_DEVICE
+    batches: int | None = None
+    block: int = 100
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        check_int(self, "batches", 1, optional=True)
+        check_int(self, "block", 1)
+
+    def of(self, params: Any, choices: np.ndarray, data: Data) -> Evaluation:
+        """Losses and errors on the validation data, of ``float32[n]``.
+
+        Args:
+          params: The shared parameters.
+          choices: ``int32[n, decisions]``.
+          data: Of the task.
+        """
+        found = self._nothing(len(choices))
+        for number in range(self._blocks(len(choices))):
+            found = self._add(found, number, params, choices, data)
+        return found
+
+    def resumably(
+        self,
+        params: Any,
+        choices: np.ndarray,
+        data: Data,
+        folder: Path,
+        title: str,
+        requests: Requests,
+    ) -> Evaluation:
+        """The same, continued after the last block that an earlier process finished.
+
+        Args:
+          params: The shared parameters.
+          choices: ``int32[n, decisions]``.
+          data: Of the task.
+          folder: Of these scores.
+          title: Name of the job in what is printed.
+          requests: To end between two blocks, and to trace some.
+
+        Raises:
+          SystemExit: After a signal, once all is saved.
+        """
+        count, nothing = len(choices), self._nothing(len(choices))
+        with Resumable(
+            folder,
+            total=self._blocks(count),
+            like=jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), nothing
+            ),
+            start=lambda: nothing,
+            record_of=lambda done: 0,
+            title=title,
+            unit="blocks",
+            requests=requests,
+            checkpoint_seconds=0.0,
+        ) as job:
+            for number in job.calls():
+                job.state = self._add(job.state, number, params, choices, data)
+                done = min((number + 1) * self._size(count), count)
+                job.note = f"{done:,} of {count:,} architectures"
+            return job.state
+
+    def _nothing(self, count: int) -> Evaluation:
+        zeros: Any = np.zeros(count, np.float32)
+        return Evaluation(zeros, zeros)
+
+    def _size(self, count: int) -> int:
+        return min(self.block, count)
+
+    def _blocks(self, count: int) -> int:
+        return -(-count // self._size(count))
+
+    def _add(self, found, number, params, choices, data):
+        """Evaluates a block, and puts it among what has been found."""
+        size = self._size(len(choices))
+        places = np.arange(number * size, min((number + 1) * size, len(choices)))
+        padded = choices[np.resize(places, size)]
+        some = self.devices.replicate(Architecture(jnp.asarray(padded)))
+        evaluator = Evaluator(self.task, self.devices)
+        new = evaluator.on_validation(params, some, data, self.batches)
+
+        def put(old, new):
+            old = np.array(old)
+            old[places] = np.asarray(new)[: len(places)]
+            return old
+
+        return jax.tree.map(put, found, new)

@@ -1,0 +1,132 @@
+"""Parts of the mode that ranks architectures by the shared weights of searches."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from wpl_jax.evaluation import rank_disorder
+from wpl_jax.evaluation.rank_disorder import Ranking
+from wpl_jax.evaluation.rank_files import Ranked
+from wpl_jax.evaluation.shared_scores import SharedScores
+from wpl_jax.jobs import memory
+from wpl_jax.jobs.build import build
+from wpl_jax.jobs.config_fields import naming, with_changes, wrong
+from wpl_jax.jobs.search_config import make_retraining
+from wpl_jax.runs.machine import Machine, Requests
+from wpl_jax.runs.monitor import wall_seconds
+from wpl_jax.search import Search
+from wpl_jax.tasks import Data, DataCache, Evaluation
+
+_FOLDER = "ranking"  # in that of a search, with which it is deleted
+
+
+def build_ranking(config: ConfigDict) -> Ranking:
+    """The settings of a ranking; a ConfigError names one that is wrong."""
+    return build(Ranking, config, "ranking")
+
+
+def check(ranking: Ranking, search: Search, data: Data) -> None:
+    """Checks that the architectures of a search can be ranked.
+
+    Raises:
+      UserError: If they cannot.
+    """
+    with naming("ranking"):
+        ranking.check(search.task.space)
+    available = search.task.num_batches(data, "valid")
+    if ranking.batches is not None and ranking.batches > available:
+        expected = f"at most {available}, the batches of the validation data"
+        raise wrong("ranking.batches", ranking.batches, expected)
+
+
+class Training(NamedTuple):
+    """The training from scratch that true errors come from."""
+
+    need: memory.Need
+    run: Callable[..., list[float]]
+
+
+def make_training(
+    config: ConfigDict,
+    epochs: int,
+    cache: DataCache,
+    machine: Machine,
+    workdir: Path,
+    requests: Requests,
+) -> Training:
+    """Builds the training from scratch of a ranking.
+
+    Args:
+      config: Of the run.
+      epochs: Of each training.
+      cache: Of data.
+      machine: How it uses this machine.
+      workdir: Of the run.
+      requests: To end between two calls, and to trace some.
+    """
+    changes = {"retrain": {"epochs": epochs}}
+    changed = with_changes(config, changes, "config.retrain lacks epochs")
+    retraining, data = make_retraining(changed, cache, machine.devices)
+    run = functools.partial(
+        rank_disorder.from_scratch,
+        retraining,
+        data,
+        seed=config.seed,
+        workdir=workdir,
+        requests=requests,
+        checkpoint_seconds=config.retrain.checkpoint_seconds,
+    )
+    return Training(memory.of_retraining(retraining, data), run)
+
+
+def score(
+    ranking: Ranking,
+    search: Search,
+    params: Any,
+    data: Data,
+    choices: np.ndarray,
+    folder: Path,
+    title: str,
+    requests: Requests,
+) -> Evaluation:
+    """Scores of architectures by the shared weights of a search, resumably.
+
+    Args:
+      ranking: How they are ranked.
+      search: The search.
+      params: Its shared parameters.
+      data: Of its task.
+      choices: ``int32[n, decisions]``.
+      folder: Of the search.
+      title: Its name in what is printed.
+      requests: To end between two blocks, and to trace some.
+    """
+    scores = SharedScores(search.task, search.devices, ranking.batches, ranking.block)
+    return scores.resumably(params, choices, data, folder / _FOLDER, title, requests)
+
+
+def compare(
+    ranking: Ranking,
+    search: Search,
+    scores: Evaluation,
+    architecture: np.ndarray,
+    folder: Path,
+) -> Ranked:
+    """A search's ranking with what the truth knows of what it selected.
+
+    Args:
+      ranking: How it was ranked.
+      search: The search.
+      scores: Of all architectures.
+      architecture: That it selected, ``int32[decisions]``.
+      folder: Of the search.
+    """
+    truth, space, seconds = ranking.truth, search.task.space, wall_seconds(folder)
+    if truth.epochs is not None:  # It would have to be trained.
+        return Ranked(scores, None, seconds, [])
+    (error,) = truth.of(space, architecture[None], None)
+    return Ranked(scores, error, seconds, truth.random_search(space, seconds, error))
