@@ -18,7 +18,7 @@ multiplies the patches with the kernels of all of these edges in one product.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -32,6 +32,7 @@ from wpl_jax.spaces import images
 from wpl_jax.spaces.batch_normalization import Moments, normalize
 from wpl_jax.spaces.depthwise import average_pool, shifts
 from wpl_jax.spaces.images import Noise, Outputs, UniformKernel
+from wpl_jax.spaces.mixed_edges import Terms, mix
 from wpl_jax.spaces.nasbench201_architectures import (
     EDGES,
     NODES,
@@ -257,32 +258,36 @@ class NasBench201(Space):
 
     def _mix(self, architecture, axis, x, each):
         """A cell of all operations, weighted."""
-        (kernels, given), sums = each, [x, *[0.0] * (NODES - 1)]
+        (kernels, given), sums, found = each, [x, *[0.0] * (NODES - 1)], []
         # Of the groups that are edges; the choices of others may be fewer or more.
         of_edges = architecture.weights[: len(EDGES), : len(self.operations)]
         weights = dict(zip(self.operations, of_edges.T, strict=True))
-        found: list[Any] = [None] * len(EDGES)
         for source in range(NODES - 1):
             edges = [e for e, (s, _) in enumerate(EDGES) if s == source]
             x, places = self._part(sums[source]), np.array(edges)
             active, pooled = jax.nn.relu(x), average_pool(x)
-            normalized = {}
-            for name, product in (("conv_1x1", jnp.matmul), ("conv_3x3", _product)):
-                y = _with_all(product, active, kernels[name][places])
-                own = None if given is None else _at(given[name], places)
-                y, _, moments = normalize(y, own, axis)
-                normalized[name] = y
-                for place, edge in enumerate(edges):
-                    found[edge] = (found[edge] or {}) | {name: _at(moments, place)}
-            for place, edge in enumerate(edges):
-                y = weights["skip_connect"][edge] * x
-                y += weights["avg_pool_3x3"][edge] * pooled
-                for name, z in normalized.items():
-                    y += weights[f"nor_{name}"][edge] * z[..., place, :]
-                target, y = EDGES[edge][1], self._whole(y, sums[source])
+            terms = Terms(
+                [p(active, _matrix(kernels[n][places])) for n, p in _PRODUCTS.items()],
+                [weights[f"nor_{name}"][places] for name in _PRODUCTS],
+                [x, pooled],
+                [weights[name][places] for name in ("skip_connect", "avg_pool_3x3")],
+            )
+            own = None
+            if given is not None:
+                own = [
+                    jax.tree.map(lambda m, p=places: m[p].reshape(-1), given[name])
+                    for name in _PRODUCTS
+                ]
+            y, moments = mix(terms, own, axis)
+            for edge, part in zip(edges, jnp.split(y, len(edges), -1), strict=True):
+                target, y = EDGES[edge][1], self._whole(part, sums[source])
                 sums[target] += self._share(architecture, source, target) * y
-        found = jax.tree.map(lambda *m: jnp.stack(m), *found)
-        return sums[-1], jax.lax.stop_gradient(found)
+            by_edge = jax.tree.map(lambda m, n=len(edges): m.reshape(n, -1), moments)
+            found.append(dict(zip(_PRODUCTS, by_edge, strict=True)))
+        by_source = sorted(range(len(EDGES)), key=lambda edge: EDGES[edge][0])
+        order = np.argsort(by_source)
+        found = jax.tree.map(lambda *m: jnp.concatenate(m)[order], *found)
+        return sums[-1], found
 
     def _part(self, x):
         """The channels that operations work on."""
@@ -380,20 +385,19 @@ def _product(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     return product_or_convolution(x, kernel, product=product, convolution=convolution)
 
 
+_PRODUCTS = {"conv_1x1": jnp.matmul, "conv_3x3": _product}
+
 _OPERATIONS: dict[str, Callable[..., Any]] = {
     "none": _none,
     "skip_connect": _skip,
-    "nor_conv_1x1": functools.partial(_convolution, "conv_1x1", jnp.matmul),
-    "nor_conv_3x3": functools.partial(_convolution, "conv_3x3", _product),
+    **{f"nor_{n}": functools.partial(_convolution, n, p) for n, p in _PRODUCTS.items()},
     "avg_pool_3x3": _pool,
 }
 
 
-def _with_all(product, x, kernels):
-    """Products with several kernels at once, ``float[..., kernels, outputs]``."""
-    number, inputs, outputs = kernels.shape
-    matrix = jnp.moveaxis(kernels, 0, 1).reshape(inputs, number * outputs)
-    return product(x, matrix).reshape(*x.shape[:3], number, outputs)
+def _matrix(kernels):
+    """Several kernels side by side, ``float[inputs, kernels * outputs]``."""
+    return jnp.moveaxis(kernels, 0, 1).reshape(kernels.shape[1], -1)
 
 
 def _convolve(x, child, given, axis, stride=1):
@@ -418,7 +422,3 @@ def _normalized(inputs: int, outputs: int) -> Params:
     """A convolution whose normalization has a scale and an offset."""
     kernel = UniformKernel((inputs, outputs), inputs)
     return {"kernel": kernel, **images.affine_parameters((outputs,), affine=True)}
-
-
-def _at(tree: Any, places: int | Sequence[int] | np.ndarray) -> Any:
-    return jax.tree.map(lambda m: m[places], tree)

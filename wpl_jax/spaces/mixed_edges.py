@@ -1,0 +1,112 @@
+"""Weighted sums of operations, of all edges from one node at once.
+
+The mixed operation of DARTS (Liu, Simonyan, Yang, ICLR 2019, equation 2). On a CPU, XLA
+would compute the gradient of such a sum anew in each of the reductions of a batch
+normalization, so that the gradient in the shared parameters alone takes twice as long
+as with that in the weights (``benchmarks/nasbench201.py``). The backward pass is
+therefore written out.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from wpl_jax.devices.axis import NO_AXIS, Axis
+from wpl_jax.spaces.batch_normalization import (
+    Moments,
+    normalization_backward,
+    normalize,
+)
+
+
+class Terms(NamedTuple):
+    """What is added up: lists, of the same length as their weights, ``float[edges]``.
+
+    Attributes:
+      convolved: ``float[batch, height, width, edges * channels]``, the channels of an
+        edge side by side. They are normalized first.
+      of_convolved: Their weights.
+      images: ``float[batch, height, width, channels]``, which all edges share.
+      of_images: Their weights.
+    """
+
+    convolved: list[jax.Array]
+    of_convolved: list[jax.Array]
+    images: list[jax.Array]
+    of_images: list[jax.Array]
+
+
+def mix(
+    terms: Terms, given: list[Moments] | None, axis: Axis = NO_AXIS
+) -> tuple[jax.Array, list[Moments]]:
+    """The weighted sum of each edge.
+
+    Args:
+      terms: What is added up.
+      given: Moments to normalize what is convolved with, ``float[edges * channels]``;
+        None for those of the batch.
+      axis: Devices of which each has its share of the batch.
+
+    Returns:
+      ``float[batch, height, width, edges * channels]``, and the moments, which carry no
+      gradient.
+    """
+    if given is not None:
+        return _sum(terms, given, axis)
+    total, moments = _sum_by_batch(terms, axis)
+    return total, jax.lax.stop_gradient(moments)
+
+
+def _sum(terms, given, axis):
+    total, found = 0.0, []
+    for place, (x, weights) in enumerate(
+        zip(terms.convolved, terms.of_convolved, strict=True)
+    ):
+        y, _, moments = normalize(x, given[place] if given else None, axis)
+        total += y * _of_channels(weights, x)
+        found.append(moments)
+    edges = len(weights)
+    for x, weights in zip(terms.images, terms.of_images, strict=True):
+        total += jnp.tile(x, edges) * _of_channels(weights, x, edges)
+    return total, found
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _sum_by_batch(terms, axis):
+    return _sum(terms, None, axis)
+
+
+def _forward(terms, axis):
+    total, moments = _sum(terms, None, axis)
+    return (total, moments), (terms, moments)
+
+
+def _backward(axis, saved: Any, gradients: Any):
+    (terms, moments), (gradient, _) = saved, gradients
+    edges = len(terms.of_convolved[0])
+    of_edges = jnp.split(gradient, edges, -1)
+    slopes = Terms([], [], [], [])
+    for x, weights, own in zip(
+        terms.convolved, terms.of_convolved, moments, strict=True
+    ):
+        of_x, of_scale, _ = normalization_backward(
+            gradient, x, _of_channels(weights, x), own, True, axis
+        )
+        slopes.convolved.append(of_x)
+        of_weights = jnp.sum(of_scale.reshape(edges, -1), -1)
+        slopes.of_convolved.append(of_weights.astype(weights.dtype))
+    for x, weights in zip(terms.images, terms.of_images, strict=True):
+        slopes.images.append(sum(w * g for w, g in zip(weights, of_edges, strict=True)))
+        products = [jnp.sum(x * g, dtype=jnp.float32) for g in of_edges]
+        slopes.of_images.append(jnp.stack(products).astype(weights.dtype))
+    return (slopes,)
+
+
+_sum_by_batch.defvjp(_forward, _backward)
+
+
+def _of_channels(weights, x, times=1):
+    """Of each edge its weight, for all of its channels."""
+    return jnp.repeat(weights, x.shape[-1] * times // len(weights)).astype(x.dtype)
