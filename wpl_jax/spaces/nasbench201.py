@@ -282,7 +282,9 @@ class NasBench201(Space):
             for edge, part in zip(edges, jnp.split(y, len(edges), -1), strict=True):
                 target, y = EDGES[edge][1], self._whole(part, sums[source])
                 sums[target] += self._share(architecture, source, target) * y
-            by_edge = jax.tree.map(lambda m, n=len(edges): m.reshape(n, -1), moments)
+            by_edge = [
+                Moments(*(m.reshape(len(edges), -1) for m in own)) for own in moments
+            ]
             found.append(dict(zip(_PRODUCTS, by_edge, strict=True)))
         by_source = sorted(range(len(EDGES)), key=lambda edge: EDGES[edge][0])
         order = np.argsort(by_source)
@@ -385,7 +387,10 @@ def _product(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     return product_or_convolution(x, kernel, product=product, convolution=convolution)
 
 
-_PRODUCTS = {"conv_1x1": jnp.matmul, "conv_3x3": _product}
+_PRODUCTS: dict[str, Callable[..., jax.Array]] = {
+    "conv_1x1": jnp.matmul,
+    "conv_3x3": _product,
+}
 
 _OPERATIONS: dict[str, Callable[..., Any]] = {
     "none": _none,
