@@ -10,6 +10,7 @@ the Weight Plasticity Loss it stays at 94 %, and B gains.
 
 from ml_collections import ConfigDict
 
+from wpl_jax.engine.optimizers import Sgd
 from wpl_jax.jobs.build import settings
 from wpl_jax.two_models.arms import Study
 
@@ -32,12 +33,12 @@ def get_config() -> ConfigDict:
     config.layers_b = 6
     config.activation = "relu"
     config.batch_size = 32
-    config.model_a = ConfigDict()
-    config.model_a.learning_rate = 0.05
-    config.model_a.steps = 2000
-    config.model_b = ConfigDict()
-    config.model_b.learning_rate = 0.2
-    config.model_b.steps = 1500
+    config.model_a = ConfigDict(
+        {"optimizer": "sgd", "sgd": settings(Sgd, learning_rate=0.05), "steps": 2000}
+    )
+    config.model_b = ConfigDict(
+        {"optimizer": "sgd", "sgd": settings(Sgd, learning_rate=0.2), "steps": 1500}
+    )
     config.model_b.eval_every = 50
 
     config.fisher_examples = 200  # validation images the Fisher is estimated on

@@ -114,7 +114,7 @@ ON_THE_COMMAND_LINE = {
         "config.penalty.wpl.strength is nan",
     ),
     "alphas": (TWO_MODELS, "studies.methods.alphas=(1e39,)", "alphas", "float32"),
-    "alpha": (TWO_MODELS, "model_b.learning_rate=1e39", "learning_rate", "float32"),
+    "alpha": (TWO_MODELS, "model_b.sgd.learning_rate=1e39", "learning_rate", "float32"),
     # None where it may not be.
     "none": (SEARCH, "search.epochs=None", "config.search.epochs is None"),
     # Named where it is set.

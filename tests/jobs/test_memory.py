@@ -224,6 +224,21 @@ def test_the_estimate_of_two_models_is_near_what_xla_says(two_models):
     assert 0.5 < sum(found) / needed < 2
 
 
+def test_the_momentum_of_b_is_counted(two_models):
+    _, data, arms, plain = two_models
+    config = tiny_models.get_config()
+    config.hidden, config.layers_b = 60, 4
+    config.model_b.sgd.momentum = 0.9
+    settings = settings_of(config)
+    setting = two_models_run.make_setting(settings, data, 10)
+    sizes = {"seeds": config.num_seeds, "stops": 2, "arms": len(arms)}
+    found = two_models_memory.estimate(data, setting, **sizes)
+    a = 65 * 60 + 61 * 10
+    pool = 2 * a + 65 * 60 + 2 * 61 * 60 + 61 * 10
+    assert found.training - plain.training == config.num_seeds * 4 * pool
+    assert found[:2] == plain[:2]
+
+
 @pytest.mark.parametrize(
     ("field", "value", "part", "advice"),
     [

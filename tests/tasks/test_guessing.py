@@ -151,4 +151,4 @@ def test_two_models_at_the_level_are_named_with_their_seeds():
     assert "A converged, 1 of 2 seeds (% error 89.00, guessing 90.00)" in said
     assert "no penalty, 1 of 2 seeds (% error 90.00" in said
     assert "wpl, 2 of 2 seeds (% error 89.00" in said
-    assert "config.model_a.learning_rate" in said
+    assert "config.model_a" in said

@@ -1,5 +1,6 @@
 """The two models against networks, gradients and training loops in float64 NumPy."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -8,18 +9,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from wpl_jax.devices.axis import NO_AXIS
+from wpl_jax.engine.optimizers import Exponential, Sgd
 from wpl_jax.protections.quadratic import STEPS
 from wpl_jax.two_models import experiment as two_models
 from wpl_jax.two_models.experiment import Data, Examples, Setting
+from wpl_jax.two_models.penalties import PENALTIES, fisher_of_a, protection_of
 
 PIXELS, CLASSES = 5, 3
+RATE_A, RATE_B, DECAY_B, WEIGHT_DECAY_B = 0.3, 0.2, 0.9, 0.05
 SETTING = Setting(
     sizes_a=(PIXELS, 4, 4, CLASSES),
     sizes_b=(PIXELS, 4, 4, 4, CLASSES),
     activation="tanh",
     batch_size=8,
-    rate_a=0.3,
-    rate_b=0.2,
+    optimizer_a=Sgd(RATE_A),
+    optimizer_b=Sgd(RATE_B, Exponential(DECAY_B, 1), weight_decay=WEIGHT_DECAY_B),
     steps_a=40,
     steps_b=6,
     eval_every=1,
@@ -364,7 +369,6 @@ def numpy_train_b(step, share, alpha, seed=0):
     key_init, key_batches = jax.random.split(jax.random.key(seed))
     pool = double(two_models.init_pool(key_init, layers_a, SETTING))
     anchor, fisher = double(layers_a), double(random_fisher())
-    rate = SETTING.rate_b
     valid = pixels(data.valid.images), np.asarray(data.valid.labels)
     test = pixels(data.test.images), np.asarray(data.test.labels)
     watched = tuple(x[: SETTING.eval_examples] for x in valid)
@@ -384,13 +388,15 @@ def numpy_train_b(step, share, alpha, seed=0):
     where = [("shared", i) if s else ("b", i) for i, s in enumerate(share[:2])]
     where += [("b", 2), ("shared", 2) if share[2] else ("b", 3)]
     for index in range(SETTING.steps_b):
+        rate = RATE_B * DECAY_B**index
         curves["pools"].append(jax.tree.map(np.copy, pool))
         x, labels = batch(key_batches, index, data)
         slopes = gradient(static_b(pool, share), x, labels, "tanh")
         for (group, i), slope in zip(where, slopes, strict=True):
             layer = pool[group][i]
             for name in layer:
-                theta, g = layer[name], slope[name]
+                theta = layer[name]
+                g = slope[name] + WEIGHT_DECAY_B * theta
                 if group == "shared":
                     stiff, home = alpha * fisher[i][name], anchor[i][name]
                 else:
@@ -506,7 +512,7 @@ def numpy_train_a(seed, stops):
     snapshots, accuracies = [layers], [accuracy(layers, *probe)]
     for step in range(SETTING.steps_a):
         slopes = gradient(layers, *batch(key_batches, step, data), "tanh")
-        layers = jax.tree.map(lambda p, g: p - SETTING.rate_a * g, layers, slopes)
+        layers = jax.tree.map(lambda p, g: p - RATE_A * g, layers, slopes)
         snapshots.append(layers)
         accuracies.append(accuracy(layers, *probe))
     reached = [
@@ -539,7 +545,7 @@ def test_train_a_stops_at_the_first_step_that_is_accurate_enough():
     assert len(distinct) > 5  # Else stopping anywhere would pass.
 
 
-# Importances.
+# The Fisher of A.
 
 
 def example_gradients(layers, labels=None):
@@ -561,31 +567,37 @@ def squares(tree):
     return jax.tree.map(np.square, tree)
 
 
-def importance(name, layers, key=None):
-    key = jax.random.key(0) if key is None else key
-    function = jax.jit(two_models.IMPORTANCES[name], static_argnums=3)
-    return function(key, layers, make_data(), SETTING)
+@functools.cache
+def jitted_fisher(penalty):
+    bound = functools.partial(
+        fisher_of_a, activation="tanh", protection=protection_of(penalty, "none")
+    )
+    return jax.jit(bound)
 
 
-def test_importance_of_no_penalty_and_of_l2():
+def fisher_of(penalty, layers, share=(True, True, True)):
+    key = jax.random.key(0)
+    return jitted_fisher(penalty)(key, layers, jnp.array(share), make_data())
+
+
+def test_fisher_of_l2_is_one():
     layers = random_layers(SETTING.sizes_a, 0)
-    assert same(importance("none", layers), jax.tree.map(jnp.zeros_like, layers))
-    assert same(importance("l2", layers), jax.tree.map(jnp.ones_like, layers))
+    assert same(fisher_of("l2", layers), jax.tree.map(jnp.ones_like, layers))
 
 
-def test_importance_of_wpl_is_the_mean_square_gradient():
+def test_fisher_of_wpl_is_the_mean_square_gradient():
     layers = random_layers(SETTING.sizes_a, 0)
     expected = mean_of([squares(g) for g in example_gradients(layers)])
-    assert_close(importance("wpl", layers), expected, 1e-4, 1e-8)
+    assert_close(fisher_of("wpl", layers), expected, 1e-4, 1e-8)
 
 
-def test_importance_of_batch_wpl_is_the_square_of_the_mean_gradient():
+def test_fisher_of_batch_wpl_is_the_square_of_the_mean_gradient():
     layers = random_layers(SETTING.sizes_a, 0)
     expected = squares(mean_of(example_gradients(layers)))
-    assert_close(importance("wpl_batch", layers), expected, 1e-3, 1e-8)
+    assert_close(fisher_of("wpl_batch", layers), expected, 1e-3, 1e-8)
 
 
-def test_importance_of_ewc_expects_over_labels_from_the_model():
+def test_fisher_of_ewc_expects_over_labels_from_the_model():
     layers, data = random_layers(SETTING.sizes_a, 0), make_data()
     x = pixels(data.fisher.images)
     chances = softmax(forward(double(layers), x, "tanh")[-1])
@@ -600,10 +612,10 @@ def test_importance_of_ewc_expects_over_labels_from_the_model():
     ]
     expected = mean_of(weighted)
     n = 2000
-    draws = jax.jit(
-        jax.vmap(lambda key: two_models.IMPORTANCES["ewc"](key, layers, data, SETTING))
-    )(jax.random.split(jax.random.key(0), n))
-    empirical = importance("wpl", layers)
+    keys = jax.random.split(jax.random.key(0), n)
+    over_keys = jax.jit(jax.vmap(jitted_fisher("ewc"), (0, None, None, None)))
+    draws = over_keys(keys, layers, jnp.array([True, True, True]), data)
+    empirical = fisher_of("wpl", layers)
     distances = []
     for drawn, want, other in zip(
         *map(jax.tree.leaves, (draws, expected, empirical)), strict=True
@@ -615,28 +627,39 @@ def test_importance_of_ewc_expects_over_labels_from_the_model():
     assert max(distances) > 50  # The empirical Fisher is another number.
 
 
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """Estimates the same Fisher of every model."""
+
+    def estimate(self, trained, task, data, key, axis=NO_AXIS):
+        return random_fisher()
+
+
+@functools.cache
+def jitted_normalized(normalize):
+    protection = dataclasses.replace(protection_of("wpl", normalize), estimator=Known())
+    bound = functools.partial(fisher_of_a, activation="tanh", protection=protection)
+    layers = random_layers(SETTING.sizes_a, 0)
+    return jax.jit(lambda share: bound(jax.random.key(0), layers, share, make_data()))
+
+
 @pytest.mark.parametrize("share", SHARES)
 def test_normalized_fisher_has_mean_one_on_the_shared_layers(share):
-    fisher = random_fisher()
     got = {
-        name: jax.jit(normalize)(fisher, jnp.array(share))
-        for name, normalize in two_models.NORMALIZATIONS.items()
+        name: jitted_normalized(name)(jnp.array(share))
+        for name in ("none", "tensor", "tree")
     }
-    assert set(got) == {"none", "tensor", "tree"}
-    assert same(got["none"], fisher)
-    exact = double(fisher)
+    exact = double(random_fisher())
     shared = [layer for layer, flag in zip(exact, share, strict=True) if flag]
     entries = np.concatenate([x.ravel() for x in jax.tree.leaves(shared)] or [[1.0]])
     for i, flag in enumerate(share):
-        if flag:
-            per_tree = jax.tree.map(lambda f: f / entries.mean(), exact[i])
-            per_tensor = jax.tree.map(lambda f: f / f.mean(), exact[i])
-        else:
-            per_tree = per_tensor = exact[i]
-        assert_close(got["tree"][i], per_tree)
+        raw = jax.tree.map(lambda f, flag=flag: flag * f, exact[i])
+        assert_close(got["none"][i], raw)
+        assert_close(got["tree"][i], jax.tree.map(lambda f: f / entries.mean(), raw))
+        per_tensor = jax.tree.map(lambda f: f / max(f.mean(), 1e-30), raw)
         assert_close(got["tensor"][i], per_tensor)
 
 
-def test_every_importance_and_form_is_tested():
-    assert set(two_models.IMPORTANCES) == {"none", "l2", "ewc", "wpl", "wpl_batch"}
+def test_every_penalty_and_step_is_tested():
+    assert set(PENALTIES) == {"none", "l2", "ewc", "wpl", "wpl_batch"}
     assert set(STEPS) == {"explicit", "proximal"}

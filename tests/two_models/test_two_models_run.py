@@ -22,6 +22,7 @@ from helpers import tiny
 from helpers.tiny import ARMS, assert_same_bytes, deaths, get_config, small_files
 
 from wpl_jax.data import DataError, load_images
+from wpl_jax.engine.optimizers import Sgd
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.jobs import two_models as two_models_job
 from wpl_jax.jobs.two_models import settings_of
@@ -380,7 +381,10 @@ def test_finished_run_whose_data_is_gone_is_finished(copied, monkeypatch, capsys
     ("change", "field"),
     [
         ({"seed": 1}, "  seed: 0 there, 1 now"),
-        ({"model_b.learning_rate": 0.25}, "  model_b.learning_rate: 0.2 there, 0.25"),
+        (
+            {"model_b.sgd.learning_rate": 0.25},
+            "  model_b.sgd.learning_rate: 0.2 there, 0.25",
+        ),
         ({"stops": (0.2, 0.3)}, "  stops: [0.2] there, [0.2, 0.3] now"),
         ({"studies.loose.alphas": (1.0, 0.1)}, "  studies.loose.alphas: [0.1, 10.0]"),
     ],
@@ -412,10 +416,11 @@ WRONG = [
         (f"model_{model}.{field}", value)
         for model in "ab"
         for field, value in (
-            ("learning_rate", 0.0),
-            ("learning_rate", -1.0),
-            ("learning_rate", float("nan")),
-            ("learning_rate", float("inf")),
+            ("sgd.learning_rate", 0.0),
+            ("sgd.learning_rate", -1.0),
+            ("sgd.learning_rate", float("nan")),
+            ("sgd.learning_rate", float("inf")),
+            ("optimizer", "newton"),
             ("steps", 0),
         )
     ),
@@ -602,7 +607,7 @@ def test_setting_is_of_the_configuration():
     setting = make_setting(settings_of(config), data, len(names))
     assert setting.sizes_a == (64, 5, 10)
     assert setting.sizes_b == (64, 5, 5, 10)
-    assert (setting.rate_a, setting.rate_b) == (0.05, 0.2)
+    assert (setting.optimizer_a, setting.optimizer_b) == (Sgd(0.05), Sgd(0.2))
     assert (setting.steps_a, setting.steps_b, setting.eval_every) == (30, 20, 10)
     assert (setting.batch_size, setting.eval_examples) == (32, 30)
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from wpl_jax.devices.axis import NO_AXIS, Axis
 from wpl_jax.supernet import ALL, Architecture
-from wpl_jax.tasks.task import Data, Task
+from wpl_jax.tasks.task import Data, FisherLoss
 
 Memory = Any  # a tree of arrays, often like the parameters
 
@@ -36,7 +36,7 @@ class Estimator(Protocol):
     def estimate(
         self,
         trained: Trained,
-        task: Task,
+        task: FisherLoss,
         data: Data,
         key: jax.Array,
         axis: Axis = NO_AXIS,
@@ -134,7 +134,7 @@ class Protection(Estimator, Protocol):
     def estimate(
         self,
         trained: Trained,
-        task: Task,
+        task: FisherLoss,
         data: Data,
         key: jax.Array,
         axis: Axis = NO_AXIS,

@@ -45,7 +45,46 @@ def ranking(evaluation: Evaluation, allowed: jax.Array | bool = True) -> jax.Arr
     return jnp.lexsort((loss, error, refused))
 
 
-class Task(Protocol):
+class FisherLoss(Protocol):
+    """The loss of a model that estimators of the Fisher need; all methods are pure."""
+
+    def fisher_loss(
+        self,
+        child: Any,
+        architecture: Architecture,
+        data: Data,
+        split: str,
+        step: Any,
+        axis: Axis = NO_AXIS,
+    ) -> jax.Array:
+        """Nats in evaluation mode on one batch of the split, differentiable."""
+
+    def fisher_examples(
+        self,
+        child: Any,
+        architecture: Architecture,
+        data: Data,
+        split: str,
+        step: Any,
+        axis: Axis = NO_AXIS,
+    ) -> Any:
+        """The same batch as a pytree with a leading axis of examples.
+
+        With it what an example's loss takes from the batch, as a constant.
+        """
+
+    def example_loss(
+        self, child: Any, architecture: Architecture, example: Any
+    ) -> jax.Array:
+        """Nats of one of them."""
+
+    def sample_labels(
+        self, key: jax.Array, child: Any, architecture: Architecture, example: Any
+    ) -> Any:
+        """The example with labels drawn from the model, for the true Fisher."""
+
+
+class Task(FisherLoss, Protocol):
     """Data, loss and reward for the children of one space.
 
     All methods are pure. Losses are means in nats over what is predicted. A batch
@@ -221,41 +260,6 @@ class Task(Protocol):
 
     def conclude(self, score: Score) -> Evaluation:
         """The evaluation that sums over a split come to."""
-
-    def fisher_loss(
-        self,
-        child: Any,
-        architecture: Architecture,
-        data: Data,
-        split: str,
-        step: Any,
-        axis: Axis = NO_AXIS,
-    ) -> jax.Array:
-        """Nats in evaluation mode on one batch of the split, differentiable."""
-
-    def fisher_examples(
-        self,
-        child: Any,
-        architecture: Architecture,
-        data: Data,
-        split: str,
-        step: Any,
-        axis: Axis = NO_AXIS,
-    ) -> Any:
-        """The same batch as a pytree with a leading axis of examples.
-
-        With it what an example's loss takes from the batch, as a constant.
-        """
-
-    def example_loss(
-        self, child: Any, architecture: Architecture, example: Any
-    ) -> jax.Array:
-        """Nats of one of them."""
-
-    def sample_labels(
-        self, key: jax.Array, child: Any, architecture: Architecture, example: Any
-    ) -> Any:
-        """The example with labels drawn from the model, for the true Fisher."""
 
     def guess(self, data: Data) -> Guess:
         """What a guess is worth on the validation data; computed on the host."""

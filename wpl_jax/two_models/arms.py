@@ -13,15 +13,14 @@ from wpl_jax.common.settings import (
     check_int,
     check_number,
     check_numbers,
+    chosen,
     of_part,
     require,
 )
+from wpl_jax.engine.optimizers import OPTIMIZERS, Optimizer
 from wpl_jax.protections.quadratic import STEPS
-from wpl_jax.two_models.experiment import (
-    ACTIVATIONS,
-    IMPORTANCES,
-    NORMALIZATIONS,
-)
+from wpl_jax.two_models.experiment import ACTIVATIONS
+from wpl_jax.two_models.penalties import PENALTIES, protection_of
 
 _MOST_LAYERS = 100  # of a model: tracing takes time in proportion
 CONVERGED = 1.0  # An accuracy at which no training is stopped early.
@@ -32,37 +31,36 @@ class Arm(NamedTuple):
 
     stop: float  # accuracy at which A was stopped, or CONVERGED
     shared: int  # layers of A that are shared
-    penalty: str  # a name in IMPORTANCES
+    penalty: str  # a name in PENALTIES
     step: str  # a name in STEPS
-    normalize: str  # a name in NORMALIZATIONS
+    normalize: str  # "tree", "tensor" or "none", as of a quadratic protection
     alpha: float
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelA:
     """How A is trained.
 
     Attributes:
-      learning_rate: Of SGD.
       steps: How many.
+      optimizer: How each changes the weights; its schedule counts steps, not epochs.
     """
 
-    learning_rate: float
     steps: int
+    optimizer: Optimizer = chosen(OPTIMIZERS)
 
     def __post_init__(self) -> None:
         """Checks the settings."""
-        check_number(self, "learning_rate", above=0)
         check_int(self, "steps", 1, "in one call", most=MOST_OF_A_CALL)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelB(ModelA):
     """How B is trained.
 
     Attributes:
-      learning_rate: Of SGD.
       steps: How many.
+      optimizer: As of :class:`ModelA`.
       eval_every: Steps between two evaluations of both models; divides ``steps``.
     """
 
@@ -81,9 +79,9 @@ class Study:
     """A grid: the product of its lists, and beside each stop no penalty.
 
     Attributes:
-      penalties: Names in ``IMPORTANCES``.
+      penalties: Names in ``PENALTIES``.
       steps: Names in ``STEPS``.
-      normalize: A name in ``NORMALIZATIONS``.
+      normalize: Scale of the Fisher, ``"tree"``, ``"tensor"`` or ``"none"``.
       stops: Accuracies at which A is stopped, or ``CONVERGED``.
       shared: Numbers of layers that are shared.
       alphas: Strengths of the penalty.
@@ -98,9 +96,10 @@ class Study:
 
     def __post_init__(self) -> None:
         """Checks the settings."""
-        check_choices(self, "penalties", set(IMPORTANCES) - {"none"})
+        check_choices(self, "penalties", set(PENALTIES) - {"none"})
         check_choices(self, "steps", STEPS)
-        check_choice(self, "normalize", NORMALIZATIONS)
+        for penalty in self.penalties:
+            protection_of(penalty, self.normalize)
         check_numbers(self, "alphas", above=0)
         require(self, "alphas", len(self.alphas) > 0, "at least one number")
 

@@ -12,14 +12,14 @@ compilation serves every amount of sharing.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from wpl_jax import fisher as fisher_lib
 from wpl_jax import penalty
+from wpl_jax.engine.optimizers import Optimizer
 from wpl_jax.protections.quadratic import STEPS
 
 Layers = list[dict[str, jax.Array]]
@@ -64,14 +64,17 @@ class Curves(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """Sizes and rates, the same for all arms of an experiment."""
+    """Sizes and optimizers, the same for all arms of an experiment.
+
+    The schedules of the optimizers count steps.
+    """
 
     sizes_a: tuple[int, ...]  # pixels, hidden units, classes
     sizes_b: tuple[int, ...]
     activation: str
     batch_size: int
-    rate_a: float
-    rate_b: float
+    optimizer_a: Optimizer
+    optimizer_b: Optimizer
     steps_a: int
     steps_b: int
     eval_every: int
@@ -154,6 +157,16 @@ def protection_mask(params: Params, share: jax.Array) -> Params:
     return mask
 
 
+def used_by_b(params: Params, share: jax.Array) -> Params:
+    """1 on the layers that B uses, 0 on all others, broadcastable to the pool."""
+    used = protection_mask(params, share)
+    hidden_a = len(params["shared"]) - 1
+    between = jnp.zeros(len(params["b"]) - hidden_a - 1, bool)  # layers of B alone
+    shared = jnp.concatenate([share[:hidden_a], between, share[hidden_a:]])
+    used["b"] = protection_mask({"shared": params["b"]}, ~shared)["shared"]
+    return used
+
+
 def standardize(images: jax.Array, data: Data) -> jax.Array:
     """Pixels as float32 with the training set's mean 0 and deviation 1."""
     return (images.astype(jnp.float32) - data.mean) / data.std
@@ -179,7 +192,7 @@ def train_a(
       key: PRNG key.
       stops: Accuracies on validation images, ascending, ``float32[stops]``.
       data: The data.
-      setting: Sizes and rates; ``steps_a`` is what A is given to converge.
+      setting: Sizes and optimizers; ``steps_a`` is what A is given to converge.
 
     Returns:
       A's layers with a leading axis of ``stops + 1``, the last after ``steps_a``
@@ -190,27 +203,33 @@ def train_a(
     layers = init_layers(key_init, setting.sizes_a, setting.activation)
     probe = jax.tree.map(lambda x: x[: setting.stop_examples], data.valid)
 
-    def step(layers, i):
+    optimizer = setting.optimizer_a
+
+    def step(i, trained):
+        layers, opt_state = trained
         images, labels = _batch(key_batches, i, data, setting)
         gradient = jax.grad(_mean_loss)(layers, images, labels, setting)
-        return jax.tree.map(lambda p, g: p - setting.rate_a * g, layers, gradient)
+        transform = optimizer.transform(optimizer.rate(i))
+        updates, opt_state = transform.update(gradient, opt_state, layers)
+        return optax.apply_updates(layers, updates), opt_state
 
     def until(carry, stop):
         def short_of_it(carry):
-            layers, i = carry
+            (layers, _), i = carry
             reached = accuracy(layers, probe, data, setting.activation) >= stop
             return ~reached & (i < setting.steps_a)
 
         def advance(carry):
-            layers, i = carry
-            return step(layers, i), i + 1
+            trained, i = carry
+            return step(i, trained), i + 1
 
         carry = jax.lax.while_loop(short_of_it, advance, carry)
-        return carry, carry
+        (layers, _), i = carry
+        return carry, (layers, i)
 
-    carry, loose = jax.lax.scan(until, (layers, jnp.int32(0)), stops)
-    layers, i = carry
-    layers = jax.lax.fori_loop(i, setting.steps_a, lambda i, p: step(p, i), layers)
+    trained = layers, optimizer.transform(optimizer.rate(jnp.int32(0))).init(layers)
+    (trained, i), loose = jax.lax.scan(until, (trained, jnp.int32(0)), stops)
+    layers, _ = jax.lax.fori_loop(i, setting.steps_a, step, trained)
     last = (layers, jnp.int32(setting.steps_a))
     return jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), loose, last)
 
@@ -230,11 +249,11 @@ def train_b(
     Args:
       key: PRNG key.
       layers_a: A's layers, trained: the anchor.
-      fisher: Importance of each of their entries, like ``layers_a``.
+      fisher: That of A, like ``layers_a``.
       share: Which layers of A are shared, ``bool[layers]``.
       alpha: Strength of the penalty, ``float32[]``; 0 for none.
       data: The data.
-      setting: Sizes and rates.
+      setting: Sizes and optimizers.
       step: A name in ``STEPS``, how the penalty is applied.
 
     Returns:
@@ -242,11 +261,16 @@ def train_b(
     """
     key_init, key_batches = jax.random.split(key)
     params = init_pool(key_init, layers_a, setting)
-    mask = protection_mask(params, share)
-    optimizer = STEPS[step](optax.sgd(setting.rate_b), setting.rate_b, alpha)
+    mask, used = protection_mask(params, share), used_by_b(params, share)
+    optimizer = setting.optimizer_b
+
+    def penalized(i):
+        rate = optimizer.rate(i)
+        return STEPS[step](optimizer.transform(rate), rate, alpha)
+
     no_fisher = jax.tree.map(jnp.zeros_like, params)
     opt_state = penalty.consolidate(
-        optimizer.init(params), params, no_fisher | {"shared": fisher}
+        penalized(jnp.int32(0)).init(params), params, no_fisher | {"shared": fisher}
     )
 
     def loss(params, images, labels):
@@ -255,7 +279,9 @@ def train_b(
     def train_batch(i, carry):
         params, opt_state = carry
         gradient = jax.grad(loss)(params, *_batch(key_batches, i, data, setting))
-        updates, opt_state = optimizer.update(gradient, opt_state, params, mask=mask)
+        updates, opt_state = penalized(i).update(gradient, opt_state, params, mask=mask)
+        # Weight decay is of B's layers alone.
+        updates = jax.tree.map(lambda u, there: there * u, updates, used)
         return optax.apply_updates(params, updates), opt_state
 
     def both(params, examples):
@@ -297,79 +323,16 @@ def train_b(
     )
 
 
-def _importance(estimate):
-    """An importance from an estimate ``(loss, layers, examples, **labels)``."""
-
-    def importance(key, layers, data, setting):
-        def loss(layers, example):
-            image, label = example
-            logits = apply_layers(layers, image, setting.activation)
-            return optax.softmax_cross_entropy_with_integer_labels(logits, label)
-
-        images = standardize(data.fisher.images, data)
-        return estimate(key, loss, layers, (images, data.fisher.labels), setting)
-
-    return importance
-
-
-def _ones(key, loss, layers, examples, setting):
-    del key, loss, examples, setting
-    return jax.tree.map(jnp.ones_like, layers)
-
-
-def _zeros(key, loss, layers, examples, setting):
-    del key, loss, examples, setting
-    return jax.tree.map(jnp.zeros_like, layers)
-
-
-def _per_example(key, loss, layers, examples, setting):
-    del key, setting
-    return fisher_lib.per_example_fisher(loss, layers, examples)
-
-
-def _batch_gradient(key, loss, layers, examples, setting):
-    del key, setting
-    return fisher_lib.batch_fisher(loss, layers, examples)
-
-
-def _model_labels(key, loss, layers, examples, setting):
-    draw = fisher_lib.sample_class(
-        lambda layers, image: apply_layers(layers, image, setting.activation)
-    )
-    return fisher_lib.per_example_fisher(loss, layers, examples, resample=draw, key=key)
-
-
-# Each maps (key, A's layers, data, setting) to a tree like A's layers. With one
-# earlier model EWC is the same quadratic penalty as WPL; what remains of the
-# difference is that its Fisher takes labels drawn from the model.
-IMPORTANCES = {
-    "none": _importance(_zeros),
-    "l2": _importance(_ones),
-    "ewc": _importance(_model_labels),
-    "wpl_batch": _importance(_batch_gradient),
-    "wpl": _importance(_per_example),
-}
-
-
-def _normalizer(per: Literal["tree", "tensor"]):
-    def normalize(fisher, share):
-        mask = protection_mask({"shared": fisher}, share)["shared"]
-        return fisher_lib.normalize(fisher, mask, per=per)
-
-    return normalize
-
-
-# Each maps (Fisher, share) to the Fisher scaled over the shared layers.
-NORMALIZATIONS: dict[str, Callable[[Layers, jax.Array], Layers]] = {
-    "none": lambda fisher, share: fisher,
-    "tensor": _normalizer("tensor"),
-    "tree": _normalizer("tree"),
-}
+def cross_entropy(
+    layers: Layers, images: jax.Array, labels: jax.Array, activation: str
+) -> jax.Array:
+    """Nats of each image, or of one, ``float32[...]``."""
+    logits = apply_layers(layers, images, activation)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
 def _mean_loss(layers, images, labels, setting):
-    logits = apply_layers(layers, images, setting.activation)
-    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+    return jnp.mean(cross_entropy(layers, images, labels, setting.activation))
 
 
 def _batch(key, step, data: Data, setting: Setting):

@@ -2,11 +2,14 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
 
 from wpl_jax.devices import capacity
 from wpl_jax.devices.capacity import bytes_of_each
-from wpl_jax.two_models.experiment import Curves, Data, Setting
+from wpl_jax.two_models.experiment import Curves, Data, Setting, init_layers, init_pool
 
 _FLOAT = 4  # bytes
 _CURVES = 3  # of the fields of Curves; the others are a few numbers
@@ -17,7 +20,7 @@ class Estimate(NamedTuple):
 
     data: int
     models: int  # A at every stop, and the curves of all arms
-    training: int  # parameters of both models, gradient, anchor and Fisher
+    training: int  # of B: parameters, gradient, anchor, Fisher, state of the optimizer
     activations: int  # of a batch, of the Fisher's examples, or of an evaluation
 
 
@@ -52,13 +55,26 @@ def estimate(
         len(data.fisher.labels) * sum(setting.sizes_a) * 2,
         max(len(data.valid.labels), len(data.test.labels)) * max(setting.sizes_b) * 2,
     )
+    kept = bytes_of_each(_optimizer_state(setting))
     return Estimate(
         data=bytes_of_each(data),
         models=seeds * _FLOAT * (stops * model_a + arms * curves),
         # Parameters before and after a step, gradient, anchor and Fisher; A besides.
-        training=seeds * _FLOAT * (5 * pool + 2 * model_a),
+        training=seeds * (_FLOAT * (5 * pool + 2 * model_a) + kept),
         activations=seeds * _FLOAT * examples,
     )
+
+
+def _optimizer_state(setting: Setting) -> Any:
+    """Shapes of the state of B's optimizer, such as its momentum."""
+
+    def init(key: jax.Array) -> Any:
+        layers_a = init_layers(key, setting.sizes_a, setting.activation)
+        optimizer = setting.optimizer_b
+        pool = init_pool(key, layers_a, setting)
+        return optimizer.transform(optimizer.rate(jnp.int32(0))).init(pool)
+
+    return jax.eval_shape(init, jax.random.key(0))
 
 
 def check(found: Estimate) -> None:

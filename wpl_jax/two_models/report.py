@@ -80,7 +80,7 @@ def _no_better_than_guessing(
             name += f", {len(at_level)} of {len(errors)} seeds"
             models.append(Model(name, float(at_level.mean()), guess))
     remedy = (
-        "Lower config.model_a.learning_rate or config.model_b.learning_rate, or raise "
+        "Lower the learning rate of config.model_a or config.model_b, or raise "
         "config.model_a.steps or config.model_b.steps."
     )
     return remark(models, "% error", remedy)

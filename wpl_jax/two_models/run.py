@@ -30,14 +30,8 @@ from wpl_jax.two_models import memory as two_models_memory
 from wpl_jax.two_models import report as two_models_report
 from wpl_jax.two_models import results as two_models_results
 from wpl_jax.two_models.arms import CONVERGED, Arm, Settings
-from wpl_jax.two_models.experiment import (
-    IMPORTANCES,
-    NORMALIZATIONS,
-    Curves,
-    Data,
-    Examples,
-    Setting,
-)
+from wpl_jax.two_models.experiment import Curves, Data, Examples, Setting
+from wpl_jax.two_models.penalties import fisher_of_a, protection_of
 
 
 def run(
@@ -173,7 +167,7 @@ def load_data(
 
 
 def make_setting(settings: Settings, data: Data, classes: int) -> Setting:
-    """The sizes and rates of the experiment on its data."""
+    """The sizes and optimizers of the experiment on its data."""
     pixels = data.train.images.shape[1]
 
     def sizes(layers: int) -> tuple[int, ...]:
@@ -184,8 +178,8 @@ def make_setting(settings: Settings, data: Data, classes: int) -> Setting:
         sizes_b=sizes(settings.layers_b),
         activation=settings.activation,
         batch_size=settings.batch_size,
-        rate_a=settings.model_a.learning_rate,
-        rate_b=settings.model_b.learning_rate,
+        optimizer_a=settings.model_a.optimizer,
+        optimizer_b=settings.model_b.optimizer,
         steps_a=settings.model_a.steps,
         steps_b=settings.model_b.steps,
         eval_every=settings.model_b.eval_every,
@@ -211,14 +205,17 @@ class Experiment:
             return jax.jit(jax.vmap(bound, in_axes))
 
         self._train_a = over_seeds(two_models.train_a, (0, None, None))
-        self._importance = {
-            name: over_seeds(importance, (0, 0, None))
-            for name, importance in IMPORTANCES.items()
-        }
-        self._normalize = {
-            name: jax.jit(jax.vmap(normalize, (0, None)))
-            for name, normalize in NORMALIZATIONS.items()
-        }
+
+        @functools.cache
+        def compiled_fisher(penalty: str, normalize: str):
+            bound = functools.partial(
+                fisher_of_a,
+                activation=setting.activation,
+                protection=protection_of(penalty, normalize),
+            )
+            return jax.jit(jax.vmap(bound, (0, 0, None, None)))
+
+        self._fisher_of_a = compiled_fisher
         self._train_b = {
             step: over_seeds(two_models.train_b, (0, 0, 0, None, None, None), step=step)
             for step in STEPS
@@ -233,11 +230,11 @@ class Experiment:
         """Both models as B is trained under the arm's penalty, per seed."""
         layers_a = jax.tree.map(lambda x: x[:, self._stops.index(arm.stop)], models_a)
         share = two_models.share_first(arm.shared, self._layers_a)
-        fisher = self._importance[arm.penalty](self._key_fisher, layers_a, self._data)
+        fisher = self._fisher_of_a(arm.penalty, arm.normalize)
         return self._train_b[arm.step](
             self._key_b,
             layers_a,
-            self._normalize[arm.normalize](fisher, share),
+            fisher(self._key_fisher, layers_a, share, self._data),
             share,
             jnp.float32(arm.alpha),
             self._data,
