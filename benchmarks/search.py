@@ -33,7 +33,8 @@ from wpl_jax.spaces.highway_scan import ACTIVATIONS, flat
 from wpl_jax.spaces.recurrent_cell import Dropout, RecurrentCell
 from wpl_jax.strategies import STRATEGIES
 from wpl_jax.supernet import Architecture, gather
-from wpl_jax.tasks.language_model import Data, LanguageModel
+from wpl_jax.tasks.language_model import LanguageModel
+from wpl_jax.tasks.text_streams import Data
 
 WORDS, NODES, BATCH, LENGTH = 10_000, 12, 64, 35
 LEARNED = 5  # steps of the controller in a call

@@ -41,7 +41,7 @@ PROTOCOLS = (
 
 def read_reference():
     """Modules whose members the pages list, and names that they list one by one."""
-    modules, names = set(), set()
+    modules, names = [], []
     for page in sorted((DOCS / "reference").glob("*.rst")):
         current, lines = "", page.read_text("utf-8").splitlines()
         for line, following in zip(lines, [*lines[1:], ""], strict=True):
@@ -52,9 +52,9 @@ def read_reference():
             if line.startswith(".. currentmodule"):
                 current = name
             elif kind != "module":
-                names.add(name if "." in name else f"{current}.{name}")
+                names.append(name if "." in name else f"{current}.{name}")
             elif ":no-members:" not in following:
-                modules.add(name)
+                modules.append(name)
     return modules, names
 
 
@@ -62,8 +62,14 @@ MODULES, NAMES = read_reference()
 
 
 def assert_has(needed, listed):
-    missing = sorted(set(needed) - listed)
+    missing = sorted(set(needed).difference(listed))
     assert not missing, f"Add to a page of docs/reference: {missing}"
+
+
+def test_it_has_each_name_once():
+    """Sphinx warns of a second description, and warnings are errors."""
+    assert len(set(MODULES)) == len(MODULES)
+    assert len(set(NAMES)) == len(NAMES)
 
 
 def test_it_has_every_name_of_the_package():

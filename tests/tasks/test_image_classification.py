@@ -22,7 +22,12 @@ from wpl_jax.jobs.search_config import open_task
 from wpl_jax.spaces.images import Outputs
 from wpl_jax.spaces.micro_cell import MicroCell
 from wpl_jax.supernet import Architecture
-from wpl_jax.tasks import DataCache, Evaluation, image_classification
+from wpl_jax.tasks import (
+    DataCache,
+    Evaluation,
+    image_batches,
+    image_classification,
+)
 from wpl_jax.tasks.augmentation import Augmentation, augment
 from wpl_jax.tasks.image_classification import (
     DropPath,
@@ -274,7 +279,7 @@ def test_the_childs_noise_does_not_depend_on_that_of_the_images(monkeypatch):
             found.append(key)
             return augment(key, images, augmentation, data, axis)
 
-        monkeypatch.setattr(image_classification, "augment", spy)
+        monkeypatch.setattr(image_batches, "augment", spy)
         task = dataclasses.replace(PLAIN, space=space)
         task.train_loss(CHILD, ARCHITECTURE, DATA, (), 0, key)
         found.append(space.told[0][1].key)

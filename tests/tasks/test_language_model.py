@@ -12,8 +12,9 @@ from configs import enas_rnn_pydoc
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.spaces.recurrent_cell import Dropout, RecurrentCell
 from wpl_jax.supernet import Architecture
-from wpl_jax.tasks import DataCache, Evaluation, language_model
-from wpl_jax.tasks.language_model import Data, LanguageModel
+from wpl_jax.tasks import DataCache, Evaluation, word_losses
+from wpl_jax.tasks.language_model import LanguageModel
+from wpl_jax.tasks.text_streams import Data
 
 VOCABULARY, HIDDEN, NODES, BATCH, LENGTH = 7, 3, 3, 2, 4
 # Predicted are all but the first; train and valid end within a window.
@@ -173,10 +174,10 @@ def test_penalties_need_no_dropout():
 
 @pytest.mark.parametrize("words", [1, 2, 4, 8])
 def test_words_are_measured_some_at_a_time(words, monkeypatch):
-    monkeypatch.setattr(language_model, "SCORES_AT_ONCE", words * VOCABULARY)
+    monkeypatch.setattr(word_losses, "SCORES_AT_ONCE", words * VOCABULARY)
     inputs, targets = window("train", 0)
     outputs = read(inputs, ZERO)
-    measure = jax.jit(TASK._measured_losses)
+    measure = jax.jit(lambda *args: word_losses.measured_losses(SPACE, *args))
     found = measure(CHILD, outputs.astype(np.float32), targets)
     np.testing.assert_allclose(found, nats_of(outputs, targets), rtol=2e-6)
     program = measure.lower(CHILD, outputs, targets).as_text()

@@ -24,7 +24,7 @@ def in_cache_or_at_once(
 
     A CPU that computes all at once writes large intermediates to memory and reads them
     again. An accelerator is idle where pieces are small and wait for each other. Used
-    for scores of all words for a whole batch (``tasks/language_model.py``), for the
+    for scores of all words for a whole batch (``tasks/word_losses.py``), for the
     gradients of all examples (``curvature/squared_gradients.py``), and for sums over
     all pixels of a batch (``spaces/depthwise.py``).
 

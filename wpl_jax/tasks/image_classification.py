@@ -29,8 +29,9 @@ from wpl_jax.devices.axis import NO_AXIS
 from wpl_jax.devices.parallel import ONE_DEVICE, Devices
 from wpl_jax.errors import UserError
 from wpl_jax.spaces.images import ImageSpace, Noise
-from wpl_jax.tasks.augmentation import Augmentation, augment
+from wpl_jax.tasks.augmentation import Augmentation
 from wpl_jax.tasks.guessing import Guess, of_classes
+from wpl_jax.tasks.image_batches import ImageBatches, take
 from wpl_jax.tasks.image_data import (
     Data,
     check_memory,
@@ -204,6 +205,10 @@ class ImageClassification:
         """How many images there are, and the size at which they are used."""
         return describe(dataset, self._shape(dataset))
 
+    @property
+    def _batches(self) -> ImageBatches:
+        return ImageBatches(self.batch_size, self.augmentation)
+
     def _shape(self, dataset: ImageDataset) -> tuple[int, int, int]:
         height, width, channels = dataset.image_shape
         return height // self.shrink, width // self.shrink, channels
@@ -224,7 +229,7 @@ class ImageClassification:
 
     def num_batches(self, data: Data, split: str) -> int:
         """Whole batches of a split."""
-        return len(getattr(data, split).labels) // self.batch_size
+        return self._batches.count(data, split)
 
     def train_loss(
         self,
@@ -253,7 +258,7 @@ class ImageClassification:
           The loss, and the pair of the cross-entropy in nats and nothing.
         """
         key, key_of_child = jax.random.split(key)
-        images, labels = self._augmented_batch(data, split, step, key, axis)
+        images, labels = self._batches.augmented(data, split, step, key, axis)
         batches = self.num_batches(data, "train")
         # A float: the product may be beyond int32.
         last = jnp.float32(self.drop_path.epochs * batches)
@@ -274,7 +279,7 @@ class ImageClassification:
         batch_stats = self._batch_stats(child, architecture, data, axis)
 
         def add(i, total):
-            images, labels = self._batch(data, "valid", first + i, axis)
+            images, labels = self._batches.batch(data, "valid", first + i, axis)
             logits = self._logits(child, architecture, images, batch_stats, axis)
             found = jnp.stack(
                 [_mean_loss(logits, labels), jnp.mean(_wrongs(logits, labels))]
@@ -294,8 +299,8 @@ class ImageClassification:
         count = len(getattr(data, split).labels)
 
         def one(index):
-            places = self._places(index, axis)
-            images, labels = self._take(data, split, places % count)
+            places = self._batches.places(index, axis)
+            images, labels = take(data, split, places % count)
             logits = self._logits(child, architecture, images, batch_stats, axis)
             each = jnp.stack([_losses(logits, labels), _wrongs(logits, labels)])
             return jnp.sum(each * (places < count), 1)
@@ -335,14 +340,15 @@ class ImageClassification:
         See :meth:`wpl_jax.tasks.task.Task.predict_batch`.
         """
         count = len(getattr(data, split).labels)
-        images, _ = self._take(data, split, self._places(index, axis) % count)
+        images, _ = take(data, split, self._batches.places(index, axis) % count)
         logits = self._logits(child, architecture, images, carry, axis)
         return jax.nn.log_softmax(logits.astype(jnp.float32)), carry
 
     def score(self, log_probabilities, data, split: str, index, axis=NO_AXIS):
         """Cross-entropy and mistakes of the images, each of which counts once."""
-        count, places = len(getattr(data, split).labels), self._places(index, axis)
-        _, labels = self._take(data, split, places % count)
+        count = len(getattr(data, split).labels)
+        places = self._batches.places(index, axis)
+        _, labels = take(data, split, places % count)
         there = places < count
         loss = jnp.sum(_losses(log_probabilities, labels) * there)
         mistakes = jnp.sum(_wrongs(log_probabilities, labels) * there)
@@ -359,7 +365,7 @@ class ImageClassification:
 
     def fisher_loss(self, child, architecture, data, split: str, step, axis=NO_AXIS):
         """Nats on one batch of the split."""
-        images, labels = self._batch(data, split, step, axis)
+        images, labels = self._batches.batch(data, split, step, axis)
         batch_stats = self._batch_stats(child, architecture, data, axis)
         return _mean_loss(
             self._logits(child, architecture, images, batch_stats, axis), labels
@@ -373,7 +379,7 @@ class ImageClassification:
         An image alone has batch statistics of its own; the gradient of its loss is
         taken with those of the batch, held constant.
         """
-        images, labels = self._batch(data, split, step, axis)
+        images, labels = self._batches.batch(data, split, step, axis)
         batch_stats = self._batch_stats(child, architecture, data, axis)
         if batch_stats is None:
             batch_stats = self.space.apply(
@@ -421,36 +427,11 @@ class ImageClassification:
         batches = self.normalization.batches
 
         def one(index):
-            images, _ = self._batch(data, "train", index, axis)
+            images, _ = self._batches.batch(data, "train", index, axis)
             return self.space.apply(child, architecture, images, axis=axis).batch_stats
 
         found = jax.lax.map(one, jnp.arange(batches))
         return jax.tree.map(lambda m: jnp.mean(m, 0), found)
-
-    def _batch(self, data, split, index, axis):
-        """One of the batches of a split, in their order."""
-        index = index % self.num_batches(data, split)
-        return self._take(data, split, self._places(index, axis))
-
-    def _places(self, index, axis):
-        """Of a batch, those of this device."""
-        return index * self.batch_size + axis.shard(jnp.arange(self.batch_size))
-
-    def _take(self, data, split, places):
-        images, labels = (x[places] for x in getattr(data, split))
-        return normalized(data, images), labels
-
-    def _augmented_batch(self, data, split, step, key, axis):
-        """A batch of the pass that a step belongs to, augmented."""
-        examples = getattr(data, split)
-        count, batches = len(examples.labels), self.num_batches(data, split)
-        key_of_pass = jax.random.fold_in(jax.random.key(0), step // batches)
-        order = jax.random.permutation(key_of_pass, count)
-        first = step % batches * self.batch_size
-        places = axis.shard(jax.lax.dynamic_slice_in_dim(order, first, self.batch_size))
-        images = examples.images[places]
-        images = augment(key, images, self.augmentation, data, axis)
-        return images, examples.labels[places]
 
 
 def _losses(logits, labels):

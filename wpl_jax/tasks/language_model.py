@@ -8,53 +8,30 @@ through time, as in Zaremba et al., "Recurrent Neural Network Regularization",
 """
 
 import dataclasses
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from wpl_jax.common.divisors import largest_divisor
-from wpl_jax.common.platforms import in_cache_or_at_once
 from wpl_jax.common.settings import check_choice, check_int, check_number
-from wpl_jax.data import TextDataset, batchify, load_text
+from wpl_jax.data import TextDataset, load_text
 from wpl_jax.devices.axis import NO_AXIS
 from wpl_jax.devices.parallel import Devices
 from wpl_jax.spaces.recurrent_cell import Dropout, Hidden
-from wpl_jax.supernet import Space
+from wpl_jax.spaces.words import RecurrentSpace
 from wpl_jax.tasks.guessing import Guess, of_words
 from wpl_jax.tasks.task import Evaluation, Score
-
-
-class RecurrentSpace(Space, Protocol):
-    """A space of recurrent language models."""
-
-    @property
-    def vocabulary_size(self) -> int:
-        """The number of words."""
-
-    def logits(self, params: Any, hidden: jax.Array) -> jax.Array:
-        """Scores of the words, ``float[..., vocabulary]``."""
-
-    def initial_state(self, batch: int) -> jax.Array:
-        """The state before the first word."""
-
-
-class Data(NamedTuple):
-    """The text as parallel streams."""
-
-    train: jax.Array  # int32[batch_size, words]
-    valid: jax.Array  # int32[batch_size, words]
-    test: jax.Array  # int32[batch_size, words]
-
-
-# Scores that are there at a time in an evaluation on a CPU, 16 MB: what is read again
-# and again, for the largest, the sum and the word's own, should not leave the cache.
-SCORES_AT_ONCE = 2**22
-
-# The share of a split in training text that is told; of the Penn Treebank's it is .9 %.
-_TOLD = 0.01
+from wpl_jax.tasks.text_streams import (
+    Data,
+    count_predicted,
+    describe,
+    padded,
+    streams_of,
+    window,
+)
+from wpl_jax.tasks.word_losses import measured_losses, word_losses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,11 +87,11 @@ class LanguageModel:
 
     def put(self, dataset: TextDataset, devices: Devices) -> Data:
         """Puts the text on devices as streams; each gets all of it, which is small."""
-        return devices.replicate(_streams(dataset, self.batch_size, self.length))
+        return devices.replicate(streams_of(dataset, self.batch_size, self.length))
 
     def describe(self, dataset: TextDataset) -> str:
         """Sizes of a text, and how much of it is not in the vocabulary."""
-        return _describe(dataset)
+        return describe(dataset)
 
     @property
     def rows_per_batch(self) -> int:
@@ -132,7 +109,7 @@ class LanguageModel:
 
     def num_batches(self, data: Data, split: str) -> int:
         """Batches of a split; what is left over at its end is not counted."""
-        return (getattr(data, split).shape[1] - 1) // self.length
+        return count_predicted(getattr(data, split)) // self.length
 
     def train_loss(
         self,
@@ -164,7 +141,7 @@ class LanguageModel:
         """
         index = step % self.num_batches(data, split)
         state = jnp.where(index == 0, jnp.zeros_like(carry), carry)
-        inputs, targets = axis.shard(self._window(getattr(data, split), index))
+        inputs, targets = axis.shard(window(getattr(data, split), index, self.length))
         child, state = jax.tree.map(
             lambda x: x.astype(self.compute_dtype), (child, state)
         )
@@ -191,9 +168,9 @@ class LanguageModel:
         def add(i, carry):
             state, total = carry
             index = (first + i) % self.num_batches(data, "valid")
-            inputs, targets = axis.shard(self._window(data.valid, index))
+            inputs, targets = axis.shard(window(data.valid, index, self.length))
             hidden = self.space.apply(child, architecture, inputs, state=state)
-            loss = self._measured_losses(child, hidden.raw, targets)
+            loss = measured_losses(self.space, child, hidden.raw, targets)
             return hidden.state, total + jnp.mean(loss)
 
         start = axis.shard(self.init_carry()), jnp.float32(0)
@@ -203,13 +180,14 @@ class LanguageModel:
     def evaluate(self, child, architecture, data, split: str, axis=NO_AXIS):
         """Nats per word and perplexity over the whole of a split, from a zero state."""
         streams = getattr(data, split)
-        predicted = streams.shape[1] - 1
-        windows, padded = self.batches_of_split(data, split), self._padded(data, split)
+        predicted = count_predicted(streams)
+        windows = self.batches_of_split(data, split)
+        whole = padded(streams, self.length)
 
         def one(state, index):
-            inputs, targets = axis.shard(self._window(padded, index))
+            inputs, targets = axis.shard(window(whole, index, self.length))
             hidden = self.space.apply(child, architecture, inputs, state=state)
-            loss = self._measured_losses(child, hidden.raw, targets)
+            loss = measured_losses(self.space, child, hidden.raw, targets)
             there = index * self.length + jnp.arange(self.length) < predicted
             return hidden.state, jnp.sum(loss * there)
 
@@ -248,35 +226,33 @@ class LanguageModel:
 
         See :meth:`wpl_jax.tasks.task.Task.predict_batch`.
         """
-        inputs, _ = axis.shard(self._window(self._padded(data, split), index))
+        inputs, _ = axis.shard(self._window_of_split(data, split, index))
         hidden = self.space.apply(child, architecture, inputs, state=carry)
         logits = self.space.logits(child, hidden.raw)
         return jax.nn.log_softmax(logits.astype(jnp.float32)), hidden.state
 
     def score(self, log_probabilities, data, split: str, index, axis=NO_AXIS):
         """Cross-entropy of the words that there are."""
-        _, targets = axis.shard(self._window(self._padded(data, split), index))
+        _, targets = axis.shard(self._window_of_split(data, split, index))
         loss = optax.softmax_cross_entropy_with_integer_labels(
             log_probabilities, targets
         )
-        predicted = getattr(data, split).shape[1] - 1
+        predicted = count_predicted(getattr(data, split))
         there = index * self.length + jnp.arange(self.length) < predicted
         count = len(targets) * jnp.sum(there * 1.0)
         return Score(jnp.sum(loss * there), jnp.float32(0), count)
 
+    def _window_of_split(self, data, split, index):
+        """One of the windows that hold all words of a split, the last one padded."""
+        return window(padded(getattr(data, split), self.length), index, self.length)
+
     def batches_of_split(self, data, split: str) -> int:
         """Windows that hold all words of a split."""
-        return -(-(getattr(data, split).shape[1] - 1) // self.length)
+        return -(-count_predicted(getattr(data, split)) // self.length)
 
     def conclude(self, score):
         """Nats per word, and the perplexity."""
         return self._evaluation(score.loss / score.predicted)
-
-    def _padded(self, data, split):
-        """The streams of a split, up to a whole number of windows."""
-        streams, windows = getattr(data, split), self.batches_of_split(data, split)
-        missing = windows * self.length + 1 - streams.shape[1]
-        return jnp.pad(streams, ((0, 0), (0, missing)))
 
     def fisher_loss(self, child, architecture, data, split: str, step, axis=NO_AXIS):
         """Nats per word on one batch of the split, from a zero state."""
@@ -294,7 +270,7 @@ class LanguageModel:
 
     def _fisher_batch(self, data, split, step, axis):
         index = step % self.num_batches(data, split)
-        return axis.shard(self._window(getattr(data, split), index))
+        return axis.shard(window(getattr(data, split), index, self.length))
 
     def example_loss(self, child, architecture, example):
         """Nats per word of one sequence, from a zero state."""
@@ -331,38 +307,8 @@ class LanguageModel:
         state = self.space.initial_state(1)
         return self.space.apply(child, architecture, inputs[None], state=state)
 
-    def _window(self, streams, index):
-        """Inputs and targets of a batch, ``int32[batch, length]`` each."""
-        words = jax.lax.dynamic_slice_in_dim(
-            streams, index * self.length, self.length + 1, axis=1
-        )
-        return words[:, :-1], words[:, 1:]
-
     def _mean_loss(self, child, hidden, targets):
-        return jnp.mean(self._word_losses(child, hidden, targets))
-
-    def _word_losses(self, child, hidden, targets):
-        """Of each word, ``float32[batch, length]``."""
-        logits = self.space.logits(child, hidden).astype(jnp.float32)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-
-    def _measured_losses(self, child, hidden, targets):
-        """The same where no gradient is taken: on a CPU some words after the others."""
-        at_once = largest_divisor(
-            targets.size, SCORES_AT_ONCE // self.space.vocabulary_size
-        )
-
-        def whole(hidden, targets):
-            return self._word_losses(child, hidden, targets)
-
-        def in_parts(hidden, targets):
-            flat = hidden.reshape(-1, at_once, hidden.shape[-1])
-            parts = flat, targets.reshape(-1, at_once)
-            return jax.lax.map(lambda part: whole(*part), parts).reshape(targets.shape)
-
-        if at_once == targets.size:
-            return whole(hidden, targets)
-        return in_cache_or_at_once(hidden, targets, in_cache=in_parts, at_once=whole)
+        return jnp.mean(word_losses(self.space, child, hidden, targets))
 
     def _regularization(self, hidden: Hidden):
         total = jnp.zeros(())
@@ -374,31 +320,3 @@ class LanguageModel:
             change = raw[:, 1:] - raw[:, :-1]
             total += self.slowness_penalty * jnp.mean(change**2)
         return total
-
-
-def _streams(text: TextDataset, number: int, length: int) -> Data:
-    """Each split as so many streams, of at least a batch of this length."""
-
-    def streams(split: str) -> jax.Array:
-        name = f"{split} of {text.source}"
-        return jnp.asarray(batchify(getattr(text, split), number, length, name=name))
-
-    return Data(*map(streams, Data._fields))
-
-
-def _describe(text: TextDataset) -> str:
-    """Sizes of a text, and how much of it is not in the vocabulary."""
-    sizes = ", ".join(
-        f"{getattr(text, split).size:,} {split}"
-        + (f" ({count:,} unknown)" if (count := text.unknown[split]) else "")
-        for split in Data._fields
-    )
-    repeated = "".join(
-        f"; {share:.1%} of {split} is also in train"
-        for split, share in text.repeated.items()
-        if share >= _TOLD
-    )
-    return (
-        f"{text.source}: tokens {sizes}; vocabulary {text.vocabulary_size:,}, "
-        f"{text.level} level{repeated}"
-    )

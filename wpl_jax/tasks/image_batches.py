@@ -1,0 +1,78 @@
+"""The images of a batch, as a function of its number and a key."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from wpl_jax.devices.axis import Axis
+from wpl_jax.tasks.augmentation import Augmentation, augment
+from wpl_jax.tasks.image_data import Data, normalized
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageBatches:
+    """The batches of the splits.
+
+    Attributes:
+      size: Images of a batch, which devices divide.
+      augmentation: Of training images.
+    """
+
+    size: int
+    augmentation: Augmentation
+
+    def count(self, data: Data, split: str) -> int:
+        """Whole batches of a split."""
+        return len(getattr(data, split).labels) // self.size
+
+    def places(self, index: jax.Array, axis: Axis) -> jax.Array:
+        """Places in its split of a batch's images, those of this device, ``int32[]``.
+
+        Args:
+          index: Number of the batch, ``int32[]``.
+          axis: Devices that share it.
+        """
+        return index * self.size + axis.shard(jnp.arange(self.size))
+
+    def batch(
+        self, data: Data, split: str, index: jax.Array, axis: Axis
+    ) -> tuple[jax.Array, jax.Array]:
+        """Normalized images and labels of a batch, in the order of the split.
+
+        Args:
+          data: The images.
+          split: Whose batch.
+          index: Its number, ``int32[]``, counted on over all passes.
+          axis: Devices that share it.
+        """
+        index = index % self.count(data, split)
+        return take(data, split, self.places(index, axis))
+
+    def augmented(
+        self, data: Data, split: str, step: jax.Array, key: jax.Array, axis: Axis
+    ) -> tuple[jax.Array, jax.Array]:
+        """Augmented images and labels of a batch; each pass has an order of its own.
+
+        Args:
+          data: The images.
+          split: Whose batch.
+          step: Its number, ``int32[]``, counted on over all passes.
+          key: PRNG key of the augmentation.
+          axis: Devices that share it.
+        """
+        examples = getattr(data, split)
+        count, batches = len(examples.labels), self.count(data, split)
+        key_of_pass = jax.random.fold_in(jax.random.key(0), step // batches)
+        order = jax.random.permutation(key_of_pass, count)
+        first = step % batches * self.size
+        places = axis.shard(jax.lax.dynamic_slice_in_dim(order, first, self.size))
+        images = examples.images[places]
+        images = augment(key, images, self.augmentation, data, axis)
+        return images, examples.labels[places]
+
+
+def take(data: Data, split: str, places: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Normalized images and labels of some places in a split."""
+    images, labels = (x[places] for x in getattr(data, split))
+    return normalized(data, images), labels
