@@ -173,7 +173,7 @@ def read_all(folder, keys=tuple(COLUMNS)):
 
 
 def read(folder, arm="wpl", seed=0, epochs=EPOCHS):
-    return search_report.read(folder, arm, seed, SPACE.decisions, epochs)
+    return search_report.read(folder, arm, seed, SPACE, epochs)
 
 
 class Parsed(html.parser.HTMLParser):
@@ -365,28 +365,28 @@ def test_section_of_ones_own_reads_columns_that_some_searches_record(
 
     def show(page, report):
         for one in report.searches:
-            if "strategy/weights" in one.metrics[0]:
-                page.heading(f"Weights of {one.folder}")
-                shown.append(one.metrics[-1]["strategy/weights"])
+            if "strategy/scores" in one.metrics[0]:
+                page.heading(f"Scores of {one.folder}")
+                shown.append(one.metrics[-1]["strategy/scores"])
 
-    def weights(decisions):
-        return {"strategy/weights": list_of(list_of(NUMBER), len(decisions))}
+    def scores(space):
+        return {"strategy/scores": list_of(list_of(NUMBER), len(space.decisions))}
 
-    own = Section(show, Columns(of_some=weights))
+    own = Section(show, Columns(of_some=scores))
     monkeypatch.setattr(search_report, "SECTIONS", (*search_report.SECTIONS, own))
     folder = shutil.copytree(searches / "wpl-seed0", tmp_path / "wpl-seed0")
     expected = [[0.5, 0.5]] * 5
     for line in range(EPOCHS - 1):
-        with_field("strategy/weights", expected, line)(folder / METRICS)
-    with pytest.raises(UserError, match="line 4: the field 'strategy/weights' is miss"):
+        with_field("strategy/scores", expected, line)(folder / METRICS)
+    with pytest.raises(UserError, match="line 4: the field 'strategy/scores' is miss"):
         read(folder)
-    with_field("strategy/weights", expected, EPOCHS - 1)(folder / METRICS)
+    with_field("strategy/scores", expected, EPOCHS - 1)(folder / METRICS)
     some = [read(folder), *read_all(searches, [("none", 0)])]
     search_report.write(tmp_path, CONFIG, some, SPACE, ABOUT, START)
     assert shown == [expected]
     text = Parsed(tmp_path / "report.html").text
-    assert "Weights of wpl-seed0" in text
-    assert "Weights of none-seed0" not in text
+    assert "Scores of wpl-seed0" in text
+    assert "Scores of none-seed0" not in text
 
 
 def test_page_stands_on_its_own(page, written):

@@ -120,7 +120,8 @@ def write(
     add(
         "Searches by method",
         "Means over seeds ± standard error. Seconds: wall-clock time of a search with "
-        "its compilation. The other columns count the decisions for each choice.",
+        "its compilation, which later seeds of a run reuse. The other columns "
+        "count the decisions for each choice.",
         _costs(runs.found, table),
     )
     add(

@@ -9,11 +9,9 @@ from matplotlib.patches import FancyArrowPatch
 from matplotlib.text import Text
 from PIL import Image
 
+from wpl_jax.reports.animation import write_gif
 from wpl_jax.reports.page import COLORS, new_figure, save
-from wpl_jax.runs.run_files import write_atomically
 from wpl_jax.supernet import Graph
-
-_MILLISECONDS = 500  # of a frame of an animation
 
 
 def to_dot(graph: Graph) -> str:
@@ -136,13 +134,4 @@ def animate(graphs: Sequence[Graph], titles: Sequence[str], path: Path) -> None:
         drawn = io.BytesIO()
         save(figure, drawn, format="png", dpi=80)
         frames.append(Image.open(drawn).convert("RGB"))
-    gif = io.BytesIO()
-    frames[0].save(
-        gif,
-        format="GIF",
-        save_all=True,
-        append_images=frames[1:],
-        duration=_MILLISECONDS,
-        loop=0,
-    )
-    write_atomically(path, gif.getvalue())
+    write_gif(frames, path)

@@ -136,6 +136,12 @@ def save(figure: Figure, file: IO, **options: Any) -> None:
       file: Where it is written to.
       **options: As of matplotlib's ``savefig``.
     """
+    make_plain(figure)
+    figure.savefig(file, **options)
+
+
+def make_plain(figure: Figure) -> None:
+    """Turns all text of a figure into plain text, except labels of ticks."""
     of_ticks = {
         label
         for ax in figure.axes
@@ -150,7 +156,6 @@ def save(figure: Figure, file: IO, **options: Any) -> None:
         if text not in of_ticks:
             text.set_parse_math(False)
             text.set_text(shown(text.get_text()))
-    figure.savefig(file, **options)
 
 
 def new_figure(width: float = 8.0, height: float = 4.5) -> Figure:

@@ -9,16 +9,20 @@ from wpl_jax.reports import searched
 from wpl_jax.reports.page import Page
 from wpl_jax.reports.searched import Searched
 from wpl_jax.reports.sections import (
+    architecture_weights,
     best_architectures,
     child_order,
+    derived_accuracy,
+    derived_operations,
     forgetting,
     from_scratch,
     guessing,
     introduction,
     rank_disorder,
+    weight_entropy,
 )
 from wpl_jax.reports.sections.section import Report
-from wpl_jax.supernet import Decision, Space
+from wpl_jax.supernet import Space
 
 REPORT_FILE = "report.html"
 
@@ -26,6 +30,10 @@ REPORT_FILE = "report.html"
 SECTIONS = (
     guessing.SECTION,
     introduction.SECTION,
+    derived_accuracy.SECTION,
+    weight_entropy.SECTION,
+    architecture_weights.SECTION,
+    derived_operations.SECTION,
     forgetting.SECTION,
     child_order.SECTION,
     from_scratch.SECTION,
@@ -34,23 +42,21 @@ SECTIONS = (
 )
 
 
-def read(
-    folder: Path, arm: str, seed: int, decisions: Sequence[Decision], epochs: int
-) -> Searched:
+def read(folder: Path, arm: str, seed: int, space: Space, epochs: int) -> Searched:
     """Reads what a search left in its folder, with the columns of all sections.
 
     Args:
       folder: Of the search.
       arm: Its arm.
       seed: Its seed.
-      decisions: Of its space.
+      space: What it searched.
       epochs: How many it had.
 
     Raises:
       UserError: If it has not finished, or a file is not what a search writes.
     """
     columns = [section.columns for section in SECTIONS]
-    return searched.read(folder, arm, seed, decisions, epochs, columns)
+    return searched.read(folder, arm, seed, space, epochs, columns)
 
 
 def write(

@@ -1,7 +1,7 @@
 """Finished searches, as a report reads them from their folders."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from wpl_jax.runs.run_files import (
     list_of,
     read_json,
 )
-from wpl_jax.supernet import Decision, num_choices
+from wpl_jax.supernet import Space, num_choices
 from wpl_jax.tasks.guessing import check_guess
 
 RESULTS_FILE = "results.json"
@@ -31,22 +31,22 @@ ARCHITECTURE_FILE = "architecture.json"
 REMEDY = "Lower the learning rate (config.optimizer), or raise config.search.epochs."
 
 
-def no_columns(decisions: Sequence[Decision]) -> Mapping[str, Kind]:
+def no_columns(space: Space) -> Mapping[str, Kind]:
     """No columns of the metrics."""
-    del decisions
+    del space
     return {}
 
 
 class Columns(NamedTuple):
-    """Columns of the metrics that are read, each a function of the space's decisions.
+    """Columns of the metrics that are read, each a function of the space.
 
     Attributes:
       of_all: Those that every search records.
       of_some: Those that a search records in each of its epochs, or in none.
     """
 
-    of_all: Callable[[Sequence[Decision]], Mapping[str, Kind]] = no_columns
-    of_some: Callable[[Sequence[Decision]], Mapping[str, Kind]] = no_columns
+    of_all: Callable[[Space], Mapping[str, Kind]] = no_columns
+    of_some: Callable[[Space], Mapping[str, Kind]] = no_columns
 
 
 class Searched(NamedTuple):
@@ -72,7 +72,7 @@ def read(
     folder: Path,
     arm: str,
     seed: int,
-    decisions: Sequence[Decision],
+    space: Space,
     epochs: int,
     columns: Iterable[Columns] = (),
 ) -> Searched:
@@ -82,7 +82,7 @@ def read(
       folder: Of the search.
       arm: Its arm.
       seed: Its seed.
-      decisions: Of its space.
+      space: What it searched.
       epochs: How many it had.
       columns: Of the metrics, beside those of the children.
 
@@ -96,7 +96,7 @@ def read(
             "first; it continues where it stopped."
         )
     fields = {
-        "architecture": below(num_choices(decisions)),
+        "architecture": below(num_choices(space.decisions)),
         "error_name": TEXT,
         "valid_loss": NUMBER,
         "valid_error": NUMBER,
@@ -104,7 +104,7 @@ def read(
     remedy = "Delete it and run again: it is made anew from the checkpoint."
     results = read_json(path, fields, remedy)
     check_guess(results, path, remedy)
-    metrics = _read_metrics(folder, decisions, epochs, columns)
+    metrics = _read_metrics(folder, space, epochs, columns)
     scratch = folder / "retrain" / RETRAINED_FILE
     retrained = read_retrained(scratch) if scratch.exists() else None
     return Searched(arm, seed, metrics, results, retrained)
@@ -112,7 +112,7 @@ def read(
 
 def _read_metrics(
     folder: Path,
-    decisions: Sequence[Decision],
+    space: Space,
     epochs: int,
     columns: Iterable[Columns],
 ) -> list[dict[str, Any]]:
@@ -131,12 +131,12 @@ def _read_metrics(
     fields: dict[str, Kind] = {
         "children/error": NUMBER_OR_NULL,
         "children/reward": NUMBER_OR_NULL,
-        "children/best": below(num_choices(decisions)),
+        "children/best": below(num_choices(space.decisions)),
         "children/err1": list_of(NUMBER_OR_NULL),
     }
     for each in columns:
-        fields |= each.of_all(decisions)
-        of_some = each.of_some(decisions)
+        fields |= each.of_all(space)
+        of_some = each.of_some(space)
         if any(name in record for name in of_some for record in records):
             fields |= of_some
     for number, found in enumerate(records, 1):

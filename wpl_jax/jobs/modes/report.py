@@ -53,7 +53,5 @@ def write_report(config: ConfigDict, workdir: Path, space: Space, about: str) ->
 
 def read_search(each: Run, workdir: Path, space: Space) -> Searched:
     """Reads what a finished search has left; see :func:`search_report.read`."""
-    epochs, decisions = each.config.search.epochs, space.decisions
-    return search_report.read(
-        each.folder(workdir), each.arm, each.seed, decisions, epochs
-    )
+    epochs = each.config.search.epochs
+    return search_report.read(each.folder(workdir), each.arm, each.seed, space, epochs)

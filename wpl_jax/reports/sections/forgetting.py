@@ -1,6 +1,6 @@
 """How much the children forgot: a table of means, and curves over the epochs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -9,7 +9,7 @@ from wpl_jax.reports.page import Page, band, new_figure
 from wpl_jax.reports.searched import Columns
 from wpl_jax.reports.sections.section import Report, Section, mean, spread
 from wpl_jax.runs.run_files import NUMBER_OR_NULL, Kind
-from wpl_jax.supernet import Decision
+from wpl_jax.supernet import Space
 
 # Of a column of the metrics: its title in the figure.
 PANELS = {
@@ -31,8 +31,8 @@ TABLE = {
 _LINEAR = 10  # Axes of differences that go beyond are logarithmic there.
 
 
-def _columns(decisions: Sequence[Decision]) -> Mapping[str, Kind]:
-    del decisions
+def _columns(space: Space) -> Mapping[str, Kind]:
+    del space
     names = [*PANELS, *(name for name, _ in TABLE.values())]
     return dict.fromkeys(names, NUMBER_OR_NULL)
 

@@ -49,6 +49,12 @@ class Report(NamedTuple):
         ):
             yield arm, seeds, color
 
+    def recording(self, column: str) -> Iterator[tuple[str, list[Searched], str]]:
+        """The arms whose searches record a column of the metrics, each with a color."""
+        for arm, seeds, color in self.colored():
+            if all(column in one.metrics[0] for one in seeds):
+                yield arm, seeds, color
+
     def under_penalty(self, curve: np.ndarray) -> np.ndarray:
         """The epochs in which penalties are on; all if no arm has a penalty."""
         start = self.start_epoch

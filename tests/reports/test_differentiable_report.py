@@ -1,0 +1,283 @@
+"""Sections of differentiable searches, on records by hand."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from helpers.toy import ToySpace
+from PIL import Image
+
+from wpl_jax.errors import UserError
+from wpl_jax.evaluation.table import nasbench201
+from wpl_jax.reports import search_report
+from wpl_jax.reports.animation import frames_of, write_gif
+from wpl_jax.reports.page import Page, new_figure
+from wpl_jax.reports.sections import (
+    architecture_weights,
+    derived_accuracy,
+    derived_operations,
+    forgetting,
+    weight_entropy,
+)
+from wpl_jax.reports.sections.section import Report
+from wpl_jax.spaces.nasbench201 import NasBench201
+
+SPACE = NasBench201((8, 8, 3), 10, 4, 1, exclude_none=True, edge_weights=True)
+EPOCHS = 3
+SKIP, ALL_3X3 = [0] * 6, [2] * 6  # as the space numbers them, without "none"
+# Of two seeds, what would be derived at the end of each epoch.
+DERIVED = (
+    (SKIP, [0, 0, 0, 2, 2, 2], ALL_3X3),
+    (SKIP, SKIP, [0, 0, 2, 2, 2, 2]),
+)
+
+
+def weights_of(choice, share):
+    """The choice of each edge has this share, the others the rest in equal parts."""
+    rows = np.full((8, 4), (1 - share) / 3)
+    rows[np.arange(6), choice] = share
+    rows[6:] = 0  # Places where there is no choice have no weight.
+    rows[6, :2] = 0.5
+    rows[7, :3] = [1.0, 0.0, 0.0]
+    return rows.tolist()
+
+
+def write_search(folder, seed, space=SPACE, **changes):
+    folder.mkdir(parents=True)
+    columns = forgetting.SECTION.columns.of_all(space)
+    lines = []
+    for epoch, choice in enumerate(DERIVED[seed]):
+        record = dict.fromkeys(columns, 0.5) | {
+            "step": epoch,
+            "children/error": 60.0,
+            "children/reward": 0.5,
+            "children/best": choice,
+            "children/err1": [1.0],
+            "children/err2": [1.0],
+            "strategy/weights": weights_of(choice, (0.25, 0.5, 1.0)[epoch]),
+            "strategy/derived": choice,
+        }
+        record |= {name: values[epoch] for name, values in changes.items()}
+        lines.append(json.dumps(record) + "\n")
+    (folder / "metrics.jsonl").write_text("".join(lines))
+    results = {
+        "architecture": DERIVED[seed][-1],
+        "error_name": "error %",
+        "valid_error": 40.0,
+        "valid_loss": 1.0,
+    }
+    (folder / "results.json").write_text(json.dumps(results))
+    return search_report.read(folder, "gaea", seed, space, EPOCHS)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """Two seeds of one arm, which tests only read."""
+    folder = tmp_path_factory.mktemp("differentiable")
+    seeds = [write_search(folder / f"seed{seed}", seed) for seed in (0, 1)]
+    return Report(folder, {}, {"gaea": seeds}, SPACE, "data", None)
+
+
+def of_one(report, **changes):
+    return report._replace(**changes)
+
+
+# Entropy.
+
+
+def test_entropies_are_those_of_each_decision_in_nats(report):
+    figure = weight_entropy.curves(report)
+    mean, each = figure.axes[:2]
+    # Of a share of 1/4 it is log 4. Of 1/2, and three of 1/6, it is log 2 + log 3 / 2.
+    edge = np.array([math.log(4), math.log(2) + math.log(3) / 2, 0])
+    inputs = math.log(2), 0  # of nodes 2 and 3
+    of_groups = {line.get_label(): line.get_ydata() for line in each.lines}
+    np.testing.assert_allclose(of_groups["edge 0 1"], edge, atol=1e-6)
+    np.testing.assert_allclose(of_groups["inputs of 2"], inputs[0], atol=1e-6)
+    np.testing.assert_allclose(of_groups["inputs of 3"], inputs[1], atol=1e-6)
+    of_arms = {line.get_label(): line.get_ydata() for line in mean.lines}
+    np.testing.assert_allclose(of_arms["gaea"], (6 * edge + sum(inputs)) / 8, atol=1e-6)
+    most = (6 * math.log(4) + math.log(2) + math.log(3)) / 8
+    assert mean.lines[-1].get_ydata()[0] == pytest.approx(most)
+    # A line for each seed, their mean, and the maximum.
+    assert len(mean.lines) == 2 + 1 + 1
+    dashed = [line.get_ydata()[0] for line in each.lines if len(line.get_ydata()) == 2]
+    assert dashed == pytest.approx([math.log(2), math.log(3), math.log(4)])
+
+
+# Weights.
+
+
+def test_heat_map_has_each_weight_and_marks_the_largest(report):
+    figure = architecture_weights.heat_map(SPACE, report.searches)
+    panels = [ax for ax in figure.axes if ax.images]
+    assert len(panels) == 8 * 2
+    edge = panels[6]  # row by row: the fourth edge of seed 0
+    image = edge.images[0].get_array()
+    assert image.shape == (4, EPOCHS)
+    np.testing.assert_allclose(image[:, 1], [1 / 6, 1 / 6, 0.5, 1 / 6])
+    places = edge.collections[0].get_offsets()
+    assert places.tolist() == [[1, 0], [2, 2], [3, 2]]
+    assert panels[-1].images[0].get_array().shape == (3, EPOCHS)  # Three inputs.
+    labels = [text.get_text() for text in panels[0].get_yticklabels()]
+    assert labels == ["skip connect", "conv 1x1", "conv 3x3", "avg pool 3x3"]
+
+
+def test_animation_has_a_frame_for_each_epoch(report, tmp_path):
+    path = tmp_path / "weights.gif"
+    architecture_weights.animate(SPACE, report.searches[0], path)
+    with Image.open(path) as film:
+        assert film.n_frames == EPOCHS
+        assert film.info["duration"] == 200
+    assert path.stat().st_size < 100_000
+
+
+def test_only_what_moves_is_drawn_again(tmp_path):
+    figure = new_figure(2, 1)
+    ax = figure.subplots()
+    (bar,) = ax.barh([0], [1.0], color="black")
+    ax.set(xlim=(0, 1), ylim=(-1, 1))
+    frames = list(frames_of(figure, [bar], lambda i: bar.set_width((1, 0.5)[i]), 2))
+    dark = [np.sum(np.asarray(frame.convert("L")) < 100) for frame in frames]
+    assert frames[0].size == (160, 80)
+    assert dark[1] < dark[0]
+    frame, other = (np.asarray(frame) for frame in frames)
+    assert (frame[:, :80] == other[:, :80]).all()  # All to the left of the change.
+    write_gif(frames, tmp_path / "film.gif", 100)
+    with Image.open(tmp_path / "film.gif") as film:
+        film.seek(1)
+        shown = np.asarray(film.convert("RGB"), int)
+    assert np.abs(shown - other).max() < 40  # colors of the palette
+
+
+# Operations.
+
+
+def test_operations_are_counted_and_averaged_over_seeds(report):
+    figure = derived_operations.areas(report)
+    (ax,) = figure.axes
+    tops = {patch.get_label(): patch.get_data() for patch in ax.patches}
+    assert list(tops) == ["skip connect", "conv 1x1", "conv 3x3", "avg pool 3x3"]
+    # Seed 0 has 6, 3 and 0 skip connections, seed 1 has 6, 6 and 2.
+    skip = tops["skip connect"]
+    np.testing.assert_array_equal(skip.values - skip.baseline, [6, 4.5, 1])
+    conv = tops["conv 3x3"]
+    np.testing.assert_array_equal(conv.baseline, [6, 4.5, 1])
+    np.testing.assert_array_equal(conv.values, [6, 6, 6])
+    np.testing.assert_array_equal(skip.edges, [0.5, 1.5, 2.5, 3.5])
+
+
+def test_decisions_of_different_choices_are_counted_apart():
+    class Mixed(ToySpace):
+        decisions = (
+            *ToySpace.decisions,
+            ToySpace.decisions[0]._replace(choices=("x", "y")),
+        )
+
+    found = derived_operations.counts(Mixed(), np.array([[1, 1, 0], [0, 2, 1]]))
+    assert found["0", "1", "2"].tolist() == [[0, 2, 0], [1, 0, 1]]
+    assert found["x", "y"].tolist() == [[1, 0], [0, 1]]
+
+
+# Accuracy.
+
+
+def accuracy_lines(report):
+    truths = derived_accuracy.find_truths(report)
+    return derived_accuracy.curves(report, truths).axes, list(truths)
+
+
+def test_accuracies_are_those_of_the_table(report):
+    panels, titles = accuracy_lines(report)
+    assert titles == ["CIFAR-10", "CIFAR-100", "ImageNet16-120"]
+    table = nasbench201()
+    seed_0, seed_1, mean, selected, best, random = panels[0].lines
+    # All skip connections have 54.30, published; the rest by the benchmark's index.
+    number = table.number(["skip_connect"] * 3 + ["nor_conv_3x3"] * 3, [])
+    expected = [54.297, table.columns["cifar10_test"][number], 93.76]
+    np.testing.assert_allclose(seed_0.get_ydata(), expected)
+    np.testing.assert_allclose(seed_1.get_ydata()[:2], [54.297, 54.297])
+    both = (seed_0.get_ydata() + seed_1.get_ydata()) / 2
+    np.testing.assert_allclose(mean.get_ydata(), both)
+    assert selected.get_xdata().tolist() == [4, 4]
+    last = [seed_0.get_ydata()[-1], seed_1.get_ydata()[-1]]
+    np.testing.assert_allclose(selected.get_ydata(), last)
+    assert best.get_ydata()[0] == pytest.approx(94.373, abs=0.001)
+    # Without "none" a random architecture has more than the 87.1 of all.
+    without = np.all(table.choices != 0, axis=1)
+    assert without.sum() == 4**6
+    of_space = table.columns["cifar10_test"][without].mean()
+    assert random.get_ydata()[0] == pytest.approx(of_space)
+    assert 89 < of_space < 90
+
+
+def test_without_architecture_weights_it_is_the_best_child(report):
+    without = [
+        one._replace(metrics=[{"children/best": row["children/best"]}] * EPOCHS)
+        for one in report.searches
+        for row in one.metrics[-1:]
+    ]
+    panels, _ = accuracy_lines(report._replace(arms={"random": without}))
+    np.testing.assert_allclose(panels[0].lines[0].get_ydata(), [93.76] * 3)
+
+
+def test_a_table_of_ones_own_is_used(report, tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text("space,choice,images_test\ntoy,0 0,10\ntoy,2 2,70\n")
+    config = {"ranking": {"table": {"path": str(path)}}}
+    metrics = [{"children/best": [0, 0]}, {"children/best": [2, 2]}]
+    one = report.searches[0]
+    one = one._replace(metrics=metrics, results={"architecture": [2, 2]})
+    toy = Report(tmp_path, config, {"a": [one]}, ToySpace(), "", None)
+    panels, titles = accuracy_lines(toy)
+    assert titles == ["images"]
+    assert panels[0].lines[0].get_ydata().tolist() == [10, 70]
+    assert len(panels[0].lines) == 3  # It lacks architectures, so no line of them.
+
+
+def test_spaces_without_a_table_have_no_accuracies(report, tmp_path):
+    page = Page("title", tmp_path)
+    derived_accuracy.SECTION.show(page, report._replace(space=ToySpace()))
+    page.write(tmp_path / "page.html")
+    assert "Accuracy" not in (tmp_path / "page.html").read_text()
+
+
+def test_a_table_that_has_moved_is_a_warning(report, tmp_path):
+    page = Page("title", tmp_path)
+    config = {"ranking": {"table": {"path": str(tmp_path / "moved.csv")}}}
+    derived_accuracy.SECTION.show(page, report._replace(config=config))
+    page.write(tmp_path / "page.html")
+    assert "moved.csv cannot be read as a table" in (tmp_path / "page.html").read_text()
+
+
+# The page.
+
+
+def test_page_has_the_sections(report, tmp_path):
+    for section in (
+        derived_accuracy.SECTION,
+        weight_entropy.SECTION,
+        architecture_weights.SECTION,
+        derived_operations.SECTION,
+    ):
+        page = Page("title", tmp_path)
+        section.show(page, report._replace(workdir=tmp_path))
+        page.write(tmp_path / "page.html")
+        assert "<svg" in (tmp_path / "page.html").read_text()
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    drawn = ("derived_accuracy", "weight_entropy", "weights_gaea_1")
+    assert {f"{name}.png" for name in (*drawn, "derived_operations")} < names
+    assert {"weights_gaea_seed0.gif", "weights_gaea_seed1.gif"} < names
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"strategy/weights": [[[1.0] * 4] * 7] * 3}, "a list of 8 lists of 4 numbers"),
+        ({"strategy/derived": [[4] * 6] * 3}, "architecture of 6 decisions"),
+    ],
+)
+def test_damaged_records_are_named(changes, said, tmp_path):
+    with pytest.raises(UserError, match=said):
+        write_search(tmp_path / "search", 0, **changes)

@@ -1,0 +1,160 @@
+"""True accuracy, by a table, of what a search would derive at the end of each epoch."""
+
+import itertools
+import math
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from wpl_jax.errors import UserError
+from wpl_jax.evaluation import table as tables
+from wpl_jax.evaluation.table import FromTable
+from wpl_jax.reports.page import Page, band, new_figure
+from wpl_jax.reports.searched import Columns, Searched
+from wpl_jax.reports.sections.derived_operations import DERIVED, columns
+from wpl_jax.reports.sections.section import Report, Section, spread
+from wpl_jax.supernet import Space, num_choices
+
+_MOST_ARCHITECTURES = 200_000  # of a space, of which all are looked up
+
+
+class Lines(NamedTuple):
+    """Accuracies to compare with, in per cent.
+
+    Attributes:
+      mean: Of all architectures of the space.
+      best: Of the best one.
+    """
+
+    mean: float
+    best: float
+
+
+def _show(page: Page, report: Report) -> None:
+    try:
+        truths = find_truths(report)
+    except UserError as error:  # A table of one's own that has moved, say.
+        page.warning(f"There is no accuracy by a table. {error}")
+        return
+    if not truths:
+        return
+    page.heading("Accuracy by the table")
+    page.figure(
+        curves(report, truths),
+        "derived_accuracy",
+        "Test accuracy, by the table, of the architecture that would be derived at the "
+        "end of each epoch. Of strategies without architecture weights it is the best "
+        "child of the epoch. A thin line for each seed, a thick line for their mean, "
+        "and a band of one standard deviation. Diamonds: the selected architectures. "
+        "Dashed: the best architecture of the space. Dotted: the mean of all its "
+        "architectures. The search does not use these accuracies.",
+    )
+    rows = [
+        (
+            arm,
+            *(
+                spread(_accuracies(truth, report.space, _selected(seeds)).tolist(), 2)
+                for truth in truths.values()
+            ),
+            str(len(seeds)),
+        )
+        for arm, seeds in report.arms.items()
+    ]
+    page.table(("penalty", *truths, "seeds"), rows)
+    page.text(
+        "Test accuracy of the selected architectures by the table, mean over seeds ± "
+        "standard error."
+    )
+
+
+def find_truths(report: Report) -> dict[str, FromTable]:
+    """By title of a data set, the test accuracies of the space's architectures.
+
+    Raises:
+      UserError: If the configuration names a table that cannot be read.
+    """
+    settings = report.config.get("ranking", {}).get("table", {})
+    path = settings.get("path")
+    table = tables.nasbench201() if path is None else tables.read(path)
+    names = [name.removesuffix("_test") for name in table.columns if _is_test(name)]
+    truths = {
+        tables.TITLES.get(name, name): FromTable(name, "test", path) for name in names
+    }
+    try:
+        for truth in truths.values():
+            truth.check(report.space)
+    except UserError:  # The table is of another space.
+        return {}
+    return truths
+
+
+def _is_test(column: str) -> bool:
+    return column.endswith("_test")
+
+
+def curves(report: Report, truths: dict[str, FromTable]) -> Figure:
+    """Accuracies over the epochs, a panel for each data set."""
+    figure = new_figure(1 + 3.2 * len(truths), 3.8)
+    panels = figure.subplots(1, len(truths), squeeze=False)[0]
+    for ax, (title, truth) in zip(panels, truths.items(), strict=True):
+        for arm, seeds, color in report.colored():
+            derived = np.array([of_epochs(one) for one in seeds])
+            found = _accuracies(truth, report.space, derived)
+            epochs = np.arange(1, found.shape[1] + 1)
+            for of_seed in found:
+                ax.plot(epochs, of_seed, color=color, lw=0.6, alpha=0.6)
+            band(ax, epochs, found, color, arm)
+            selected = _accuracies(truth, report.space, _selected(seeds))
+            ends = np.full(len(seeds), epochs[-1] + 1)
+            ax.plot(ends, selected, "D", color=color, ms=4, alpha=0.7)
+        _draw_lines(ax, lines(truth, report.space))
+        ax.set(title=title, xlabel="epoch")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panels[0].set_ylabel("test accuracy, %")
+    panels[0].legend(fontsize="small")
+    return figure
+
+
+def of_epochs(one: Searched) -> list[list[int]]:
+    """What would be derived at the end of each epoch, ``[epochs][decisions]``."""
+    return [row.get(DERIVED, row["children/best"]) for row in one.metrics]
+
+
+def lines(truth: FromTable, space: Space) -> Lines | None:
+    """The mean and the best of all architectures of a space.
+
+    Returns:
+      None if the space has too many architectures, or the table lacks some.
+    """
+    sizes = num_choices(space.decisions)
+    if math.prod(sizes) > _MOST_ARCHITECTURES:
+        return None
+    every = np.array(list(itertools.product(*map(range, sizes))), np.int32)
+    try:
+        found = _accuracies(truth, space, every)
+    except UserError:
+        return None
+    return Lines(float(np.nanmean(found)), float(np.nanmax(found)))
+
+
+def _draw_lines(ax: Axes, to_compare: Lines | None) -> None:
+    if to_compare is not None:
+        ax.axhline(to_compare.best, color="0.4", ls="--", lw=0.8)
+        ax.axhline(to_compare.mean, color="0.4", ls=":", lw=1)
+
+
+def _selected(seeds: list[Searched]) -> np.ndarray:
+    return np.array([one.results["architecture"] for one in seeds])
+
+
+def _accuracies(truth: FromTable, space: Space, choices: np.ndarray) -> np.ndarray:
+    """In per cent, ``float64[...]`` of ``int[..., decisions]``."""
+    flat = choices.reshape(-1, choices.shape[-1])
+    errors = np.array(truth.of(space, flat, None))
+    return 100 - errors.reshape(choices.shape[:-1])
+
+
+SECTION = Section(_show, Columns(of_some=columns))
