@@ -26,9 +26,9 @@ lint: $(VENV)/installed
 	$(VENV)/bin/lint-imports
 
 # The site, in build/docs.
-docs: $(VENV)-docs/installed
-	JAX_PLATFORMS=cpu $(VENV)-docs/bin/python -m sphinx --fail-on-warning --keep-going \
-	  --fresh-env --builder html docs build/docs
+docs: $(VENV)/installed-docs
+	JAX_PLATFORMS=cpu $(RUN) -m sphinx --fail-on-warning --keep-going --fresh-env \
+	  --builder html docs build/docs
 
 # Those of docs/notebooks, at tiny sizes.
 notebooks: $(VENV)/installed
@@ -43,12 +43,17 @@ compile-tpu compile-cuda: compile-%: $(VENV)-%/installed
 	  --output=runs/compile-$*.json
 
 clean:
-	rm -rf $(VENV) $(VENV)-docs $(VENV)-tpu $(VENV)-cuda build/docs
+	rm -rf $(VENV) $(VENV)-tpu $(VENV)-cuda build/docs
 
 $(VENV)-%/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-$*
 	$(VENV)-$*/bin/pip install --quiet --upgrade pip
 	$(VENV)-$*/bin/pip install --quiet --editable '.[$*]'
+	@touch $@
+
+# What the site needs beside the tests is small.
+$(VENV)/installed-docs: $(VENV)/installed
+	$(VENV)/bin/pip install --quiet --editable '.[docs]'
 	@touch $@
 
 $(VENV)/installed: pyproject.toml

@@ -84,6 +84,8 @@ def _attributes(owner: ast.ClassDef) -> str:
 
 def _analyze(self: ModuleAnalyzer) -> None:
     """Reads a module, and its comments as documentation."""
+    if self._analyzed:  # Sphinx asks again for each name that it documents.
+        return
     _read_module(self)
     for key, comment in comments(self.code).items():
         if comment:

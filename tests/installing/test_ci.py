@@ -50,7 +50,7 @@ def test_the_oldest_and_the_newest_python_have_environments_of_their_own(run, tm
     done = run()
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        f"make lint test PYTHON={oldest} VENV=.venv-3.11",
+        f"make lint docs test PYTHON={oldest} VENV=.venv-3.11",
         f"make test PYTHON={newest} VENV=.venv-3.13",
     ]
 
@@ -59,7 +59,7 @@ def test_a_single_python_runs_the_tests_once(run, tmp_path):
     only = put_python(tmp_path / "bin" / "python3.12", 12)
     done = run()
     assert done.returncode == 0, done.stderr
-    expected = f"make lint test PYTHON={only} VENV=.venv-3.12\n"
+    expected = f"make lint docs test PYTHON={only} VENV=.venv-3.12\n"
     assert done.stdout == expected
 
 
