@@ -36,7 +36,9 @@ from wpl_jax.engine.joint_training import Together
 from wpl_jax.engine.learner import Learner
 from wpl_jax.engine.one_child import OneChild
 from wpl_jax.engine.optimizers import Optimizer
-from wpl_jax.engine.state import Epoch, Measured, Selection, Shared, State, key_for
+from wpl_jax.engine.selector import Selector
+from wpl_jax.engine.several import no_evaluations, put_back, some_from, zeros_of
+from wpl_jax.engine.state import Epoch, Measured, Shared, State, key_for
 from wpl_jax.engine.trainer import (
     Companions,
     Progress,
@@ -50,7 +52,7 @@ from wpl_jax.protections.protection import Protection, Trained
 from wpl_jax.strategies import Strategy
 from wpl_jax.strategies.rewards import Reward, TaskReward
 from wpl_jax.supernet import ALL, Architecture, gather, scatter
-from wpl_jax.tasks import Data, Evaluation, Task, ranking
+from wpl_jax.tasks import Data, Task, ranking
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +93,7 @@ class Search:
     @property
     def num_judged(self) -> int:
         """How many candidates are evaluated again, on more validation data."""
-        candidates = self.strategy.candidates
-        return min(candidates.keep, candidates.proposed)
+        return self._selector.num_judged
 
     def at_once(self, phase: str) -> int:
         """How many architectures a call of a phase is for."""
@@ -110,9 +111,6 @@ class Search:
         """The state before the first epoch; all randomness comes from the key."""
         params = self.task.space.init(key_for(key, "params"))
         strategy = self.strategy.init(key_for(key, "strategy"))
-        proposed, keep = self.strategy.candidates.proposed, self.num_judged
-        finalist = jax.eval_shape(self.strategy.finalists, strategy, key)
-
         return State(
             key=key,
             shared=Shared(
@@ -125,20 +123,14 @@ class Search:
             rate_scale=jnp.float32(1),
             skipped=Skipped(of_epoch=jnp.int32(0), in_row=jnp.int32(0)),
             epoch=Epoch(
-                architectures=_zeros(self._child(), self.children),
+                architectures=zeros_of(self._child(), self.children),
                 train_loss=jnp.zeros(self.children),
-                err1=_no_evaluations(self.children),
-                err2=_no_evaluations(self.children),
+                err1=no_evaluations(self.children),
+                err2=no_evaluations(self.children),
                 reward=jnp.float32(0),
                 entropy=jnp.float32(0),
             ),
-            selection=Selection(
-                architectures=_zeros(finalist, proposed),
-                screened=_no_evaluations(proposed),
-                kept=jnp.zeros(keep, jnp.int32),
-                judged=_no_evaluations(keep),
-                allowed=jnp.ones(proposed, bool),
-            ),
+            selection=self._selector.init(strategy, key),
         )
 
     @compiled(donate_argnames="state")
@@ -169,9 +161,7 @@ class Search:
         """
         state = self.train_and_protect(state, data, epoch, index)
         seen = state.epoch
-        err1 = self._validate(
-            state, seen.architectures, seen.err1, index, self.children_per_step, data
-        )
+        err1 = self._validate(state, seen.err1, index, self.children_per_step, data)
         return state._replace(epoch=seen._replace(err1=err1))
 
     @compiled(donate_argnames="state")
@@ -211,8 +201,10 @@ class Search:
             carry=carry,
             skipped=progress.skipped,
             epoch=seen._replace(
-                architectures=_put(seen.architectures, index, progress.architectures),
-                train_loss=_put(seen.train_loss, index, loss),
+                architectures=put_back(
+                    seen.architectures, index, progress.architectures
+                ),
+                train_loss=put_back(seen.train_loss, index, loss),
             ),
         )
 
@@ -285,7 +277,7 @@ class Search:
     def evaluate_again(self, state: State, data: Data, index: ArrayLike) -> State:
         """Takes err2 of children of the epoch, the first of them ``index``."""
         seen, count = state.epoch, self.at_once("evaluate")
-        err2 = self._validate(state, seen.architectures, seen.err2, index, count, data)
+        err2 = self._validate(state, seen.err2, index, count, data)
         return state._replace(epoch=seen._replace(err2=err2))
 
     def learn(
@@ -332,69 +324,45 @@ class Search:
             strategy=self.strategy.watch(state.strategy),
         )
 
-    @compiled(donate_argnames="state")
     def propose(self, state: State) -> State:
         """Draws the candidates for the best, after the last epoch."""
-        keys = jax.random.split(
-            key_for(state.key, "derive"), self.strategy.candidates.proposed
-        )
-        finalists = functools.partial(self.strategy.finalists, state.strategy)
-        architectures = jax.vmap(finalists)(keys)
-        allows = functools.partial(self.reward.allows, self.task.space)
-        return state._replace(
-            selection=state.selection._replace(
-                architectures=architectures, allowed=jax.vmap(allows)(architectures)
-            )
-        )
+        selection = self._selector.propose(state.selection, state.strategy, state.key)
+        return state._replace(selection=selection)
 
     def screen(self, state: State, data: Data, index: ArrayLike) -> State:
         """Evaluates candidates on a few validation batches, from ``index`` on.
 
         See :class:`wpl_jax.strategies.strategy.Candidates`, also for :meth:`judge`.
         """
-        selection = state.selection
-        screened = self._validate(
-            state,
-            selection.architectures,
-            selection.screened,
-            index,
-            self.at_once("screen"),
-            data,
-            self.strategy.candidates.screen_batches,
+        selection = self._selector.screen(
+            state.selection, state.shared.params, data, index, self.at_once("screen")
         )
-        return state._replace(selection=selection._replace(screened=screened))
+        return state._replace(selection=selection)
 
-    @compiled(donate_argnames="state")
     def keep(self, state: State) -> State:
         """Keeps the best of the candidates, once all have been screened."""
-        selection = state.selection
-        kept = ranking(selection.screened, selection.allowed)[: self.num_judged]
-        return state._replace(selection=selection._replace(kept=kept))
+        return state._replace(selection=self._selector.keep(state.selection))
 
     def judge(self, state: State, data: Data, index: ArrayLike) -> State:
         """Evaluates kept candidates on more validation data, from ``index`` on."""
-        selection = state.selection
-        kept = _from(selection.kept, index, self.at_once("judge"))
-        found = Evaluator(self.task, self.devices).on_validation(
-            state.shared.params,
-            _at(selection.architectures, kept),
-            data,
-            self.strategy.candidates.judge_batches,
+        selection = self._selector.judge(
+            state.selection, state.shared.params, data, index, self.at_once("judge")
         )
-        judged = _put(selection.judged, index, found)
-        return state._replace(selection=selection._replace(judged=judged))
+        return state._replace(selection=selection)
 
-    def _validate(
-        self, state, architectures, evaluations, index, count, data, batches=None
-    ):
-        """Evaluates some of the architectures, and puts it among the evaluations."""
+    @property
+    def _selector(self) -> Selector:
+        return Selector(self.task, self.strategy, self.reward, self.devices)
+
+    def _validate(self, state, evaluations, index, count, data):
+        """Evaluates some of the epoch's children, and puts it among the evaluations."""
         found = Evaluator(self.task, self.devices).validate(
             state.shared.params,
-            _from(architectures, index, count),
+            some_from(state.epoch.architectures, index, count),
             data,
-            np.int32(batches or self.eval_batches),
+            np.int32(self.eval_batches),
         )
-        return _put(evaluations, index, found)
+        return put_back(evaluations, index, found)
 
     def _transform(self, epoch: Any, scale: Any = 1.0):
         """The optimizer of an epoch, under the penalty."""
@@ -417,33 +385,3 @@ class Search:
             ),
             memory=self.protection.memory_rows(shared.memory, rows),
         )
-
-
-def _zeros(form: Any, count: int) -> Any:
-    """So many of a tree of shapes, along a leading axis."""
-    return jax.tree.map(lambda x: jnp.zeros((count, *x.shape), x.dtype), form)
-
-
-def _no_evaluations(count: int) -> Evaluation:
-    return Evaluation(jnp.zeros(count), jnp.zeros(count))
-
-
-@jax.jit
-def _at(tree: Any, index: ArrayLike) -> Any:
-    return jax.tree.map(lambda x: x[index], tree)
-
-
-@functools.partial(jax.jit, static_argnames="count")
-def _from(tree: Any, first: ArrayLike, count: int) -> Any:
-    """So many from there on; if there are not enough, the last ones."""
-    return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, count), tree)
-
-
-@jax.jit
-def _put(tree: Any, first: ArrayLike, new: Any) -> Any:
-    """Puts back what :func:`_from` took, or what was made of it."""
-
-    def put(old, new):
-        return jax.lax.dynamic_update_slice_in_dim(old, new, first, 0)
-
-    return jax.tree.map(put, tree, new)

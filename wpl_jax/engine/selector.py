@@ -1,0 +1,122 @@
+"""Selection of the best architecture, after the last epoch."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from wpl_jax.devices.compiled import compiled
+from wpl_jax.devices.parallel import ONE_DEVICE, Devices
+from wpl_jax.engine.evaluator import Evaluator
+from wpl_jax.engine.several import at, no_evaluations, put_back, some_from, zeros_of
+from wpl_jax.engine.state import Selection, key_for
+from wpl_jax.strategies import Strategy
+from wpl_jax.strategies.rewards import Reward
+from wpl_jax.tasks import Data, Task, ranking
+
+
+@dataclasses.dataclass(frozen=True)
+class Selector:
+    """Selects the best of a strategy's candidates, whatever protects the parameters.
+
+    See :class:`wpl_jax.strategies.strategy.Candidates`.
+    """
+
+    task: Task
+    strategy: Strategy
+    reward: Reward
+    devices: Devices = ONE_DEVICE
+
+    @property
+    def num_judged(self) -> int:
+        """How many candidates are evaluated again, on more validation data."""
+        candidates = self.strategy.candidates
+        return min(candidates.keep, candidates.proposed)
+
+    def init(self, strategy: Any, key: jax.Array) -> Selection:
+        """A selection without candidates.
+
+        Args:
+          strategy: State of the strategy, for shapes alone.
+          key: A PRNG key, for its shape alone.
+        """
+        finalist = jax.eval_shape(self.strategy.finalists, strategy, key)
+        proposed, keep = self.strategy.candidates.proposed, self.num_judged
+        return Selection(
+            architectures=zeros_of(finalist, proposed),
+            screened=no_evaluations(proposed),
+            kept=jnp.zeros(keep, jnp.int32),
+            judged=no_evaluations(keep),
+            allowed=jnp.ones(proposed, bool),
+        )
+
+    @compiled(donate_argnames="selection")
+    def propose(self, selection: Selection, strategy: Any, key: jax.Array) -> Selection:
+        """Draws the candidates.
+
+        Args:
+          selection: Without candidates.
+          strategy: State of the strategy.
+          key: Of all randomness of the search.
+        """
+        keys = jax.random.split(
+            key_for(key, "derive"), self.strategy.candidates.proposed
+        )
+        finalists = functools.partial(self.strategy.finalists, strategy)
+        architectures = jax.vmap(finalists)(keys)
+        allows = functools.partial(self.reward.allows, self.task.space)
+        return selection._replace(
+            architectures=architectures, allowed=jax.vmap(allows)(architectures)
+        )
+
+    def screen(
+        self,
+        selection: Selection,
+        params: Any,
+        data: Data,
+        index: ArrayLike,
+        count: int,
+    ) -> Selection:
+        """Evaluates so many candidates on a few validation batches, from an index on.
+
+        Args:
+          selection: With candidates.
+          params: The shared parameters.
+          data: Of the task.
+          index: Of the first of them, ``int32[]``.
+          count: How many.
+        """
+        found = Evaluator(self.task, self.devices).on_validation(
+            params,
+            some_from(selection.architectures, index, count),
+            data,
+            self.strategy.candidates.screen_batches,
+        )
+        return selection._replace(screened=put_back(selection.screened, index, found))
+
+    @compiled(donate_argnames="selection")
+    def keep(self, selection: Selection) -> Selection:
+        """Keeps the best of the candidates, once all have been screened."""
+        kept = ranking(selection.screened, selection.allowed)[: self.num_judged]
+        return selection._replace(kept=kept)
+
+    def judge(
+        self,
+        selection: Selection,
+        params: Any,
+        data: Data,
+        index: ArrayLike,
+        count: int,
+    ) -> Selection:
+        """Evaluates kept candidates on more validation data; see :meth:`screen`."""
+        kept = some_from(selection.kept, index, count)
+        found = Evaluator(self.task, self.devices).on_validation(
+            params,
+            at(selection.architectures, kept),
+            data,
+            self.strategy.candidates.judge_batches,
+        )
+        return selection._replace(judged=put_back(selection.judged, index, found))
