@@ -50,6 +50,14 @@ def get_config() -> ConfigDict:
                 "judge_batches": 50,
             },
         },
+        random={
+            "candidates": {
+                "proposed": 100,
+                "screen_batches": 8,
+                "keep": 10,
+                "judge_batches": 50,
+            }
+        },
     )
     # An "epoch" of a search is one mixture on a pass over the data.
     config.search.epochs = 8
