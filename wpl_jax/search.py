@@ -54,6 +54,9 @@ from wpl_jax.strategies.rewards import Reward, TaskReward
 from wpl_jax.supernet import ALL, Architecture, gather, scatter
 from wpl_jax.tasks import Data, Task, ranking
 
+# Measurements of what mixtures are discretized to, None without mixtures.
+_OF_DERIVED = ("derived_loss", "derived_error", "gap_loss", "gap_error")
+
 
 @dataclasses.dataclass(frozen=True)
 class Search:
@@ -111,6 +114,8 @@ class Search:
         """The state before the first epoch; all randomness comes from the key."""
         params = self.task.space.init(key_for(key, "params"))
         strategy = self.strategy.init(key_for(key, "strategy"))
+        mixes = self._child().weights is not None
+        derived = no_evaluations(self.children) if mixes else None
         return State(
             key=key,
             shared=Shared(
@@ -127,6 +132,8 @@ class Search:
                 train_loss=jnp.zeros(self.children),
                 err1=no_evaluations(self.children),
                 err2=no_evaluations(self.children),
+                derived_err1=derived,
+                derived_err2=derived,
                 reward=jnp.float32(0),
                 entropy=jnp.float32(0),
             ),
@@ -160,9 +167,7 @@ class Search:
         Or several, the first of them ``index``, which are trained together.
         """
         state = self.train_and_protect(state, data, epoch, index)
-        seen = state.epoch
-        err1 = self._validate(state, seen.err1, index, self.children_per_step, data)
-        return state._replace(epoch=seen._replace(err1=err1))
+        return self._take("err1", state, index, self.children_per_step, data)
 
     @compiled(donate_argnames="state")
     def train_and_protect(
@@ -276,9 +281,7 @@ class Search:
 
     def evaluate_again(self, state: State, data: Data, index: ArrayLike) -> State:
         """Takes err2 of children of the epoch, the first of them ``index``."""
-        seen, count = state.epoch, self.at_once("evaluate")
-        err2 = self._validate(state, seen.err2, index, count, data)
-        return state._replace(epoch=seen._replace(err2=err2))
+        return self._take("err2", state, index, self.at_once("evaluate"), data)
 
     def learn(
         self, state: State, data: Data, epoch: np.int32, first: np.int32, steps: int
@@ -307,9 +310,17 @@ class Search:
         """What an epoch was, after its last call."""
         seen = state.epoch
         reward = functools.partial(self.reward, self.task)
+        lost = jax.tree.map(forgetting, seen.err1, seen.err2)
+        of_derived: dict[str, Any] = dict.fromkeys(_OF_DERIVED)
+        if seen.derived_err1 is not None and seen.derived_err2 is not None:
+            derived = jax.tree.map(forgetting, seen.derived_err1, seen.derived_err2)
+            gap = jax.tree.map(jnp.subtract, seen.derived_err2, seen.err2)
+            means = jnp.mean(gap.loss), jnp.mean(gap.error)
+            of_derived = dict(zip(_OF_DERIVED, (*derived, *means), strict=True))
         return Measured(
-            loss=forgetting(seen.err1.loss, seen.err2.loss),
-            error=forgetting(seen.err1.error, seen.err2.error),
+            loss=lost.loss,
+            error=lost.error,
+            **of_derived,
             err1=seen.err1.loss,
             err2=seen.err2.loss,
             child_error=jnp.mean(seen.err2.error),
@@ -354,15 +365,22 @@ class Search:
     def _selector(self) -> Selector:
         return Selector(self.task, self.strategy, self.reward, self.devices)
 
-    def _validate(self, state, evaluations, index, count, data):
-        """Evaluates some of the epoch's children, and puts it among the evaluations."""
-        found = Evaluator(self.task, self.devices).validate(
-            state.shared.params,
-            some_from(state.epoch.architectures, index, count),
-            data,
-            np.int32(self.eval_batches),
-        )
-        return put_back(evaluations, index, found)
+    def _take(self, name, state, index, count, data):
+        """Takes err1 or err2 of children, and of what mixtures are discretized to."""
+        seen = state.epoch
+        children = {name: seen.architectures}
+        if seen.architectures.weights is not None:
+            children[f"derived_{name}"] = Architecture(seen.architectures.choice)
+        found = {}
+        for each, architectures in children.items():
+            new = Evaluator(self.task, self.devices).validate(
+                state.shared.params,
+                some_from(architectures, index, count),
+                data,
+                np.int32(self.eval_batches),
+            )
+            found[each] = put_back(getattr(seen, each), index, new)
+        return state._replace(epoch=seen._replace(**found))
 
     def _transform(self, epoch: Any, scale: Any = 1.0):
         """The optimizer of an epoch, under the penalty."""

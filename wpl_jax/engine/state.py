@@ -39,6 +39,9 @@ class Epoch(NamedTuple):
     train_loss: jax.Array  # float32[children]; mean over the batches trained on
     err1: Evaluation  # of float32[children]; after its own training
     err2: Evaluation  # of float32[children]; at the end of the epoch
+    # The same of the choices that mixtures are discretized to; None without mixtures.
+    derived_err1: Evaluation | None
+    derived_err2: Evaluation | None
     reward: jax.Array  # float32[]; mean over the strategy's steps
     entropy: jax.Array  # float32[]; the same of the entropy of its proposals
 
@@ -58,6 +61,11 @@ class Measured(NamedTuple):
 
     loss: Forgetting  # err2 - err1 in nats
     error: Forgetting  # the same in the task's error
+    derived_loss: Forgetting | None  # the same of what mixtures are discretized to
+    derived_error: Forgetting | None
+    # Mean loss and error of these minus those of the mixtures, as err2.
+    gap_loss: jax.Array | None  # float32[]
+    gap_error: jax.Array | None  # float32[]
     err1: jax.Array  # float32[children]; nats
     err2: jax.Array  # float32[children]; nats
     child_error: jax.Array  # float32[]; mean error of the children, as err2

@@ -23,6 +23,8 @@ METRICS = {
     "err1": "children/err1",
     "err2": "children/err2",
     "child_error": "children/error",
+    "gap_loss": "children/discretization_gap_loss",
+    "gap_error": "children/discretization_gap_error",
     "train_loss": "children/train_loss",
     "child_reward": "children/reward",
     "best": "children/best",
@@ -161,6 +163,8 @@ def record(measured: Measured) -> dict[str, Any]:
     """An epoch's line in the metrics; null for what is not finite."""
     found: dict[str, Any] = {}
     for name, value in measured._asdict().items():
+        if value is None:
+            continue
         if isinstance(value, dict):
             found |= {f"strategy/{key}": finite(x) for key, x in value.items()}
         elif isinstance(value, Forgetting):
