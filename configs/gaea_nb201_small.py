@@ -6,8 +6,8 @@
 Li, Khodak, Balcan, Talwalkar, "Geometry-Aware Gradient Algorithms for Neural
 Architecture Search" (ICLR 2021): weights and architecture weights are trained on the
 same batches (a single level), the latter by exponentiated gradients. One seed, 8 epochs
-over 10,000 images of 16x16. The same on the built-in digits, without any data at hand:
-``--config.task.data.format=digits --config.task.image_classification.shrink=1``.
+over 10,000 images of 16x16. The same on the built-in digits, for which no data is
+needed: ``--config=configs/gaea_nb201_small.py:digits``.
 """
 
 from ml_collections import ConfigDict
@@ -19,8 +19,16 @@ from wpl_jax.spaces import SPACES
 from wpl_jax.strategies import STRATEGIES
 
 
-def get_config() -> ConfigDict:
-    """The paper's settings but for the sizes."""
+def get_config(data: str = "cifar10") -> ConfigDict:
+    """The paper's settings but for the sizes.
+
+    Args:
+      data: ``"cifar10"``, or ``"digits"`` for those built in.
+    """
+    if data not in ("cifar10", "digits"):
+        raise ValueError(
+            f"{data!r} is no data of this file, but cifar10 and digits are."
+        )
     config = enas_cnn_cifar10.get_config()
     config.num_seeds = 1
     config.space = choice(
@@ -33,7 +41,7 @@ def get_config() -> ConfigDict:
     task.batch_size = 32
     task.augmentation = ConfigDict({"crop": 2, "flip": True, "cutout": 0})
     task.dropout = 0.0
-    config.task.data.valid = 40_000  # 10,000 images are trained on
+    config.task.data.train, config.task.data.valid = 10_000, 10_000
     config.strategy = choice(
         STRATEGIES,
         "differentiable",
@@ -86,4 +94,10 @@ def get_config() -> ConfigDict:
     )
     config.retrain.epochs = 0
     config.retrain.space = ConfigDict()
+    if data == "digits":
+        config.task.data = ConfigDict({"format": "digits", "valid": 0.2})
+        task.shrink = 1
+        task.augmentation = ConfigDict({"crop": 1, "flip": False, "cutout": 0})
+        config.search.eval_batches = 8
+        config.strategy.differentiable.candidates.judge_batches = 8
     return config

@@ -20,7 +20,11 @@ from wpl_jax.jobs.search_config import (
 from wpl_jax.tasks import image_classification, language_model
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = sorted(path.stem for path in (ROOT / "configs").glob("enas_*.py"))
+NAMES = sorted(
+    path.stem
+    for path in (ROOT / "configs").glob("*.py")
+    if not path.stem.startswith(("_", "two_models"))
+)
 SIZES = {"train": 929_589, "valid": 73_760, "test": 82_430}
 
 
@@ -68,6 +72,7 @@ SIZES_ALONE = {
     "enas_cnn_digits",
     "enas_rnn_pydoc_penalties",
     "enas_rnn_pydoc_strength",
+    "methods_nb201_small",
 }
 
 

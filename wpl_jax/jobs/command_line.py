@@ -106,10 +106,12 @@ def with_built_in(argv: Sequence[str]) -> list[str]:
     return found
 
 
-def _built_in(name: str) -> str:
+def _built_in(value: str) -> str:
+    """The file of a built-in configuration; what follows a colon is its argument."""
+    name, colon, argument = value.partition(":")
     path = Path(wpl_jax.__file__).parent / "configs" / f"{name}.py"
     is_name = re.fullmatch(r"[a-z]\w*", name) is not None
-    return str(path) if is_name and path.is_file() else name
+    return f"{path}{colon}{argument}" if is_name and path.is_file() else value
 
 
 def config_file(argv: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wpl_jax.data import FORMATS, ImageDataset, Split, load_images
+from wpl_jax.data import FORMATS, DataError, ImageDataset, Split, load_images
 from wpl_jax.data.images.layout import check_layout
 
 
@@ -52,6 +52,22 @@ def test_digits():
     expected = np.column_stack([scaled, original.target]).tolist()
     assert sorted(np.column_stack([ours, labels]).tolist()) == sorted(expected)
     assert ours.max() == 255
+
+
+def test_a_part_of_the_training_images_leaves_the_rest_out():
+    whole, part = (load_images("digits", train=train) for train in (None, 300))
+    for split in ("valid", "test"):
+        np.testing.assert_array_equal(
+            getattr(part, split).images, getattr(whole, split).images
+        )
+    counts = np.bincount(whole.train.labels)
+    expected = 300 * counts / counts.sum()
+    assert len(part.train.labels) == 300
+    assert np.all(np.abs(np.bincount(part.train.labels) - expected) < 1)
+    rows = {image.tobytes() for image in whole.train.images}
+    assert all(image.tobytes() in rows for image in part.train.images)
+    with pytest.raises(DataError, match="train"):
+        load_images("digits", train=-1)
 
 
 def test_same_seed_same_data():

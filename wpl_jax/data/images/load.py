@@ -105,6 +105,7 @@ def open_images(
     *,
     valid: int | float = 0.1,
     test: int | float = 0.2,
+    train: int | float | None = None,
     seed: int = 0,
     **options: Any,
 ) -> ImageDataset:
@@ -125,6 +126,8 @@ def open_images(
       valid: Training examples held out for validation, as a number or a fraction
         of them. Not used where the source has a validation split.
       test: The same for testing. Not used where the source has a test split.
+      train: How many of the training examples that are left are used, as a number or a
+        fraction of them, each class in proportion; None for all.
       seed: Seed of the random hold-outs, a non-negative int.
       **options: The format's own, see its reader, e.g.
         :func:`wpl_jax.data.images.image_folder.read_image_folder`.
@@ -137,10 +140,11 @@ def open_images(
         argument is wrong. The message says where, what and how to mend it.
     """
     valid, test = check_share(valid, "valid"), check_share(test, "test")
+    train = None if train is None else check_share(train, "train")
     seed = require_int(seed, "seed", 0)
     reader = choose(FORMATS, format, "format", about=str(path) if path else "")
     check_options(format, reader, options)
-    return _complete(reader(path, **options), valid, test, seed)
+    return _complete(reader(path, **options), valid, test, seed, train)
 
 
 def images_of_arrays(
@@ -179,7 +183,11 @@ def images_of_arrays(
 
 
 def _complete(
-    source: Source, valid: int | float, test: int | float, seed: int
+    source: Source,
+    valid: int | float,
+    test: int | float,
+    seed: int,
+    share_of_train: int | float | None = None,
 ) -> ImageDataset:
     """The data set of a source, with what it lacks held out of its train split."""
     class_names = check_source(source)
@@ -193,6 +201,10 @@ def _complete(
     if valid_split is None:
         train, valid_split = hold_out(
             train, valid, seed=seed, argument="valid", source=source.name
+        )
+    if share_of_train is not None:
+        _, train = hold_out(
+            train, share_of_train, seed=seed, argument="train", source=source.name
         )
     splits = {"train": train, "valid": valid_split, "test": test_split}
     repeated = None

@@ -1,0 +1,113 @@
+"""Methods of weight sharing on NAS-Bench-201's space, at a size for a CPU.
+
+    python launch.py --config=configs/methods_nb201_small.py \
+        --workdir=runs/methods --config.task.data.path=PATH/cifar10
+    wpl-jax-compare --out=runs/comparison runs/methods
+
+An arm is a method, with the architecture weights' settings of its paper. All train the
+shared weights alike on 10,000 images of 16x16, and those with a validation batch in
+each step have 10,000 others. Mixtures have 8 epochs of 312 steps. Single paths have 24,
+as such a step takes about a third of the time. Some of the arms by their names:
+``--config=configs/methods_nb201_small.py:darts,gaea_darts``.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from wpl_jax.configs import gaea_nb201_small
+from wpl_jax.jobs.build import choice
+from wpl_jax.strategies import STRATEGIES
+
+_OF_MIXTURES, _OF_PATHS = 8, 24  # epochs
+
+
+def get_config(methods: str = "") -> ConfigDict:
+    """The settings of all methods, or of some.
+
+    Args:
+      methods: Names of arms with commas between them; all if empty.
+    """
+    config = gaea_nb201_small.get_config()
+    config.num_seeds = 5
+    # The best of so many, of which a table says in the end what they are worth.
+    candidates = {"proposed": 100, "screen_batches": 8, "keep": 10, "judge_batches": 50}
+    of_paths = choice(
+        STRATEGIES,
+        "enas",
+        enas={"steps": 100, "learning_rate": 1e-3, "candidates": candidates},
+        random={"candidates": candidates},
+    )
+    config.strategy.enas, config.strategy.random = of_paths.enas, of_paths.random
+    known = _arms()
+    chosen = methods.split(",") if methods else list(known)
+    for name in chosen:
+        if name not in known:
+            raise ValueError(f"{name!r} is not a method. Known are {', '.join(known)}.")
+    config.arms = ConfigDict({name: known[name] for name in chosen})
+    config.main_arm = chosen[0]
+    return config
+
+
+def _arms() -> dict[str, dict[str, Any]]:
+    """What each method changes, by its name."""
+    exponentiated = {"optimizer": "exponentiated_gradient"}
+    adam, one_pass = {"optimizer": "adam"}, {"split": "train", "shared_pass": True}
+    # A quarter of the channels, weights of edges.
+    partial = {"channel_parts": 4, "edge_weights": True}
+    # The temperature falls over all epochs.
+    gumbel = {"relaxation": "gumbel", "temperature_epochs": _OF_PATHS}
+    return {
+        "rs_ws": _paths({"name": "random"}),
+        "enas": _paths({"name": "enas"}),
+        "darts": _differentiable(adam),
+        "darts_with_none": _differentiable(adam, {"exclude_none": False}),
+        "darts_second_order": _differentiable({**adam, "order": "second"}),
+        "darts_single_level": _differentiable({**adam, **one_pass}),
+        "gdas": _paths(_differentiable({**adam, **gumbel})["strategy"]),
+        "pc_darts": _differentiable(
+            {**adam, "adam": {"learning_rate": 6e-4}, "warmup": 2}, partial
+        ),
+        "drnas": _differentiable({"optimizer": "dirichlet"}),
+        "gaea_darts": _differentiable({**exponentiated, **one_pass}),
+        "gaea_darts_bilevel": _differentiable(exponentiated),
+        "gaea_gdas": _paths(
+            _differentiable(
+                {
+                    **exponentiated,
+                    **gumbel,
+                    "exponentiated_gradient": {"learning_rate": 0.01},
+                    "warmup": 5,
+                    "entropy_weight": 0.01,
+                }
+            )["strategy"]
+        ),
+        "gaea_pc_darts": _differentiable(exponentiated, partial),
+    }
+
+
+def _differentiable(
+    settings: dict[str, Any], space: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """A method that trains architecture weights on validation batches, by default."""
+    settings = {"split": "valid", "shared_pass": False, **settings}
+    changes: dict[str, Any] = {"penalty": {"name": "none"}}
+    changes["strategy"] = {"name": "differentiable", "differentiable": settings}
+    if space:
+        changes["space"] = {"nasbench201": space}
+    return changes
+
+
+def _paths(strategy: dict[str, Any]) -> dict[str, Any]:
+    """A method that trains one path at a time: a new one after few batches."""
+    return {
+        "penalty": {"name": "none"},
+        "strategy": strategy,
+        "search": {
+            "epochs": _OF_PATHS,
+            "children": 104,
+            "batches": 3,
+            "eval_batches": 1,
+        },
+        "optimizer": {"sgd": {"cosine": {"period": _OF_PATHS}}},
+    }
