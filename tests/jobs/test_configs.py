@@ -40,7 +40,7 @@ def noise(monkeypatch):
                 rng.integers(0, 256, (n, *shape), np.uint8),
                 np.arange(n, dtype=np.int32) % 10,
             )
-            for n in (4500, 800, 1000)
+            for n in (4500, 1600, 1000)
         ]
         return ImageDataset(*splits, tuple("0123456789"), "noise")
 
