@@ -18,7 +18,7 @@ from wpl_jax.data import open_images
 from wpl_jax.devices.axis import NO_AXIS, Axis
 from wpl_jax.devices.parallel import Devices
 from wpl_jax.devices.sharded import Sharded
-from wpl_jax.engine.training import gradient_of_batch
+from wpl_jax.engine.training import Batch, gradient_of_batch
 from wpl_jax.evaluation.shared_scores import SharedScores
 from wpl_jax.jobs import registry as jobs
 from wpl_jax.jobs import search_config
@@ -160,10 +160,9 @@ def test_a_step_on_images_is_the_same_on_several_devices():
 
     def step_on(axis):
         def step(child, architecture, data):
-            given = architecture, data
-            number = jnp.int32(70)
+            batch = Batch(data, jnp.int32(70), FIRST, axis)
             gradient, _, nats, _ = gradient_of_batch(
-                task, child, *given, (), number, FIRST, axis
+                task, child, architecture, batch, ()
             )
             return gradient, nats
 

@@ -23,10 +23,9 @@ from helpers.written_search import (
 
 from wpl_jax import penalty
 from wpl_jax.common.settings import SettingError
-from wpl_jax.devices.axis import NO_AXIS
 from wpl_jax.devices.parallel import Devices
 from wpl_jax.engine.slope import Slope, SlopeOfPass
-from wpl_jax.engine.training import stepped_by
+from wpl_jax.engine.training import Batch, stepped_by
 from wpl_jax.strategies.differentiable import (
     AdamOnConcentrations,
     AdamOnLogits,
@@ -171,8 +170,8 @@ def slope_of(params, data, number, transform=SGD, opt_state=None):
 
     task = toy.ToyTask()
     stepped = stepped_by(transform, opt_state or transform.init(params))
-    key = jax.random.key(0)
-    return Slope(task, child_of, data, task.init_carry(), number, key, stepped, NO_AXIS)
+    batch = Batch(data, number, jax.random.key(0))
+    return Slope(task, child_of, batch, task.init_carry(), stepped)
 
 
 def test_a_mixture_of_one_choice_is_the_child_with_its_gradients():
@@ -313,7 +312,8 @@ def test_a_batch_of_its_own_is_one_of_the_next_pass():
     ]
     found = set()
     for number in range(40):
-        slope = dataclasses.replace(own, key=jax.random.key(number))
+        batch = own.batch._replace(key=jax.random.key(number))
+        slope = dataclasses.replace(own, batch=batch)
         loss, _ = slope(of, state.theta, own_batch=True)
         found.add(int(np.argmin(np.abs(losses - np.asarray(loss)))))
         np.testing.assert_allclose(

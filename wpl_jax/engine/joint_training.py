@@ -31,6 +31,7 @@ from wpl_jax.engine.trainer import (
     mean_of_finite,
 )
 from wpl_jax.engine.training import (
+    Batch,
     Step,
     TrainState,
     gradient_of_batch,
@@ -208,12 +209,9 @@ class Together(Trainer):
         slope = Slope(
             self.task,
             child_of,
-            data,
+            Batch(data, child.step, child.key, self.devices.batch),
             carry,
-            child.step,
-            child.key,
             stepped_by(transform, train_state.opt_state),
-            self.devices.batch,
         )
         strategy, architecture = self.strategy.step(
             strategy, child.architecture, slope, key_of_strategy(child.key)
@@ -275,15 +273,9 @@ def joint_step(
     shared, opt_state, carries = train_state
 
     def gradient_of(params, item):
+        batch = Batch(data, item.step, item.key, devices.batch)
         gradient, carry, loss, sound = gradient_of_batch(
-            task,
-            params,
-            item.architecture,
-            data,
-            item.carry,
-            item.step,
-            item.key,
-            devices.batch,
+            task, params, item.architecture, batch, item.carry
         )
         return gradient, sound, (carry, Step(loss, sound))
 

@@ -18,7 +18,7 @@ from wpl_jax.engine.trainer import (
     key_of_strategy,
     mean_of_finite,
 )
-from wpl_jax.engine.training import stepped_by, train_step
+from wpl_jax.engine.training import Batch, stepped_by, train_step
 from wpl_jax.strategies import Strategy
 from wpl_jax.supernet import Architecture, real_rows
 from wpl_jax.tasks.task import Data, Task
@@ -62,8 +62,8 @@ class OneChild(Trainer):
         number, key = first_of((stretch.first, stretch.keys))
 
         def step(progress, i):
-            key_of_step = jax.random.fold_in(key, i)
-            return self._step(transform, progress, number + i, key_of_step, data)
+            batch = Batch(data, number + i, jax.random.fold_in(key, i), axis)
+            return self._step(transform, progress, batch)
 
         # The steps know no axis of children.
         progress = progress._replace(architectures=first_of(progress.architectures))
@@ -75,20 +75,17 @@ class OneChild(Trainer):
         )
         return progress._replace(architectures=architectures), loss
 
-    def _step(self, transform, progress, number, key, data):
+    def _step(self, transform, progress, batch):
         """A step on one batch, before or after which the strategy may learn."""
         architecture, strategy, train_state, skipped = progress
-        own_key, shares = key_of_strategy(key), self.strategy.shares_pass
+        own_key, shares = key_of_strategy(batch.key), self.strategy.shares_pass
         if not shares:
             slope = Slope(
                 self.task,
                 lambda _: train_state.params,
-                data,
+                batch,
                 train_state.carry,
-                number,
-                key,
                 stepped_by(transform, train_state.opt_state),
-                self.devices.batch,
             )
             strategy, architecture = self.strategy.step(
                 strategy, architecture, slope, own_key
@@ -98,10 +95,7 @@ class OneChild(Trainer):
             transform,
             train_state,
             architecture,
-            data,
-            number,
-            key,
-            self.devices.batch,
+            batch,
             of_weights=shares,
         )
         if shares:

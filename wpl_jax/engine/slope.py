@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wpl_jax.devices.axis import NO_AXIS, Axis
+from wpl_jax.engine.training import Batch
 from wpl_jax.supernet import Architecture
-from wpl_jax.tasks.task import Data, Task
+from wpl_jax.tasks.task import Task
 
 # By how much, in norm, parameters are moved to both sides for a finite difference; the
 # paper's .01, divided by the norm of the direction.
@@ -31,24 +31,18 @@ class Slope:
     Attributes:
       task: Whose loss it is.
       child_of: The parameters of an architecture.
-      data: Of the task.
+      batch: The training batch.
       carry: What the last training batch left for the next.
-      step: Number of the batch, ``int32[]``.
-      key: PRNG key of the loss, for dropout and the like.
       stepped: The child's parameters after a step of their optimizer, from them and
         the gradient; for a mixture, whose parameters are the same whatever it is made
         of.
-      axis: Devices that share the batch.
     """
 
     task: Task
     child_of: Callable[[Architecture], Any]
-    data: Data
+    batch: Batch
     carry: Any
-    step: jax.Array
-    key: jax.Array
     stepped: Callable[[Any, Any], Any]
-    axis: Axis = NO_AXIS
 
     def __call__(
         self,
@@ -84,23 +78,23 @@ class Slope:
             def of_theta(theta):
                 return loss(self.child_of(of(theta)), theta)
 
-            found = self.axis.mean(jax.value_and_grad(of_theta)(theta))
+            found = self.batch.axis.mean(jax.value_and_grad(of_theta)(theta))
         sound = jnp.isfinite(found[0]) & jnp.isfinite(optax.tree.norm(found[1]))
         return jax.tree.map(lambda x: jnp.where(sound, x, 0), found)
 
     def _loss(self, of, split, own_batch=False):
         """Of parameters and theta, the loss on one batch, of this device's share."""
-        carry, step = self.carry, self.step
+        carry, (data, number, key, axis) = self.carry, self.batch
         if own_batch:
-            batches = self.task.num_batches(self.data, split)
-            key = jax.random.fold_in(self.key, 1)
-            step += 1 + jax.random.randint(key, (), 0, batches)
+            batches = self.task.num_batches(data, split)
+            key_of_batch = jax.random.fold_in(key, 1)
+            number += 1 + jax.random.randint(key_of_batch, (), 0, batches)
         if own_batch or split != "train":
-            carry = self.axis.shard(self.task.init_carry())
+            carry = axis.shard(self.task.init_carry())
 
         def loss(params, theta):
             found, _ = self.task.train_loss(
-                params, of(theta), self.data, carry, step, self.key, self.axis, split
+                params, of(theta), data, carry, number, key, axis, split
             )
             return found
 
@@ -112,7 +106,7 @@ class Slope:
         The chain rule multiplies the gradient in the parameters after the step with
         second derivatives, of which a central difference takes the place.
         """
-        mean, of_batch = self.axis.mean, self._loss(of, "train")
+        mean, of_batch = self.batch.axis.mean, self._loss(of, "train")
         params = self.child_of(of(theta))
         slope = mean(jax.grad(of_batch)(params, theta))
         after, pull = jax.vjp(lambda slope: self.stepped(params, slope), slope)

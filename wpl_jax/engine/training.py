@@ -20,6 +20,15 @@ class TrainState(NamedTuple):
     carry: Any  # what the last batch left for the next; of several, one each
 
 
+class Batch(NamedTuple):
+    """A training batch, and what a loss on it takes beside parameters and carry."""
+
+    data: Data  # of the task
+    number: jax.Array  # int32[]
+    key: jax.Array  # PRNG key of the loss, for dropout and the like
+    axis: Axis = NO_AXIS  # devices that share the batch; each has its part of the carry
+
+
 class Step(NamedTuple):
     """Measurements of one training step."""
 
@@ -50,10 +59,7 @@ def train_step(
     transform: optax.GradientTransformationExtraArgs,
     train_state: TrainState,
     architecture: Architecture,
-    data: Data,
-    step: jax.Array,
-    key: jax.Array,
-    axis: Axis = NO_AXIS,
+    batch: Batch,
     of_weights: bool = False,
 ) -> tuple[TrainState, Step]:
     """A step on one batch; one that is not finite changes nothing.
@@ -63,10 +69,7 @@ def train_step(
       transform: The optimizer.
       train_state: What is trained.
       architecture: What is trained.
-      data: Of the task.
-      step: Number of the training batch, ``int32[]``.
-      key: PRNG key of the loss, for dropout and the like.
-      axis: Devices that share the batch; of the stream each has its part.
+      batch: On which it is trained.
       of_weights: Whether the same pass is to give the gradient in the weights of the
         mixture, zero where the step is not finite.
 
@@ -83,7 +86,7 @@ def train_step(
         return task.train_loss(params, mixed, *args)
 
     (gradient, of_mixture), carry, loss, sound = gradient_of_loss(
-        train_loss, own, data, train_state.carry, step, key, axis
+        train_loss, own, batch, train_state.carry
     )
     of_mixture = jax.tree.map(lambda g: jnp.where(sound, g, 0), of_mixture)
     updates, opt_state = transform.update(
@@ -103,34 +106,28 @@ def gradient_of_batch(
     task: Task,
     params: Any,
     architecture: Architecture,
-    data: Data,
+    batch: Batch,
     carry: Any,
-    step: jax.Array,
-    key: jax.Array,
-    axis: Axis = NO_AXIS,
 ) -> tuple[Any, Any, jax.Array, jax.Array]:
     """The gradient of one batch, the carry, the loss, and whether all is finite."""
 
     def train_loss(params, *args):
         return task.train_loss(params, architecture, *args)
 
-    return gradient_of_loss(train_loss, params, data, carry, step, key, axis)
+    return gradient_of_loss(train_loss, params, batch, carry)
 
 
 def gradient_of_loss(
     train_loss: Callable[..., Any],
     params: Any,
-    data: Data,
+    batch: Batch,
     carry: Any,
-    step: jax.Array,
-    key: jax.Array,
-    axis: Axis = NO_AXIS,
 ) -> tuple[Any, Any, jax.Array, jax.Array]:
     """The same of a function of the parameters and of what follows them here."""
     gradient, (loss, carry) = jax.grad(train_loss, has_aux=True)(
-        params, data, carry, step, key, axis
+        params, batch.data, carry, batch.number, batch.key, batch.axis
     )
     # Before anything is made of them: a mean of what is clipped is something else.
-    gradient, loss = axis.mean((gradient, loss))
+    gradient, loss = batch.axis.mean((gradient, loss))
     sound = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))
     return gradient, carry, loss, sound

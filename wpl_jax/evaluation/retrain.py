@@ -24,7 +24,7 @@ from wpl_jax.devices import processes
 from wpl_jax.devices.compiled import compiled
 from wpl_jax.devices.parallel import ONE_DEVICE, Devices
 from wpl_jax.engine.optimizers import Optimizer
-from wpl_jax.engine.training import TrainState, train_step
+from wpl_jax.engine.training import Batch, TrainState, train_step
 from wpl_jax.errors import UserError
 from wpl_jax.runs.machine import Requests
 from wpl_jax.runs.resumable import Resumable
@@ -141,10 +141,7 @@ class Retraining:
                 transform,
                 TrainState(state.params, state.opt_state, state.carry),
                 Architecture(state.choice),
-                data,
-                passed + i,
-                jax.random.fold_in(key, i),
-                axis,
+                Batch(data, passed + i, jax.random.fold_in(key, i), axis),
             )
             averaged = jnp.where(state.averaging, state.averaged + 1, 0)
             share = 1 / jnp.maximum(averaged, 1)
