@@ -226,10 +226,8 @@ class Interrupted(StopRequest):
         return 143
 
 
-@pytest.mark.parametrize("calls", [7])
-def test_interruptions_change_nothing(
-    calls, finished, tmp_path, monkeypatch, quick_report
-):
+def run_in_parts(config, workdir, calls, monkeypatch):
+    """Runs a configuration, a few calls at a time."""
     monkeypatch.setattr(machine, "StopRequest", Interrupted)
     compiled = {}
     fresh = run_mode._Arm
@@ -240,14 +238,38 @@ def test_interruptions_change_nothing(
         return compiled.setdefault(name, made)
 
     monkeypatch.setattr(run_mode, "_Arm", arm)
-    config = toy.get_config()
     for _ in range(200):
         Interrupted.left = calls + 1
         with contextlib.suppress(SystemExit):
-            jobs.run(config, tmp_path / "run", "run")
+            jobs.run(config, workdir, "run")
             break
-    assert (tmp_path / "run" / "report.html").exists()
+    assert (workdir / "report.html").exists()
+
+
+@pytest.mark.parametrize("calls", [7])
+def test_interruptions_change_nothing(
+    calls, finished, tmp_path, monkeypatch, quick_report
+):
+    run_in_parts(toy.get_config(), tmp_path / "run", calls, monkeypatch)
     assert_same(tmp_path / "run", finished)
+
+
+@pytest.mark.slow
+def test_interruptions_of_a_differentiable_search_change_nothing(
+    tmp_path, monkeypatch, quick_report
+):
+    config = one_random_search()
+    config.strategy = ConfigDict({"name": "differentiable", "differentiable": {}})
+    jobs.run(config, tmp_path / "whole", "run")
+    lines = records(tmp_path / "whole" / "searches" / "wpl-seed0")
+    assert len({line["children/discretization_gap_loss"] for line in lines}) == 3
+    run_in_parts(config, tmp_path / "parts", 1, monkeypatch)
+    for name in ("metrics.jsonl", "results.json"):
+        whole, parts = (
+            (tmp_path / run / "searches" / "wpl-seed0" / name).read_bytes()
+            for run in ("whole", "parts")
+        )
+        assert whole == parts
 
 
 def test_too_many_bad_steps_go_back_with_half_the_rate(
@@ -367,11 +389,12 @@ def test_a_search_that_cannot_go_on_says_so(what, tmp_path, monkeypatch, quick_r
 
 
 @pytest.mark.parametrize("penalty", ["none", "l2", "ewc", "wpl"])
-@pytest.mark.parametrize("strategy", ["enas", "random"])
+@pytest.mark.parametrize("strategy", ["enas", "random", "differentiable"])
 def test_every_strategy_goes_with_every_penalty(strategy, penalty):
     """By shapes alone: whatever the call, the state keeps its form."""
     config = toy.get_config()
     config.strategy.name, config.penalty.name = strategy, penalty
+    config.strategy.differentiable = ConfigDict({})
     search, data, _ = make_search(config)
     state = jax.eval_shape(search.init, jax.random.key(0))
     phases, plan = set(), make_plan(config, search)

@@ -17,6 +17,7 @@ from wpl_jax.reports.sections import (
     architecture_weights,
     derived_accuracy,
     derived_operations,
+    discretization_gap,
     forgetting,
     weight_entropy,
 )
@@ -25,6 +26,7 @@ from wpl_jax.spaces.nasbench201 import NasBench201
 
 SPACE = NasBench201((8, 8, 3), 10, 4, 1, exclude_none=True, edge_weights=True)
 EPOCHS = 3
+CONFIG = {"search": {"eval_batches": 2}}
 SKIP, ALL_3X3 = [0] * 6, [2] * 6  # as the space numbers them, without "none"
 # Of two seeds, what would be derived at the end of each epoch.
 DERIVED = (
@@ -50,13 +52,15 @@ def write_search(folder, seed, space=SPACE, **changes):
     for epoch, choice in enumerate(DERIVED[seed]):
         record = dict.fromkeys(columns, 0.5) | {
             "step": epoch,
-            "children/error": 60.0,
+            "children/error": 60.0 - 10 * seed,
             "children/reward": 0.5,
             "children/best": choice,
             "children/err1": [1.0],
-            "children/err2": [1.0],
+            "children/err2": [2.0 + seed + epoch],
             "strategy/weights": weights_of(choice, (0.25, 0.5, 1.0)[epoch]),
             "strategy/derived": choice,
+            "children/discretization_gap_loss": 0.5 * epoch,
+            "children/discretization_gap_error": -4.0 + 2 * epoch + 2 * seed,
         }
         record |= {name: values[epoch] for name, values in changes.items()}
         lines.append(json.dumps(record) + "\n")
@@ -76,7 +80,7 @@ def report(tmp_path_factory):
     """Two seeds of one arm, which tests only read."""
     folder = tmp_path_factory.mktemp("differentiable")
     seeds = [write_search(folder / f"seed{seed}", seed) for seed in (0, 1)]
-    return Report(folder, {}, {"gaea": seeds}, SPACE, "data", None)
+    return Report(folder, CONFIG, {"gaea": seeds}, SPACE, "data", None)
 
 
 def of_one(report, **changes):
@@ -251,6 +255,20 @@ def test_a_table_that_has_moved_is_a_warning(report, tmp_path):
     assert "moved.csv cannot be read as a table" in (tmp_path / "page.html").read_text()
 
 
+# The gap.
+
+
+def test_gap_is_the_difference_of_both_curves(report):
+    loss, error, gap = discretization_gap.curves(report).axes
+    derived, mixture = (line.get_ydata() for line in loss.lines)
+    np.testing.assert_allclose(mixture, [2.5, 3.5, 4.5])
+    np.testing.assert_allclose(derived, [2.5, 4, 5.5])
+    derived, mixture = (line.get_ydata() for line in error.lines)
+    np.testing.assert_allclose(mixture, [55, 55, 55])
+    np.testing.assert_allclose(derived, [52, 54, 56])
+    np.testing.assert_allclose(gap.lines[0].get_ydata(), [-3, -1, 1])
+
+
 # The page.
 
 
@@ -260,14 +278,21 @@ def test_page_has_the_sections(report, tmp_path):
         weight_entropy.SECTION,
         architecture_weights.SECTION,
         derived_operations.SECTION,
+        discretization_gap.SECTION,
     ):
         page = Page("title", tmp_path)
         section.show(page, report._replace(workdir=tmp_path))
         page.write(tmp_path / "page.html")
         assert "<svg" in (tmp_path / "page.html").read_text()
     names = {path.name for path in (tmp_path / "figures").iterdir()}
-    drawn = ("derived_accuracy", "weight_entropy", "weights_gaea_1")
+    drawn = (
+        "derived_accuracy",
+        "weight_entropy",
+        "weights_gaea_1",
+        "discretization_gap",
+    )
     assert {f"{name}.png" for name in (*drawn, "derived_operations")} < names
+    assert "weights_gaea_1.png" in names
     assert {"weights_gaea_seed0.gif", "weights_gaea_seed1.gif"} < names
 
 
@@ -276,6 +301,7 @@ def test_page_has_the_sections(report, tmp_path):
     [
         ({"strategy/weights": [[[1.0] * 4] * 7] * 3}, "a list of 8 lists of 4 numbers"),
         ({"strategy/derived": [[4] * 6] * 3}, "architecture of 6 decisions"),
+        ({"children/discretization_gap_loss": ["2"] * 3}, "a number or null"),
     ],
 )
 def test_damaged_records_are_named(changes, said, tmp_path):
