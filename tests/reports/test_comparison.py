@@ -59,9 +59,9 @@ def test_accuracies_are_means_and_standard_errors_by_the_table(written):
     by_name = {row[0]: row[1:] for row in rows[1:]}
     # All skip connections have 54.30, 15.61 and 16.32 (published).
     assert by_name["DARTS"] == ["54.30 ± 0.00", "15.61 ± 0.00", "16.32 ± 0.00", "2"]
-    assert by_name["arms, none"] == ["54.30", "15.61", "16.32", "1"]
+    assert by_name["none"] == ["54.30", "15.61", "16.32", "1"]
     columns = nasbench201().columns
-    one, two = columns["cifar10_test"][1462], float(by_name["arms, wpl"][0])
+    one, two = columns["cifar10_test"][1462], float(by_name["wpl"][0])
     mean, error = (one + two) / 2, abs(one - two) / 2  # of two seeds
     assert by_name["gaea"][0] == f"{mean:.2f} ± {error:.2f}"
     assert by_name["gaea"][-1] == "2"
@@ -132,6 +132,20 @@ def test_seeds_of_different_configurations_are_named(runs, tmp_path):
     assert note.endswith("differs in strategy.name.")
 
 
+def test_several_arms_are_methods_of_their_own_names(runs):
+    read = found.read([(None, runs / "arms"), ("wide", runs / "arms")])
+    methods = [one.method for one in read.found]
+    assert methods == ["none", "wpl", "wide, none", "wide, wpl"]
+
+
+def test_a_seed_counts_once(runs):
+    read = found.read([("one", runs / "darts"), ("one", runs / "darts")])
+    assert len(read.found) == 1
+    assert read.notes == [
+        f"one has seed 0 twice; that of {runs / 'darts'} is left out."
+    ]
+
+
 def test_damaged_searches_are_left_out_and_named(runs, tmp_path):
     folder = shutil.copytree(runs / "gaea", tmp_path / "gaea")
     (folder / "searches" / "none-seed1" / "results.json").write_text("{")
@@ -176,7 +190,7 @@ def test_tables_of_ones_own_judge_by_numbers(runs, tmp_path):
 
 
 def test_folders_of_one_name_need_labels():
-    with pytest.raises(UserError, match="Two runs have the label 'gaea'"):
+    with pytest.raises(UserError, match="Two runs have the name 'gaea'"):
         labelled(["a/gaea", "b/gaea"])
     assert labelled(["A=a/gaea", "A=b/gaea"]) == [
         ("A", Path("a/gaea")),

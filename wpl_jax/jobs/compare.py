@@ -20,40 +20,37 @@ from wpl_jax.runs.run_files import make_folder
 _MOST_SECONDS = 1e7  # on the whole table 12-epoch trainings take 1.7 million
 
 
-def labelled(arguments: Sequence[str]) -> list[tuple[str, Path]]:
-    """Label and folder of each run.
+def labelled(arguments: Sequence[str]) -> list[tuple[str | None, Path]]:
+    """Label and folder of each run; see :func:`wpl_jax.reports.found.read`.
 
     Args:
-      arguments: ``FOLDER``, whose name is the label, or ``LABEL=FOLDER``. Folders with
-        the same ``LABEL`` are seeds of one method.
+      arguments: ``FOLDER`` or ``LABEL=FOLDER``. Folders with the same ``LABEL`` are
+        seeds of one method.
 
     Raises:
       UserError: If two folders without a label have the same name.
 
     Examples:
       >>> labelled(["runs/gaea/", "DARTS, bilevel=runs/darts"])
-      [('gaea', PosixPath('runs/gaea')), ('DARTS, bilevel', PosixPath('runs/darts'))]
+      [(None, PosixPath('runs/gaea')), ('DARTS, bilevel', PosixPath('runs/darts'))]
     """
-    runs, own = [], []
+    runs: list[tuple[str | None, Path]] = []
     for argument in arguments:
         label, equals, folder = argument.partition("=")
-        if equals and not Path(argument).exists():
-            runs.append((label, Path(folder)))
-            continue
-        path = Path(argument)
-        own.append(path.name or path.resolve().name)
-        runs.append((own[-1], path))
-    labels = [label for label, _ in runs]
-    if twice := [label for label in own if labels.count(label) > 1]:
+        given = equals and not Path(argument).exists()
+        runs.append((label, Path(folder)) if given else (None, Path(argument)))
+    own = [path.resolve().name for label, path in runs if label is None]
+    names = own + [label for label, _ in runs if label is not None]
+    if twice := [name for name in own if names.count(name) > 1]:
         raise UserError(
-            f"Two runs have the label {shorten(twice[0])}. Give them as LABEL=FOLDER, "
+            f"Two runs have the name {shorten(twice[0])}. Give them as LABEL=FOLDER, "
             "with the same label if they are seeds of one method."
         )
     return runs
 
 
 def compare(
-    runs: Sequence[tuple[str, Path]],
+    runs: Sequence[tuple[str | None, Path]],
     out: Path,
     table: str | None = None,
     budgets: Sequence[float] = (12_000.0,),
@@ -61,7 +58,7 @@ def compare(
     """Writes the comparison of several runs.
 
     Args:
-      runs: Label and folder of each.
+      runs: Label or None, and folder of each.
       out: Folder for ``comparison.html``, ``comparison.md`` and ``figures/``.
       table: Path of a table of accuracies; None for NAS-Bench-201.
       budgets: Seconds of random searches to compare with, as the table counts them.

@@ -19,7 +19,7 @@ class Found(NamedTuple):
     """The architecture that one search has found.
 
     Attributes:
-      method: The run's label, and the arm if the run has several.
+      method: As :func:`read` names it.
       seed: Of the search.
       space: Name of its space.
       decisions: Name of each decision's choice.
@@ -55,8 +55,11 @@ class Runs(NamedTuple):
     notes: list[str]
 
 
-def read(folders: Sequence[tuple[str, Path]]) -> Runs:
+def read(folders: Sequence[tuple[str | None, Path]]) -> Runs:
     """Reads all finished searches of several runs.
+
+    The method is the label of the run, and the arm if the run has several. Without a
+    label it is the arm if there are several, and else the name of the folder.
 
     Args:
       folders: Label and folder of each run. Runs with the same label are seeds of one
@@ -70,13 +73,14 @@ def read(folders: Sequence[tuple[str, Path]]) -> Runs:
         try:
             _read_run(label, folder, runs)
         except UserError as error:
-            runs.notes.append(f"{label} is left out. {error}")
+            name = folder.name if label is None else label
+            runs.notes.append(f"{name} is left out. {error}")
     if not runs.found:
         raise UserError(" ".join(["No search has finished.", *runs.notes]))
     return runs
 
 
-def _read_run(label: str, folder: Path, runs: Runs) -> None:
+def _read_run(label: str | None, folder: Path, runs: Runs) -> None:
     """Adds what the searches of a run have found."""
     path = folder / CONFIG_FILE
     if not path.is_file():
@@ -87,7 +91,7 @@ def _read_run(label: str, folder: Path, runs: Runs) -> None:
         if not kind.holds(config.get(field)):
             raise UserError(f"{path} is not that of a search: it lacks {field}.")
     for arm, changes in config["arms"].items():
-        method = label if len(config["arms"]) == 1 else f"{label}, {arm}"
+        method = _method(label, folder, arm, len(config["arms"]) > 1)
         own = {k: v for k, v in config.items() if k not in _OF_SEEDS}
         own["arms"] = changes
         first = runs.configs.setdefault(method, own)
@@ -103,6 +107,11 @@ def _read_run(label: str, folder: Path, runs: Runs) -> None:
             if not (of_search / RESULTS_FILE).is_file():
                 missing.append(seed)
                 continue
+            if (method, seed) in [(one.method, one.seed) for one in runs.found]:
+                runs.notes.append(
+                    f"{method} has seed {seed} twice; that of {folder} is left out."
+                )
+                continue
             try:
                 runs.found.append(_read_search(method, seed, of_search))
             except UserError as error:
@@ -112,6 +121,12 @@ def _read_run(label: str, folder: Path, runs: Runs) -> None:
                 f"{method}: {len(seeds) - len(missing)} of {len(seeds)} searches in "
                 f"{folder} have finished, without seeds {', '.join(map(str, missing))}."
             )
+
+
+def _method(label: str | None, folder: Path, arm: str, several: bool) -> str:
+    if label is None:
+        return arm if several else folder.resolve().name
+    return f"{label}, {arm}" if several else label
 
 
 def _read_search(method: str, seed: int, folder: Path) -> Found:
