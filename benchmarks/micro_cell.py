@@ -131,8 +131,8 @@ def _child(number: int, batch: int) -> list[dict]:
         for name, label in arms
     ] + [
         {
-            "benchmark": f"its memory, {child}",
-            "figure": f"{label}, but for weights and data / the same child statically",
+            "benchmark": f"temporary memory of the step on images, {child}",
+            "figure": f"{label} / the same child written statically",
             "ratio": memory[name] / memory["static"],
         }
         for name, label in arms

@@ -4,7 +4,14 @@ import math
 
 import pytest
 
-from benchmarks import fisher_of_children, growth, micro_cell, nasbench201, search
+from benchmarks import (
+    fisher_of_children,
+    growth,
+    micro_cell,
+    nasbench201,
+    scaling,
+    search,
+)
 
 
 def assert_figures(rows):
@@ -76,3 +83,17 @@ def test_growth(monkeypatch):
     assert [row["sizes"] for row in rows] == [[2, 3], [4, 8], [1, 3], [10, 20]]
     assert all(row["times"][0] == 1 for row in rows)
     assert ", 1, 3: 1, " in rows[2]["figure"]
+
+
+def test_the_estimates_of_scaling_count_the_papers_search():
+    work = scaling.count()
+    # 146,014,000 of the published code, less a batch normalization and biases.
+    assert work.supernet == 146_014_000 - 2 * 1000 - 2 * 1000 - 10_000
+    assert work.chain == 12 * 35
+    # Each number moves twice its 4 bytes.
+    assert scaling.averaging(10**9, 4.0) == 2
+    forward = scaling.Range(1.0, 2.0)
+    found = scaling.epoch(work, forward, devices=32, gbs=1e30, batches=9)
+    assert found["training and Fisher"] == pytest.approx((2 * 10 * 3, 2 * 10 * 6))
+    assert found["err1 and err2"] == (2 * 2 * 5, 2 * 2 * 10)
+    assert found["controller"] == (64, 128)
