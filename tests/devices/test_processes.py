@@ -11,6 +11,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from helpers.forked import launch_each
 from helpers.processes import ROOT, devices_of_each, free_port, processes
 from helpers.tiny import call, environment
 from helpers.tiny_search import RUNS
@@ -123,20 +124,20 @@ def test_an_error_of_its_own_is_not_taken_for_a_lost_process(monkeypatch):
             raise ValueError(own)
 
 
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        (["--coordinator=localhost:1"], "also need --processes and --process"),
-        (["--process=0", "--processes=2"], "also need --coordinator"),
-        (["--cluster", "--process=0"], "--cluster finds out"),
-    ],
-)
-def test_flags_that_are_not_enough_are_named(flags, said, tmp_path):
-    command = [sys.executable, "launch.py", CONFIG, f"--workdir={tmp_path}/run"]
-    done = call([*command, *flags], environment(), timeout=60)
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
+def test_flags_that_are_not_enough_are_named(tmp_path):
+    expected = {
+        "one": (["--coordinator=localhost:1"], "also need --processes and --process"),
+        "two": (["--process=0", "--processes=2"], "also need --coordinator"),
+        "too many": (["--cluster", "--process=0"], "--cluster finds out"),
+    }
+    commands = {
+        name: [CONFIG, f"--workdir={tmp_path}/run", *flags]
+        for name, (flags, _) in expected.items()
+    }
+    for name, done in launch_each(commands, seconds=60).items():
+        assert done.returncode == 2
+        assert expected[name][1] in done.stderr
+        assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
 
 

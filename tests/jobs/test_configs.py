@@ -66,19 +66,23 @@ def get_config(name):
     return importlib.import_module(f"configs.{name}").get_config()
 
 
-# Sizes of another configuration: the same calls, and time.
-SIZES_ALONE = {
-    "enas_cnn_cifar10_small",
+# Of the configurations with the same calls, the one that is traced fastest.
+FAST = (
     "enas_cnn_digits",
-    "enas_rnn_pydoc_penalties",
-    "enas_rnn_pydoc_strength",
-    "methods_nb201_small",
-}
+    "enas_rnn_ptb",
+    "enas_rnn_ptb_small",
+    "enas_rnn_pydoc",
+    "gaea_nb201_forgetting",
+    "gaea_nb201_small",
+)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in SIZES_ALONE])
+@pytest.mark.parametrize("name", FAST)
 def test_every_call_keeps_the_form_of_the_state(name):
-    assert_calls_keep_the_form(get_config(name), arms=1)
+    config = get_config(name)
+    if name.startswith("enas_cnn"):
+        config.penalty.wpl.estimator = "batch"
+    assert_calls_keep_the_form(config, arms=1)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import time
 
 import pytest
 from helpers import tiny
+from helpers.forked import launch_each
 from helpers.tiny import ARMS, arguments, call, environment
 
 from wpl_jax.errors import ConfigError, UserError
@@ -19,15 +20,6 @@ from wpl_jax.jobs import registry as jobs
 def finished(tmp_path_factory):
     """The undisturbed run."""
     return tiny.undisturbed_run(tmp_path_factory)
-
-
-def refused(command):
-    """What a command that cannot be run says, on its error output."""
-    process = call(command, environment(), timeout=60)
-    assert process.returncode in (1, 2)
-    assert "Traceback" not in process.stderr
-    assert "Training" not in process.stdout
-    return process.stderr
 
 
 WRONG_FLAGS = {
@@ -44,22 +36,73 @@ WRONG_FLAGS = {
         ["--config.data.format=npz", "--config.data.path=nowhere.npz"],
         ["nowhere.npz: found nothing"],
     ),
+    "no get_config": (["--config={no get_config}"], ["{no get_config}", "get_config"]),
+    "no config": (["--config={no config}"], ["{no config}", "ConfigDict"]),
 }
+FILES = {
+    "no get_config": "x = 1\n",
+    "no config": "def get_config():\n    return 3\n",
+}
+# Every field of the main setting can be overridden, told by how far the command comes:
+# to a folder that is a file.
+MAIN = {"penalty": "wpl", "step": "proximal", "normalize": "tree", "shared": 1}
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory):
+    """How commands that cannot be run end, by names, and the files they were given."""
+    folder = tmp_path_factory.mktemp("refused")
+    files = {name: folder / f"file{i}.py" for i, name in enumerate(FILES)}
+    for name, text in FILES.items():
+        files[name].write_text(text)
+    commands = {
+        name: arguments(folder / name, *(flag.format(**files) for flag in flags))
+        for name, (flags, _) in WRONG_FLAGS.items()
+    }
+    commands["nothing"] = arguments(folder / "nothing")[:2]
+    (folder / "main").write_text("in the way")
+    flags = [f"--config.main.{name}={value}" for name, value in MAIN.items()]
+    flags.append("--config.main.stop=0.2")
+    commands["main"] = arguments(folder / "main", *flags)
+    # Without the interpreter and launch.py.
+    commands = {name: command[2:] for name, command in commands.items()}
+    return launch_each(commands, seconds=120), files, folder
+
+
+def said_by(ended):
+    """What a command that cannot be run says, on its error output."""
+    assert ended.returncode in (1, 2)
+    assert "Traceback" not in ended.stderr
+    assert "Training" not in ended.stdout
+    return ended.stderr
 
 
 @pytest.mark.parametrize("wrong", WRONG_FLAGS)
-def test_wrong_flag_is_said_in_a_message(wrong, tmp_path):
-    flags, expected = WRONG_FLAGS[wrong]
-    said = refused(arguments(tmp_path / "run", *flags))
-    for part in expected:
-        assert part in said
-    assert not (tmp_path / "run").exists()
+def test_wrong_flag_is_said_in_a_message(wrong, refused):
+    ended, files, folder = refused
+    said = said_by(ended[wrong])
+    for part in WRONG_FLAGS[wrong][1]:
+        assert part.format(**files) in said
+    assert not (folder / wrong).exists()
 
 
-def test_missing_flags_are_said_in_a_message(tmp_path):
-    said = refused(arguments(tmp_path / "run")[:2])
+def test_missing_flags_are_said_in_a_message(refused):
+    said = said_by(refused[0]["nothing"])
     assert "--config must have a value" in said
     assert "--workdir must have a value" in said
+
+
+def test_every_field_of_the_main_setting_can_be_overridden(refused):
+    ended, _, folder = refused
+    said = said_by(ended["main"])
+    assert "config.main" not in said
+    assert str(folder / "main") in said
+
+
+def test_a_command_alone_is_refused_as_those_that_share_imports(refused, tmp_path):
+    wrong = tiny.call(arguments(tmp_path, *WRONG_FLAGS["value"][0]), environment())
+    assert tuple(refused[0]["value"]) == (2, "", wrong.stderr)
+    assert wrong.returncode == 2
 
 
 @pytest.mark.parametrize("job", ["three_models", None])
@@ -81,28 +124,6 @@ def test_mode_is_one_of_the_job(tmp_path):
     assert "['report', 'run']" in str(caught.value)
     with pytest.raises(UserError, match="There is no run in"):
         jobs.run(tiny.get_config(), tmp_path / "run", "report")
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("x = 1\n", "get_config"), ("def get_config():\n    return 3\n", "ConfigDict")],
-)
-def test_file_that_is_no_configuration_is_named(text, expected, tmp_path):
-    file = tmp_path / "mine.py"
-    file.write_text(text)
-    said = refused(arguments(tmp_path / "run", f"--config={file}"))
-    assert str(file) in said
-    assert expected in said
-
-
-def test_every_field_of_the_main_setting_can_be_overridden(tmp_path):
-    """Told by how far the command comes: to a folder that is a file."""
-    (tmp_path / "file").write_text("in the way")
-    main = {"penalty": "wpl", "step": "proximal", "normalize": "tree", "shared": 1}
-    flags = [f"--config.main.{name}={value}" for name, value in main.items()]
-    said = refused(arguments(tmp_path / "file", *flags, "--config.main.stop=0.2"))
-    assert "config.main" not in said
-    assert str(tmp_path / "file") in said
 
 
 def test_full_disk_is_said_in_a_message(finished, tmp_path):
