@@ -4,10 +4,11 @@ import dataclasses
 
 import numpy as np
 import pytest
-from helpers import toy
+from helpers import outside, toy
 
 from wpl_jax.errors import UserError
 from wpl_jax.evaluation import architectures
+from wpl_jax.evaluation.rank_disorder import Ranking
 from wpl_jax.spaces.nasbench201 import NasBench201
 from wpl_jax.spaces.nasbench201_architectures import all_architectures, canonical_form
 from wpl_jax.spaces.recurrent_cell import RecurrentCell
@@ -45,6 +46,10 @@ def test_a_space_that_is_too_large_is_refused_with_advice():
     for enumerate_all in (architectures.every, architectures.one_of_each_class):
         with pytest.raises(UserError, match=r'recurrent_cell has .*which="sample"'):
             enumerate_all(space)
+    ranking = Ranking(which="all", truth=outside.Table())
+    with pytest.raises(UserError, match="for all of them to be ranked"):
+        ranking.check(space)
+    ranking.check(toy.ToySpace())
 
 
 def test_classes_are_those_that_were_published():

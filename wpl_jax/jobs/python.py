@@ -31,7 +31,8 @@ class Found(NamedTuple):
     Attributes:
       architecture: The choice of the best architecture, ``int32[num_decisions]``.
       choices: The same in words, by the names of the decisions.
-      loss: Its loss on the whole validation data, with the shared weights.
+      loss: Its loss on the validation data that it was selected on, with the shared
+        weights.
       error: Its error on the same; ``search.task.error_name`` says which.
       metrics: One dict an epoch; None for what is not finite.
       predict: The model with the shared weights: a function of a batch of inputs, as

@@ -2,7 +2,7 @@
 
 Architectures are drawn uniformly, for training and for the final selection. The
 selection evaluates many candidates on a few validation batches, and the best of them on
-the whole validation set.
+more.
 """
 
 import dataclasses
