@@ -144,6 +144,17 @@ def test_the_papers_setting_has_the_papers_size():
             "classifier",
             marks=pytest.mark.slow,
         ),
+        pytest.param(
+            "gaea_nb201",
+            {
+                "space": {"nasbench201": {"channels": 2, "cells": 1}},
+                "task": {"image_classification": {"batch_size": 2}},
+                "arms": {"none": {"penalty": {"name": "wpl"}}},
+            },
+            "classifier",
+            "classifier",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_the_papers_setting_takes_a_step_at_a_tiny_size(name, sizes, moved, remembered):
