@@ -5,8 +5,8 @@ search takes it. A mixture is compared with the sum of its operations. Each of t
 alone in such a loop, with its gradients, its ReLU and its normalization.
 
 Expected before measuring, with c channels: an edge of a mixture multiplies each pixel
-with 10 c^2 weights. That of a random child has 2 c^2 on average, as one operation in
-five has 9 c^2 and one has c^2. So a mixture takes up to five times a child, and less
+with 10 c^2 weights. That of a random child has 2.5 c^2 on average, as one operation in
+four has 9 c^2 and one has c^2. So a mixture takes up to four times a child, and less
 where the stem, the reductions and what is not a product count. Edges from the same node
 share ReLU, neighbours and pooled image, so it takes at most the sum of its operations.
 Gates add a sum over an image for each edge, some per cent. The gradient of the weights
@@ -14,6 +14,7 @@ alone leaves out the third of the products that are gradients of kernels.
 """
 
 import functools
+import importlib.util
 import statistics
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -26,7 +27,7 @@ from benchmarks import measure
 from wpl_jax.devices.axis import NO_AXIS
 from wpl_jax.spaces import nasbench201
 from wpl_jax.spaces.nasbench201 import STAGES, NasBench201
-from wpl_jax.spaces.nasbench201_architectures import EDGES, OPERATIONS
+from wpl_jax.spaces.nasbench201_architectures import EDGES
 from wpl_jax.supernet import Architecture, gather
 
 SIZES = ((16, 8, 1, 32),)  # pixels of a side, channels, cells of a stage, batch
@@ -43,15 +44,16 @@ def rows() -> Iterator[dict]:
 
 
 def _rows(side: int, channels: int, cells: int, batch: int) -> Iterator[dict]:
-    space = NasBench201((side, side, 3), 10, channels, cells)
+    space = NasBench201((side, side, 3), 10, channels, cells, exclude_none=True)
     calls: dict[str, Callable[[], Any]] = {}
     for child in range(CHILDREN):
         choice = space.sample(jax.random.key(child))
-        gates = jax.nn.one_hot(choice, len(OPERATIONS))
+        gates = jax.nn.one_hot(choice, len(space.operations))
         calls[f"child {child}"] = _training(space, Architecture(choice), batch)
         gated = Architecture(choice, gates=gates)
         calls[f"gates {child}"] = _training(space, gated, batch)
-    weights = jnp.full((len(EDGES), len(OPERATIONS)), 1 / len(OPERATIONS))
+    shape = len(EDGES), len(space.operations)
+    weights = jnp.full(shape, 1 / len(space.operations))
     mixture = Architecture(jnp.zeros(len(EDGES), jnp.int32), weights)
     calls["mixture"] = _training(space, mixture, batch)
     calls["joint"] = _training(space, mixture, batch, of_weights=True)
@@ -59,9 +61,17 @@ def _rows(side: int, channels: int, cells: int, batch: int) -> Iterator[dict]:
         space, mixture, batch, of_parameters=False, of_weights=True
     )
     for stage in range(STAGES):
-        for operation in OPERATIONS[1:]:
+        for operation in space.operations:
             shape = (batch, *[side // 2**stage] * 2, channels * 2**stage)
             calls[f"alone {stage} {operation}"] = _alone(operation, shape)
+    kinds = {"mixture": (1, 0), "joint": (1, 1), "weights": (0, 1)}
+    if importlib.util.find_spec("torch") is not None:
+        from benchmarks import pytorch_nasbench201
+
+        theirs = pytorch_nasbench201.Steps(side, channels, cells, batch, RATE)
+        for name, moved in kinds.items():
+            take = functools.partial(theirs.take, *moved, STEPS)
+            calls[f"PyTorch, {name}"] = take
     seconds = measure.interleaved_seconds(calls, ROUNDS)
 
     def total(kind: str, times: float) -> list[float]:
@@ -86,6 +96,11 @@ def _rows(side: int, channels: int, cells: int, batch: int) -> Iterator[dict]:
             seconds["mixture"],
         ),
     }
+    names = ("of parameters", "of weights and parameters", "of the weights")
+    for name, said in zip(kinds, names, strict=True):
+        if f"PyTorch, {name}" in seconds:
+            unit = seconds[f"PyTorch, {name}"]
+            pairs[f"gradient {said} / that of PyTorch"] = seconds[name], unit
     for figure, (some, unit) in pairs.items():
         yield {
             "benchmark": f"NAS-Bench-201, {batch}x{side}x{side}, {channels} channels",
