@@ -120,8 +120,9 @@ class Slope:
             moved = jax.tree.map(lambda p, d: p + sign * size * d, params, direction)
             return jax.grad(of_batch, 1)(moved, theta)
 
-        ahead, behind = mean((beside(1), beside(-1)))
-        indirect = jax.tree.map(lambda a, b: (a - b) / (2 * size), ahead, behind)
+        # In a loop, so that the pass is compiled once.
+        both = mean(jax.lax.map(beside, jnp.array([1.0, -1.0])))
+        indirect = jax.tree.map(lambda of: (of[0] - of[1]) / (2 * size), both)
         return found, jax.tree.map(jnp.add, of_theta, indirect)
 
 
