@@ -112,14 +112,47 @@ def test_every_penalty_goes_with_every_strategy(penalty_name, strategy):
 @pytest.mark.parametrize("strategy", KINDS)
 @pytest.mark.parametrize("penalty_name", sorted(PENALTIES))
 def test_every_penalty_goes_with_every_strategy_on_nasbench201(penalty_name, strategy):
+    task = ImageClassification(NasBench201((8, 8, 3), 4, 2, 1), batch_size=8)
+    data = task.put(images_of_noise((8, 8, 3)), Devices())
+    keeps_the_form(task, data, penalty_name, strategy)
+
+
+@pytest.mark.slow
+def test_a_mixture_is_trained_alike_on_one_two_and_eight_devices():
+    task = ImageClassification(
+        NasBench201((4, 4, 1), 4, 2, 1, exclude_none=True), batch_size=8
+    )
+    found = []
+    for count in (1, 2, 8):
+        devices = Devices(count)
+        search = Search(
+            task=task,
+            strategy=Differentiable(task.space, optimizer=EXPONENTIATED),
+            protection=PENALTIES["none"](),
+            optimizer=Sgd(0.1),
+            children=1,
+            batches=1,
+            eval_batches=1,
+            devices=devices,
+        )
+        data = task.put(images_of_noise((4, 4, 1)), devices)
+        state = search.init(jax.random.key(0))
+        state = search.begin_epoch(state, np.int32(0))
+        state = search.train_child(state, data, np.int32(0), np.int32(0))
+        found.append(jax.device_get((state.shared.params, state.strategy.theta)))
+    for other in found[1:]:
+        close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+        jax.tree.map(close, other, found[0])
+    assert np.ptp(found[0][1]) > 1e-3  # the weights have moved
+
+
+def images_of_noise(shape):
     rng = np.random.default_rng(0)
     splits = [
-        (rng.integers(256, size=(16, 8, 8, 3), dtype=np.uint8), np.arange(16) % 4)
+        (rng.integers(256, size=(16, *shape), dtype=np.uint8), np.arange(16) % 4)
         for _ in range(3)
     ]
-    task = ImageClassification(NasBench201((8, 8, 3), 4, 2, 1), batch_size=8)
-    data = task.put(images_of_arrays(*splits), Devices())
-    keeps_the_form(task, data, penalty_name, strategy)
+    return images_of_arrays(*splits)
 
 
 def keeps_the_form(task, data, penalty_name, strategy):
