@@ -91,8 +91,8 @@ def of_one(report, **changes):
 
 
 def test_entropies_are_those_of_each_decision_in_nats(report):
-    figure = weight_entropy.curves(report)
-    mean, each = figure.axes[:2]
+    (mean,) = weight_entropy.means(report).axes
+    (each,) = weight_entropy.of_decisions(report).axes
     # Of a share of 1/4 it is log 4. Of 1/2, and three of 1/6, it is log 2 + log 3 / 2.
     edge = np.array([math.log(4), math.log(2) + math.log(3) / 2, 0])
     inputs = math.log(2), 0  # of nodes 2 and 3
@@ -116,25 +116,37 @@ def test_entropies_are_those_of_each_decision_in_nats(report):
 def test_heat_map_has_each_weight_and_marks_the_largest(report):
     figure = architecture_weights.heat_map(SPACE, report.searches)
     panels = [ax for ax in figure.axes if ax.images]
-    assert len(panels) == 8 * 2
-    edge = panels[6]  # row by row: the fourth edge of seed 0
-    image = edge.images[0].get_array()
-    assert image.shape == (4, EPOCHS)
-    np.testing.assert_allclose(image[:, 1], [1 / 6, 1 / 6, 0.5, 1 / 6])
-    places = edge.collections[0].get_offsets()
-    assert places.tolist() == [[1, 0], [2, 2], [3, 2]]
-    assert panels[-1].images[0].get_array().shape == (3, EPOCHS)  # Three inputs.
-    labels = [text.get_text() for text in panels[0].get_yticklabels()]
-    assert labels == ["skip connect", "conv 1x1", "conv 3x3", "avg pool 3x3"]
+    assert len(panels) == 2
+    ax = panels[0]
+    image = ax.images[0].get_array()
+    assert image.shape == (6 * 5 + 3 + 4, EPOCHS)  # Each group is below its name.
+    # Of the fourth edge of seed 0, which begins with a skip connection.
+    assert image.mask[15].all()
+    np.testing.assert_allclose(image[16:20, 1], [1 / 6, 1 / 6, 0.5, 1 / 6])
+    np.testing.assert_allclose(image[-3:, 0], [1, 0, 0])  # The inputs of node 3.
+    places = ax.collections[3].get_offsets()
+    assert places.tolist() == [[1, 16], [2, 18], [3, 18]]
+    labels = [text.get_text() for text in ax.get_yticklabels()]
+    assert labels[15:20] == ["", "skip connect", "conv 1x1", "conv 3x3", "avg pool 3x3"]
+    names = {text.get_position()[1]: text.get_text() for text in ax.texts}
+    assert names[15] == "edge 0 3"
+    assert names[33] == "inputs of 3"
 
 
 def test_animation_has_a_frame_for_each_epoch(report, tmp_path):
-    path = tmp_path / "weights.gif"
-    architecture_weights.animate(SPACE, report.searches[0], path)
-    with Image.open(path) as film:
-        assert film.n_frames == EPOCHS
-        assert film.info["duration"] == 200
-    assert path.stat().st_size < 100_000
+    architecture_weights.animate(SPACE, report.searches, tmp_path)
+    shown = []
+    for seed in (0, 1):
+        path = tmp_path / f"weights_gaea_seed{seed}.gif"
+        with Image.open(path) as film:
+            assert film.n_frames == EPOCHS
+            assert film.info["duration"] == 200
+            shown += [np.asarray(film.convert("L"), int)]
+        assert path.stat().st_size < 100_000
+    # Both begin with equal weights, under titles of their own.
+    changed = np.nonzero((np.abs(shown[0] - shown[1]) > 40).any(1))[0]
+    assert changed.size
+    assert changed.max() < 40
 
 
 def test_only_what_moves_is_drawn_again(tmp_path):
@@ -214,6 +226,9 @@ def test_accuracies_are_those_of_the_table(report):
     of_space = table.columns["cifar10_test"][without].mean()
     assert random.get_ydata()[0] == pytest.approx(of_space)
     assert 89 < of_space < 90
+    low, high = panels[0].get_ylim()
+    assert low < 54.297  # More than 5 % of the values are so low.
+    assert 94.373 < high < 97
 
 
 def test_without_architecture_weights_it_is_the_best_child(report):

@@ -17,8 +17,11 @@ from matplotlib.text import Text
 from wpl_jax.runs.console import shown
 from wpl_jax.runs.run_files import make_folder, write_atomically
 
-# Wong, "Points of view: Color blindness", Nature Methods 2011.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Wong, "Points of view: Color blindness", Nature Methods 2011; the last three are not.
+COLORS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"),
+    *("#882255", "#999933", "#888888"),
+)
 
 _PAGE = Template("""<!doctype html>
 <html lang="en">

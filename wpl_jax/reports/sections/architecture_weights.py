@@ -1,11 +1,16 @@
 """The architecture weights themselves over the epochs: heat maps and animations."""
 
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from wpl_jax.reports.animation import frames_of, write_gif
@@ -26,7 +31,6 @@ def _show(page: Page, report: Report) -> None:
     if not arms:
         return
     page.heading("Architecture weights over the epochs")
-    figures = make_folder(report.workdir / "figures")
     for arm, seeds, _ in arms:
         for number in range(0, len(seeds), _SEEDS):
             some = seeds[number : number + _SEEDS]
@@ -37,71 +41,103 @@ def _show(page: Page, report: Report) -> None:
                 f"{arm}, seed {numbers}: the weight of each choice at the end of each "
                 "epoch. A dot marks the largest weight of a decision.",
             )
-        for one in seeds:
-            animate(report.space, one, figures / f"weights_{arm}_seed{one.seed}.gif")
+    searches = [one for _, seeds, _ in arms for one in seeds]
+    animate(report.space, searches, make_folder(report.workdir / "figures"))
     page.text("figures/weights_*.gif are the same weights as animations.")
 
 
 def heat_map(space: Space, seeds: list[Searched]) -> Figure:
-    """A column of panels for each seed, a panel for each group of the space."""
-    groups = space.groups
-    sizes = [len(group.choices) for group in groups]
-    figure = new_figure(2.2 + 2.6 * len(seeds), 0.8 + 0.19 * sum(sizes))
-    grid = figure.subplots(
-        len(groups),
-        len(seeds),
-        sharex=True,
-        squeeze=False,
-        height_ratios=sizes,
-    )
-    for column, one in zip(grid.T, seeds, strict=True):
-        weights = one.curve(WEIGHTS)
-        for row, (ax, group) in enumerate(zip(column, groups, strict=True)):
-            image = _panel(ax, weights[:, row, : len(group.choices)].T)
-        column[0].set_title(f"seed {one.seed}")
-        column[-1].set_xlabel("epoch")
-        column[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-    for ax, group in zip(grid[:, 0], groups, strict=True):
-        ax.set_yticks(range(len(group.choices)), _names(group), fontsize=7)
-        ax.set_ylabel(
-            group.name.replace("_", " "),
-            rotation=0,
-            ha="right",
-            va="center",
-            fontsize="small",
-        )
-    bar = figure.colorbar(image, ax=grid, fraction=0.03, shrink=0.5, aspect=25)
+    """A panel for each seed; a row for each choice, below the name of its group."""
+    labels = [label for group in space.groups for label in ("", *_names(group))]
+    figure = new_figure(2.0 + 2.7 * len(seeds), 1.0 + 0.17 * len(labels))
+    panels = figure.subplots(1, len(seeds), sharey=True, squeeze=False)[0]
+    for ax, one in zip(panels, seeds, strict=True):
+        image = _panel(ax, space, one.curve(WEIGHTS))
+        ax.set(title=f"seed {one.seed}", xlabel="epoch")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panels[0].set_yticks(range(len(labels)), labels, fontsize=7)
+    for ax in panels:
+        ax.tick_params(axis="y", length=0)
+    bar = figure.colorbar(image, ax=panels, fraction=0.03, shrink=0.5, aspect=25)
     bar.set_label("weight")
     return figure
 
 
-def _panel(ax: Axes, weights: np.ndarray):
-    """The weights of one group, ``float64[choices, epochs]``, as an image."""
-    choices, epochs = weights.shape
-    image = ax.imshow(
-        weights,
+def _panel(ax: Axes, space: Space, weights: np.ndarray) -> AxesImage:
+    """The weights of a search, ``float64[epochs, groups, choices]``, as an image."""
+    epochs = len(weights)
+    numbers = np.arange(1, epochs + 1)
+    rows: list[np.ndarray] = []
+    for place, group in enumerate(space.groups):
+        own = weights[:, place, : len(group.choices)].T
+        first = len(rows) + 1
+        rows += [np.full(epochs, np.nan), *own]
+        ax.text(
+            0.5 + 0.01 * epochs,
+            first - 1,
+            group.name.replace("_", " "),
+            va="center",
+            fontsize=7,
+            fontweight="bold",
+        )
+        largest = np.where(np.isnan(own), -1, own).argmax(0)
+        ax.scatter(
+            numbers,
+            first + largest,
+            s=min(9.0, 400 / epochs),
+            color="white",
+            ec="black",
+            lw=0.4,
+        )
+    return ax.imshow(
+        np.array(rows),
         aspect="auto",
         cmap="Blues",
         vmin=0,
         vmax=1,
         interpolation="nearest",
-        extent=(0.5, epochs + 0.5, choices - 0.5, -0.5),
+        extent=(0.5, epochs + 0.5, len(rows) - 0.5, -0.5),
     )
-    largest = np.where(np.isnan(weights), -1, weights).argmax(0)
-    size = min(9.0, 400 / epochs)
-    ax.scatter(
-        np.arange(1, epochs + 1), largest, s=size, color="white", ec="black", lw=0.4
-    )
-    ax.set_yticks([])
-    return image
 
 
-def animate(space: Space, one: Searched, path: Path) -> None:
-    """Writes a GIF with the weights of each group as bars, one frame for an epoch."""
-    weights, groups = one.curve(WEIGHTS), space.groups
-    shown = np.unique(
-        np.linspace(0, len(weights) - 1, min(_MOST_FRAMES, len(weights))).astype(int)
-    )
+def animate(space: Space, searches: Sequence[Searched], folder: Path) -> None:
+    """Writes a GIF of each search: weights as bars, a frame for each epoch.
+
+    Args:
+      space: Of all searches, so that one figure serves them all.
+      searches: With weights.
+      folder: Where to.
+    """
+    shown = [(one, epoch) for one in searches for epoch in _epochs(one)]
+    figure, title, of_groups = _bars(space)
+
+    def move(frame: int) -> None:
+        one, epoch = shown[frame]
+        title.set_text(f"{one.arm}, seed {one.seed}, epoch {epoch + 1}")
+        weights = np.array(one.metrics[epoch][WEIGHTS], float)
+        for bars, row in zip(of_groups, np.nan_to_num(weights), strict=True):
+            largest = row.argmax()
+            for place, bar in enumerate(bars):
+                bar.set_width(row[place])
+                bar.set_color(COLORS[int(place == largest)])
+
+    moving = [title, *(bar for bars in of_groups for bar in bars)]
+    frames = frames_of(figure, moving, move, len(shown))
+    for one in searches:
+        path = folder / f"weights_{one.arm}_seed{one.seed}.gif"
+        of_one = list(itertools.islice(frames, len(_epochs(one))))
+        write_gif(of_one, path, _MILLISECONDS)
+
+
+def _epochs(one: Searched) -> list[int]:
+    """The epochs that are shown, all of them if they are few."""
+    count = len(one.metrics)
+    return np.linspace(0, count - 1, min(_MOST_FRAMES, count)).astype(int).tolist()
+
+
+def _bars(space: Space) -> tuple[Figure, Text, list[BarContainer]]:
+    """A figure with a panel for each group, its title, and the bars of each group."""
+    groups = space.groups
     across = min(3, len(groups))
     down = -(-len(groups) // across)
     most = max(len(group.choices) for group in groups)
@@ -110,33 +146,18 @@ def animate(space: Space, one: Searched, path: Path) -> None:
     if isinstance(engine, ConstrainedLayoutEngine):
         engine.set(rect=(0, 0, 1, 0.92))  # The title moves, so no layout sees it.
     title = figure.text(0.5, 0.96, "", ha="center", va="center", fontsize="small")
-    panels = figure.subplots(down, across, squeeze=False)
+    panels = figure.subplots(down, across, squeeze=False).flat
     of_groups = []
-    for number, ax in enumerate(panels.flat):
-        if number >= len(groups):
-            ax.set_axis_off()
-            continue
-        group = groups[number]
+    for ax, group in zip(panels, groups, strict=False):
         labels = _names(group)
-        bars = ax.barh(range(len(labels)), 1.0, color=COLORS[0], height=0.7)
-        of_groups.append(bars)
+        of_groups.append(ax.barh(range(len(labels)), 1.0, height=0.7))
         ax.set(xlim=(0, 1), ylim=(len(labels) - 0.5, -0.5), xticks=[0, 1])
         ax.tick_params(labelsize=6)
         ax.set_yticks(range(len(labels)), labels)
         ax.set_title(group.name.replace("_", " "), fontsize="x-small")
-
-    def move(frame: int) -> None:
-        epoch = shown[frame]
-        title.set_text(f"{one.arm}, seed {one.seed}, epoch {epoch + 1}")
-        for bars, row in zip(of_groups, np.nan_to_num(weights[epoch]), strict=True):
-            largest = row.argmax()
-            for place, bar in enumerate(bars):
-                bar.set_width(row[place])
-                bar.set_color(COLORS[int(place == largest)])
-
-    moving = [title, *(bar for bars in of_groups for bar in bars)]
-    frames = list(frames_of(figure, moving, move, len(shown)))
-    write_gif(frames, path, _MILLISECONDS)
+    for ax in list(panels)[len(groups) :]:
+        ax.set_axis_off()
+    return figure, title, of_groups
 
 
 def _names(group: Decision) -> list[str]:

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from wpl_jax.errors import UserError
 from wpl_jax.evaluation import table as tables
 from wpl_jax.evaluation.table import FromTable
-from wpl_jax.reports.page import Page, band, new_figure
+from wpl_jax.reports.page import Page, new_figure
 from wpl_jax.reports.searched import Columns, Searched
 from wpl_jax.reports.sections.derived_operations import DERIVED, columns
 from wpl_jax.reports.sections.section import Report, Section, spread
@@ -47,10 +47,11 @@ def _show(page: Page, report: Report) -> None:
         "derived_accuracy",
         "Test accuracy, by the table, of the architecture that would be derived at the "
         "end of each epoch. Of strategies without architecture weights it is the best "
-        "child of the epoch. A thin line for each seed, a thick line for their mean, "
-        "and a band of one standard deviation. Diamonds: the selected architectures. "
-        "Dashed: the best architecture of the space. Dotted: the mean of all its "
-        "architectures. The search does not use these accuracies.",
+        "child of the epoch. A thin line for each seed, and a thick line for their "
+        "mean. Diamonds: the selected architectures. Dashed: the best architecture of "
+        "the space. Dotted: the mean of all its architectures. Panels do not show the "
+        "lowest 5 % of the values if these are below the dotted line. The search does "
+        "not use these accuracies.",
     )
     rows = [
         (
@@ -97,24 +98,27 @@ def _is_test(column: str) -> bool:
 
 def curves(report: Report, truths: dict[str, FromTable]) -> Figure:
     """Accuracies over the epochs, a panel for each data set."""
-    figure = new_figure(1 + 3.2 * len(truths), 3.8)
+    figure = new_figure(2 + 3.1 * len(truths), 3.8)
     panels = figure.subplots(1, len(truths), squeeze=False)[0]
     for ax, (title, truth) in zip(panels, truths.items(), strict=True):
+        every = []
         for arm, seeds, color in report.colored():
             derived = np.array([of_epochs(one) for one in seeds])
             found = _accuracies(truth, report.space, derived)
             epochs = np.arange(1, found.shape[1] + 1)
             for of_seed in found:
                 ax.plot(epochs, of_seed, color=color, lw=0.6, alpha=0.6)
-            band(ax, epochs, found, color, arm)
+            ax.plot(epochs, found.mean(0), color=color, label=arm)
             selected = _accuracies(truth, report.space, _selected(seeds))
             ends = np.full(len(seeds), epochs[-1] + 1)
             ax.plot(ends, selected, "D", color=color, ms=4, alpha=0.7)
-        _draw_lines(ax, lines(truth, report.space))
+            every += [*found.ravel(), *selected]
+        _draw_lines(ax, lines(truth, report.space), np.array(every))
         ax.set(title=title, xlabel="epoch")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[0].set_ylabel("test accuracy, %")
-    panels[0].legend(fontsize="small")
+    handles = panels[0].get_legend_handles_labels()
+    figure.legend(*handles, fontsize="small", loc="outside right center")
     return figure
 
 
@@ -140,10 +144,15 @@ def lines(truth: FromTable, space: Space) -> Lines | None:
     return Lines(float(np.nanmean(found)), float(np.nanmax(found)))
 
 
-def _draw_lines(ax: Axes, to_compare: Lines | None) -> None:
-    if to_compare is not None:
-        ax.axhline(to_compare.best, color="0.4", ls="--", lw=0.8)
-        ax.axhline(to_compare.mean, color="0.4", ls=":", lw=1)
+def _draw_lines(ax: Axes, to_compare: Lines | None, values: np.ndarray) -> None:
+    """Draws the lines, and cuts off the lowest values, which hide the others."""
+    if to_compare is None:
+        return
+    ax.axhline(to_compare.best, color="0.4", ls="--", lw=0.8)
+    ax.axhline(to_compare.mean, color="0.4", ls=":", lw=1)
+    low = min(float(np.nanquantile(values, 0.05)), to_compare.mean)
+    margin = 0.05 * (to_compare.best - low)
+    ax.set_ylim(low - margin, to_compare.best + margin)
 
 
 def _selected(seeds: list[Searched]) -> np.ndarray:

@@ -14,6 +14,7 @@ from wpl_jax.runs.run_files import Kind, below
 from wpl_jax.supernet import Space, num_choices
 
 DERIVED = "strategy/derived"
+_COLUMNS = 3  # panels side by side
 
 
 def columns(space: Space) -> Mapping[str, Kind]:
@@ -52,22 +53,27 @@ def counts(space: Space, derived: np.ndarray) -> dict[tuple[str, ...], np.ndarra
 
 
 def areas(report: Report) -> Figure:
-    """Counts as stacked areas; a column for each arm, a row for each set of choices."""
+    """Counts as stacked areas, a panel for each arm and each set of choices."""
     arms = list(report.recording(DERIVED))
     of_arms = [
         counts(report.space, np.array([one.curve(DERIVED) for one in seeds], int))
         for _, seeds, _ in arms
     ]
     kinds = list(of_arms[0])
-    figure = new_figure(2.2 + 3.4 * len(arms), 3.4 * len(kinds))
-    grid = figure.subplots(len(kinds), len(arms), squeeze=False)
-    for row, names in zip(grid, kinds, strict=True):
-        for ax, (arm, _, _), found in zip(row, arms, of_arms, strict=True):
+    across = min(_COLUMNS, len(arms))
+    down = -(-len(arms) // across)
+    figure = new_figure(1.7 + 3.2 * across, 3.2 * down * len(kinds))
+    grid = figure.subplots(len(kinds) * down, across, squeeze=False)
+    for number, names in enumerate(kinds):
+        panels = grid[number * down : (number + 1) * down]
+        for ax in panels.flat[len(arms) :]:
+            ax.set_axis_off()
+        for ax, (arm, _, _), found in zip(panels.flat, arms, of_arms, strict=False):
             _stack(ax, names, found[names].mean(0))
             ax.set(title=arm, xlabel="epoch")
-        row[0].set_ylabel("decisions")
-        handles, labels = row[0].get_legend_handles_labels()
-        row[-1].legend(
+        panels[0, 0].set_ylabel("decisions")
+        handles, labels = panels[0, 0].get_legend_handles_labels()
+        panels[0, -1].legend(
             handles[::-1],
             labels[::-1],
             fontsize="small",

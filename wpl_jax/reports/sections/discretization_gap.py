@@ -42,7 +42,7 @@ def _show(page: Page, report: Report) -> None:
 
 def curves(report: Report) -> Figure:
     """Losses and errors of both, and the gap in the error."""
-    figure = new_figure(11, 3.8)
+    figure = new_figure(11.5, 3.8)
     *both, of_gap = figure.subplots(1, len(COLUMNS) + 1)
     titles = {"loss": "loss, nats", "error": report.error_name}
     for arm, seeds, color in report.recording(_GAP):
@@ -53,8 +53,8 @@ def curves(report: Report) -> Figure:
             mixture = np.array([one.curve(of_mixtures) for one in seeds])
             mixture = mixture.reshape(*gap.shape, -1).mean(-1)  # over an epoch's
             epochs = np.arange(1, gap.shape[1] + 1)
-            band(ax, epochs, mixture + gap, color, f"{arm}, discretized")
-            band(ax, epochs, mixture, color, f"{arm}, mixture", "--")
+            band(ax, epochs, mixture + gap, color, arm)
+            band(ax, epochs, mixture, color, "", "--")
             ax.set_title(titles[measure])
         band(of_gap, epochs, gap, color, arm)
     of_gap.axhline(0, color="0.6", lw=0.8)
@@ -62,7 +62,8 @@ def curves(report: Report) -> Figure:
     for ax in (*both, of_gap):
         ax.set_xlabel("epoch")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    both[0].legend(fontsize="small")
+    handles = of_gap.get_legend_handles_labels()
+    figure.legend(*handles, fontsize="small", loc="outside right center")
     return figure
 
 

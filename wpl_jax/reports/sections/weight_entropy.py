@@ -1,13 +1,15 @@
 """The entropy of the architecture weights: whether they become sparse."""
 
 import itertools
+import math
 from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from wpl_jax.reports.page import COLORS, Page, band, new_figure
+from wpl_jax.reports.page import COLORS, Page, new_figure
 from wpl_jax.reports.searched import Columns
 from wpl_jax.reports.sections.section import Report, Section
 from wpl_jax.runs.run_files import NUMBER_OR_NULL, Kind, list_of
@@ -24,18 +26,21 @@ def columns(space: Space) -> Mapping[str, Kind]:
 
 
 def _show(page: Page, report: Report) -> None:
-    arms = list(report.recording(WEIGHTS))
-    if not arms:
+    if not any(report.recording(WEIGHTS)):
         return
     page.heading("Entropy of the architecture weights")
     page.figure(
-        curves(report),
+        means(report),
         "weight_entropy",
-        "Entropy of the architecture weights at the end of each epoch, in nats. It is "
-        "0 where one choice has all the weight. Dashed: the maximum, where all choices "
-        "have equal weights. First panel: mean over the decisions; a thin line for "
-        "each seed, a thick line for their mean, and a band of one standard deviation. "
-        "Other panels: each decision of one arm, mean over its seeds.",
+        "Entropy of the architecture weights at the end of each epoch, in nats, mean "
+        "over the decisions. It is 0 where one choice has all the weight. Dashed: the "
+        "maximum, where all choices have equal weights. A thin line for each seed, and "
+        "a thick line for their mean.",
+    )
+    page.figure(
+        of_decisions(report),
+        "weight_entropy_of_decisions",
+        "The same of each decision, mean over seeds.",
     )
 
 
@@ -50,36 +55,50 @@ def entropies(weights: np.ndarray) -> np.ndarray:
     return -np.sum(weights * logarithms, -1)
 
 
-def curves(report: Report) -> Figure:
-    """Entropies over the epochs: of all arms, and of each decision of an arm."""
-    arms = list(report.recording(WEIGHTS))
-    across = min(_COLUMNS, 1 + len(arms))
-    down = -(-(1 + len(arms)) // across)
-    figure = new_figure(1.7 + 3.3 * across, 3.6 * down)
-    first, *rest = figure.subplots(down, across, sharey=True, squeeze=False).flat
-    most = [np.log(len(group.choices)) for group in report.space.groups]
-    for ax in rest[len(arms) :]:
-        ax.set_axis_off()
-    for ax, (arm, seeds, color) in zip(rest, arms, strict=False):
-        found = np.array([entropies(one.curve(WEIGHTS)) for one in seeds])
+def means(report: Report) -> Figure:
+    """Mean entropy over the decisions, a line for each seed and for each arm."""
+    figure = new_figure(8, 4)
+    ax = figure.subplots()
+    for arm, seeds, color in report.recording(WEIGHTS):
+        found = np.array([entropies(one.curve(WEIGHTS)).mean(-1) for one in seeds])
         epochs = np.arange(1, found.shape[1] + 1)
         for of_seed in found:
-            first.plot(epochs, of_seed.mean(-1), color=color, lw=0.6, alpha=0.6)
-        band(first, epochs, found.mean(-1), color, arm)
-        _of_groups(ax, report.space, epochs, found.mean(0), most)
-        ax.set_title(f"{arm}, each decision")
-    first.axhline(np.mean(most), color="0.4", ls="--", lw=0.8)
-    first.set(title="mean over the decisions", xlabel="epoch", ylabel="entropy, nats")
-    first.set_ylim(bottom=0)
-    first.legend(fontsize="small")
-    handles = rest[0].get_legend_handles_labels()
+            ax.plot(epochs, of_seed, color=color, lw=0.6, alpha=0.6)
+        ax.plot(epochs, found.mean(0), color=color, label=arm)
+    ax.axhline(float(np.mean(_most(report.space))), color="0.4", ls="--", lw=0.8)
+    ax.set(xlabel="epoch", ylabel="entropy, nats")
+    ax.set_ylim(bottom=0)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(fontsize="small", loc="outside right center")
+    return figure
+
+
+def of_decisions(report: Report) -> Figure:
+    """Entropy of each decision, a panel for each arm."""
+    arms = list(report.recording(WEIGHTS))
+    across = min(_COLUMNS, len(arms))
+    down = -(-len(arms) // across)
+    figure = new_figure(1.8 + 3.1 * across, 3.2 * down)
+    panels = figure.subplots(down, across, sharey=True, squeeze=False).flat
+    for ax, (arm, seeds, _) in zip(panels, arms, strict=False):
+        found = np.array([entropies(one.curve(WEIGHTS)) for one in seeds])
+        _of_groups(ax, report.space, np.arange(1, found.shape[1] + 1), found.mean(0))
+        ax.set_title(arm)
+    for ax in list(panels)[len(arms) :]:
+        ax.set_axis_off()
+    panels[0].set_ylabel("entropy, nats")
+    panels[0].set_ylim(bottom=0)
+    handles = panels[0].get_legend_handles_labels()
     figure.legend(*handles, fontsize="small", loc="outside right center")
     return figure
 
 
-def _of_groups(
-    ax: Axes, space: Space, epochs: np.ndarray, found: np.ndarray, most: list
-) -> None:
+def _most(space: Space) -> list[float]:
+    """The largest entropy of each group, in nats."""
+    return [math.log(len(group.choices)) for group in space.groups]
+
+
+def _of_groups(ax: Axes, space: Space, epochs: np.ndarray, found: np.ndarray) -> None:
     """One line for each group; ``found`` is ``float64[epochs, groups]``."""
     styles = itertools.product(("-", ":"), COLORS)
     for group, curve, (style, color) in zip(
@@ -87,9 +106,10 @@ def _of_groups(
     ):
         label = group.name.replace("_", " ")
         ax.plot(epochs, curve, style, color=color, lw=1.2, label=label)
-    for value in sorted(set(most)):
+    for value in sorted(set(_most(space))):
         ax.axhline(value, color="0.4", ls="--", lw=0.8)
     ax.set_xlabel("epoch")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 SECTION = Section(_show, Columns(of_some=columns))
