@@ -64,7 +64,7 @@ def _show(page: Page, report: Report) -> None:
         )
         for arm, seeds in report.arms.items()
     ]
-    page.table(("penalty", *truths, "seeds"), rows)
+    page.table(("arm", *truths, "seeds"), rows)
     page.text(
         "Test accuracy of the selected architectures by the table, mean over seeds ± "
         "standard error."

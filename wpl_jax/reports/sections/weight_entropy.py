@@ -65,9 +65,9 @@ def means(report: Report) -> Figure:
         for of_seed in found:
             ax.plot(epochs, of_seed, color=color, lw=0.6, alpha=0.6)
         ax.plot(epochs, found.mean(0), color=color, label=arm)
-    ax.axhline(float(np.mean(_most(report.space))), color="0.4", ls="--", lw=0.8)
-    ax.set(xlabel="epoch", ylabel="entropy, nats")
-    ax.set_ylim(bottom=0)
+    most = float(np.mean(_most(report.space)))
+    ax.axhline(most, color="0.4", ls="--", lw=0.8)
+    ax.set(xlabel="epoch", ylabel="entropy, nats", ylim=(0, 1.05 * most))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(fontsize="small", loc="outside right center")
     return figure
@@ -87,7 +87,7 @@ def of_decisions(report: Report) -> Figure:
     for ax in list(panels)[len(arms) :]:
         ax.set_axis_off()
     panels[0].set_ylabel("entropy, nats")
-    panels[0].set_ylim(bottom=0)
+    panels[0].set_ylim(0, 1.05 * max(_most(report.space)))
     handles = panels[0].get_legend_handles_labels()
     figure.legend(*handles, fontsize="small", loc="outside right center")
     return figure
