@@ -80,7 +80,7 @@ def report(tmp_path_factory):
     """Two seeds of one arm, which tests only read."""
     folder = tmp_path_factory.mktemp("differentiable")
     seeds = [write_search(folder / f"seed{seed}", seed) for seed in (0, 1)]
-    return Report(folder, CONFIG, {"gaea": seeds}, SPACE, "data", None)
+    return Report(folder, CONFIG, {"gaea": seeds}, "data", None)
 
 
 def of_one(report, **changes):
@@ -114,7 +114,7 @@ def test_entropies_are_those_of_each_decision_in_nats(report):
 
 
 def test_heat_map_has_each_weight_and_marks_the_largest(report):
-    figure = architecture_weights.heat_map(SPACE, report.searches)
+    figure = architecture_weights.heat_map(report.searches)
     panels = [ax for ax in figure.axes if ax.images]
     assert len(panels) == 2
     ax = panels[0]
@@ -134,7 +134,7 @@ def test_heat_map_has_each_weight_and_marks_the_largest(report):
 
 
 def test_animation_has_a_frame_for_each_epoch(report, tmp_path):
-    architecture_weights.animate(SPACE, report.searches, tmp_path)
+    architecture_weights.animate(report.searches, tmp_path)
     shown = []
     for seed in (0, 1):
         path = tmp_path / f"weights_gaea_seed{seed}.gif"
@@ -248,7 +248,8 @@ def test_a_table_of_ones_own_is_used(report, tmp_path):
     metrics = [{"children/best": [0, 0]}, {"children/best": [2, 2]}]
     one = report.searches[0]
     one = one._replace(metrics=metrics, results={"architecture": [2, 2]})
-    toy = Report(tmp_path, config, {"a": [one]}, ToySpace(), "", None)
+    one = one._replace(space=ToySpace())
+    toy = Report(tmp_path, config, {"a": [one]}, "", None)
     panels, titles = accuracy_lines(toy)
     assert titles == ["images"]
     assert panels[0].lines[0].get_ydata().tolist() == [10, 70]
@@ -257,7 +258,8 @@ def test_a_table_of_ones_own_is_used(report, tmp_path):
 
 def test_spaces_without_a_table_have_no_accuracies(report, tmp_path):
     page = Page("title", tmp_path)
-    derived_accuracy.SECTION.show(page, report._replace(space=ToySpace()))
+    toy = [one._replace(space=ToySpace()) for one in report.searches]
+    derived_accuracy.SECTION.show(page, report._replace(arms={"toy": toy}))
     page.write(tmp_path / "page.html")
     assert "Accuracy" not in (tmp_path / "page.html").read_text()
 
@@ -285,6 +287,37 @@ def test_gap_is_the_difference_of_both_curves(report):
 
 
 # The page.
+
+
+def test_arms_may_search_other_spaces(report, tmp_path):
+    """As DARTS with "none" beside PC-DARTS: other choices, and other groups."""
+    space = NasBench201((8, 8, 3), 10, 4, 1)
+    weights = np.full((6, 5), 0.2).tolist()
+    changes = {
+        "strategy/weights": [weights] * EPOCHS,
+        "strategy/derived": [[1] * 6, [3] * 6, [4] * 6],
+        "children/best": [[1] * 6, [3] * 6, [4] * 6],
+    }
+    other = write_search(tmp_path / "other", 0, space, **changes)._replace(arm="all")
+    both = report._replace(arms={"all": [other], **report.arms}, workdir=tmp_path)
+    panels, _ = accuracy_lines(both)
+    skip, all_3x3 = panels[0].lines[0].get_ydata()[:2]
+    np.testing.assert_allclose([skip, all_3x3], [54.297, 93.76])
+    (mean,) = weight_entropy.means(both).axes
+    dashed = {round(line.get_ydata()[0], 6) for line in mean.lines[-2:]}
+    of_inputs = (6 * math.log(4) + math.log(2) + math.log(3)) / 8
+    assert dashed == {round(math.log(5), 6), round(of_inputs, 6)}
+    first, second = derived_operations.areas(both).axes
+    assert len(first.patches) == 5
+    colors = [
+        {patch.get_label(): patch.get_facecolor() for patch in ax.patches}
+        for ax in (first, second)
+    ]
+    assert colors[0]["skip connect"] == colors[1]["skip connect"]
+    page = Page("title", tmp_path)
+    architecture_weights.SECTION.show(page, both)
+    assert (tmp_path / "figures" / "weights_all_seed0.gif").exists()
+    assert (tmp_path / "figures" / "weights_gaea_seed1.gif").exists()
 
 
 def test_page_has_the_sections(report, tmp_path):

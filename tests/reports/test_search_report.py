@@ -219,7 +219,7 @@ def searches(tmp_path_factory):
 def written(searches, tmp_path_factory):
     """The folder of a report, which tests only read."""
     folder = tmp_path_factory.mktemp("report")
-    search_report.write(folder, CONFIG, read_all(searches), SPACE, ABOUT, START)
+    search_report.write(folder, CONFIG, read_all(searches), ABOUT, START)
     return folder
 
 
@@ -240,7 +240,7 @@ def test_one_seed_has_no_error_and_a_penalty_that_never_shows_the_last_epoch(
 ):
     some = read_all(searches, [("none", 1), ("wpl", 1)])  # "none" is the main arm here.
     some[1].metrics[-1]["children/reward"] = None
-    search_report.write(tmp_path, CONFIG, some, SPACE, ABOUT, 100)
+    search_report.write(tmp_path, CONFIG, some, ABOUT, 100)
     page = Parsed(tmp_path / "report.html")
     assert page.rows[1:] == [
         [
@@ -278,7 +278,7 @@ def test_training_from_scratch_and_rankings_at_the_level_are_named(searches, tmp
         {"wpl-seed0": Ranked(scores, 71.0, 5.0, [RandomSearch(9, 0.5, 80, 3, 7200)])},
     )
     some[0] = some[0]._replace(retrained=retrained | {"guess": GUESS})
-    search_report.write(tmp_path, CONFIG, some, SPACE, ABOUT, START)
+    search_report.write(tmp_path, CONFIG, some, ABOUT, START)
     page = Parsed(tmp_path / "report.html")
     text = page.text
     assert ["wpl-seed0", "71.00", "1.00", "1e+02 %", "5 s"] in page.rows
@@ -353,7 +353,7 @@ def test_axes_of_differences_are_logarithmic_beyond_ten(searches, tmp_path):
     small = dict.fromkeys(forgetting.PANELS, 9.0)
     flat = [both[0]._replace(metrics=[row | small for row in both[0].metrics])]
     for some, scale in ((both, "symlog"), (flat, "linear")):
-        report = Report(tmp_path, CONFIG, {"wpl": some}, SPACE, ABOUT, START)
+        report = Report(tmp_path, CONFIG, {"wpl": some}, ABOUT, START)
         scales = [ax.get_yscale() for ax in forgetting.curves(report).axes]
         assert scales == [scale] * 3 + ["linear"]
 
@@ -382,7 +382,7 @@ def test_section_of_ones_own_reads_columns_that_some_searches_record(
         read(folder)
     with_field("strategy/scores", expected, EPOCHS - 1)(folder / METRICS)
     some = [read(folder), *read_all(searches, [("none", 0)])]
-    search_report.write(tmp_path, CONFIG, some, SPACE, ABOUT, START)
+    search_report.write(tmp_path, CONFIG, some, ABOUT, START)
     assert shown == [expected]
     text = Parsed(tmp_path / "report.html").text
     assert "Scores of wpl-seed0" in text
@@ -400,7 +400,7 @@ def test_page_stands_on_its_own(page, written):
 
 
 def test_same_searches_give_the_same_bytes(searches, written, tmp_path):
-    search_report.write(tmp_path, CONFIG, read_all(searches), SPACE, ABOUT, START)
+    search_report.write(tmp_path, CONFIG, read_all(searches), ABOUT, START)
     for path in written.rglob("*.*"):
         again = tmp_path / path.relative_to(written)
         assert again.read_bytes() == path.read_bytes(), path.name

@@ -65,7 +65,6 @@ def write(
     workdir: Path,
     config: dict[str, Any],
     searches: Sequence[Searched],
-    space: Space,
     about: str,
     start_epoch: int | None,
 ) -> None:
@@ -75,14 +74,13 @@ def write(
       workdir: Where to.
       config: Of the run.
       searches: The arms in order, each with its seeds; the first is the main one.
-      space: What was searched, for the pictures.
       about: A line about the data.
       start_epoch: First epoch whose children leave a Fisher; None if none do.
     """
     arms: dict[str, list[Searched]] = {}
     for one in searches:
         arms.setdefault(one.arm, []).append(one)
-    report = Report(workdir, config, arms, space, about, start_epoch)
+    report = Report(workdir, config, arms, about, start_epoch)
     page = Page("A search with shared weights", workdir)
     for section in SECTIONS:
         section.show(page, report)

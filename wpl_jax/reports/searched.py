@@ -54,6 +54,7 @@ class Searched(NamedTuple):
 
     arm: str
     seed: int
+    space: Space
     metrics: list[dict[str, Any]]  # a line an epoch
     results: dict[str, Any]
     retrained: dict[str, Any] | None  # what training from scratch gave
@@ -107,7 +108,7 @@ def read(
     metrics = _read_metrics(folder, space, epochs, columns)
     scratch = folder / "retrain" / RETRAINED_FILE
     retrained = read_retrained(scratch) if scratch.exists() else None
-    return Searched(arm, seed, metrics, results, retrained)
+    return Searched(arm, seed, space, metrics, results, retrained)
 
 
 def _read_metrics(

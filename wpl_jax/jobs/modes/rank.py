@@ -10,8 +10,8 @@ from wpl_jax.evaluation import rank_files
 from wpl_jax.evaluation.rank_disorder import RANKED
 from wpl_jax.jobs import memory, ranking
 from wpl_jax.jobs.arms import check_devices, fingerprints, restore, searches_of
-from wpl_jax.jobs.modes.report import read_search, write_report
-from wpl_jax.jobs.search_config import expand, open_task
+from wpl_jax.jobs.modes.report import open_all, read_search, write_report
+from wpl_jax.jobs.search_config import expand
 from wpl_jax.reports.searched import REMEDY
 from wpl_jax.runs.machine import Machine
 from wpl_jax.runs.run_directory import claim_data, open_run
@@ -28,9 +28,9 @@ def rank(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> Non
         machine.requests() as requests,
     ):
         if processes.is_primary():  # For what it says of those that are not there.
-            space = open_task(runs[0].config).task.space
+            opened = open_all(runs)
             for each in runs:
-                read_search(each, workdir, space)
+                read_search(each, workdir, opened[each.arm].task.space)
         cache = DataCache()
         searches = searches_of(runs, cache, machine)
         claim_data(workdir, fingerprints(searches))
@@ -57,7 +57,7 @@ def rank(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> Non
                 requests,
             )
             if processes.is_primary():
-                results = read_search(each, workdir, space).results
+                results = read_search(each, workdir, search.task.space).results
                 best = np.array(results["architecture"])
                 found[folder.name] = ranking.compare(
                     settings, search, scores, best, folder
@@ -70,4 +70,5 @@ def rank(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> Non
             print_remark([remark], search.task.error_name, REMEDY)
         if processes.is_primary():
             rank_files.write(workdir, space, settings, choices, true_errors, found)
-        write_report(config, workdir, space, about)
+        spaces = {arm: one.task.space for arm, (one, *_) in searches.items()}
+        write_report(config, workdir, spaces, about)

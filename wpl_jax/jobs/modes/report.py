@@ -1,12 +1,14 @@
 """``--mode=report``: the report of finished searches, written anew."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from wpl_jax.devices import processes
+from wpl_jax.jobs.arms import of_each_arm
 from wpl_jax.jobs.build import build_chosen
-from wpl_jax.jobs.search_config import Run, arm_names, expand, open_task
+from wpl_jax.jobs.search_config import OpenedTask, Run, arm_names, expand, open_task
 from wpl_jax.protections import PENALTIES
 from wpl_jax.reports import search_report
 from wpl_jax.reports.search_report import REPORT_FILE
@@ -14,6 +16,7 @@ from wpl_jax.reports.searched import Searched
 from wpl_jax.runs.machine import Machine
 from wpl_jax.runs.run_directory import open_run
 from wpl_jax.supernet import Space
+from wpl_jax.tasks import DataCache
 
 
 def report(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> None:
@@ -21,17 +24,27 @@ def report(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> N
     del machine
     with open_run(workdir, config.to_dict(), existing=True):
         if processes.is_primary():
-            opened = open_task(expand(config)[0].config)
-            write_report(config, workdir, opened.task.space, opened.about)
+            opened = open_all(expand(config))
+            spaces = {arm: task.task.space for arm, task in opened.items()}
+            about = next(iter(opened.values())).about
+            write_report(config, workdir, spaces, about)
 
 
-def write_report(config: ConfigDict, workdir: Path, space: Space, about: str) -> None:
+def open_all(runs: list[Run]) -> dict[str, OpenedTask]:
+    """The opened task of each arm; arms share the data."""
+    cache = DataCache()
+    return of_each_arm(runs, lambda arm, config: open_task(config, cache))
+
+
+def write_report(
+    config: ConfigDict, workdir: Path, spaces: Mapping[str, Space], about: str
+) -> None:
     """Writes the report of all searches of a configuration, which have finished.
 
     Args:
       config: Of the run.
       workdir: Folder of the run.
-      space: Of the searches.
+      spaces: Of each arm, what it searched.
       about: A line about the data.
 
     Raises:
@@ -41,13 +54,13 @@ def write_report(config: ConfigDict, workdir: Path, space: Space, about: str) ->
         return
     runs = expand(config)
     order = arm_names(config)
-    searched = [read_search(each, workdir, space) for each in runs]
+    searched = [read_search(each, workdir, spaces[each.arm]) for each in runs]
     searched.sort(key=lambda one: order.index(one.arm))
     starts = {
         build_chosen(PENALTIES, each.config, "penalty").start_epoch for each in runs
     }
     start = min((epoch for epoch in starts if epoch is not None), default=None)
-    search_report.write(workdir, config.to_dict(), searched, space, about, start)
+    search_report.write(workdir, config.to_dict(), searched, about, start)
     print(f"Report: {workdir / REPORT_FILE}")
 
 

@@ -84,7 +84,8 @@ def run(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> None
             title = f"[{number}/{len(runs)}] {each.title}"
             arms[each.arm].run(each, workdir, title, requests)
         main = arms[runs[0].arm]
-        write_report(config, workdir, main.space, main.about)
+        spaces = {name: arm.space for name, arm in arms.items()}
+        write_report(config, workdir, spaces, main.about)
 
 
 def _is_finished(each: Run, workdir: Path) -> bool:

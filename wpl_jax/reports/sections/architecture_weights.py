@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -36,18 +37,22 @@ def _show(page: Page, report: Report) -> None:
             some = seeds[number : number + _SEEDS]
             numbers = " and ".join(str(one.seed) for one in some)
             page.figure(
-                heat_map(report.space, some),
+                heat_map(some),
                 f"weights_{arm}_{number // _SEEDS + 1}",
                 f"{arm}, seed {numbers}: the weight of each choice at the end of each "
                 "epoch. A dot marks the largest weight of a decision.",
             )
-    searches = [one for _, seeds, _ in arms for one in seeds]
-    animate(report.space, searches, make_folder(report.workdir / "figures"))
+    by_space: dict[Any, list[Searched]] = {}
+    for one in (one for _, seeds, _ in arms for one in seeds):
+        by_space.setdefault(one.space.groups, []).append(one)
+    for searches in by_space.values():
+        animate(searches, make_folder(report.workdir / "figures"))
     page.text("figures/weights_*.gif are the same weights as animations.")
 
 
-def heat_map(space: Space, seeds: list[Searched]) -> Figure:
+def heat_map(seeds: list[Searched]) -> Figure:
     """A panel for each seed; a row for each choice, below the name of its group."""
+    space = seeds[0].space
     labels = [label for group in space.groups for label in ("", *_names(group))]
     figure = new_figure(2.0 + 2.7 * len(seeds), 1.0 + 0.17 * len(labels))
     panels = figure.subplots(1, len(seeds), sharey=True, squeeze=False)[0]
@@ -100,16 +105,15 @@ def _panel(ax: Axes, space: Space, weights: np.ndarray) -> AxesImage:
     )
 
 
-def animate(space: Space, searches: Sequence[Searched], folder: Path) -> None:
+def animate(searches: Sequence[Searched], folder: Path) -> None:
     """Writes a GIF of each search: weights as bars, a frame for each epoch.
 
     Args:
-      space: Of all searches, so that one figure serves them all.
-      searches: With weights.
+      searches: With weights, of one space; one figure serves them all.
       folder: Where to.
     """
     shown = [(one, epoch) for one in searches for epoch in _epochs(one)]
-    figure, title, of_groups = _bars(space)
+    figure, title, of_groups = _bars(searches[0].space)
 
     def move(frame: int) -> None:
         one, epoch = shown[frame]

@@ -16,7 +16,7 @@ def _show(page: Page, report: Report) -> None:
     figures = report.workdir / "figures"
     for arm, seeds in report.arms.items():
         best = min(seeds, key=lambda s: s.results["valid_error"])
-        for cell, graph in report.space.graphs(best.results["architecture"]).items():
+        for cell, graph in best.space.graphs(best.results["architecture"]).items():
             name = f"{cell}_{arm}"
             figure = new_figure(10, height(graph))
             draw(graph, figure.subplots())
@@ -30,7 +30,7 @@ def _show(page: Page, report: Report) -> None:
             _graphviz(graph, figures / name)
     arm, seeds = next(iter(report.arms.items()))
     rows = seeds[0].metrics
-    of_epochs = [report.space.graphs(row["children/best"]) for row in rows]
+    of_epochs = [seeds[0].space.graphs(row["children/best"]) for row in rows]
     for cell in of_epochs[0]:
         animate(
             [graphs[cell] for graphs in of_epochs],

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from wpl_jax.reports.page import Page, new_figure
 from wpl_jax.reports.searched import Columns, Searched
 from wpl_jax.reports.sections.derived_operations import DERIVED, columns
 from wpl_jax.reports.sections.section import Report, Section, spread
-from wpl_jax.supernet import Space, num_choices
+from wpl_jax.supernet import num_choices
 
 _MOST_ARCHITECTURES = 200_000  # of a space, of which all are looked up
 
@@ -57,7 +58,7 @@ def _show(page: Page, report: Report) -> None:
         (
             arm,
             *(
-                spread(_accuracies(truth, report.space, _selected(seeds)).tolist(), 2)
+                spread(_accuracies(truth, seeds, _selected(seeds)).tolist(), 2)
                 for truth in truths.values()
             ),
             str(len(seeds)),
@@ -85,8 +86,8 @@ def find_truths(report: Report) -> dict[str, FromTable]:
         tables.TITLES.get(name, name): FromTable(name, "test", path) for name in names
     }
     try:
-        for truth in truths.values():
-            truth.check(report.space)
+        for truth, one in itertools.product(truths.values(), report.searches):
+            truth.check(one.space)
     except UserError:  # The table is of another space.
         return {}
     return truths
@@ -104,16 +105,16 @@ def curves(report: Report, truths: dict[str, FromTable]) -> Figure:
         every = []
         for arm, seeds, color in report.colored():
             derived = np.array([of_epochs(one) for one in seeds])
-            found = _accuracies(truth, report.space, derived)
+            found = _accuracies(truth, seeds, derived)
             epochs = np.arange(1, found.shape[1] + 1)
             for of_seed in found:
                 ax.plot(epochs, of_seed, color=color, lw=0.6, alpha=0.6)
             ax.plot(epochs, found.mean(0), color=color, label=arm)
-            selected = _accuracies(truth, report.space, _selected(seeds))
+            selected = _accuracies(truth, seeds, _selected(seeds))
             ends = np.full(len(seeds), epochs[-1] + 1)
             ax.plot(ends, selected, "D", color=color, ms=4, alpha=0.7)
             every += [*found.ravel(), *selected]
-        _draw_lines(ax, lines(truth, report.space), np.array(every))
+        _draw_lines(ax, lines(truth, report.searches), np.array(every))
         ax.set(title=title, xlabel="epoch")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[0].set_ylabel("test accuracy, %")
@@ -127,18 +128,18 @@ def of_epochs(one: Searched) -> list[list[int]]:
     return [row.get(DERIVED, row["children/best"]) for row in one.metrics]
 
 
-def lines(truth: FromTable, space: Space) -> Lines | None:
-    """The mean and the best of all architectures of a space.
+def lines(truth: FromTable, searches: Sequence[Searched]) -> Lines | None:
+    """The mean and the best of all architectures of the first search's space.
 
     Returns:
       None if the space has too many architectures, or the table lacks some.
     """
-    sizes = num_choices(space.decisions)
+    sizes = num_choices(searches[0].space.decisions)
     if math.prod(sizes) > _MOST_ARCHITECTURES:
         return None
     every = np.array(list(itertools.product(*map(range, sizes))), np.int32)
     try:
-        found = _accuracies(truth, space, every)
+        found = _accuracies(truth, searches, every)
     except UserError:
         return None
     return Lines(float(np.nanmean(found)), float(np.nanmax(found)))
@@ -159,10 +160,12 @@ def _selected(seeds: list[Searched]) -> np.ndarray:
     return np.array([one.results["architecture"] for one in seeds])
 
 
-def _accuracies(truth: FromTable, space: Space, choices: np.ndarray) -> np.ndarray:
-    """In per cent, ``float64[...]`` of ``int[..., decisions]``."""
+def _accuracies(
+    truth: FromTable, searches: Sequence[Searched], choices: np.ndarray
+) -> np.ndarray:
+    """In per cent, ``float64[...]``; ``int[..., decisions]`` of the searches' space."""
     flat = choices.reshape(-1, choices.shape[-1])
-    errors = np.array(truth.of(space, flat, None))
+    errors = np.array(truth.of(searches[0].space, flat, None))
     return 100 - errors.reshape(choices.shape[:-1])
 
 

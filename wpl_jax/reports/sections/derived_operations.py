@@ -1,10 +1,12 @@
 """How often the derived architecture has each choice, over the epochs."""
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from wpl_jax.reports.page import COLORS, Page, new_figure
@@ -54,52 +56,48 @@ def counts(space: Space, derived: np.ndarray) -> dict[tuple[str, ...], np.ndarra
 
 def areas(report: Report) -> Figure:
     """Counts as stacked areas, a panel for each arm and each set of choices."""
-    arms = list(report.recording(DERIVED))
-    of_arms = [
-        counts(report.space, np.array([one.curve(DERIVED) for one in seeds], int))
-        for _, seeds, _ in arms
-    ]
-    kinds = list(of_arms[0])
-    across = min(_COLUMNS, len(arms))
-    down = -(-len(arms) // across)
-    figure = new_figure(1.7 + 3.2 * across, 3.2 * down * len(kinds))
-    grid = figure.subplots(len(kinds) * down, across, squeeze=False)
-    for number, names in enumerate(kinds):
-        panels = grid[number * down : (number + 1) * down]
-        for ax in panels.flat[len(arms) :]:
-            ax.set_axis_off()
-        for ax, (arm, _, _), found in zip(panels.flat, arms, of_arms, strict=False):
-            _stack(ax, names, found[names].mean(0))
-            ax.set(title=arm, xlabel="epoch")
-        panels[0, 0].set_ylabel("decisions")
-        handles, labels = panels[0, 0].get_legend_handles_labels()
-        panels[0, -1].legend(
-            handles[::-1],
-            labels[::-1],
-            fontsize="small",
-            loc="center left",
-            bbox_to_anchor=(1, 0.5),
-        )
+    shown = []
+    for arm, seeds, _ in report.recording(DERIVED):
+        derived = np.array([one.curve(DERIVED) for one in seeds], int)
+        for names, found in counts(seeds[0].space, derived).items():
+            shown.append((arm, names, found.mean(0)))
+    every = dict.fromkeys(name for _, names, _ in shown for name in names)
+    colors = dict(zip(every, itertools.cycle(COLORS), strict=False))
+    across = min(_COLUMNS, len(shown))
+    down = -(-len(shown) // across)
+    figure = new_figure(1.8 + 3.1 * across, 3.2 * down)
+    panels = figure.subplots(down, across, squeeze=False).flat
+    for ax, (arm, names, found) in zip(panels, shown, strict=False):
+        _stack(ax, [(name, colors[name]) for name in names], found)
+        ax.set(title=arm, xlabel="epoch")
+    for ax in list(panels)[len(shown) :]:
+        ax.set_axis_off()
+    panels[0].set_ylabel("decisions")
+    patches = [Patch(color=color, label=_short(name)) for name, color in colors.items()]
+    figure.legend(handles=patches[::-1], fontsize="small", loc="outside right center")
     return figure
 
 
-def _stack(ax: Axes, names: tuple[str, ...], found: np.ndarray) -> None:
+def _stack(ax: Axes, names: Sequence[tuple[str, str]], found: np.ndarray) -> None:
     """Stacked areas of ``float64[epochs, choices]``, a step for each epoch."""
     edges = np.arange(len(found) + 1) + 0.5
     below_it = np.zeros(len(found))
-    for place, (name, number) in enumerate(zip(names, found.T, strict=True)):
+    for (name, color), number in zip(names, found.T, strict=True):
         ax.stairs(
             below_it + number,
             edges,
             baseline=below_it,
             fill=True,
-            color=COLORS[place % len(COLORS)],
-            alpha=0.8,
-            label=name.removeprefix("nor_").replace("_", " "),
+            color=color,
+            label=_short(name),
         )
         below_it = below_it + number
     ax.set(xlim=(edges[0], edges[-1]), ylim=(0, below_it.max()))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _short(name: str) -> str:
+    return name.removeprefix("nor_").replace("_", " ")
 
 
 SECTION = Section(_show, Columns(of_some=columns))

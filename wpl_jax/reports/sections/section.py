@@ -9,7 +9,6 @@ import numpy as np
 
 from wpl_jax.reports.page import COLORS, Page
 from wpl_jax.reports.searched import Columns, Searched
-from wpl_jax.supernet import Space
 
 
 class Report(NamedTuple):
@@ -20,7 +19,6 @@ class Report(NamedTuple):
       config: Of the run.
       arms: Finished searches of each arm, one for each seed. The first arm is the main
         one.
-      space: The space of the searches.
       about: A line about the data.
       start_epoch: First epoch whose children leave a Fisher; None if none do.
     """
@@ -28,7 +26,6 @@ class Report(NamedTuple):
     workdir: Path
     config: dict[str, Any]
     arms: dict[str, list[Searched]]
-    space: Space
     about: str
     start_epoch: int | None
 

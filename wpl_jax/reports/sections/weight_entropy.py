@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from wpl_jax.reports.page import COLORS, Page, new_figure
@@ -59,15 +60,17 @@ def means(report: Report) -> Figure:
     """Mean entropy over the decisions, a line for each seed and for each arm."""
     figure = new_figure(8, 4)
     ax = figure.subplots()
+    highest = set()
     for arm, seeds, color in report.recording(WEIGHTS):
         found = np.array([entropies(one.curve(WEIGHTS)).mean(-1) for one in seeds])
+        highest.add(float(np.mean(_most(seeds[0].space))))
         epochs = np.arange(1, found.shape[1] + 1)
         for of_seed in found:
             ax.plot(epochs, of_seed, color=color, lw=0.6, alpha=0.6)
         ax.plot(epochs, found.mean(0), color=color, label=arm)
-    most = float(np.mean(_most(report.space)))
-    ax.axhline(most, color="0.4", ls="--", lw=0.8)
-    ax.set(xlabel="epoch", ylabel="entropy, nats", ylim=(0, 1.05 * most))
+    for most in highest:
+        ax.axhline(most, color="0.4", ls="--", lw=0.8)
+    ax.set(xlabel="epoch", ylabel="entropy, nats", ylim=(0, 1.05 * max(highest)))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(fontsize="small", loc="outside right center")
     return figure
@@ -80,16 +83,24 @@ def of_decisions(report: Report) -> Figure:
     down = -(-len(arms) // across)
     figure = new_figure(1.8 + 3.1 * across, 3.2 * down)
     panels = figure.subplots(down, across, sharey=True, squeeze=False).flat
+    legend: dict[str, Line2D] = {}
+    highest = 0.0
     for ax, (arm, seeds, _) in zip(panels, arms, strict=False):
         found = np.array([entropies(one.curve(WEIGHTS)) for one in seeds])
-        _of_groups(ax, report.space, np.arange(1, found.shape[1] + 1), found.mean(0))
+        space = seeds[0].space
+        _of_groups(ax, space, np.arange(1, found.shape[1] + 1), found.mean(0))
         ax.set_title(arm)
+        highest = max(highest, *_most(space))
+        for line in ax.lines:
+            legend.setdefault(str(line.get_label()), line)
     for ax in list(panels)[len(arms) :]:
         ax.set_axis_off()
     panels[0].set_ylabel("entropy, nats")
-    panels[0].set_ylim(0, 1.05 * max(_most(report.space)))
-    handles = panels[0].get_legend_handles_labels()
-    figure.legend(*handles, fontsize="small", loc="outside right center")
+    panels[0].set_ylim(0, 1.05 * highest)
+    shown = {name: line for name, line in legend.items() if not name.startswith("_")}
+    figure.legend(
+        shown.values(), shown.keys(), fontsize="small", loc="outside right center"
+    )
     return figure
 
 
