@@ -18,6 +18,7 @@ from wpl_jax.evaluation.rank_files import Ranked
 from wpl_jax.evaluation.truth import FromScratch, RandomSearch
 from wpl_jax.jobs import registry as jobs
 from wpl_jax.jobs.arms import restore
+from wpl_jax.jobs.ranking import check_arms
 from wpl_jax.jobs.search_config import expand, make_search
 from wpl_jax.reports import search_report
 from wpl_jax.tasks import Evaluation
@@ -228,6 +229,17 @@ def write(folder, searches):
     ranking = Ranking(truth=FromScratch(7), bootstrap=10)
     true = [np.nan, 2, 3, 4, 5, 6.0]
     rank_files.write(folder, toy.ToySpace(), ranking, choices, true, searches)
+
+
+def test_arms_with_other_decisions_are_refused():
+    """The same numbers would be other architectures."""
+
+    class Fewer(toy.ToySpace):
+        decisions = toy.ToySpace.decisions[:1]
+
+    check_arms({"a": toy.ToySpace(), "b": toy.ToySpace()})
+    with pytest.raises(ConfigError, match=r"config\.arms\.b has other decisions"):
+        check_arms({"a": toy.ToySpace(), "b": Fewer()})
 
 
 def test_what_is_written_has_null_for_what_is_not_finite(tmp_path):

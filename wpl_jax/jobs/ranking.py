@@ -1,13 +1,14 @@
 """Parts of the mode that ranks architectures by the shared weights of searches."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from wpl_jax.errors import ConfigError
 from wpl_jax.evaluation import rank_disorder
 from wpl_jax.evaluation.rank_disorder import Ranking
 from wpl_jax.evaluation.rank_files import Ranked
@@ -19,6 +20,7 @@ from wpl_jax.jobs.search_config import make_retraining
 from wpl_jax.runs.machine import Machine, Requests
 from wpl_jax.runs.monitor import wall_seconds
 from wpl_jax.search import Search
+from wpl_jax.supernet import Space
 from wpl_jax.tasks import Data, DataCache, Evaluation
 
 _FOLDER = "ranking"  # in that of a search, with which it is deleted
@@ -41,6 +43,25 @@ def check(ranking: Ranking, search: Search, data: Data) -> None:
     if ranking.batches is not None and ranking.batches > available:
         expected = f"at most {available}, the batches of the validation data"
         raise wrong("ranking.batches", ranking.batches, expected)
+
+
+def check_arms(spaces: Mapping[str, Space]) -> None:
+    """Checks that all arms have the same decisions, as they rank the same choices.
+
+    Args:
+      spaces: Of each arm, what it searches.
+
+    Raises:
+      ConfigError: If two arms differ.
+    """
+    (first, space), *others = spaces.items()
+    for arm, other in others:
+        if other.decisions != space.decisions:
+            raise ConfigError(
+                f"config.arms.{arm} has other decisions than config.arms.{first}, and "
+                "a ranking compares the same architectures in all arms. Put arms with "
+                "the same decisions into a configuration of their own."
+            )
 
 
 class Training(NamedTuple):

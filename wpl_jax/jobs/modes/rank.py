@@ -36,6 +36,8 @@ def rank(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> Non
         claim_data(workdir, fingerprints(searches))
         for search, data, _ in searches.values():
             ranking.check(settings, search, data)
+        spaces = {arm: one.task.space for arm, (one, *_) in searches.items()}
+        ranking.check_arms(spaces)
         main, _, about = searches[runs[0].arm]
         space = main.task.space
         choices = settings.choose(space)
@@ -70,5 +72,4 @@ def rank(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> Non
             print_remark([remark], search.task.error_name, REMEDY)
         if processes.is_primary():
             rank_files.write(workdir, space, settings, choices, true_errors, found)
-        spaces = {arm: one.task.space for arm, (one, *_) in searches.items()}
         write_report(config, workdir, spaces, about)
