@@ -200,8 +200,14 @@ class Interrupted(StopRequest):
         return type(self).left < 0
 
 
+# That a search goes on with as many is a fast test of jobs/test_search_run.py.
 @pytest.mark.parametrize(
-    "counts", [(1, 1), (4, 1), pytest.param((1, 4), marks=pytest.mark.slow)]
+    "counts",
+    [
+        pytest.param((1, 1), marks=pytest.mark.slow),
+        (4, 1),
+        pytest.param((1, 4), marks=pytest.mark.slow),
+    ],
 )
 def test_a_search_goes_on_with_another_number_of_devices(
     counts, tmp_path, monkeypatch, undisturbed

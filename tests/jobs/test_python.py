@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from helpers import toy
 from helpers.parts import make_protection
+from ml_collections import ConfigDict
 
 import wpl_jax
 from wpl_jax.data import DataError, images_of_arrays, text_of_strings
@@ -29,6 +30,7 @@ EPOCHS = 2
 
 def get_config():
     config = toy.get_config()
+    config.arms = ConfigDict({"wpl": config.arms.wpl})
     config.search.epochs = EPOCHS
     config.retrain.epochs = 0
     return config
@@ -115,17 +117,19 @@ def test_the_model_predicts_the_next_word():
     data = text_of_strings(*texts)
     space = RecurrentCell(data.vocabulary_size, hidden=4, num_nodes=2)
     task = LanguageModel(space, length=5, batch_size=4)
-    params = space.init(jax.random.key(0))
+    params = jax.jit(space.init)(jax.random.key(0))
     architecture = Architecture(jnp.zeros(len(space.decisions), jnp.int32))
     child = gather(params, space.rows(architecture))
     inputs = jnp.asarray(data.valid[:12].reshape(2, 6))
-    found = np.asarray(task.predict(child, architecture, None, inputs), np.float64)
+    predicted = jax.jit(task.predict)(child, architecture, None, inputs)
+    found = np.asarray(predicted, np.float64)
     assert found.shape == (2, 6, data.vocabulary_size)
     np.testing.assert_allclose(np.exp(found).sum(-1), 1, rtol=1e-5)
     # What it gives the targets is what an example's loss is made of.
+    example_loss = jax.jit(task.example_loss)
     for row, sequence in zip(found, np.asarray(inputs), strict=True):
         example = jnp.asarray(sequence[:-1]), jnp.asarray(sequence[1:])
-        loss = task.example_loss(child, architecture, example)
+        loss = example_loss(child, architecture, example)
         own = -row[np.arange(5), sequence[1:]].mean()
         np.testing.assert_allclose(loss, own, rtol=1e-5)
 

@@ -179,7 +179,7 @@ def test_figures_that_is_a_file_is_named(tmp_path):
     "text", [NASTY, "$\\frac{$", "a $x_1$ b", "\x1b[2J \u202e", "50 $"]
 )
 def test_text_in_figures_is_plain(text, tmp_path):
-    figure = new_figure(12.0, 8.0)
+    figure = new_figure(6.0, 4.0)
     ax = figure.subplots()
     ax.plot([1, 10**7], [1, 10**7], label=text)
     ax.set(title=text, xlabel=text, xscale="log")

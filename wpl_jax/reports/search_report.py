@@ -7,7 +7,7 @@ from typing import Any
 
 from wpl_jax.reports import searched
 from wpl_jax.reports.page import Page
-from wpl_jax.reports.searched import Searched
+from wpl_jax.reports.searched import REPORT_FILE, Searched
 from wpl_jax.reports.sections import (
     architecture_weights,
     best_architectures,
@@ -24,8 +24,6 @@ from wpl_jax.reports.sections import (
 )
 from wpl_jax.reports.sections.section import Report
 from wpl_jax.supernet import Space
-
-REPORT_FILE = "report.html"
 
 # In the order of the page. A section adds nothing if no search has what it shows.
 SECTIONS = (

@@ -25,6 +25,7 @@ from wpl_jax.runs.run_files import (
 from wpl_jax.supernet import Space, num_choices
 from wpl_jax.tasks.guessing import check_guess
 
+REPORT_FILE = "report.html"
 RESULTS_FILE = "results.json"
 ARCHITECTURE_FILE = "architecture.json"
 # What to do if a search has learned nothing.

@@ -18,9 +18,7 @@ from wpl_jax.two_models.analysis import (
     standard_error,
 )
 from wpl_jax.two_models.arms import CONVERGED, Arm
-from wpl_jax.two_models.results import read
-
-REPORT_FILE = "report.html"
+from wpl_jax.two_models.results import REPORT_FILE, read
 
 NAMES = {
     "none": "no penalty",

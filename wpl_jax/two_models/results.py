@@ -23,6 +23,7 @@ from wpl_jax.tasks.guessing import Guess, check_guess, read_guess
 from wpl_jax.two_models.analysis import Outcome, read_outcomes
 from wpl_jax.two_models.arms import Arm
 
+REPORT_FILE = "report.html"
 RESULTS_FILE = "results.json"
 
 

@@ -27,7 +27,6 @@ from wpl_jax.runs.run_files import finite, to_json, write_atomically
 from wpl_jax.tasks.guessing import NO_BETTER, Guess, of_classes
 from wpl_jax.two_models import experiment as two_models
 from wpl_jax.two_models import memory as two_models_memory
-from wpl_jax.two_models import report as two_models_report
 from wpl_jax.two_models import results as two_models_results
 from wpl_jax.two_models.arms import CONVERGED, Arm, Settings
 from wpl_jax.two_models.experiment import Curves, Data, Examples, Setting
@@ -64,7 +63,7 @@ def run(
         raise UserError("The two-model experiment runs on one device. Omit --devices.")
     arms = settings.arms()
     results = workdir / two_models_results.RESULTS_FILE
-    page = workdir / two_models_report.REPORT_FILE
+    page = workdir / two_models_results.REPORT_FILE
     lost = ""
     # The data first: a folder is claimed by nothing that cannot run.
     try:
@@ -112,8 +111,11 @@ def report(settings: Settings, config: dict[str, Any], workdir: Path) -> None:
 
 
 def _report(settings: Settings, config: dict[str, Any], workdir: Path) -> None:
+    # Here: Matplotlib takes a third of a command's time to start.
+    from wpl_jax.two_models import report as two_models_report
+
     two_models_report.write(workdir, config, settings.arms())
-    print(f"Report: {workdir / two_models_report.REPORT_FILE}")
+    print(f"Report: {workdir / two_models_results.REPORT_FILE}")
 
 
 def load_data(

@@ -10,9 +10,7 @@ from wpl_jax.jobs.arms import of_each_arm
 from wpl_jax.jobs.build import build_chosen
 from wpl_jax.jobs.search_config import OpenedTask, Run, arm_names, expand, open_task
 from wpl_jax.protections import PENALTIES
-from wpl_jax.reports import search_report
-from wpl_jax.reports.search_report import REPORT_FILE
-from wpl_jax.reports.searched import Searched
+from wpl_jax.reports.searched import REPORT_FILE, Searched
 from wpl_jax.runs.machine import Machine
 from wpl_jax.runs.run_directory import open_run
 from wpl_jax.supernet import Space
@@ -50,6 +48,9 @@ def write_report(
     Raises:
       UserError: If a search has not finished, or a file is not what it writes.
     """
+    # Here: Matplotlib takes a third of a command's time to start.
+    from wpl_jax.reports import search_report
+
     if not processes.is_primary():
         return
     runs = expand(config)
@@ -65,6 +66,12 @@ def write_report(
 
 
 def read_search(each: Run, workdir: Path, space: Space) -> Searched:
-    """Reads what a finished search has left; see :func:`search_report.read`."""
+    """Reads what a finished search has left.
+
+    Raises:
+      UserError: As :func:`wpl_jax.reports.search_report.read` does.
+    """
+    from wpl_jax.reports import search_report
+
     epochs = each.config.search.epochs
     return search_report.read(each.folder(workdir), each.arm, each.seed, space, epochs)

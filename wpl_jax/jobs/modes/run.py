@@ -24,8 +24,7 @@ from wpl_jax.jobs.search_config import (
     search_settings,
 )
 from wpl_jax.jobs.search_loop import advance_all, resumable
-from wpl_jax.reports.search_report import REPORT_FILE
-from wpl_jax.reports.searched import ARCHITECTURE_FILE, RESULTS_FILE
+from wpl_jax.reports.searched import ARCHITECTURE_FILE, REPORT_FILE, RESULTS_FILE
 from wpl_jax.runs import fingerprint
 from wpl_jax.runs.machine import Machine, Requests
 from wpl_jax.runs.run_directory import claim_data, open_run
