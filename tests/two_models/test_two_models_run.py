@@ -825,6 +825,8 @@ def test_run_can_be_cut_off_at_any_line(fake, tmp_path, monkeypatch):
 # Interruptions of the program itself.
 
 
+# A fast one of runs/test_checkpoint.py passes over a damaged checkpoint, too.
+@pytest.mark.slow
 def test_damaged_newest_checkpoint_costs_an_arm_and_nothing_else(copied, finished):
     unfinish(copied)
     data = (copied / "checkpoints" / str(ARMS)).glob("state/ocdbt.process_0/d/*")
