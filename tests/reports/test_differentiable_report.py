@@ -19,6 +19,7 @@ from wpl_jax.reports.sections import (
     derived_operations,
     discretization_gap,
     forgetting,
+    introduction,
     weight_entropy,
 )
 from wpl_jax.reports.sections.section import Report
@@ -26,7 +27,7 @@ from wpl_jax.spaces.nasbench201 import NasBench201
 
 SPACE = NasBench201((8, 8, 3), 10, 4, 1, exclude_none=True, edge_weights=True)
 EPOCHS = 3
-CONFIG = {"search": {"eval_batches": 2}}
+CONFIG = {"search": {"batches": 7, "eval_batches": 2}, "arms": {}}
 SKIP, ALL_3X3 = [0] * 6, [2] * 6  # as the space numbers them, without "none"
 # Of two seeds, what would be derived at the end of each epoch.
 DERIVED = (
@@ -85,6 +86,18 @@ def report(tmp_path_factory):
 
 def of_one(report, **changes):
     return report._replace(**changes)
+
+
+def test_the_introduction_tells_what_a_child_is_and_of_no_penalty(report, tmp_path):
+    lines = [{**row, "penalty/alpha": 0.0} for row in report.searches[0].metrics]
+    one = report.searches[0]._replace(metrics=lines)
+    page = Page("title", tmp_path)
+    introduction.SECTION.show(page, report._replace(arms={"gaea": [one]}))
+    page.write(tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert "Gradients train architecture weights in gaea." in text
+    assert "Each epoch trains one child on 7 batches." in text
+    assert "Weight Plasticity Loss" not in text
 
 
 # Entropy.

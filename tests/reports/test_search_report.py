@@ -33,6 +33,7 @@ EPOCHS, START = 4, 1  # The penalty is on from epoch 1, and shows from epoch 2 o
 CONFIG = {
     "main_arm": "wpl",
     "search": {"children": 3, "batches": 7, "eval_batches": 2},
+    "arms": {"none": {}, "wpl": {}},
 }
 ABOUT = "some <data> & more"
 
