@@ -47,13 +47,15 @@ def advised():
     found = set()
     for path in TEXTS:
         text = path.read_text(encoding="utf-8")
-        for field, value in re.findall(r"\bconfig\.([a-z_.]*[a-z_])(=[\w.]*)?", text):
+        for field, value in re.findall(
+            r"\bconfig\.([a-z0-9_.]*[a-z0-9_])(=[\w.]*)?", text
+        ):
             # In code methods of a configuration stand beside its fields.
             if not set(field.split(".")) & METHODS:
                 found.add((field, value[1:]))
         if path.suffix == ".md":
             for field, value in re.findall(
-                rf'`((?:{SECTIONS})\.[a-z_.]+)=("?[\w.]+"?)`', text
+                rf'`((?:{SECTIONS})\.[a-z0-9_.]+)=("?[\w.]+"?)`', text
             ):
                 found.add((field, value.strip('"')))
     return sorted(found)
