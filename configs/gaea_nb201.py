@@ -4,11 +4,12 @@
         --workdir=runs/gaea_nb201 --config.task.data.path=PATH/cifar10
 
 Li, Khodak, Balcan, Talwalkar, "Geometry-Aware Gradient Algorithms for Neural
-Architecture Search" (ICLR 2021): 25 of 50 epochs in a single level, with a batch of its
-own for each kind of weights. The authors' text and AutoDL-Projects have 16 channels,
-the released configuration of the authors has 24. They train on all 50,000 images. Here
-1,000 are left out, on which the result is evaluated. It takes more than 18 hours on a
-CPU; ``configs/gaea_nb201_small.py`` is the same at a size for one.
+Architecture Search" (ICLR 2021): the first 25 epochs of a learning rate schedule over
+50, in a single level, with independent batches for the two kinds of weights. The
+authors' text and AutoDL-Projects have 16 channels, the released configuration of the
+authors has 24. They train on all 50,000 images. Here 1,000 of these are validation
+images, on which the result is evaluated. It takes more than 18 hours on a CPU;
+``configs/gaea_nb201_small.py`` is smaller, for a CPU.
 """
 
 from ml_collections import ConfigDict
@@ -17,7 +18,7 @@ from wpl_jax.configs import gaea_nb201_small
 
 
 def get_config() -> ConfigDict:
-    """The settings."""
+    """The settings of the paper, for images of 32x32."""
     config = gaea_nb201_small.get_config()
     config.num_seeds = 3
     config.space.nasbench201.channels = 16

@@ -1,11 +1,12 @@
-"""Whether mixtures forget: GAEA under each penalty, and single children beside it.
+"""Whether mixtures forget: GAEA under penalties, compared with random search.
 
     python launch.py --config=configs/gaea_nb201_forgetting.py \
         --workdir=runs/forgetting --config.task.data.path=PATH/cifar10
 
-6 arms over 3 seeds, 4 epochs each. An epoch trains 4 children on 52 batches each. Under
-GAEA a child is the mixture after these batches, which differs little from the one
-before. Under random search it is an architecture of its own.
+6 arms over 3 seeds: GAEA with L2, EWC and WPL and without a penalty, and random search
+with WPL and without. An epoch trains 4 children on 52 batches each; there are 4 epochs.
+With GAEA a child is the mixture after these batches, which differs little from the one
+before. With random search each child is a newly drawn architecture.
 """
 
 from ml_collections import ConfigDict
@@ -14,14 +15,14 @@ from wpl_jax.configs import gaea_nb201_small
 
 
 def get_config() -> ConfigDict:
-    """The search of NAS-Bench-201's space in stretches, without a ranking."""
+    """The settings of ``gaea_nb201_small`` with several children an epoch."""
     config = gaea_nb201_small.get_config()
     del config.ranking
     config.num_seeds = 3
     config.search.epochs = 4
     config.search.children = 4
     config.search.batches = 52
-    config.search.eval_batches = 20  # 640 images, the same for all
+    config.search.eval_batches = 20  # 640 images, the same for all children
     config.optimizer.sgd.cosine.period = 4
     config.strategy.random.candidates.proposed = 20
     for name in ("l2", "ewc", "wpl"):

@@ -4,10 +4,10 @@
         --workdir=runs/gaea_nb201 --config.task.data.path=PATH/cifar10
 
 Li, Khodak, Balcan, Talwalkar, "Geometry-Aware Gradient Algorithms for Neural
-Architecture Search" (ICLR 2021): weights and architecture weights are trained on the
-same batches (a single level), the latter by exponentiated gradients. One seed, 8 epochs
-over 10,000 images of 16x16. The same on the built-in digits, for which no data is
-needed: ``--config=configs/gaea_nb201_small.py:digits``.
+Architecture Search" (ICLR 2021): shared weights and architecture weights are trained on
+the same batches (a single level), the latter by exponentiated gradients. One seed, 8
+epochs over 10,000 images of 16x16. The same on the digits that scikit-learn contains:
+``--config=configs/gaea_nb201_small.py:digits``.
 """
 
 from ml_collections import ConfigDict
@@ -20,10 +20,10 @@ from wpl_jax.strategies import STRATEGIES
 
 
 def get_config(data: str = "cifar10") -> ConfigDict:
-    """The paper's settings but for the sizes.
+    """The paper's method with a smaller network, fewer images and fewer epochs.
 
     Args:
-      data: ``"cifar10"``, or ``"digits"`` for those built in.
+      data: ``"cifar10"``, or ``"digits"`` for the built-in images.
     """
     if data not in ("cifar10", "digits"):
         raise ValueError(
@@ -50,7 +50,7 @@ def get_config(data: str = "cifar10") -> ConfigDict:
             "exponentiated_gradient": {"learning_rate": 0.1},
             "split": "train",
             "shared_pass": True,
-            # There is one candidate, and the table judges it.
+            # One candidate, as all finalists are the same architecture.
             "candidates": {
                 "proposed": 1,
                 "screen_batches": 1,
@@ -67,7 +67,7 @@ def get_config(data: str = "cifar10") -> ConfigDict:
             }
         },
     )
-    # An "epoch" of a search is one mixture on a pass over the data.
+    # An epoch of the search trains one mixture on one pass over the data.
     config.search.epochs = 8
     config.search.children = 1
     config.search.batches = 312

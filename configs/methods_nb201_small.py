@@ -4,11 +4,12 @@
         --workdir=runs/methods --config.task.data.path=PATH/cifar10
     wpl-jax-compare --out=runs/comparison runs/methods
 
-An arm is a method, with the architecture weights' settings of its paper. All train the
-shared weights alike on 10,000 images of 16x16, and those with a validation batch in
-each step have 10,000 others. Mixtures have 8 epochs of 312 steps. Single paths have 24,
-as such a step takes about a third of the time. Some of the arms by their names:
-``--config=configs/methods_nb201_small.py:darts,gaea_darts``.
+Each arm is a method. The settings of its architecture weights are those of its paper.
+All arms train the shared weights on the same 10,000 images of 16x16 with the same
+optimizer. Methods that need a validation batch in each step take it from 10,000 other
+images. Methods that train mixtures have 8 epochs of 312 steps. Methods that train
+single paths have 24, as such a step takes about a third of the time. This selects some
+of the arms: ``--config=configs/methods_nb201_small.py:darts,gaea_darts``.
 """
 
 from typing import Any
@@ -30,7 +31,7 @@ def get_config(methods: str = "") -> ConfigDict:
     """
     config = gaea_nb201_small.get_config()
     config.num_seeds = 5
-    # The best of so many, of which a table says in the end what they are worth.
+    # The selection of strategies that propose many architectures.
     candidates = {"proposed": 100, "screen_batches": 8, "keep": 10, "judge_batches": 50}
     of_paths = choice(
         STRATEGIES,

@@ -1,7 +1,7 @@
-"""Architecture weights that are trained by gradients: DARTS, GDAS and GAEA of each.
+"""Architecture weights trained by gradients: DARTS, GDAS, PC-DARTS, DrNAS, and GAEA.
 
 A decision has an architecture weight for each of its choices, and the loss of a mixture
-has a gradient in these weights. All of these methods are settings of one class:
+has a gradient in these weights. Each of these methods is a setting of one class:
 
     =================  ==========  ========================  ============
     method             relaxation  optimizer                 split
@@ -38,14 +38,14 @@ from wpl_jax.strategies.exponentiated_gradient import exponentiated_gradient
 from wpl_jax.strategies.strategy import Candidates, Slope, Strategy
 from wpl_jax.supernet import Architecture, Space, is_choice
 
-_NEVER = -1e9  # logit of a place without a choice
+_NEVER = -1e9  # logit of an entry that is no choice
 
 
 class ArchitectureOptimizer(Protocol):
     """How architecture weights are parametrized and trained.
 
-    There is a distribution for each of a space's groups, see
-    :attr:`wpl_jax.supernet.Space.groups`.
+    Each of a space's groups (:attr:`wpl_jax.supernet.Space.groups`) has a distribution
+    over its choices. Groups with fewer choices than others are padded.
     """
 
     def init(self, key: jax.Array, there: jax.Array) -> jax.Array:
@@ -53,7 +53,7 @@ class ArchitectureOptimizer(Protocol):
 
         Args:
           key: PRNG key.
-          there: ``bool[groups, choices]``; where there is a choice.
+          there: ``bool[groups, choices]``; False where a group is padded.
 
         Returns:
           ``float32[groups, choices]``.
@@ -63,11 +63,11 @@ class ArchitectureOptimizer(Protocol):
         """The distribution of each group, ``float32[groups, choices]``."""
 
     def weights(self, theta: jax.Array, there: jax.Array, key: jax.Array) -> jax.Array:
-        """Those of a mixture in one forward pass; by default, the distribution.
+        """Weights of a mixture in one forward pass; by default the distribution.
 
         Args:
           theta: The parameters.
-          there: Where there is a choice.
+          there: False where a group is padded.
           key: PRNG key of the pass.
 
         Returns:
@@ -88,8 +88,8 @@ class AdamOnLogits(ArchitectureOptimizer):
       learning_rate: Of Adam.
       b1: Decay of the first moment.
       b2: Decay of the second moment.
-      weight_decay: Times the logits, added to the gradient.
-      scale: Standard deviation of the first logits.
+      weight_decay: Factor of the logits, which is added to the gradient.
+      scale: Standard deviation of the initial logits.
     """
 
     learning_rate: float = 3e-4
@@ -115,7 +115,7 @@ class AdamOnLogits(ArchitectureOptimizer):
         return jax.nn.softmax(jnp.where(there, theta, _NEVER))
 
     def transform(self):
-        """Adam, the decay in the gradient as in the authors' code."""
+        """Adam with the weight decay in the gradient, as in the authors' code."""
         return optax.chain(
             optax.add_decayed_weights(self.weight_decay),
             optax.adam(self.learning_rate, b1=self.b1, b2=self.b2),
@@ -130,7 +130,7 @@ class AdamOnConcentrations(AdamOnLogits):
     ``elu(theta) + 1``, and ``weight_decay`` pulls them to 1, the uniform distribution.
 
     Attributes:
-      learning_rate: As the authors have it.
+      learning_rate: Of Adam; the default is the authors'.
     """
 
     learning_rate: float = 6e-4
@@ -141,7 +141,7 @@ class AdamOnConcentrations(AdamOnLogits):
         return concentration / jnp.sum(concentration, -1, keepdims=True)
 
     def weights(self, theta, there, key):
-        """A draw, with its gradient in the concentrations."""
+        """A draw that is differentiable in the concentrations."""
         gamma = jax.random.loggamma(key, jax.nn.elu(theta) + 1)
         return jax.nn.softmax(jnp.where(there, gamma, _NEVER))
 
@@ -152,7 +152,7 @@ class ExponentiatedGradient(ArchitectureOptimizer):
 
     Attributes:
       learning_rate: See :func:`wpl_jax.exponentiated_gradient`.
-      floor: What weights are raised to, as in the authors' code.
+      floor: Smaller weights are raised to it, as in the authors' code.
     """
 
     learning_rate: float = 0.1
@@ -178,7 +178,7 @@ class ExponentiatedGradient(ArchitectureOptimizer):
         return exponentiated_gradient(self.learning_rate, self.floor)
 
 
-# By name: dataclasses with the methods of :class:`ArchitectureOptimizer`.
+# Dataclasses with the methods of :class:`ArchitectureOptimizer`, by name.
 ARCHITECTURE_OPTIMIZERS = Registry(
     "wpl_jax.architecture_optimizers",
     {
@@ -190,7 +190,7 @@ ARCHITECTURE_OPTIMIZERS = Registry(
 
 
 class State(NamedTuple):
-    """Architecture weights and what their training remembers."""
+    """Architecture weights and the state of their optimizer."""
 
     theta: jax.Array  # float32[groups, choices]; parameters of the optimizer
     opt_state: optax.OptState
@@ -206,22 +206,23 @@ class Differentiable(Strategy):
       optimizer: Of the architecture weights.
       relaxation: ``"mixture"`` of all choices by their weights, or ``"gumbel"``: one
         choice, drawn anew in each forward pass, with a straight-through gradient.
-      split: Whose loss the architecture weights minimise: ``"valid"`` (bilevel), or
-        ``"train"`` for the batch that the shared weights are trained on (one level).
-      shared_pass: Whether one pass over a training batch gives the gradients in both
-        kinds of weights, of which the architecture's are moved afterwards. It costs
-        half, and is for a mixture that is trained on ``"train"``.
-      own_batch: Whether ``"train"`` is a batch of its own for the architecture weights
-        (the code of GAEA).
+      split: Data of the loss that the architecture weights minimise: ``"valid"``
+        (bilevel), or ``"train"`` for the batch that the shared weights are trained on
+        (single level).
+      shared_pass: Whether one pass over a training batch computes the gradients in both
+        kinds of weights. The shared weights are updated first. A step costs half. Only
+        for mixtures with ``split="train"``.
+      own_batch: Whether the architecture weights have another training batch than the
+        shared weights (the code of GAEA). Only for ``split="train"``.
       order: ``"first"``, or ``"second"`` for the loss after the next step of the shared
-        weights, for a mixture.
+        weights. The latter only for mixtures.
       warmup: Epochs before the architecture weights are trained.
       temperature: Of the Gumbel softmax in the first epoch.
       last_temperature: The same after ``temperature_epochs``; linear in between.
       temperature_epochs: Epochs over which the temperature falls.
       entropy_weight: Factor of the weights' mean entropy, which is added to the loss.
-      candidates: How the best is selected; all finalists are the same, so that one
-        is enough.
+      candidates: How the best is selected. All finalists are the same architecture,
+        so one is enough.
     """
 
     space: Space
@@ -274,7 +275,7 @@ class Differentiable(Strategy):
         return self.shared_pass
 
     def init(self, key: jax.Array) -> State:
-        """The weights that the optimizer starts from."""
+        """The initial architecture weights and optimizer state."""
         theta = self.optimizer.init(key, self._there)
         return State(theta, self.optimizer.transform().init(theta), jnp.int32(0))
 
@@ -283,15 +284,15 @@ class Differentiable(Strategy):
         return state._replace(epoch=epoch)
 
     def propose(self, state: State, key: jax.Array) -> Architecture:
-        """The mixture, or a choice that is drawn from it."""
+        """The mixture, or an architecture drawn by its weights."""
         return self._relax(state, key)(state.theta)
 
     def step(
         self, state: State, architecture: Architecture, slope: Slope, key: jax.Array
     ) -> tuple[State, Architecture]:
-        """A step of the architecture weights; then what the batch is trained on.
+        """Updates the architecture weights, then proposes the architecture to train.
 
-        The two forward passes draw independently where they draw.
+        The forward pass of the update and the proposal draw independently.
         """
         del architecture
         key_of_step, key_of_proposal = jax.random.split(key)
@@ -314,12 +315,12 @@ class Differentiable(Strategy):
         return state, self.propose(state, key_of_proposal)
 
     def finalists(self, state: State, key: jax.Array) -> Architecture:
-        """What the weights are discretized to."""
+        """The architecture to which the weights are discretized."""
         del key
         return Architecture(self.space.discretize(self._probabilities(state.theta)))
 
     def watch(self, state: State) -> dict[str, jax.Array]:
-        """The weights, their entropy in nats, and what they would be discretized to."""
+        """The weights, their entropy in nats, and the derived architecture."""
         weights = self._probabilities(state.theta)
         return {
             "weights": weights,
@@ -341,7 +342,7 @@ class Differentiable(Strategy):
         return -jnp.mean(jnp.sum(p * log_p, -1))
 
     def _relax(self, state: State, key: jax.Array) -> Any:
-        """A function from parameters to the architecture."""
+        """A differentiable function from parameters to the architecture."""
         if self.relaxation == "mixture":
 
             def mixture(theta):

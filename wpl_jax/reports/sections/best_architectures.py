@@ -24,8 +24,8 @@ def _show(page: Page, report: Report) -> None:
                 figure,
                 name,
                 f"{arm}, {cell}: {report.error_name} "
-                f"{best.results['valid_error']:.1f} on the validation set, with the "
-                "shared weights.",
+                f"{best.results['valid_error']:.1f} with the shared weights, on the "
+                "validation data of the selection. The best of all seeds.",
             )
             _graphviz(graph, figures / name)
     arm, seeds = next(iter(report.arms.items()))
@@ -38,8 +38,8 @@ def _show(page: Page, report: Report) -> None:
             figures / f"{cell}_over_epochs.gif",
         )
     page.text(
-        f"figures/*_over_epochs.gif show the best child of each epoch under {arm}; "
-        "figures/*.dot are the same pictures for Graphviz."
+        f"figures/*_over_epochs.gif show the best child of each epoch of {arm}, seed "
+        f"{seeds[0].seed}. figures/*.dot are the pictures above for Graphviz."
     )
 
 

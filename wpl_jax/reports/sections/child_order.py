@@ -13,7 +13,8 @@ def _show(page: Page, report: Report) -> None:
     page.figure(
         _scatter(report),
         "ranks",
-        "The children of the last epoch, the first seed. Above the line: forgotten.",
+        "err1 and err2 of the children of the last epoch, in the first seed. A child "
+        "above the line has forgotten.",
     )
 
 

@@ -50,9 +50,9 @@ def _show(page: Page, report: Report) -> None:
         "end of each epoch. Of strategies without architecture weights it is the best "
         "child of the epoch. A thin line for each seed, and a thick line for their "
         "mean. Diamonds: the selected architectures. Dashed: the best architecture of "
-        "the space. Dotted: the mean of all its architectures. Panels do not show the "
-        "lowest 5 % of the values if these are below the dotted line. The search does "
-        "not use these accuracies.",
+        f"the space of {next(iter(report.arms))}. Dotted: the mean of all "
+        "architectures of that space. Panels do not show the lowest 5 % of the values "
+        "if these are below the dotted line. The search does not use these accuracies.",
     )
     rows = [
         (

@@ -31,9 +31,9 @@ def _show(page: Page, report: Report) -> None:
     page.figure(
         areas(report),
         "derived_operations",
-        "The number of decisions for each choice in the architecture that would be "
-        "derived at the end of an epoch; mean over seeds. Many skip connections are "
-        "the known failure of differentiable searches.",
+        "How many decisions have each choice, in the architecture that would be "
+        "derived at the end of each epoch; mean over seeds. Many skip connections are "
+        "a known failure of differentiable searches.",
     )
 
 

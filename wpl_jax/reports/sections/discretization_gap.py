@@ -1,4 +1,4 @@
-"""The discretization gap: what a search loses when it takes one choice of a mixture."""
+"""The discretization gap: what a search loses by keeping one choice of a mixture."""
 
 from collections.abc import Mapping
 
@@ -35,7 +35,8 @@ def _show(page: Page, report: Report) -> None:
         f"Loss and {report.error_name} at the end of each epoch, on "
         f"{report.config['search']['eval_batches']} validation batches with the shared "
         "weights. Dashed: the mixtures that were trained, mean over the epoch. Solid: "
-        "what each of them is discretized to. The gap is the difference of the two. "
+        "the architectures to which they are discretized. The gap is the solid line "
+        "minus the dashed one. "
         "Mean over seeds, with a band of one standard deviation.",
     )
 

@@ -45,11 +45,12 @@ def _show(page: Page, report: Report) -> None:
         _rows(report),
     )
     page.text(
-        f"Differences are err2 - err1, of the {error} where nothing else is said, in "
-        "means over the epochs after the first with the penalty, ± the standard error "
-        "over seeds. Rank correlation: Kendall's tau between err1 and err2, 1 where "
-        "the children keep their order. The best: what is selected at the end, by its "
-        f"{error} with the shared weights on the whole validation set."
+        f"Differences are err2 - err1 of the {error}, or of the loss where the unit is "
+        "nats. They are means over the epochs after the first with the penalty, ± the "
+        "standard error over seeds. Rank correlation: Kendall's tau between err1 and "
+        "err2, 1 where the children keep their order. The best: the architecture "
+        f"selected at the end. Its {error} is measured with the shared weights, on the "
+        "validation batches of the selection (candidates.judge_batches; all if None)."
     )
     page.heading("Forgetting over the epochs")
     page.figure(
@@ -57,9 +58,9 @@ def _show(page: Page, report: Report) -> None:
         "forgetting",
         f"As figure 3 of the paper: err2 - err1, {error}, over the children of each "
         "epoch, and the mean reward of the epoch's children at its end. Dotted: the "
-        "first epoch in which children leave a Fisher. Mean over seeds, with a band of "
-        f"one standard deviation. The axes of (a) to (c) are linear up to {_LINEAR}, "
-        "and logarithmic beyond.",
+        "first epoch with the penalty. Mean over seeds, with a band of one standard "
+        f"deviation. If an axis of (a) to (c) goes beyond {_LINEAR}, it is logarithmic "
+        "there.",
     )
 
 

@@ -9,10 +9,10 @@ from wpl_jax.reports.sections.weight_entropy import WEIGHTS
 
 def _show(page: Page, report: Report) -> None:
     page.text(
-        "One set of shared weights trains many candidate architectures, the children. "
-        "That is cheap, and has a price: training one child changes weights that "
-        "others use, and they forget. A search that ranks children by what the shared "
-        "weights make of them then ranks them wrongly.",
+        "Many candidate architectures, the children, share one set of weights. That "
+        "is cheap, but training one child changes weights that others use, and they "
+        "forget. A search compares children by their errors with the shared weights, "
+        "so forgetting can make the comparison wrong.",
         f"Each epoch trains {_children(report)}. err1 is a child's error right after "
         "its own training, err2 the same at the end of the epoch, after the others "
         "have been trained. The difference err2 - err1 is what was forgotten; below 0, "
@@ -22,23 +22,26 @@ def _show(page: Page, report: Report) -> None:
     if by_gradients:
         page.text(
             f"Gradients train architecture weights in {', '.join(by_gradients)}. There "
-            "a child is a mixture of all choices by these weights, or a path that is "
-            "drawn by them, as it is after its last batch. The choices with the "
-            "largest weights are what is derived."
+            "a child is a mixture of all choices with these weights, or an "
+            "architecture drawn with them. It is evaluated as it was on the last of its "
+            "batches. The derived architecture has the choice with the largest weight "
+            "in each decision."
         )
     if any(np.any(one.curve("penalty/alpha")) for one in report.searches):
         start = report.start_epoch
         when = "" if start is None else f"It is on from epoch {start + 1}. "
         page.text(
             "The Weight Plasticity Loss (WPL; Benyahia et al., ICML 2019) pulls each "
-            "shared weight back to where the children before left it, in proportion to "
-            f"its Fisher information. {when}L2 is the same pull for all weights; EWC "
-            "(Elastic Weight Consolidation) adds up a pull for each earlier child."
+            "shared weight to the value that it had after the previous child, in "
+            f"proportion to its Fisher information. {when}L2 is the same pull for all "
+            "weights; EWC (Elastic Weight Consolidation) adds up a pull for each "
+            "earlier child."
         )
     settings = report.config["search"]
     page.text(
         f"Data: {report.about}. Errors: {report.error_name} "
-        f"on {settings['eval_batches']} validation batches, without dropout. "
+        f"on {settings['eval_batches']} validation batches (search.eval_batches, which "
+        "an arm may change), without dropout. "
         f"{len({one.seed for one in report.searches})} seed(s)."
     )
 

@@ -32,15 +32,16 @@ def _show(page: Page, report: Report) -> None:
     metrics = next(iter(found["searches"].values()))["metrics"]
     page.table(("by", *_ordered(metrics)), rows)
     page.text(
-        "How well architectures are ranked by the shared weights of each search, and "
-        "by what needs no search, with 95 % intervals. They order architectures by "
-        f"the {error} on the validation data, equal ones by the loss. P@top K: how "
-        "many of the best K by the shared weights truly are the best K; P@bottom K: "
-        "the same of the worst. BR@K and WR@K: the best and the worst true rank of "
-        "the best K, divided by the number of architectures. Regret: how much the "
-        "true error of the best by the shared weights is above the lowest.",
+        "How well the shared weights of each search rank architectures, and estimates "
+        "that need no search, with 95 % intervals. Shared weights order architectures "
+        f"by the {error} on the same validation batches, those of equal error by the "
+        "loss. P@top K: the share of the K best by the shared weights that truly are "
+        "among the K best; P@bottom K: the same for the worst. BR@K and WR@K: the best "
+        "and the worst true rank of the K best by the shared weights, divided by the "
+        "number of architectures. Regret: the true error of the best by the shared "
+        "weights, minus the lowest true error.",
         "An interval says how much a value depends on which architectures are ranked. "
-        "It does not contain the differences between seeds. Architectures with an "
+        "It does not include the variation between seeds. Architectures with an "
         f"error that is not finite are left out. {SCORES_FILE} has all scores.",
     )
     _selected(page, found)
@@ -104,9 +105,9 @@ def _selected(page: Page, found: dict[str, Any]) -> None:
         return
     page.table(("selected by", "true error", "regret", "better", "search"), selected)
     page.text(
-        "What the searches selected in the end: its true error, how much that is above "
-        "the lowest, the share of the architectures that are better, and the time of "
-        "the search."
+        "The architectures that the searches selected at the end: the true error, the "
+        "regret (that error minus the lowest true error), the share of architectures "
+        "that are better, and the time of the search."
     )
     if random:
         header = ("compared with", "epochs", "trainings in the time of the search")

@@ -33,15 +33,17 @@ def _show(page: Page, report: Report) -> None:
     page.figure(
         means(report),
         "weight_entropy",
-        "Entropy of the architecture weights at the end of each epoch, in nats, mean "
-        "over the decisions. It is 0 where one choice has all the weight. Dashed: the "
-        "maximum, where all choices have equal weights. A thin line for each seed, and "
-        "a thick line for their mean.",
+        "Entropy of the architecture weights at the end of each epoch, in nats. It is "
+        "the mean over the decisions, and over the inputs of nodes where these are "
+        "weighted. It is 0 where one choice has all the weight. Dashed: the maximum, "
+        "where all choices have equal weights. A thin line for each seed, and a thick "
+        "line for their mean.",
     )
     page.figure(
         of_decisions(report),
         "weight_entropy_of_decisions",
-        "The same of each decision, mean over seeds.",
+        "Entropy of the weights of each decision, mean over seeds. Dashed: the "
+        "maximum.",
     )
 
 
