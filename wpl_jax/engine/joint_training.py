@@ -1,9 +1,9 @@
 """Training on the whole of the shared parameters: several children at once, replay.
 
 Shared weights are updated by the mean of several children's gradients (Pham et al.,
-2018, equation 2, with more than one sampled model), or by the gradients of a child and
-of earlier ones that are rehearsed with it. The gradient of a parameter is averaged over
-the children that use it.
+2018, equation 2, with more than one sampled model). With replay, the losses of earlier
+children (companions) are added to that of a child. The gradient of a parameter is
+averaged over the children that use it.
 
 A step works on all shared parameters, and costs more than a step on the rows of one
 child. It is faster only where each device trains a child of its own. It is necessary
@@ -43,7 +43,7 @@ from wpl_jax.tasks.task import Data, Task
 
 
 class Child(NamedTuple):
-    """A child in a step; of several, arrays of all."""
+    """A child in a step; several have arrays with a leading axis."""
 
     architecture: Architecture
     step: jax.Array  # int32[]; number of its training batch
@@ -51,10 +51,10 @@ class Child(NamedTuple):
 
 
 class Item(NamedTuple):
-    """A child, or a companion of one, in a step; of several, arrays of all."""
+    """A child or a companion in a step; several have arrays with a leading axis."""
 
     architecture: Architecture
-    step: jax.Array  # int32[]; number of its training batch, for a Fisher its own
+    step: jax.Array  # int32[]; number of its training batch, or of itself for a Fisher
     key: jax.Array
     carry: Any = ()
     weight: jax.Array | float = 1.0  # float32[]; of its loss
@@ -68,20 +68,21 @@ def mean_over_children(
     items: Item,
     devices: Devices,
 ) -> tuple[Any, Any, Any]:
-    """The mean of something that each child has for its own parameters.
+    """The mean of a value, such as a gradient, over the children that use a parameter.
 
     Args:
       shared: The shared parameters.
-      rows_of: Which rows an architecture uses.
-      each: Of a child's parameters and the child: a tree like the former, whether it
-        is sound, and anything beside it.
+      rows_of: The rows that an architecture uses.
+      each: A function of a child's parameters and its item. It returns the value, a
+        tree like these parameters, whether the value is finite, and other results.
       items: The children and their companions, along a leading axis of all arrays.
-      devices: Among which they are divided.
+      devices: Devices that divide the items.
 
     Returns:
-      A tree like ``shared``: the weighted sum over what is sound, divided by the number
-      of children that use a parameter, 0 where nothing does; a tree of which are used,
-      ``bool``, that broadcasts to it; and what there was beside, stacked.
+      A tree like ``shared``: the weighted sum of the finite values, divided by the
+      number of children that use a parameter, 0 for unused parameters. A tree of
+      ``bool`` that broadcasts to it, True for used parameters. The other results,
+      stacked.
     """
 
     def add(totals, item):
@@ -90,7 +91,7 @@ def mean_over_children(
         found = jax.tree.map(
             lambda x: jnp.where(sound, (item.weight * x).astype(x.dtype), 0), found
         )
-        # What has no weight is not there: an archive that is not full yet.
+        # An item without weight is an empty place of replay's archive.
         there = sound & (item.weight != 0)
         used = jax.tree.map(lambda m: m * there, mask(shared, rows))
         count = jax.tree.map(lambda m: m * item.counts, used)
@@ -110,17 +111,18 @@ def batches_of_several(
 ) -> tuple[jax.Array, int]:
     """The numbers of batches that children take when they are trained together.
 
-    Where batches follow each other, as those of a text do, each child goes on where
-    the one in its place before has stopped, in its own stretch of them.
+    Where each batch continues the one before, as in a text, the text is divided into
+    one part for each place. A child continues where the last child in its place ended.
 
     Args:
-      task: Whose batches they are.
+      task: The task of the search.
       data: Of the task.
-      done: How many each place has had, ``int32[]``.
-      children: How many there are.
+      done: Batches that each place has had, ``int32[]``.
+      children: Number of children that are trained together.
 
     Returns:
-      The first of each, ``int32[children]``, and how far it is to the next.
+      The number of each child's first batch, ``int32[children]``, and the distance from
+      one of its batches to the next.
     """
     places = jnp.arange(children)
     if not jax.tree.leaves(task.init_carry()):
@@ -133,11 +135,11 @@ class Together(Trainer):
     """Trains children on all shared parameters.
 
     Attributes:
-      task: Whose loss is minimised.
-      strategy: Which may learn before each batch, if there is one child.
-      batches: How many each child is trained on in a call.
-      devices: Among which the children are divided, or the batches of each.
-      children: How many there are.
+      task: The task whose loss is minimised.
+      strategy: May learn before each batch, if there is one child.
+      batches: Batches of each child in a call.
+      devices: Devices that divide the children, or else the batch of each.
+      children: Number of children that are trained together.
     """
 
     task: Task
@@ -147,7 +149,7 @@ class Together(Trainer):
     children: int
 
     def init_carry(self) -> Any:
-        """What the first batch starts from, for each child."""
+        """The carry of each child before the first batch."""
         carry = self.task.init_carry()
         return jax.tree.map(lambda x: jnp.stack([x] * self.children), carry)
 
@@ -163,7 +165,7 @@ class Together(Trainer):
         stretch: Stretch,
         data: Data,
     ) -> tuple[Progress, jax.Array]:
-        """Steps on one batch of each child after the other; see :meth:`Trainer.train`.
+        """Takes steps, each on one batch of every child; see :meth:`Trainer.train`.
 
         The numbers of the first batches are those of a search that trains one child at
         a time.
@@ -186,7 +188,7 @@ class Together(Trainer):
         return progress, mean_of_finite(loss)
 
     def _step(self, transform, progress, children, companions, data):
-        """A step on one batch of each, before which the strategy may learn."""
+        """A step on one batch of each child; the strategy may learn before it."""
         _, strategy, train_state, skipped = progress
         if self.children == 1:
             strategy, children = self._let_learn(
@@ -240,7 +242,7 @@ class Together(Trainer):
 
 
 def _of_each_child(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """A function of a carry of several children; of one that may have no arrays."""
+    """Applies a function to each child's part of a carry, which may have no arrays."""
     return lambda carry: jax.tree.map(jax.vmap(change), carry)
 
 
@@ -253,22 +255,23 @@ def joint_step(
     data: Data,
     devices: Devices,
 ) -> tuple[TrainState, Step]:
-    """A step of children, each on a batch of its own, which its companions share.
+    """A step of several children, each on its own batch, which its companions share.
 
-    What none of them uses stays as it is, with all that the optimizer remembers of
-    it. What has a loss or a gradient that is not finite is left out.
+    Parameters that none of them uses do not change, and neither does their optimizer
+    state. Children whose loss or gradient is not finite are left out.
 
     Args:
-      task: Whose loss is minimised.
+      task: The task whose loss is minimised.
       transform: The optimizer.
-      train_state: The shared parameters, their optimizer state and a carry a child.
-      children: Those that take the step.
-      companions: Of each child; None for none.
+      train_state: The shared parameters, their optimizer state, and a carry for each
+        child.
+      children: The children.
+      companions: Of each child; None if there are none.
       data: Of the task.
-      devices: Among which the children are divided, or the batches of each.
+      devices: Devices that divide the children, or else the batch of each.
 
     Returns:
-      The train state after the step, and what is told of each child's.
+      The train state after the step, and each child's loss and whether it was finite.
     """
     shared, opt_state, carries = train_state
 
@@ -284,7 +287,7 @@ def joint_step(
         shared, task.space.rows, gradient_of, items, devices
     )
     new_carries, told = jax.tree.map(lambda x: x[::each], beside)
-    # Masked: the penalty's pull on what is not used would count as a gradient's norm.
+    # The mask keeps the penalty on unused parameters out of the gradient's norm.
     updates, new_state = optax.with_extra_args_support(transform).update(
         gradient, opt_state, shared, mask=used
     )
@@ -315,7 +318,7 @@ def joint_step(
 def _items(
     children: Child, companions: Companions | None, carries: Any
 ) -> tuple[Item, int]:
-    """The children, each before its companions, and how many there are for each."""
+    """Items of the children, each before its companions, and the items for a child."""
     count = len(children.step)
     if companions is None:
         ones = jnp.ones(count)

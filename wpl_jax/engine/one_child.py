@@ -26,15 +26,15 @@ from wpl_jax.tasks.task import Data, Task
 
 @dataclasses.dataclass(frozen=True)
 class OneChild(Trainer):
-    """Trains one child on its own parameters, at the cost of a child.
+    """Trains one child on the rows that it uses, so a step costs that of one child.
 
-    Nothing is rehearsed beside it.
+    It takes no companions.
 
     Attributes:
-      task: Whose loss is minimised.
-      strategy: Which may learn before each batch, or from its pass.
-      batches: How many the child is trained on in a call.
-      devices: Among which each batch is divided.
+      task: The task whose loss is minimised.
+      strategy: May learn before each batch, or from the pass of the training step.
+      batches: Batches of the child in a call.
+      devices: Devices that divide each batch.
     """
 
     task: Task
@@ -43,7 +43,7 @@ class OneChild(Trainer):
     devices: Devices
 
     def init_carry(self) -> Any:
-        """What the first batch starts from."""
+        """The carry before the first batch."""
         return self.task.init_carry()
 
     def rows(self, architectures: Architecture) -> Any:
@@ -65,7 +65,7 @@ class OneChild(Trainer):
             batch = Batch(data, number + i, jax.random.fold_in(key, i), axis)
             return self._step(transform, progress, batch)
 
-        # The steps know no axis of children.
+        # The steps have no axis of children.
         progress = progress._replace(architectures=first_of(progress.architectures))
         progress = progress.with_carry(axis.shard)
         progress, loss = jax.lax.scan(step, progress, jnp.arange(self.batches))
@@ -76,7 +76,7 @@ class OneChild(Trainer):
         return progress._replace(architectures=architectures), loss
 
     def _step(self, transform, progress, batch):
-        """A step on one batch, before or after which the strategy may learn."""
+        """A step on one batch; the strategy may learn before or after it."""
         architecture, strategy, train_state, skipped = progress
         own_key, shares = key_of_strategy(batch.key), self.strategy.shares_pass
         if not shares:
@@ -109,7 +109,7 @@ class OneChild(Trainer):
     def estimate(
         self, params: Any, architectures: Architecture, each: Estimate, keys: jax.Array
     ) -> tuple[Any, Any]:
-        """What a protection estimates of the child; see :meth:`Trainer.estimate`."""
+        """A protection's estimate for the child; see :meth:`Trainer.estimate`."""
         architecture = first_of(architectures)
         found = each(params, architecture, 0, keys[0], self.devices.batch)
         return found, real_rows(params, self.task.space.rows(architecture))

@@ -17,8 +17,7 @@ from wpl_jax.engine.training import Batch
 from wpl_jax.supernet import Architecture
 from wpl_jax.tasks.task import Task
 
-# By how much, in norm, parameters are moved to both sides for a finite difference; the
-# paper's .01, divided by the norm of the direction.
+# Norm of the step to each side in the central difference, as in the paper.
 _STEP = 0.01
 
 
@@ -29,13 +28,13 @@ class Slope:
     ``theta`` are the strategy's parameters, of which the architecture is a function.
 
     Attributes:
-      task: Whose loss it is.
+      task: The task that defines the loss.
       child_of: The parameters of an architecture.
       batch: The training batch.
-      carry: What the last training batch left for the next.
-      stepped: The child's parameters after a step of their optimizer, from them and
-        the gradient; for a mixture, whose parameters are the same whatever it is made
-        of.
+      carry: State that the last training batch passes to the next.
+      stepped: The child's parameters after a step of their optimizer, a function of the
+        parameters and their gradient. For mixtures only, as these all have the same
+        parameters.
     """
 
     task: Task
@@ -56,19 +55,19 @@ class Slope:
         """The loss and its gradient, averaged over the devices.
 
         Args:
-          of: Makes an architecture of ``theta``.
+          of: The architecture, a function of ``theta``.
           theta: Where the gradient is taken, a tree of floats.
-          split: ``"train"`` for the batch that weights are trained on next, as they
-            are trained on it; ``"valid"`` for one of the validation data. Where batches
-            follow each other, that one begins anew.
-          own_batch: Whether ``"train"`` is another batch than that, which is drawn
-            among those of the next pass over the data.
+          split: ``"train"`` for the batch that the shared weights are trained on next,
+            with the same noise; ``"valid"`` for a validation batch. The latter has no
+            carry from a batch before.
+          own_batch: Whether ``"train"`` is another training batch, drawn at random from
+            those of the next pass over the data.
           unrolled: Whether the loss is that after the next step of the parameters,
             which depends on ``theta`` as well.
 
         Returns:
-          The loss, ``float32[]``, and a tree like ``theta``. Of a loss or a gradient
-          that is not finite, zeros, so that one batch cannot spoil a strategy.
+          The loss, ``float32[]``, and its gradient, a tree like ``theta``. All are 0 if
+          the loss or the gradient is not finite, so one batch cannot spoil a strategy.
         """
         loss = self._loss(of, split, own_batch)
         if unrolled:
@@ -83,7 +82,7 @@ class Slope:
         return jax.tree.map(lambda x: jnp.where(sound, x, 0), found)
 
     def _loss(self, of, split, own_batch=False):
-        """Of parameters and theta, the loss on one batch, of this device's share."""
+        """The loss on this device's share of a batch, of parameters and ``theta``."""
         carry, (data, number, key, axis) = self.carry, self.batch
         if own_batch:
             batches = self.task.num_batches(data, split)
@@ -101,10 +100,10 @@ class Slope:
         return loss
 
     def _unrolled(self, of, theta, loss):
-        """The same of the loss after the next step.
+        """The loss after the next step of the parameters, and its gradient.
 
-        The chain rule multiplies the gradient in the parameters after the step with
-        second derivatives, of which a central difference takes the place.
+        The chain rule multiplies the gradient in the parameters after the step by
+        second derivatives. A central difference approximates this product.
         """
         mean, of_batch = self.batch.axis.mean, self._loss(of, "train")
         params = self.child_of(of(theta))
@@ -128,11 +127,11 @@ class Slope:
 
 @dataclasses.dataclass(frozen=True)
 class SlopeOfPass:
-    """The same of a mixture from the pass that its shared weights are trained by.
+    """The loss and gradient of a mixture from the pass that trains the shared weights.
 
     Attributes:
       loss: Of the mixture on the training batch, ``float32[]``.
-      gradient: In its weights, ``float32[num_decisions, max_choices]``.
+      gradient: In the mixture's weights, ``float32[groups, choices]``.
     """
 
     loss: jax.Array
@@ -150,14 +149,14 @@ class SlopeOfPass:
         """The loss, and its gradient by the chain rule.
 
         Args:
-          of: Makes the mixture of ``theta``.
-          theta: What the mixture was made of.
+          of: The mixture, a function of ``theta``.
+          theta: The value that the mixture was computed from.
           split: ``"train"``.
           own_batch: False.
           unrolled: False.
 
         Raises:
-          ValueError: If another loss is asked for, of which there is no pass.
+          ValueError: If another loss is requested.
         """
         if (split, own_batch, unrolled) != ("train", False, False):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The protocol of a trainer: how a search trains the children of a call."""
+"""The protocol of a trainer, which trains children in one compiled call."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -12,60 +12,63 @@ from wpl_jax.engine.training import TrainState
 from wpl_jax.supernet import Architecture
 from wpl_jax.tasks.task import Data
 
-# Of parameters, an architecture, its place in the call, a key and an axis: the estimate
-# of a protection.
+# A protection's estimate (a Fisher): a function of the parameters, an architecture, its
+# number among the children of the call, a PRNG key and an axis of devices.
 Estimate = Callable[[Any, Architecture, Any, jax.Array, Axis], Any]
 
 
 class Skipped(NamedTuple):
-    """How many steps were not finite, and were left out."""
+    """How many steps were skipped, as their loss or gradient was not finite."""
 
-    of_epoch: jax.Array  # int32[]; in this epoch, one for each child of a step
-    in_row: jax.Array  # int32[]; steps up to now of which no child's was finite
+    of_epoch: jax.Array  # int32[]; in this epoch, each child of a step counts
+    in_row: jax.Array  # int32[]; the last steps in a row that were finite for no child
 
     def after(self, sound: jax.Array) -> "Skipped":
-        """After a step of one child, or of several, ``bool[...]``."""
+        """The counts after a step; ``sound``, ``bool[...]``, says which were finite."""
         in_row = jnp.where(jnp.any(sound), 0, self.in_row + 1)
         return Skipped(self.of_epoch + jnp.sum(~sound), in_row)
 
 
 class Progress(NamedTuple):
-    """What the steps of a call update, from one batch to the next."""
+    """The values that each step of a call updates."""
 
-    architectures: Architecture  # as they are trained, of arrays [children, ...]
+    architectures: Architecture  # that the last step trained; arrays [children, ...]
     strategy: Any  # state of the strategy
     train_state: TrainState
     skipped: Skipped
 
     def with_carry(self, change: Callable[[Any], Any]) -> "Progress":
-        """The same with another carry, a function of this one."""
+        """The progress with ``change`` applied to the carry."""
         carry = change(self.train_state.carry)
         return self._replace(train_state=self.train_state._replace(carry=carry))
 
 
 class Companions(NamedTuple):
-    """Architectures that are rehearsed beside a child; of several, arrays of all."""
+    """Architectures whose losses are added to that of a child.
 
-    architectures: Architecture  # along a leading axis of companions
+    Those of several children have a leading axis of children.
+    """
+
+    architectures: Architecture  # arrays [companions, ...]
     weights: jax.Array  # float32[1 + companions]; of the losses, the child's first
 
 
 class Stretch(NamedTuple):
-    """What children are trained on in a call, of arrays ``[children, ...]``."""
+    """The batches, keys and companions of a call, arrays ``[children, ...]``."""
 
     first: jax.Array  # int32[children]; number of the first training batch
-    keys: jax.Array  # of all steps
-    companions: Companions | None = None  # rehearsed beside each
+    keys: jax.Array  # PRNG keys, from which those of all steps are derived
+    companions: Companions | None = None  # of each child
 
 
 class Trainer(Protocol):
     """Trains the children of a call, one batch after the other."""
 
     def init_carry(self) -> Any:
-        """What the first batch of a search starts from."""
+        """The carry before the first batch of a search."""
 
     def rows(self, architectures: Architecture) -> Any:
-        """Which rows of the shared parameters it trains.
+        """The rows of the shared parameters that are trained.
 
         Args:
           architectures: The children, of arrays ``[children, ...]``.
@@ -78,12 +81,12 @@ class Trainer(Protocol):
         stretch: Stretch,
         data: Data,
     ) -> tuple[Progress, jax.Array]:
-        """Steps on each batch of a stretch.
+        """Takes a step on each batch of a stretch.
 
         Args:
           transform: The optimizer, under the penalty.
           progress: Before the first step, with the parameters of :meth:`rows`.
-          stretch: The batches, and what is rehearsed on them.
+          stretch: The batches and the companions.
           data: Of the task.
 
         Returns:
@@ -94,31 +97,31 @@ class Trainer(Protocol):
     def estimate(
         self, params: Any, architectures: Architecture, each: Estimate, keys: jax.Array
     ) -> tuple[Any, Any]:
-        """What a protection estimates of the children.
+        """A protection's estimate for the children.
 
         Args:
-          params: Of :meth:`rows`.
+          params: The parameters of :meth:`rows`.
           architectures: The children, of arrays ``[children, ...]``.
           each: The estimate of one child.
           keys: PRNG keys, one for each child.
 
         Returns:
-          The estimate, a tree like ``params``, and which of its entries there are, a
-          tree of ``bool`` that broadcasts to it.
+          The estimate, a tree like ``params``, and a tree of ``bool`` that broadcasts
+          to it, False for entries without an estimate.
         """
 
 
-# To a key of a step: for the strategy, out of the reach of what a loss splits it into.
+# Folded into the key of a step, a number that no loss uses.
 _OF_STRATEGY = 2**31 - 1
 
 
 def key_of_strategy(key: jax.Array) -> jax.Array:
-    """A key for the strategy in a step, from that of the step."""
+    """The strategy's key in a step, from the key of the step."""
     return jax.random.fold_in(key, _OF_STRATEGY)
 
 
 def first_of(tree: Any) -> Any:
-    """The first child of arrays of several."""
+    """The first entry along the leading axis of all arrays."""
     return jax.tree.map(lambda x: x[0], tree)
 
 

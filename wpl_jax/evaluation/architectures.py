@@ -1,4 +1,4 @@
-"""The architectures of a space: how many there are, all, some, or one of each class."""
+"""Counts, lists and samples the architectures of a space."""
 
 import itertools
 import math
@@ -10,7 +10,7 @@ from wpl_jax.errors import UserError
 from wpl_jax.supernet import Space, num_choices
 
 MOST = 200_000  # architectures that are enumerated
-_ROUNDS = 7  # in which twice as many are drawn, until enough are distinct
+_ROUNDS = 7  # each draws twice as many as the last, until enough are distinct
 
 
 def count(space: Space) -> int:
@@ -69,15 +69,15 @@ def one_of_each_class(space: Space) -> np.ndarray:
 def sample(space: Space, number: int, seed: int = 0) -> np.ndarray:
     """Distinct random architectures, ``int32[number, decisions]``.
 
-    Fewer architectures with the same seed are the first of more.
+    With the same seed, a smaller sample is the beginning of a larger one.
 
     Args:
       space: The space.
-      number: How many.
-      seed: Of the draws.
+      number: Of architectures.
+      seed: Of the random draws.
 
     Raises:
-      UserError: If the space does not have so many.
+      UserError: If the draws do not give so many distinct architectures.
     """
     drawn = jax.vmap(space.sample)
     for round_ in range(_ROUNDS):

@@ -1,4 +1,4 @@
-"""What a table of architectures gives without a search, to compare searches with."""
+"""Baselines from a table of architectures, with which searches are compared."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from wpl_jax.evaluation.table import Table
 
-EPOCHS, SHORT = 200, 12  # of the trainings in a table: those of its seconds, short ones
+EPOCHS, SHORT = 200, 12  # of a training in the table; the seconds are those of 200
 _SECONDS = "cifar10_seconds"
 _VALID, _VALID_SHORT = "cifar10_valid", "cifar10_valid_12_epochs"
 
@@ -22,10 +22,10 @@ def random_search(
 
     Args:
       table: With the columns of :func:`wpl_jax.evaluation.table.nasbench201`.
-      seconds: Budget, as the table counts seconds. The first architecture is trained
-        even if it takes longer.
+      seconds: Budget of training time, by the seconds of the table. The first
+        architecture is trained even if it takes longer.
       trials: Number of searches.
-      seed: Of the drawing.
+      seed: Of the random draws.
 
     Returns:
       The row that each search finds, ``int[trials]``.
@@ -57,13 +57,14 @@ def baselines(
 
     Args:
       table: Of the architectures.
-      columns: Accuracies of the table.
-      budgets: Seconds of random searches.
+      columns: Names of the table's columns of accuracies.
+      budgets: Budgets of random searches, in seconds.
 
     Returns:
-      By baseline and column, accuracies of all architectures or trials. A random search
-      needs trainings of 12 epochs and their seconds. The best by validation needs the
-      validation accuracy on CIFAR-10. A table without these columns lacks the baseline.
+      By baseline and column, accuracies of all architectures or trials. Random search
+      needs the columns of seconds and of the validation accuracy after 12 epochs. "best
+      by validation" needs that of the validation accuracy on CIFAR-10. Without its
+      columns a baseline is left out.
     """
 
     def at(rows):

@@ -34,23 +34,23 @@ from wpl_jax.tasks import Data, Evaluation
 
 _MOST_TRAINED = 10_000
 RANKED = "the best ranked architecture with the shared weights"
-_SPLITS = ("valid",)  # Nobody is to choose among many by the test.
+_SPLITS = ("valid",)  # Choosing among many by test errors would bias them.
 _TAU = "Kendall's tau"
-_AT_ONCE = 256  # architectures whose parameters are counted
+_AT_ONCE = 256  # architectures whose parameters are counted at a time
 
 
 @dataclasses.dataclass(frozen=True)
 class Ranking:
-    """Which architectures are ranked, and by what.
+    """The architectures that are ranked, and the source of their true errors.
 
     Attributes:
-      which: A random ``"sample"``, ``"all"`` of the space, or one of each isomorphism
-        class of these (``"classes"``).
+      which: A random ``"sample"``, ``"all"`` of the space, or ``"classes"``: one of
+        each isomorphism class.
       architectures: Number of distinct architectures in a sample.
-      seed: Of a sample.
+      seed: Of the sample.
       batches: Validation batches on which each is evaluated with the shared weights,
         the same for all; None for the whole validation set.
-      block: Architectures in a compiled call. A kill loses at most one block.
+      block: Architectures in a compiled call. After SIGKILL at most one block is lost.
       top: Share of the architectures that count as the best, and as the worst.
       bootstrap: Samples of each bootstrap interval.
       truth: Source of the true errors.
@@ -82,8 +82,9 @@ class Ranking:
           space: The space of the search.
 
         Raises:
-          UserError: If the space has too many, or the truth has no errors of them.
-          SettingError: If they are too many to be trained from scratch.
+          UserError: If the space has too many architectures, or the truth has no errors
+            for them.
+          SettingError: If there are too many to train each from scratch.
         """
         self.truth.check(space)
         number, name = self.architectures, "architectures"
@@ -132,19 +133,20 @@ def from_scratch(
     requests: Requests,
     checkpoint_seconds: float,
 ) -> list[float]:
-    """Trains each architecture from scratch, as far as it has not been done.
+    """Trains from scratch each architecture that has not been trained yet.
 
     Args:
-      retraining: The training of each.
+      retraining: The training of one architecture.
       data: Of its task.
       architectures: ``int32[n, decisions]``.
       seed: Of all randomness.
       workdir: Of the run.
-      requests: To end between two calls, and to trace some.
-      checkpoint_seconds: Between two checkpoints.
+      requests: To stop between two calls, and to profile some.
+      checkpoint_seconds: Time between two checkpoints, in seconds.
 
     Returns:
-      Their errors on the validation data, to the first process.
+      Their errors on the validation data, in the primary process; an empty list in the
+      others.
     """
     errors = []
     for number, architecture in enumerate(architectures, 1):
@@ -170,16 +172,16 @@ def from_scratch(
 
 
 def estimate_of(scores: Evaluation) -> np.ndarray:
-    """The order of architectures by their scores, as numbers to compare.
+    """The place of each architecture in the order of scores.
 
-    By the error, then by the loss, as a search selects its best.
+    The order is by error, and by loss among equal errors, as in a search's selection.
 
     Args:
-      scores: Of ``float32[n]``.
+      scores: Losses and errors, ``float32[n]``.
 
     Returns:
-      ``float64[n]``, lower is better, equal only where error and loss are; nan where
-      one is not finite.
+      ``float64[n]``, lower is better. Places are equal only where both error and loss
+      are, and nan where one of them is not finite.
     """
     loss, error = (np.asarray(each, float) for each in scores)
     pairs = np.stack([error, loss], axis=1)
@@ -190,19 +192,20 @@ def estimate_of(scores: Evaluation) -> np.ndarray:
 def measure(
     true: np.ndarray, estimate: np.ndarray, top: float, samples: int
 ) -> dict[str, Measured]:
-    """All metrics of a ranking with 95 % intervals, over what is finite in both.
+    """All metrics of a ranking with 95 % intervals.
 
-    The interval of Kendall's tau is that of :func:`correlation`, the others are from
-    bootstraps over the architectures.
+    Architectures without a finite error or estimate are left out. The interval of
+    Kendall's tau is that of :func:`correlation`, the others are bootstrap intervals
+    over the architectures.
 
     Args:
       true: True errors, ``float[n]``.
       estimate: Estimates of them, ``float[n]``.
       top: Share that counts as the best, and as the worst.
-      samples: Of each bootstrap.
+      samples: Number of samples of each bootstrap.
 
     Returns:
-      By name; nothing if fewer than 5 are finite.
+      The metrics by name; an empty dict if fewer than 5 architectures are left.
     """
     there = np.isfinite(true) & np.isfinite(estimate)
     if there.sum() < 5:
@@ -225,7 +228,7 @@ def without_search(
 
     Returns:
       By name ``float64[n]``, lower is better: the negative number of parameters, and
-      what the truth knows.
+      the estimates of ``truth.cheaper``.
     """
 
     def parameters(choice):
@@ -248,11 +251,12 @@ def correlation(one: Any, other: Any) -> Interval:
     ``atanh(tau)`` has a variance of about ``0.437 / (n - 4)``.
 
     Args:
-      one: Errors, ``float[n]``, above 4 of them.
-      other: Of the same architectures.
+      one: Errors, ``float[n]``.
+      other: Other errors of the same architectures, ``float[n]``.
 
     Returns:
-      The correlation over what is finite in both; nan where that is too little.
+      The correlation over architectures with two finite errors; nan if there are fewer
+      than 5.
     """
     x, y = np.asarray(one, float), np.asarray(other, float)
     there = np.isfinite(x) & np.isfinite(y)

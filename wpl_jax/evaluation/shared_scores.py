@@ -1,8 +1,8 @@
 """Scores of many architectures by shared parameters, in blocks.
 
-A block is one compiled call, which evaluates its architectures one after the other on
-the same validation batches without noise. The last block is padded, so one compilation
-serves any number of architectures.
+A block is one compiled call. It evaluates its architectures one after the other, on the
+same validation batches, without noise. The last block is padded, so that all blocks use
+the same compiled program.
 """
 
 import dataclasses
@@ -27,8 +27,8 @@ class SharedScores:
     """Evaluates architectures with shared parameters.
 
     Attributes:
-      task: That the parameters were trained on.
-      devices: Among which the architectures of a block are divided.
+      task: The task on which the parameters were trained.
+      devices: Devices that divide the architectures of a block.
       batches: The first validation batches, on which all are evaluated; None for the
         whole validation set.
       block: Architectures in a call; at most as many as there are.
@@ -45,7 +45,7 @@ class SharedScores:
         check_int(self, "block", 1)
 
     def of(self, params: Any, choices: np.ndarray, data: Data) -> Evaluation:
-        """Losses and errors on the validation data, of ``float32[n]``.
+        """Losses and errors on the validation batches, each ``float32[n]``.
 
         Args:
           params: The shared parameters.
@@ -66,15 +66,15 @@ class SharedScores:
         title: str,
         requests: Requests,
     ) -> Evaluation:
-        """The same, continued after the last block that an earlier process finished.
+        """Like :meth:`of`, but continues after the last block of an earlier process.
 
         Args:
           params: The shared parameters.
           choices: ``int32[n, decisions]``.
           data: Of the task.
-          folder: Of these scores.
-          title: Name of the job in what is printed.
-          requests: To end between two blocks, and to trace some.
+          folder: Where checkpoints of the scores are written.
+          title: Name of the job in printed lines.
+          requests: To stop between two blocks, and to profile some.
 
         Raises:
           SystemExit: After a signal, once all is saved.
@@ -110,7 +110,7 @@ class SharedScores:
         return -(-count // self._size(count))
 
     def _add(self, found, number, params, choices, data):
-        """Evaluates a block, and puts it among what has been found."""
+        """Evaluates a block, and writes its results into ``found``."""
         size = self._size(len(choices))
         places = np.arange(number * size, min((number + 1) * size, len(choices)))
         padded = choices[np.resize(places, size)]

@@ -11,19 +11,19 @@ Its columns are, of ``cifar10``, ``cifar100`` and ``imagenet16_120``:
   ``cifar10_test``.
 * ``DATA_test_12_epochs``, ``cifar10_valid_12_epochs``: the same after 12 epochs with a
   learning rate that falls to 0 over these.
-* ``DATA_seconds``: seconds of training for 200 epochs on the authors' GPUs, of CIFAR-10
-  on half the images.
+* ``DATA_seconds``: seconds of training for 200 epochs on the authors' GPUs; for
+  CIFAR-10, on half of the training images.
 * ``parameters``, ``flops``: of the network for CIFAR-10. A multiplication and the
   addition to it count as one.
-* ``seeds``: how often each was trained for 200 epochs.
+* ``seeds``: number of trainings of 200 epochs.
 
 A table of your own is a CSV file with a header. Column ``space`` holds the name of the
 space in each row; ``choice`` holds the choice of each decision, numbers from 0 with
 spaces between, such as ``3 3 1 0 4 2``. All other columns hold numbers, or ``nan``
-where one is unknown. Their names are free, but columns of accuracies are named
-``DATA_SPLIT`` and are in per cent. With ``DATA_valid`` and ``DATA_seconds``, seconds of
-training, a ranking is compared with random search. Columns ``DATA_valid_N_epochs``
-hold accuracies after ``N`` epochs, which a ranking is compared with.
+where one is unknown. Columns of accuracies are named ``DATA_SPLIT`` and are in per
+cent; other names are free. A ranking is compared with random search if the table has
+``DATA_valid`` and ``DATA_seconds``, the seconds of a training. It is also compared with
+the accuracies after ``N`` epochs in columns ``DATA_valid_N_epochs``.
 """
 
 import csv
@@ -50,7 +50,7 @@ from wpl_jax.supernet import Space
 NASBENCH201 = Path(__file__).with_name("nasbench201.npz")
 
 
-# What accuracies of NAS-Bench-201's data sets are called in figures.
+# Titles of NAS-Bench-201's data sets in figures and tables.
 TITLES = {
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",
@@ -59,7 +59,7 @@ TITLES = {
 
 
 def _numbers(choice: Any) -> str:
-    """An architecture as tables of one's own write it."""
+    """An architecture as a CSV table writes it."""
     return " ".join(str(int(number)) for number in choice)
 
 
@@ -73,10 +73,10 @@ class Table:
         benchmark's own order: a row is an official index.
       columns: ``float64[n]`` by name.
       epochs: Of the training of ``DATA_SPLIT`` and ``DATA_seconds``; None if unknown.
-      names: Of the choices by their numbers, the same for each decision. A space that
-        has only some of them, or in another order, is judged by their names. Empty
-        where the numbers are those of the space.
-      to_text: How an architecture is written, a function of its row of ``choices``.
+      names: Names of the choices in the order of their numbers, the same for each
+        decision. They match a space that has only some of the choices, or another
+        order. Empty if the numbers are those of the space.
+      to_text: Writes an architecture as text, a function of its row of ``choices``.
     """
 
     space: str
@@ -87,7 +87,7 @@ class Table:
     to_text: Callable[[Any], str] = _numbers
 
     def __post_init__(self) -> None:
-        """Checks that choices are choices, and that none has two rows."""
+        """Checks that choices are not negative, and that no architecture is twice."""
         if not self.choices.size or self.choices.min() < 0:
             raise UserError("The table has no decisions, or choices below 0.")
         ordered = self._keys[self._order]
@@ -135,11 +135,11 @@ class Table:
         """The row of one architecture, by names if the table has them.
 
         Args:
-          names: Of each decision's choice.
-          choice: The same as the space numbers them.
+          names: Name of the choice in each decision.
+          choice: Number of the same choice in the space.
 
         Raises:
-          UserError: If the table lacks it.
+          UserError: If the table lacks the architecture.
 
         Examples:
           >>> nasbench201().number(["nor_conv_3x3"] * 6, [2] * 6)
@@ -284,7 +284,7 @@ class FromTable(Truth):
         require(self, "data_set", self._column in known, expected)
 
     def check(self, space):
-        """Refuses a space that the table is not of."""
+        """Raises UserError if the table is of another space."""
         table = self._table
         if space.name != table.space:
             raise UserError(
@@ -315,7 +315,7 @@ class FromTable(Truth):
         return self._errors(self._column, self._numbers(space, choices)).tolist()
 
     def cheaper(self, space, choices):
-        """The errors after shorter trainings, which the table has columns of."""
+        """The errors after shorter trainings, from the table's columns of them."""
         numbers = self._numbers(space, choices)
         return {
             f"{epochs} epochs of training": self._errors(column, numbers)
@@ -325,8 +325,9 @@ class FromTable(Truth):
     def random_search(self, space, seconds, error):
         """Random search by the table's validation accuracies and its seconds.
 
-        Of each length of training in the table. A shorter one takes its part of the
-        time. Nothing if the table lacks the columns.
+        There is one for each length of training in the table. The time of a shorter
+        training is proportional to its epochs. The list is empty if the table lacks the
+        columns.
         """
         table = self._table
         valid, times = f"{self.data_set}_valid", f"{self.data_set}_seconds"
@@ -355,13 +356,13 @@ class FromTable(Truth):
 
     @property
     def _short_trainings(self) -> list[tuple[int, str]]:
-        """Their epochs and columns."""
+        """Epochs and column of each shorter training in the table."""
         pattern = re.compile(rf"{re.escape(self.data_set)}_valid_(\d+)_epochs")
         matches = (pattern.fullmatch(name) for name in self._table.columns)
         return [(int(found[1]), found[0]) for found in matches if found]
 
     def _numbers(self, space: Space, choices: np.ndarray) -> np.ndarray:
-        """Choices of a space, as the table has them."""
+        """Choices of a space by the table's numbers, ``int[n, decisions]``."""
         columns = [
             known[column]
             for known, column in zip(self._known(space), choices.T, strict=True)
@@ -369,7 +370,7 @@ class FromTable(Truth):
         return np.stack(columns, axis=1)
 
     def _of_space(self, space: Space) -> np.ndarray:
-        """The table's architectures that the space has, as the table has them."""
+        """The table's architectures that the space has, by the table's numbers."""
         choices = self._table.choices
         there = [
             np.isin(column, known)
@@ -378,7 +379,7 @@ class FromTable(Truth):
         return choices[np.all(there, axis=0)]
 
     def _known(self, space: Space) -> list[np.ndarray]:
-        """Of each decision, the table's numbers of the space's choices."""
+        """The table's numbers of the space's choices, for each decision."""
         names = self._table.names
         return [
             np.array([names.index(name) for name in decision.choices])

@@ -1,10 +1,10 @@
-"""Weighted sums of operations, of all edges from one node at once.
+"""Weighted sums of operations, for all edges from one node at once.
 
-The mixed operation of DARTS (Liu, Simonyan, Yang, ICLR 2019, equation 2). On a CPU, XLA
-would compute the gradient of such a sum anew in each of the reductions of a batch
-normalization, so that the gradient in the shared parameters alone takes twice as long
-as with that in the weights (``benchmarks/nasbench201.py``). The backward pass is
-therefore written out.
+The mixed operation of DARTS (Liu, Simonyan, Yang, ICLR 2019, equation 2). The backward
+pass is written out. On a CPU, XLA would recompute the gradient of such a sum in each
+reduction of a batch normalization. The gradient in the shared parameters alone would
+then take twice as long as together with that in the weights
+(``benchmarks/nasbench201.py``).
 """
 
 import functools
@@ -22,14 +22,16 @@ from wpl_jax.spaces.batch_normalization import (
 
 
 class Terms(NamedTuple):
-    """What is added up: lists, of the same length as their weights, ``float[edges]``.
+    """The terms of the weighted sum: lists with an entry for each operation.
 
     Attributes:
-      convolved: ``float[batch, height, width, edges * channels]``, the channels of an
-        edge side by side. They are normalized first.
-      of_convolved: Their weights.
-      images: ``float[batch, height, width, channels]``, which all edges share.
-      of_images: Their weights.
+      convolved: Outputs of convolutions, ``float[batch, height, width, edges *
+        channels]``, the channels of an edge side by side. Batch normalization is
+        applied to them first.
+      of_convolved: Weights of the former, ``float[edges]``.
+      images: Outputs of other operations, ``float[batch, height, width, channels]``,
+        the same for all edges.
+      of_images: Weights of the former, ``float[edges]``.
     """
 
     convolved: list[jax.Array]
@@ -44,10 +46,10 @@ def mix(
     """The weighted sum of each edge.
 
     Args:
-      terms: What is added up.
-      given: Moments to normalize what is convolved with, ``float[edges * channels]``;
-        None for those of the batch.
-      axis: Devices of which each has its share of the batch.
+      terms: The terms of the sum.
+      given: Moments that normalize ``convolved``, ``float[edges * channels]``; None for
+        those of the batch.
+      axis: Devices that divide the batch.
 
     Returns:
       ``float[batch, height, width, edges * channels]``, and the moments, which carry no
@@ -108,5 +110,5 @@ _sum_by_batch.defvjp(_forward, _backward)
 
 
 def _of_channels(weights, x, times=1):
-    """Of each edge its weight, for all of its channels."""
+    """The weight of each edge, repeated for all of its channels."""
     return jnp.repeat(weights, x.shape[-1] * times // len(weights)).astype(x.dtype)

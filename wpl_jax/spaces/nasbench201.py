@@ -3,12 +3,13 @@
 Dong and Yang, "NAS-Bench-201: Extending the Scope of Reproducible Neural Architecture
 Search" (ICLR 2020). A node is the sum of the edges from all earlier nodes, and an edge
 applies one of five operations. The network is a stem, three stages of equal cells, and
-a residual block that halves the image between the stages. Convolutions are ReLU,
-convolution, batch normalization without scale and offset, as in the searches of the
-benchmark's authors.
+a residual block that halves the image between the stages. A convolution is preceded by
+ReLU and followed by batch normalization without scale and offset, as in the searches of
+the benchmark's authors.
 
-Two fields of PC-DARTS (Xu et al., ICLR 2020) are options: operations on a part of the
-channels, and weights of a node's inputs in a mixture.
+``channel_parts`` and ``edge_weights`` are the options of PC-DARTS (Xu et al., ICLR
+2020): operations on a part of the channels, and weights of a node's inputs in a
+mixture.
 
 An architecture is one child, a child with gates, or a mixture of all operations. All
 three apply the same functions to an edge. Edges from the same node share the ReLU, the
@@ -63,12 +64,13 @@ class NasBench201(Space):
       num_classes: Of the classifier.
       channels: Of the first stage; the second has twice as many, the third four times.
       cells: In each stage.
-      exclude_none: Whether edges cannot be left out; GAEA searches without ``none``.
-      channel_parts: Into how many parts an edge divides its channels. Operations work
-        on the first part and the others pass, and all are shuffled (PC-DARTS; its
-        authors take 4).
-      edge_weights: Whether a mixture weights the inputs of a node as well, by a
-        distribution for each node (PC-DARTS). Those of a child weigh the same.
+      exclude_none: Whether ``none`` is no choice, as in GAEA's search.
+      channel_parts: Number of parts into which an edge divides its channels. Operations
+        work on the first part, the others pass unchanged, and all are shuffled
+        (PC-DARTS, with 4).
+      edge_weights: Whether a mixture also has a distribution over the inputs of each
+        node, which multiplies them (PC-DARTS). The inputs of a child then have equal
+        weights that add up to 1.
     """
 
     image_shape: tuple[int, int, int]
@@ -97,7 +99,7 @@ class NasBench201(Space):
 
     @property
     def operations(self) -> tuple[str, ...]:
-        """Those that an edge chooses from."""
+        """The operations that an edge chooses from."""
         return OPERATIONS[1:] if self.exclude_none else OPERATIONS
 
     @property
@@ -107,7 +109,7 @@ class NasBench201(Space):
 
     @property
     def groups(self) -> tuple[Decision, ...]:
-        """The decisions, and with ``edge_weights`` the inputs of nodes with several."""
+        """The decisions, and with ``edge_weights`` the inputs of nodes 2 and 3."""
         if not self.edge_weights:
             return self.decisions
         inputs = (
@@ -125,7 +127,7 @@ class NasBench201(Space):
         return np.asarray(choice) + int(self.exclude_none)
 
     def canonical_form(self, choice):
-        """An expression of the cell; the published classes are those of equal ones."""
+        """An expression of the cell, equal in each published isomorphism class."""
         return canonical_form(self.benchmark_choice(choice))
 
     def init(self, key: jax.Array) -> Params:
@@ -137,10 +139,10 @@ class NasBench201(Space):
           key: PRNG key.
 
         Returns:
-          ``stem``; of each stage ``stage_I`` the stacks ``conv_1x1[cells * 6, c, c]``
-          and ``conv_3x3[cells * 6, 9 c, c]``, where ``c`` are the channels that
-          operations work on; before the second and the third
-          ``reduction_I``; ``normalization`` and ``classifier``.
+          ``stem``; for each stage ``stage_I`` with the stacks ``conv_1x1[cells * 6, c,
+          c]`` and ``conv_3x3[cells * 6, 9 c, c]``, where ``c`` is the number of
+          channels that operations work on; ``reduction_I`` before the second and the
+          third stage; ``normalization`` and ``classifier``.
         """
         return images.init(key, self._parameters())
 
@@ -165,7 +167,7 @@ class NasBench201(Space):
         return found
 
     def rows(self, architecture: Architecture) -> Any:
-        """The kernels of the chosen convolutions, in every cell; all of the rest."""
+        """The kernels of the chosen convolutions, and all parameters outside cells."""
         rows = jax.tree.map(
             lambda _: ALL, self._parameters(), is_leaf=images.is_parameter
         )
@@ -199,9 +201,9 @@ class NasBench201(Space):
           architecture: The child or the mixture.
           inputs: ``float[batch, height, width, channels]``.
           noise: For training: dropout before the classifier. There is no drop-path.
-          batch_stats: To normalize with, as :class:`Outputs` has them; None for those
-            of the batch.
-          axis: Devices of which each has its share of a batch.
+          batch_stats: Batch statistics to normalize with, as in :class:`Outputs`; None
+            for those of the batch.
+          axis: Devices that divide the batch.
 
         Returns:
           The scores of the classes.
@@ -228,14 +230,17 @@ class NasBench201(Space):
         cells = jax.tree.map(
             lambda k: k.reshape(self.cells, len(EDGES), *k.shape[1:]), stacks
         )
-        if self.cells == 1:  # A loop of one would be a loop to the compiler.
+        if self.cells == 1:  # XLA compiles a scan of one step as a loop, too.
             each = jax.tree.map(lambda k: k[0], (cells, given))
             x, found = run(x, each)
             return x, jax.tree.map(lambda m: m[None], found)
         return jax.lax.scan(run, x, (cells, given))
 
     def _choose(self, architecture, axis, x, each):
-        """A cell of one operation an edge; moments of what is not normalized are 0."""
+        """A cell with one operation on each edge.
+
+        Moments of convolutions that are not chosen are 0.
+        """
         (kernels, given), sums, found = each, [x, *[0.0] * (NODES - 1)], []
         for edge, (source, target) in enumerate(EDGES):
             one = jax.tree.map(lambda k, e=edge: k[e], (kernels, given))
@@ -248,8 +253,8 @@ class NasBench201(Space):
             if architecture.gates is not None:
                 gates = architecture.gates[edge]
                 own = gates[architecture.choice[edge]]
-                # Of what is not chosen the gate alone has a gradient, as if the
-                # operation returned ones (the code of Dong and Yang).
+                # Gates of other choices have the gradient that they would have if
+                # their operations returned ones (the code of Dong and Yang).
                 y = own * y + (jnp.sum(gates) - own)
             y = self._whole(y, sums[source])
             sums[target] += self._share(architecture, source, target) * y
@@ -257,9 +262,9 @@ class NasBench201(Space):
         return sums[-1], jax.tree.map(lambda *m: jnp.stack(m), *found)
 
     def _mix(self, architecture, axis, x, each):
-        """A cell of all operations, weighted."""
+        """A cell with the weighted sum of all operations on each edge."""
         (kernels, given), sums, found = each, [x, *[0.0] * (NODES - 1)], []
-        # Of the groups that are edges; the choices of others may be fewer or more.
+        # Rows of the edges; groups of inputs come after them, and may have padding.
         of_edges = architecture.weights[: len(EDGES), : len(self.operations)]
         weights = dict(zip(self.operations, of_edges.T, strict=True))
         for source in range(NODES - 1):
@@ -296,7 +301,7 @@ class NasBench201(Space):
         return x[..., : x.shape[-1] // self.channel_parts]
 
     def _whole(self, part, x):
-        """What became of a part, and the other channels, shuffled."""
+        """The output of a part, joined with the other channels of ``x``, shuffled."""
         if self.channel_parts == 1:
             return part
         whole = jnp.concatenate([part, x[..., part.shape[-1] :]], -1)
@@ -304,7 +309,7 @@ class NasBench201(Space):
         return parts.swapaxes(-1, -2).reshape(x.shape)
 
     def _share(self, architecture, source, target):
-        """How much an edge counts among the inputs of its target."""
+        """The factor of an edge in the sum of its target's inputs."""
         if not self.edge_weights or target == 1:
             return 1.0
         if architecture.weights is None:
@@ -312,7 +317,7 @@ class NasBench201(Space):
         return architecture.weights[len(EDGES) + target - 2, source]
 
     def graphs(self, choice: Any) -> dict[str, Graph]:
-        """The cell: operations are nodes, and edges without one are left out."""
+        """The cell as a graph: operations are nodes, and ``none`` is left out."""
         named = [self.operations[int(index)] for index in choice]
         nodes, edges = {"0": "in"}, []
         for (source, target), name in zip(EDGES, named, strict=True):
@@ -325,8 +330,8 @@ class NasBench201(Space):
         return {"cell": Graph(nodes, tuple(edges))}
 
 
-# Operations of a single path: of an image, the kernels of the edge and the moments to
-# normalize with, the image and the moments of both convolutions.
+# Operations of a single path. Arguments: axis, image, kernels of the edge, and moments
+# to normalize with. Results: the image, and the moments of both convolutions.
 
 
 def _nothing(kernels, given):
@@ -359,7 +364,7 @@ def _convolution(name, product, axis, x, kernels, given):
     return y, _nothing(kernels, given) | {name: moments}
 
 
-# Kernels as matrices, rows by place in the window and then by channel.
+# Kernels are matrices: rows are ordered by place in the window, then by channel.
 
 
 def _product(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:

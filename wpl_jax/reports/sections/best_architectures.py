@@ -24,8 +24,8 @@ def _show(page: Page, report: Report) -> None:
                 figure,
                 name,
                 f"{arm}, {cell}: {report.error_name} "
-                f"{best.results['valid_error']:.1f} with the shared weights, on the "
-                "validation data of the selection. The best of all seeds.",
+                f"{best.results['valid_error']:.1f} on the validation data of the "
+                "selection, with the shared weights. The best of all seeds.",
             )
             _graphviz(graph, figures / name)
     arm, seeds = next(iter(report.arms.items()))

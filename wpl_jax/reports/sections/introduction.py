@@ -23,9 +23,9 @@ def _show(page: Page, report: Report) -> None:
         page.text(
             f"Gradients train architecture weights in {', '.join(by_gradients)}. There "
             "a child is a mixture of all choices with these weights, or an "
-            "architecture drawn with them. It is evaluated as it was on the last of its "
-            "batches. The derived architecture has the choice with the largest weight "
-            "in each decision."
+            "architecture drawn with them. It is evaluated as it was on the last of "
+            "its batches. The derived architecture has the choice with the largest "
+            "weight in each decision."
         )
     if any(np.any(one.curve("penalty/alpha")) for one in report.searches):
         start = report.start_epoch
