@@ -32,8 +32,8 @@ def _show(page: Page, report: Report) -> None:
     metrics = next(iter(found["searches"].values()))["metrics"]
     page.table(("by", *_ordered(metrics)), rows)
     page.text(
-        "How well the shared weights of each search, and estimates that need no search, "
-        "rank architectures, with 95 % intervals. Shared weights order architectures "
+        "How well the shared weights of each search, and estimates that need no "
+        "search, rank architectures, with 95 % intervals. Shared weights order them "
         f"by the {error} on the same validation batches, those of equal error by the "
         "loss. P@top K: the share of the K best by the shared weights that truly are "
         "among the K best; P@bottom K: the same for the worst. BR@K and WR@K: the best "
