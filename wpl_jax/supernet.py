@@ -72,10 +72,10 @@ class Space(Protocol):
 
     @property
     def groups(self) -> tuple[Decision, ...]:
-        """What a mixture has a distribution of weights for.
+        """The sets of choices over which a mixture has a distribution of weights.
 
-        By default the decisions. Others may follow them, of which nothing is left in a
-        child, such as how much each input of a node counts.
+        The decisions by default. Other sets may follow them, such as the inputs of a
+        node. They have no effect on a child.
         """
         return self.decisions
 
@@ -109,7 +109,7 @@ class Space(Protocol):
         return random_choice(key, self.decisions)
 
     def discretize(self, weights: jax.Array) -> jax.Array:
-        """The choice that is left of a mixture: the largest weight of each decision.
+        """The architecture with the largest weight of each decision.
 
         Args:
           weights: ``float32[num_groups, max_choices]``.
@@ -120,7 +120,7 @@ class Space(Protocol):
         return largest_weights(weights, self.groups)[: len(self.decisions)]
 
     def canonical_form(self, choice: Any) -> Hashable:
-        """What isomorphic architectures have in common; by default the choice itself.
+        """A value that only isomorphic architectures share; by default the choice.
 
         Isomorphic architectures compute the same function after the same training.
 
@@ -130,7 +130,7 @@ class Space(Protocol):
         return tuple(np.asarray(choice).tolist())
 
     def costs(self, architecture: Architecture) -> dict[str, jax.Array]:
-        """What a child costs, by name; by default its ``"parameters"``, ``int32[]``.
+        """Costs of a child by name; by default ``"parameters"``, ``int32[]``.
 
         Args:
           architecture: The child.
@@ -273,9 +273,9 @@ def random_choice(key: jax.Array, decisions: Sequence[Decision]) -> jax.Array:
 
 
 def is_choice(decisions: Sequence[Decision]) -> np.ndarray:
-    """Where a table of weights has a choice, ``bool[num_decisions, max_choices]``.
+    """False where weights are padded, ``bool[num_decisions, max_choices]``.
 
-    Decisions with fewer choices than others have places without one.
+    Decisions with fewer choices than others are padded.
     """
     counts = np.asarray(num_choices(decisions))
     return np.arange(counts.max())[None] < counts[:, None]

@@ -20,9 +20,10 @@ from wpl_jax.tasks import Data, Task, ranking
 
 @dataclasses.dataclass(frozen=True)
 class Selector:
-    """Selects the best of a strategy's candidates, whatever protects the parameters.
+    """Selects the best of a strategy's candidates.
 
-    See :class:`wpl_jax.strategies.strategy.Candidates`.
+    It does not depend on the penalty, so searches with different penalties share its
+    compiled functions. See :class:`wpl_jax.strategies.strategy.Candidates`.
     """
 
     task: Task
@@ -32,7 +33,7 @@ class Selector:
 
     @property
     def num_judged(self) -> int:
-        """How many candidates are evaluated again, on more validation data."""
+        """Number of candidates that are evaluated again, on more validation data."""
         candidates = self.strategy.candidates
         return min(candidates.keep, candidates.proposed)
 
@@ -40,8 +41,8 @@ class Selector:
         """A selection without candidates.
 
         Args:
-          strategy: State of the strategy, for shapes alone.
-          key: A PRNG key, for its shape alone.
+          strategy: State of the strategy; only its shapes are used.
+          key: A PRNG key; only its shape is used.
         """
         finalist = jax.eval_shape(self.strategy.finalists, strategy, key)
         proposed, keep = self.strategy.candidates.proposed, self.num_judged
@@ -60,7 +61,7 @@ class Selector:
         Args:
           selection: Without candidates.
           strategy: State of the strategy.
-          key: Of all randomness of the search.
+          key: PRNG key of the search.
         """
         keys = jax.random.split(
             key_for(key, "derive"), self.strategy.candidates.proposed
@@ -80,14 +81,14 @@ class Selector:
         index: ArrayLike,
         count: int,
     ) -> Selection:
-        """Evaluates so many candidates on a few validation batches, from an index on.
+        """Evaluates some candidates on a few validation batches.
 
         Args:
           selection: With candidates.
           params: The shared parameters.
           data: Of the task.
-          index: Of the first of them, ``int32[]``.
-          count: How many.
+          index: Number of the first candidate, ``int32[]``.
+          count: Number of candidates.
         """
         found = Evaluator(self.task, self.devices).on_validation(
             params,

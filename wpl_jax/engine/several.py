@@ -1,4 +1,4 @@
-"""Arrays of several architectures along a leading axis: parts of them, and back."""
+"""Slices and updates of arrays that hold several architectures along an axis."""
 
 import functools
 from typing import Any
@@ -11,30 +11,30 @@ from wpl_jax.tasks import Evaluation
 
 
 def zeros_of(form: Any, count: int) -> Any:
-    """Zeros for so many of a tree of shapes."""
+    """Zeros with a leading axis of ``count`` for each shape of a tree."""
     return jax.tree.map(lambda x: jnp.zeros((count, *x.shape), x.dtype), form)
 
 
 def no_evaluations(count: int) -> Evaluation:
-    """Zeros for so many evaluations."""
+    """``count`` evaluations of zeros, arrays ``float32[count]``."""
     return Evaluation(jnp.zeros(count), jnp.zeros(count))
 
 
 @jax.jit
 def at(tree: Any, index: ArrayLike) -> Any:
-    """Those at an index, or at several."""
+    """The entries at an index, or at several, along the leading axis."""
     return jax.tree.map(lambda x: x[index], tree)
 
 
 @functools.partial(jax.jit, static_argnames="count")
 def some_from(tree: Any, first: ArrayLike, count: int) -> Any:
-    """So many from ``first`` on; the last ones, if there are not enough."""
+    """``count`` entries from ``first`` on; the last ``count`` if there are fewer."""
     return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, count), tree)
 
 
 @jax.jit
 def put_back(tree: Any, first: ArrayLike, new: Any) -> Any:
-    """Puts new ones in the places of those that :func:`some_from` returns."""
+    """Replaces the entries that :func:`some_from` returns."""
 
     def put(old, new):
         return jax.lax.dynamic_update_slice_in_dim(old, new, first, 0)

@@ -12,7 +12,7 @@ from wpl_jax.tasks import Evaluation
 
 
 class Shared(NamedTuple):
-    """What the children share; each is a set of rows of every part."""
+    """The parameters of all children and their optimizer state; a child is rows."""
 
     params: Any  # the shared parameters
     opt_state: optax.OptState  # with the penalty's anchor and Fisher
@@ -20,26 +20,26 @@ class Shared(NamedTuple):
 
 
 class State(NamedTuple):
-    """All that a search is, between two calls."""
+    """The complete state of a search between two calls."""
 
-    key: jax.Array  # of all randomness, with the position in the search
+    key: jax.Array  # PRNG key of the search; see `key_for`
     shared: Shared
-    strategy: Any  # what the strategy has learned
-    carry: Any  # what the last batch left for the next
-    rate_scale: jax.Array  # float32[]; halved when a search has to go back
+    strategy: Any  # state of the strategy
+    carry: Any  # state that the last batch passes to the next
+    rate_scale: jax.Array  # float32[]; halved when an epoch is restarted
     skipped: Skipped
     epoch: "Epoch"
     selection: "Selection"
 
 
 class Epoch(NamedTuple):
-    """What an epoch has seen so far."""
+    """The children and measurements of an epoch so far."""
 
     architectures: Architecture  # of arrays [children, ...]
     train_loss: jax.Array  # float32[children]; mean over the batches trained on
     err1: Evaluation  # of float32[children]; after its own training
     err2: Evaluation  # of float32[children]; at the end of the epoch
-    # The same of the choices that mixtures are discretized to; None without mixtures.
+    # Of the architectures to which mixtures are discretized; None without mixtures.
     derived_err1: Evaluation | None
     derived_err2: Evaluation | None
     reward: jax.Array  # float32[]; mean over the strategy's steps
@@ -47,13 +47,13 @@ class Epoch(NamedTuple):
 
 
 class Selection(NamedTuple):
-    """What is known of the candidates for the best architecture, at the end."""
+    """The candidates for the best architecture and their evaluations."""
 
     architectures: Architecture  # of arrays [proposed, ...]
     screened: Evaluation  # of float32[proposed]; on a few validation batches
-    kept: jax.Array  # int32[keep]; the best of them, the very best first
+    kept: jax.Array  # int32[keep]; numbers of the best candidates, best first
     judged: Evaluation  # of float32[keep]; on more validation data
-    allowed: jax.Array  # bool[proposed]; which the reward lets be selected
+    allowed: jax.Array  # bool[proposed]; whether the reward allows the selection
 
 
 class Measured(NamedTuple):
@@ -61,9 +61,9 @@ class Measured(NamedTuple):
 
     loss: Forgetting  # err2 - err1 in nats
     error: Forgetting  # the same in the task's error
-    derived_loss: Forgetting | None  # the same of what mixtures are discretized to
+    derived_loss: Forgetting | None  # of the architectures derived from mixtures
     derived_error: Forgetting | None
-    # Mean loss and error of these minus those of the mixtures, as err2.
+    # Mean loss and error of these minus those of the mixtures, at the epoch's end.
     gap_loss: jax.Array | None  # float32[]
     gap_error: jax.Array | None  # float32[]
     err1: jax.Array  # float32[children]; nats
@@ -74,13 +74,13 @@ class Measured(NamedTuple):
     reward: jax.Array  # float32[]; mean over the strategy's steps, nan without any
     entropy: jax.Array  # float32[]; nats, the same
     best: jax.Array  # int32[decisions]; choice of the epoch's child of lowest err2
-    alpha: jax.Array  # float32[]; 0 before children leave a Fisher
-    rate: jax.Array  # float32[]
-    skipped: jax.Array  # int32[]
-    strategy: dict[str, jax.Array]  # what the strategy has recorded of its state
+    alpha: jax.Array  # float32[]; 0 before the first Fisher
+    rate: jax.Array  # float32[]; learning rate
+    skipped: jax.Array  # int32[]; number of skipped steps
+    strategy: dict[str, jax.Array]  # values that `Strategy.watch` returns
 
 
-# Their places are part of every key: another goes to the end.
+# The position of a purpose is part of its keys, so append new ones.
 _PURPOSES = (
     "params",
     "strategy",

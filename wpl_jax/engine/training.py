@@ -15,26 +15,26 @@ from wpl_jax.tasks.task import Data, Task
 class TrainState(NamedTuple):
     """Parameters, optimizer state and carry, which a step updates."""
 
-    params: Any  # of the child; of several at once, all shared ones
+    params: Any  # of the child; all shared ones if several are trained together
     opt_state: optax.OptState
-    carry: Any  # what the last batch left for the next; of several, one each
+    carry: Any  # passed from batch to batch; for several children, one each
 
 
 class Batch(NamedTuple):
-    """A training batch, and what a loss on it takes beside parameters and carry."""
+    """Arguments of a loss on one batch, except parameters and carry."""
 
     data: Data  # of the task
     number: jax.Array  # int32[]
     key: jax.Array  # PRNG key of the loss, for dropout and the like
-    axis: Axis = NO_AXIS  # devices that share the batch; each has its part of the carry
+    axis: Axis = NO_AXIS  # devices that divide the batch and the carry
 
 
 class Step(NamedTuple):
     """Measurements of one training step."""
 
     loss: jax.Array  # float[]; of the batch
-    sound: jax.Array  # bool[]; whether all was finite
-    of_weights: Any = None  # gradient in the mixture's weights, if it was asked for
+    sound: jax.Array  # bool[]; whether loss, gradient and update are finite
+    of_weights: Any = None  # gradient in the mixture's weights, if requested
 
 
 def stepped_by(
@@ -44,7 +44,7 @@ def stepped_by(
 
     Args:
       transform: The optimizer.
-      opt_state: Its state before the step. That after it is not kept.
+      opt_state: Its state before the step. The state after it is discarded.
     """
 
     def stepped(params, gradient):
@@ -62,19 +62,19 @@ def train_step(
     batch: Batch,
     of_weights: bool = False,
 ) -> tuple[TrainState, Step]:
-    """A step on one batch; one that is not finite changes nothing.
+    """A step on one batch. If it is not finite, the state does not change.
 
     Args:
-      task: Whose loss is minimised.
+      task: The task whose loss is minimised.
       transform: The optimizer.
-      train_state: What is trained.
-      architecture: What is trained.
-      batch: On which it is trained.
-      of_weights: Whether the same pass is to give the gradient in the weights of the
-        mixture, zero where the step is not finite.
+      train_state: The state before the step.
+      architecture: The child or mixture that is trained.
+      batch: The training batch.
+      of_weights: Whether the same pass computes the gradient in the weights of the
+        mixture. It is 0 if the step is not finite.
 
     Returns:
-      The train state after the step, and what is told of it.
+      The train state after the step, and the measurements of the step.
     """
     own = train_state.params, architecture.weights if of_weights else None
 
@@ -123,11 +123,14 @@ def gradient_of_loss(
     batch: Batch,
     carry: Any,
 ) -> tuple[Any, Any, jax.Array, jax.Array]:
-    """The same of a function of the parameters and of what follows them here."""
+    """Like :func:`gradient_of_batch`, for any loss function.
+
+    ``train_loss`` takes the parameters, then data, carry, number, key and axis.
+    """
     gradient, (loss, carry) = jax.grad(train_loss, has_aux=True)(
         params, batch.data, carry, batch.number, batch.key, batch.axis
     )
-    # Before anything is made of them: a mean of what is clipped is something else.
+    # Averaged before clipping, as the mean of clipped gradients is another one.
     gradient, loss = batch.axis.mean((gradient, loss))
     sound = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))
     return gradient, carry, loss, sound

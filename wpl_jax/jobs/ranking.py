@@ -85,9 +85,9 @@ def make_training(
       config: Of the run.
       epochs: Of each training.
       cache: Of data.
-      machine: How it uses this machine.
+      machine: How the run uses this machine.
       workdir: Of the run.
-      requests: To end between two calls, and to trace some.
+      requests: To stop between two calls, and to profile some.
     """
     changes = {"retrain": {"epochs": epochs}}
     changed = with_changes(config, changes, "config.retrain lacks epochs")
@@ -123,8 +123,8 @@ def score(
       data: Of its task.
       choices: ``int32[n, decisions]``.
       folder: Of the search.
-      title: Its name in what is printed.
-      requests: To end between two blocks, and to trace some.
+      title: Its name in printed lines.
+      requests: To stop between two blocks, and to profile some.
     """
     scores = SharedScores(search.task, search.devices, ranking.batches, ranking.block)
     return scores.resumably(params, choices, data, folder / _FOLDER, title, requests)
@@ -137,17 +137,17 @@ def compare(
     architecture: np.ndarray,
     folder: Path,
 ) -> Ranked:
-    """A search's ranking with what the truth knows of what it selected.
+    """A search's scores, with the true error of the architecture that it selected.
 
     Args:
       ranking: How it was ranked.
       search: The search.
       scores: Of all architectures.
-      architecture: That it selected, ``int32[decisions]``.
+      architecture: The architecture that it selected, ``int32[decisions]``.
       folder: Of the search.
     """
     truth, space, seconds = ranking.truth, search.task.space, wall_seconds(folder)
-    if truth.epochs is not None:  # It would have to be trained.
+    if truth.epochs is not None:  # The architecture would have to be trained.
         return Ranked(scores, None, seconds, [])
     (error,) = truth.of(space, architecture[None], None)
     return Ranked(scores, error, seconds, truth.random_search(space, seconds, error))

@@ -104,24 +104,25 @@ def write(
             "accuracies",
             "Test accuracy of the architectures found, by the table: the mean over "
             "seeds, each seed as a dot, and the standard error as a line. A bar begins "
-            "at the mean of all architectures of the table. Grey: from the table "
-            "alone. Dashed: the best there is.",
+            "at the mean of all architectures of the table. Grey: baselines from the "
+            "table alone. Dashed: the highest accuracy in the table.",
         )
     for name, judged in (("Test", test), ("Validation", valid)):
         if judged.of_methods:
             add(
                 f"{name} accuracy by method",
                 "Accuracy in per cent by the table, mean over seeds ± standard error. "
-                "Rows from the table alone have the standard deviation over "
+                "Baselines from the table alone have the standard deviation over "
                 "architectures or trials in brackets. A random search trains "
-                "architectures for 12 epochs until it has used so many GPU seconds.",
+                "architectures for 12 epochs until it has used the given seconds of "
+                "the table.",
                 _accuracies(judged),
             )
     add(
         "Searches by method",
         "Means over seeds ± standard error. Seconds: wall-clock time of a search with "
-        "its compilation, which later seeds of a run reuse. The other columns "
-        "count the decisions for each choice.",
+        "its compilation, which later seeds of a run reuse. A column with the name of "
+        "a choice counts the decisions for it.",
         _costs(runs.found, table),
     )
     add(
