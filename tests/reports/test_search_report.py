@@ -258,7 +258,7 @@ def test_one_seed_has_no_error_and_a_penalty_that_never_shows_the_last_epoch(
 
 def test_page_begins_with_what_is_no_better_than_guessing(page):
     text = " ".join(page.text.split())
-    first, _ = text.split("One set of shared weights")
+    first, _ = text.split("Many candidate architectures")
     assert "No better than guessing on the validation data: none, seed 0" in first
     said, _ = first.split("No better than")[1].split("A guess knows")
     assert [part.strip() for part in said.split(":")[1].split(";")] == [
