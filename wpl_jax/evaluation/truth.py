@@ -119,5 +119,8 @@ class FromScratch(Truth):
 # By name: dataclasses with the methods of :class:`Truth`.
 TRUTHS = Registry(
     "wpl_jax.truths",
-    {"from_scratch": FromScratch, "table": "wpl_jax.evaluation.table:FromTable"},
+    {
+        "from_scratch": FromScratch,
+        "table": "wpl_jax.evaluation.truth_from_table:FromTable",
+    },
 )

@@ -1,7 +1,6 @@
 """True accuracy, by a table, of what a search would derive at the end of each epoch."""
 
 import itertools
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,15 +10,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from wpl_jax.errors import UserError
+from wpl_jax.evaluation import architectures
 from wpl_jax.evaluation import table as tables
-from wpl_jax.evaluation.table import FromTable
+from wpl_jax.evaluation.truth_from_table import FromTable
 from wpl_jax.reports.page import Page, new_figure
 from wpl_jax.reports.searched import Columns, Searched
 from wpl_jax.reports.sections.derived_operations import DERIVED, columns
 from wpl_jax.reports.sections.section import Report, Section, spread
-from wpl_jax.supernet import num_choices
-
-_MOST_ARCHITECTURES = 200_000  # of a space, of which all are looked up
 
 
 class Lines(NamedTuple):
@@ -134,12 +131,8 @@ def lines(truth: FromTable, searches: Sequence[Searched]) -> Lines | None:
     Returns:
       None if the space has too many architectures, or the table lacks some.
     """
-    sizes = num_choices(searches[0].space.decisions)
-    if math.prod(sizes) > _MOST_ARCHITECTURES:
-        return None
-    every = np.array(list(itertools.product(*map(range, sizes))), np.int32)
     try:
-        found = _accuracies(truth, searches, every)
+        found = _accuracies(truth, searches, architectures.every(searches[0].space))
     except UserError:
         return None
     return Lines(float(np.nanmean(found)), float(np.nanmax(found)))
