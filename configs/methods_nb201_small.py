@@ -61,19 +61,19 @@ def _arms() -> dict[str, dict[str, Any]]:
     return {
         "rs_ws": _paths({"name": "random"}),
         "enas": _paths({"name": "enas"}),
-        "darts": _differentiable(adam),
-        "darts_with_none": _differentiable(adam, {"exclude_none": False}),
-        "darts_second_order": _differentiable({**adam, "order": "second"}),
-        "darts_single_level": _differentiable({**adam, **one_pass}),
-        "gdas": _paths(_differentiable({**adam, **gumbel})["strategy"]),
-        "pc_darts": _differentiable(
+        "darts": _mixtures(adam),
+        "darts_with_none": _mixtures(adam, {"exclude_none": False}),
+        "darts_second_order": _mixtures({**adam, "order": "second"}),
+        "darts_single_level": _mixtures({**adam, **one_pass}),
+        "gdas": _paths(_by_gradients({**adam, **gumbel})),
+        "pc_darts": _mixtures(
             {**adam, "adam": {"learning_rate": 6e-4}, "warmup": 2}, partial
         ),
-        "drnas": _differentiable({"optimizer": "dirichlet"}),
-        "gaea_darts": _differentiable({**exponentiated, **one_pass}),
-        "gaea_darts_bilevel": _differentiable(exponentiated),
+        "drnas": _mixtures({"optimizer": "dirichlet"}),
+        "gaea_darts": _mixtures({**exponentiated, **one_pass}),
+        "gaea_darts_bilevel": _mixtures(exponentiated),
         "gaea_gdas": _paths(
-            _differentiable(
+            _by_gradients(
                 {
                     **exponentiated,
                     **gumbel,
@@ -81,22 +81,28 @@ def _arms() -> dict[str, dict[str, Any]]:
                     "warmup": 5,
                     "entropy_weight": 0.01,
                 }
-            )["strategy"]
+            )
         ),
-        "gaea_pc_darts": _differentiable(exponentiated, partial),
+        "gaea_pc_darts": _mixtures(exponentiated, partial),
     }
 
 
-def _differentiable(
+def _by_gradients(settings: dict[str, Any]) -> dict[str, Any]:
+    """A strategy that trains architecture weights on validation batches, by default."""
+    settings = {"split": "valid", "shared_pass": False, **settings}
+    return {"name": "differentiable", "differentiable": settings}
+
+
+def _mixtures(
     settings: dict[str, Any], space: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """A method that trains architecture weights on validation batches, by default."""
-    settings = {"split": "valid", "shared_pass": False, **settings}
-    changes: dict[str, Any] = {"penalty": {"name": "none"}}
-    changes["strategy"] = {"name": "differentiable", "differentiable": settings}
-    if space:
-        changes["space"] = {"nasbench201": space}
-    return changes
+    """A method that trains mixtures."""
+    of_space = {"space": {"nasbench201": space}} if space else {}
+    return {
+        "penalty": {"name": "none"},
+        "strategy": _by_gradients(settings),
+        **of_space,
+    }
 
 
 def _paths(strategy: dict[str, Any]) -> dict[str, Any]:

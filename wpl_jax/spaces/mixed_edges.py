@@ -62,16 +62,16 @@ def mix(
 
 
 def _sum(terms, given, axis):
-    total, found = 0.0, []
+    total, found, edges = 0.0, [], len(terms.of_convolved[0])
     for place, (x, weights) in enumerate(
         zip(terms.convolved, terms.of_convolved, strict=True)
     ):
         y, _, moments = normalize(x, given[place] if given else None, axis)
-        total += y * _of_channels(weights, x)
+        total += y * _of_channels(weights, y)
         found.append(moments)
-    edges = len(weights)
     for x, weights in zip(terms.images, terms.of_images, strict=True):
-        total += jnp.tile(x, edges) * _of_channels(weights, x, edges)
+        tiled = jnp.tile(x, edges)
+        total += tiled * _of_channels(weights, tiled)
     return total, found
 
 
@@ -109,6 +109,6 @@ def _backward(axis, saved: Any, gradients: Any):
 _sum_by_batch.defvjp(_forward, _backward)
 
 
-def _of_channels(weights, x, times=1):
-    """The weight of each edge, repeated for all of its channels."""
-    return jnp.repeat(weights, x.shape[-1] * times // len(weights)).astype(x.dtype)
+def _of_channels(weights, x):
+    """The weight of each edge, repeated for all of its channels in ``x``."""
+    return jnp.repeat(weights, x.shape[-1] // len(weights)).astype(x.dtype)

@@ -288,7 +288,7 @@ class NasBench201(Space):
                 target, y = EDGES[edge][1], self._whole(part, sums[source])
                 sums[target] += self._share(architecture, source, target) * y
             by_edge = [
-                Moments(*(m.reshape(len(edges), -1) for m in own)) for own in moments
+                Moments(*(m.reshape(len(edges), -1) for m in each)) for each in moments
             ]
             found.append(dict(zip(_PRODUCTS, by_edge, strict=True)))
         by_source = sorted(range(len(EDGES)), key=lambda edge: EDGES[edge][0])
