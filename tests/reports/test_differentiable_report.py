@@ -358,6 +358,32 @@ def test_page_has_the_sections(report, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        ({}, "on 2 validation batches"),
+        ({"eval_batches": 1}, "on 1 to 2 validation batches"),
+    ],
+)
+def test_captions_have_the_validation_batches_of_the_arms(own, said, report, tmp_path):
+    """An arm may set its own; those of an arm without a gap do not count."""
+    gap = "children/discretization_gap_error"
+    without_gap = [
+        one._replace(
+            metrics=[{k: v for k, v in row.items() if k != gap} for row in one.metrics]
+        )
+        for one in report.searches
+    ]
+    changes = {"gaea": {"search": own}, "enas": {"search": {"eval_batches": 99}}}
+    found = {"gaea": report.searches, "other": report.searches, "enas": without_gap}
+    three = of_one(report, config={**CONFIG, "arms": changes}, arms=found)
+    three = three._replace(workdir=tmp_path)
+    page = Page("title", tmp_path)
+    discretization_gap.SECTION.show(page, three)
+    page.write(tmp_path / "page.html")
+    assert said in " ".join((tmp_path / "page.html").read_text().split())
+
+
+@pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"strategy/weights": [[[1.0] * 4] * 7] * 3}, "a list of 8 lists of 4 numbers"),

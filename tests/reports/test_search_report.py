@@ -103,7 +103,7 @@ ARCHITECTURES = {
 }
 TABLE = [
     [
-        *("penalty", "mean difference", "best 5", "largest"),
+        *("arm", "mean difference", "best 5", "largest"),
         *("mean difference, nats", "best 5, nats", "largest, nats"),
         "rank correlation",
         *("mean reward, last epoch", "ppl of the best"),

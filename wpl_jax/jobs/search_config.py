@@ -42,6 +42,7 @@ from wpl_jax.jobs.config_fields import (
     wrong,
 )
 from wpl_jax.protections import PENALTIES, Protection
+from wpl_jax.reports.searched import search_folder, search_name
 from wpl_jax.search import Search
 from wpl_jax.spaces import SPACES
 from wpl_jax.strategies import STRATEGIES, Strategy
@@ -82,9 +83,14 @@ class Run(NamedTuple):
         """What it is called in what is printed."""
         return f"{self.arm}, seed {self.seed}"
 
+    @property
+    def name(self) -> str:
+        """What it is called in files."""
+        return search_name(self.arm, self.seed)
+
     def folder(self, workdir: Path) -> Path:
         """Where its files go."""
-        return workdir / "searches" / f"{self.arm}-seed{self.seed}"
+        return search_folder(workdir, self.arm, self.seed)
 
 
 def expand(config: ConfigDict) -> list[Run]:

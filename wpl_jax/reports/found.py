@@ -6,7 +6,11 @@ from typing import Any, NamedTuple
 
 from wpl_jax.errors import UserError, shorten
 from wpl_jax.evaluation.retrain import RETRAINED_FILE, read_retrained
-from wpl_jax.reports.searched import ARCHITECTURE_FILE, RESULTS_FILE
+from wpl_jax.reports.searched import (
+    ARCHITECTURE_FILE,
+    RESULTS_FILE,
+    search_folder,
+)
 from wpl_jax.runs.monitor import wall_seconds
 from wpl_jax.runs.run_directory import CONFIG_FILE, differing_fields
 from wpl_jax.runs.run_files import NUMBER, OBJECT, TEXT, list_of, read_json
@@ -103,7 +107,7 @@ def _read_run(label: str | None, folder: Path, runs: Runs) -> None:
         seeds = range(int(config["seed"]), int(config["seed"] + config["num_seeds"]))
         missing = []
         for seed in seeds:
-            of_search = folder / "searches" / f"{arm}-seed{seed}"
+            of_search = search_folder(folder, arm, seed)
             if not (of_search / RESULTS_FILE).is_file():
                 missing.append(seed)
                 continue

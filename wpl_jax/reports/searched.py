@@ -32,6 +32,16 @@ ARCHITECTURE_FILE = "architecture.json"
 REMEDY = "Lower the learning rate (config.optimizer), or raise config.search.epochs."
 
 
+def search_name(arm: str, seed: int) -> str:
+    """The name of a search in files: that of its folder."""
+    return f"{arm}-seed{seed}"
+
+
+def search_folder(workdir: Path, arm: str, seed: int) -> Path:
+    """The folder of a search in that of its run."""
+    return workdir / "searches" / search_name(arm, seed)
+
+
 def no_columns(space: Space) -> Mapping[str, Kind]:
     """No columns of the metrics."""
     del space
@@ -63,7 +73,7 @@ class Searched(NamedTuple):
     @property
     def folder(self) -> str:
         """The name of its folder."""
-        return f"{self.arm}-seed{self.seed}"
+        return search_name(self.arm, self.seed)
 
     def curve(self, name: str) -> np.ndarray:
         """A column of the metrics, nan where it was not finite."""

@@ -61,7 +61,7 @@ def rank(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> Non
             if processes.is_primary():
                 results = read_search(each, workdir, search.task.space).results
                 best = np.array(results["architecture"])
-                found[folder.name] = ranking.compare(
+                found[each.name] = ranking.compare(
                     settings, search, scores, best, folder
                 )
             remark = Model(

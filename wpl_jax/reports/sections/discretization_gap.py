@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator
 
 from wpl_jax.reports.page import Page, band, new_figure
 from wpl_jax.reports.searched import Columns
-from wpl_jax.reports.sections.section import Report, Section
+from wpl_jax.reports.sections.section import Report, Section, span
 from wpl_jax.runs.run_files import NUMBER_OR_NULL, Kind
 from wpl_jax.supernet import Space
 
@@ -26,17 +26,18 @@ def _columns(space: Space) -> Mapping[str, Kind]:
 
 
 def _show(page: Page, report: Report) -> None:
-    if not any(report.recording(_GAP)):
+    arms = [arm for arm, *_ in report.recording(_GAP)]
+    if not arms:
         return
     page.heading("Discretization gap")
     page.figure(
         curves(report),
         "discretization_gap",
         f"Loss and {report.error_name} at the end of each epoch, on "
-        f"{report.config['search']['eval_batches']} validation batches with the shared "
-        "weights. Dashed: the mixtures that were trained, mean over the epoch. Solid: "
-        "the architectures to which they are discretized. The gap is the solid line "
-        "minus the dashed one. "
+        f"{span(report.of_search('eval_batches', arms))} validation batches with the "
+        "shared weights. Dashed: the mixtures that were trained, mean over the epoch. "
+        "Solid: the architectures to which they are discretized. The gap is the solid "
+        "line minus the dashed one. "
         "Mean over seeds, with a band of one standard deviation.",
     )
 

@@ -41,7 +41,7 @@ def _show(page: Page, report: Report) -> None:
     error = report.error_name
     page.heading("How much was forgotten")
     page.table(
-        ("penalty", *TABLE, "mean reward, last epoch", f"{error} of the best"),
+        ("arm", *TABLE, "mean reward, last epoch", f"{error} of the best"),
         _rows(report),
     )
     page.text(

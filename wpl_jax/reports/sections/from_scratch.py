@@ -22,7 +22,7 @@ def _show(page: Page, report: Report) -> None:
     error = report.error_name
     page.heading("Trained from scratch")
     page.table(
-        ("penalty", f"validation {error}", f"test {error}", "parameters", "seeds"), rows
+        ("arm", f"validation {error}", f"test {error}", "parameters", "seeds"), rows
     )
     page.text(
         "The best architecture of each search, trained from scratch with the settings "

@@ -3,7 +3,7 @@
 import numpy as np
 
 from wpl_jax.reports.page import Page
-from wpl_jax.reports.sections.section import Report, Section
+from wpl_jax.reports.sections.section import Report, Section, span
 from wpl_jax.reports.sections.weight_entropy import WEIGHTS
 
 
@@ -37,25 +37,20 @@ def _show(page: Page, report: Report) -> None:
             "weights; EWC (Elastic Weight Consolidation) adds up a pull for each "
             "earlier child."
         )
-    settings = report.config["search"]
     page.text(
-        f"Data: {report.about}. Errors: {report.error_name} "
-        f"on {settings['eval_batches']} validation batches (search.eval_batches, which "
-        "an arm may change), without dropout. "
-        f"{len({one.seed for one in report.searches})} seed(s)."
+        f"Data: {report.about}. Errors: {report.error_name} on "
+        f"{span(report.of_search('eval_batches'))} validation batches, "
+        f"without dropout. {len({one.seed for one in report.searches})} seed(s)."
     )
 
 
 def _children(report: Report) -> str:
-    """How many an epoch trains, and on how many batches if all arms have the same."""
+    """How many an epoch trains, and on how many batches."""
     counts = {len(one.curve("children/err1")[0]) for one in report.searches}
-    if any("search" in changes for changes in report.config["arms"].values()):
-        return f"{min(counts)} to {max(counts)} children, one after the other"
-    batches = report.config["search"]["batches"]
-    (count,) = counts
-    if count == 1:
+    batches = span(report.of_search("batches"))
+    if counts == {1}:
         return f"one child on {batches} batches"
-    return f"{count} children, one after the other, on {batches} batches each"
+    return f"{span(counts)} children, one after the other, on {batches} batches each"
 
 
 SECTION = Section(_show)

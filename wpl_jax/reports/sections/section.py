@@ -1,7 +1,7 @@
 """The protocol of a section of the report of searches, and statistics over seeds."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,6 +52,17 @@ class Report(NamedTuple):
             if all(column in one.metrics[0] for one in seeds):
                 yield arm, seeds, color
 
+    def of_search(self, name: str, arms: Iterable[str] | None = None) -> set[int]:
+        """The values of a field of ``config.search``, which arms may change.
+
+        Args:
+          name: Of the field.
+          arms: The arms that count; None for all.
+        """
+        common, changes = self.config["search"], self.config["arms"]
+        of_arms = (changes.get(arm, {}).get("search", {}) for arm in arms or self.arms)
+        return {{**common, **own}[name] for own in of_arms}
+
     def under_penalty(self, curve: np.ndarray) -> np.ndarray:
         """The epochs in which penalties are on; all if no arm has a penalty."""
         start = self.start_epoch
@@ -69,6 +80,17 @@ class Section(NamedTuple):
 
     show: Callable[[Page, Report], None]
     columns: Columns = Columns()
+
+
+def span(values: Iterable[int]) -> str:
+    """Numbers as their range.
+
+    Examples:
+      >>> span([50, 1, 8]), span([50, 50])
+      ('1 to 50', '50')
+    """
+    found = list(values)
+    return " to ".join(map(str, sorted({min(found), max(found)})))
 
 
 def mean(values: np.ndarray) -> float:
