@@ -569,7 +569,8 @@ def test_consolidation_keeps_the_dtypes_of_the_state(kind):
     """An anchor in float32 and a Fisher in half precision fit a bfloat16 model."""
     state = make(kind, 1.0).init(to_jax(PARAMS, jnp.bfloat16))
     half = to_jax(FISHER, jnp.float16)
-    for rule in (wpl_jax.replace, wpl_jax.accumulate, wpl_jax.online(0.5)):
+    rules = wpl_jax.replace, wpl_jax.accumulate, wpl_jax.online(0.5)
+    for rule in (*rules, wpl_jax.moving_average(0.5)):
         new = wpl_jax.consolidate(state, anchor, half, rule=rule)
         assert jax.tree.map(jnp.result_type, new) == jax.tree.map(
             jnp.result_type, state
@@ -818,8 +819,13 @@ def test_updates_inside_a_nesting(kind, nesting):
 
 @pytest.mark.parametrize(
     "rule",
-    [wpl_jax.replace, wpl_jax.accumulate, wpl_jax.online(0.5)],
-    ids=["replace", "accumulate", "online"],
+    [
+        wpl_jax.replace,
+        wpl_jax.accumulate,
+        wpl_jax.online(0.5),
+        wpl_jax.moving_average(0.5),
+    ],
+    ids=["replace", "accumulate", "online", "moving_average"],
 )
 def test_masked_consolidation_keeps_old_entries(rule):
     old = consolidated(wpl_jax.weight_plasticity(1.0))
@@ -935,6 +941,31 @@ def test_online_is_its_recursion(gamma):
         expected = jax.tree.map(lambda old, new: gamma * old + new, expected, f)
         assert_identical(state[0].anchor, to_jax(a))
         assert_close(state[0].fisher, expected)
+
+
+@pytest.mark.parametrize(("decay", "fisher_decay"), [(0.75, None), (0.5, 0), (0, 0.9)])
+def test_moving_averages_begin_at_the_first_model_with_a_fisher(decay, fisher_decay):
+    models = ewc_models()
+    rule = wpl_jax.moving_average(decay, fisher_decay)
+    state = wpl_jax.weight_plasticity(1.0).init(params)
+    of_fisher = decay if fisher_decay is None else fisher_decay
+    expected = [zeros(ANCHOR), zeros(FISHER)]
+    for a, f in models:
+        state = wpl_jax.consolidate(state, to_jax(a), to_jax(f), rule=rule)
+        seen = jax.tree.map(lambda old: old > 0, expected[1])
+        for i, (new, share) in enumerate(((a, decay), (f, of_fisher))):
+            expected[i] = jax.tree.map(
+                lambda old, new, seen, share=share: np.where(
+                    seen, share * old + (1 - share) * new, new
+                ),
+                *(expected[i], new, seen),
+            )
+    assert_close(state.anchor, expected[0])
+    assert_close(state.fisher, expected[1])
+    # Written out for an entry that all models use: weights of the three models.
+    weights = np.array([decay**2, decay * (1 - decay), 1 - decay])
+    by_hand = weights @ np.array([a["scale"][1] for a, _ in models])
+    np.testing.assert_allclose(state.anchor["scale"][1], by_hand, rtol=1e-5)
 
 
 def test_replace_forgets_and_any_rule_can_be_given():
@@ -1062,6 +1093,12 @@ ERRORS = {
     "gamma above 1": (lambda: wpl_jax.online(1.5), ["gamma", "[0, 1]", "1.5"]),
     "gamma below 0": (lambda: wpl_jax.online(-1), ["gamma", "[0, 1]", "-1"]),
     "gamma not a number": (lambda: wpl_jax.online(float("nan")), ["gamma", "nan"]),
+    "decay of 1": (lambda: wpl_jax.moving_average(1), ["decay", "below 1", "1"]),
+    "decay below 0": (lambda: wpl_jax.moving_average(-0.5), ["decay", "-0.5"]),
+    "decay of the Fisher": (
+        lambda: wpl_jax.moving_average(0.5, 1.5),
+        ["fisher_decay", "1.5"],
+    ),
     "update's params": (
         lambda: TX.update(TREE, SMALL, LONGER),
         ["params", "['c']"],

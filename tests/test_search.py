@@ -29,9 +29,13 @@ from wpl_jax.supernet import Architecture, Decision
 from wpl_jax.tasks import Evaluation, ranking
 
 
-@pytest.mark.parametrize("step", ["explicit", "proximal"])
-def test_epochs_are_the_papers_algorithm(step):
-    protection = make_penalty(step=step)
+@pytest.mark.parametrize(
+    "changes",
+    [{"step": "explicit"}, {"step": "proximal"}, {"anchor_decay": 0.75}],
+    ids=str,
+)
+def test_epochs_are_the_papers_algorithm(changes):
+    protection = make_penalty(**changes)
     search = make_search(protection=protection)
     data, state = toy.make_data(), search.init(jax.random.key(1))
     written = Written(state.shared.params, data, protection)

@@ -2,7 +2,8 @@
 
 Elastic Weight Consolidation (Kirkpatrick et al., 2017) and WPL have the same quadratic
 penalty. What differs is the rule by which a new anchor and Fisher meet the old ones:
-:func:`replace` for WPL, :func:`accumulate` or :func:`online` for EWC.
+:func:`replace` for WPL, :func:`accumulate` or :func:`online` for EWC, and
+:func:`moving_average` for an anchor that is a mean over many models.
 """
 
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from wpl_jax.common.trees import (
 Rule = Callable[
     [jax.Array, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]
 ]
+_BELOW_ONE = 1 - 2.0**-24  # the largest share that float32 tells from 1
 
 
 class WeightPlasticityState(NamedTuple):
@@ -100,6 +102,41 @@ def online(gamma: float) -> Rule:
     return rule
 
 
+def moving_average(decay: float, fisher_decay: float | None = None) -> Rule:
+    """Consolidation with moving averages of the anchors and of the Fishers.
+
+    The anchor is ``decay * anchor + (1 - decay) * anchor_new``, the Fisher
+    ``fisher_decay * F + (1 - fisher_decay) * F_new``. An entry whose Fisher is 0 takes
+    the new anchor and Fisher, so the averages begin at the first model and not at zero.
+
+    Args:
+      decay: Share of the earlier anchor that is kept, at least 0 and below 1. With 0
+        for both it is :func:`replace`.
+      fisher_decay: The same of the Fisher. None for ``decay``. 0 for a Fisher that is
+        an average already, see :func:`wpl_jax.fisher.update_average`.
+
+    Returns:
+      A rule for :func:`consolidate`.
+
+    Raises:
+      ValueError: If a share is a number outside [0, 1).
+    """
+    fisher_decay = decay if fisher_decay is None else fisher_decay
+    for name, share in (("decay", decay), ("fisher_decay", fisher_decay)):
+        check_range(name, share, 0, _BELOW_ONE, "a number of at least 0 and below 1")
+
+    def rule(old_anchor, old_fisher, anchor, fisher):
+        def mean(share, old, new):
+            return jnp.where(old_fisher > 0, share * old + (1 - share) * new, new)
+
+        return (
+            mean(decay, old_anchor, anchor),
+            mean(fisher_decay, old_fisher, fisher),
+        )
+
+    return rule
+
+
 def consolidate(
     opt_state: optax.OptState,
     anchor: optax.Params,
@@ -122,8 +159,8 @@ def consolidate(
       fisher: The model's Fisher diagonal, a tree like the parameters, entries of
         at least 0.
       rule: How old and new are combined, leaf by leaf: :func:`replace` (WPL),
-        :func:`accumulate` or :func:`online` (EWC), or any function ``(old_anchor,
-        old_fisher, anchor, fisher) -> (anchor, fisher)``.
+        :func:`accumulate` or :func:`online` (EWC), :func:`moving_average`, or any
+        function ``(old_anchor, old_fisher, anchor, fisher) -> (anchor, fisher)``.
       mask: Optional tree of 0/1 arrays that broadcast to the parameters. Entries
         where it is 0 keep their old anchor and Fisher.
 

@@ -114,8 +114,10 @@ class Written:
             self.average[k][part] = 0.1 * self.average[k][part] + squares[k]
         mean = np.concatenate([self.average[k][p].ravel() for k, p in parts.items()])
         for k, part in parts.items():
+            decay = self.penalty.anchor_decay * (self.fisher[k][part] > 0)
             self.fisher[k][part] = self.average[k][part] / mean.mean()
-            self.anchor[k][part] = self.params[k][part]
+            moved = decay * self.anchor[k][part] + (1 - decay) * self.params[k][part]
+            self.anchor[k][part] = moved
 
     def flush(self):
         for tree in (self.fisher, self.average):

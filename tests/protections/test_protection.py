@@ -388,6 +388,8 @@ WRONG = [
     ("wpl.flush_every", 0),
     ("wpl.max_norm", 0.0),
     ("wpl.max_norm", "10"),
+    ("wpl.anchor_decay", 1.0),
+    ("wpl.anchor_decay", -0.5),
 ]
 
 

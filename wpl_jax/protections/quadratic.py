@@ -203,6 +203,9 @@ class ElasticWeightConsolidation(Quadratic):
 class WeightPlasticity(Quadratic):
     """A running average of Fishers around the newest anchor (Benyahia et al., 2019).
 
+    With ``anchor_decay`` the anchor is a moving average of the weights that earlier
+    children left, as in a term of the loss of CASSO (2026).
+
     Attributes:
       estimator: Of the Fisher.
       eta: Share of the newest Fisher in the running average.
@@ -211,6 +214,8 @@ class WeightPlasticity(Quadratic):
         stacked parameters is a tensor of its own.
       alpha_inside_average: Whether the average is multiplied by alpha as it is stored,
         as in the authors' code, where alpha thereby enters once for each visit.
+      anchor_decay: Share of the earlier anchor that a child keeps of each weight, see
+        :func:`wpl_jax.moving_average`. 0 for the newest weights.
     """
 
     estimator: Estimator = chosen(ESTIMATORS, PerExample())
@@ -218,10 +223,14 @@ class WeightPlasticity(Quadratic):
     average: Literal["paper", "code"] = "paper"
     max_norm: float | None = None
     alpha_inside_average: bool = False
+    anchor_decay: float = 0.0
 
     @property
     def _rule(self) -> penalty.Rule:
-        return penalty.replace
+        if not self.anchor_decay:
+            return penalty.replace
+        # The Fisher that a child leaves is a running average already.
+        return penalty.moving_average(self.anchor_decay, fisher_decay=0)
 
     def __post_init__(self) -> None:
         """Checks the settings."""
@@ -230,6 +239,7 @@ class WeightPlasticity(Quadratic):
         check_choice(self, "average", ("code", "paper"))
         check_number(self, "max_norm", optional=True, above=0)
         check_bool(self, "alpha_inside_average")
+        check_number(self, "anchor_decay", least=0, below=1)
         require(
             self,
             "normalize",
