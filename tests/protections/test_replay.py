@@ -6,43 +6,13 @@ import jax
 import numpy as np
 import pytest
 from helpers import toy
-from helpers.written_search import (
-    BATCHES,
-    CHILDREN,
-    DECAY,
-    RATE,
-    WEIGHT_DECAY,
-    Written,
-    make_search,
-    run_epoch,
-)
+from helpers.rehearsing import EPOCHS, SHARE, Rehearsing
+from helpers.written_search import CHILDREN, make_search, run_epoch
 
 from wpl_jax.common.settings import SettingError
 from wpl_jax.devices.parallel import Devices
+from wpl_jax.protections.nsas import Nsas
 from wpl_jax.protections.replay import Replay
-
-SHARE, EPOCHS = 0.4, 3
-
-
-class Rehearsing(Written):
-    def train_with(self, child, earlier, epoch, index):
-        """Steps by the weighted sum of the losses; what nobody uses stays."""
-        weights = [1.0] if len(earlier) == 0 else [1 - SHARE]
-        weights += [SHARE / len(earlier)] * len(earlier) if len(earlier) else []
-        rate = RATE * DECAY ** max(epoch - 1, 0)
-        for i in range(BATCHES):
-            number = (epoch * CHILDREN + index) * BATCHES + i
-            batch = self.data[0][number % len(self.data[0])]
-            total = {k: np.zeros_like(v) for k, v in self.params.items()}
-            used = {k: np.zeros(v.shape, bool) for k, v in self.params.items()}
-            for weight, choice in zip(weights, [child, *earlier], strict=True):
-                gradient = self.gradient(choice, batch)
-                for k, part in self.parts(choice).items():
-                    total[k][part] += weight * gradient[k]
-                    used[k][part] = True
-            for k, there in used.items():
-                step = total[k] + WEIGHT_DECAY * self.params[k]
-                self.params[k] = self.params[k] - rate * there * step
 
 
 @pytest.mark.parametrize("companions", [1, 2])
@@ -67,11 +37,12 @@ def test_a_child_is_trained_with_the_newest_before_it(companions):
     assert int(count) == len(archive)
 
 
-def test_children_that_are_trained_together_rehearse_on_several_devices():
+@pytest.mark.parametrize("protection", [Replay(1, SHARE), Nsas(2, SHARE)])
+def test_children_that_are_trained_together_rehearse_on_several_devices(protection):
     data, found = toy.make_data(), []
     for devices in (Devices(), Devices(2, "children")):
         search = dataclasses.replace(
-            make_search(protection=Replay(1, SHARE)),
+            make_search(protection=protection),
             children_per_step=2,
             devices=devices,
         )

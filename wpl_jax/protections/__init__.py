@@ -9,6 +9,7 @@ PENALTIES = Registry(
     "wpl_jax.penalties",
     {
         "none": NoProtection,
+        "nsas": "wpl_jax.protections.nsas:Nsas",
         "replay": "wpl_jax.protections.replay:Replay",
         "l2": "wpl_jax.protections.quadratic:L2",
         "ewc": "wpl_jax.protections.quadratic:ElasticWeightConsolidation",

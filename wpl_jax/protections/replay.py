@@ -13,7 +13,7 @@ from wpl_jax.common.settings import check_int, check_number
 from wpl_jax.protections.protection import Protection
 from wpl_jax.supernet import Architecture
 
-_MOST_COMPANIONS = 64  # each costs as much as a child
+MOST_COMPANIONS = 64  # each costs as much as a child
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Replay(Protection):
 
     def __post_init__(self) -> None:
         """Checks the settings."""
-        check_int(self, "companions", 1, "all in one step", most=_MOST_COMPANIONS)
+        check_int(self, "companions", 1, "all in one step", most=MOST_COMPANIONS)
         check_number(self, "share", least=0, most=1)
         check_int(self, "start_epoch", 0)
 
@@ -55,10 +55,8 @@ class Replay(Protection):
         """The archive, with weights of 0 as long as it is not full."""
         del architecture, key
         archive, count = memory
-        others = jnp.full(self.companions, self.share / self.companions)
-        weights = jnp.concatenate([jnp.array([1 - self.share]), others])
-        alone = jnp.zeros_like(weights).at[0].set(1)
-        return archive, jnp.where(count >= self.companions, weights, alone)
+        full = jnp.full(self.companions, count >= self.companions)
+        return archive, weights_of_losses(self.share, full)
 
     def remember(self, memory, opt_state, trained, found, used, rows, alpha):
         """The newest children take the place of the oldest."""
@@ -71,3 +69,20 @@ class Replay(Protection):
         )
         number = len(trained.number)
         return (new, count + number), opt_state
+
+
+def weights_of_losses(share: float, there: jax.Array) -> jax.Array:
+    """The weights of the losses of a child and its companions.
+
+    Args:
+      share: Of all companions.
+      there: Which companions there are, ``bool[companions]``.
+
+    Returns:
+      ``float32[1 + companions]``, the child's first: ``1 - share``, and the share in
+      equal parts for the companions that there are; 1 without any.
+    """
+    number = jnp.sum(there)
+    own = jnp.where(number > 0, 1 - share, 1.0)
+    others = jnp.where(there, share / jnp.maximum(number, 1), 0)
+    return jnp.concatenate([own[None], others])
