@@ -95,7 +95,7 @@ def test_the_archive_is_that_of_lists(size, neighbours, recent):
         there = memory.archive.choice[: len(lists.members)]
         np.testing.assert_array_equal(there, lists.members)
     assert replaced > 1
-    assert int(memory.count) == 60
+    assert int(memory.seen) == 60
 
 
 def test_in_the_authors_code_the_archive_has_no_gradient():

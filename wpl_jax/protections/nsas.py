@@ -33,9 +33,7 @@ class Memory(NamedTuple):
 
     archive: Architecture  # arrays [archive, ...]
     recent: Architecture  # arrays [recent, ...], the newest last
-    count: (
-        jax.Array
-    )  # int32[]; children so far, each adds one until the archive is full
+    seen: jax.Array  # int32[]; children so far; the first ones fill the archive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +104,7 @@ class Nsas(Protection):
     def rehearse(self, memory, architecture, key):
         """The archive; its empty places have a weight of 0."""
         del architecture, key
-        there = jnp.arange(self.archive) < memory.count
+        there = jnp.arange(self.archive) < memory.seen
         return memory.archive, weights_of_losses(self.share, there)
 
     def remember(self, memory, opt_state, trained, found, used, rows, alpha):
@@ -117,21 +115,21 @@ class Nsas(Protection):
 
     def _after(self, memory: Memory, child: Architecture) -> tuple[Memory, None]:
         """The memory after a child."""
-        archive, recent, count = memory
+        archive, recent, seen = memory
         recent = jax.tree.map(
             lambda old, new: jnp.concatenate([old[1:], new[None]]), recent, child
         )
         places = jnp.arange(self.archive)
-        members = places < count
+        members = places < seen
         similar = jnp.argmin(
             jnp.where(members, distance(child.choice, archive.choice), jnp.inf)
         )
-        place = jnp.where(count < self.archive, count, similar)
+        place = jnp.where(seen < self.archive, seen, similar)
         # The architecture in the place is the first candidate, so it stays in a tie.
         candidates = jax.tree.map(
             lambda old, new: jnp.concatenate([old[place][None], new]), archive, recent
         )
-        is_recent = jnp.arange(self.recent) >= self.recent - 1 - count
+        is_recent = jnp.arange(self.recent) >= self.recent - 1 - seen
         exists = jnp.concatenate([members[place][None], is_recent])
         others = members & (places != place)
         found = novelty(candidates.choice, archive.choice, others, self.neighbours)
@@ -139,7 +137,7 @@ class Nsas(Protection):
         archive = jax.tree.map(
             lambda old, new: old.at[place].set(new[best]), archive, candidates
         )
-        return Memory(archive, recent, count + 1), None
+        return Memory(archive, recent, seen + 1), None
 
 
 def distance(choice: jax.Array, other: jax.Array) -> jax.Array:
