@@ -124,6 +124,7 @@ def get_config() -> ConfigDict:
         "wpl",
         l2=common,
         ewc=common | estimator,
+        orthogonal={},
         wpl=common
         | estimator
         | {

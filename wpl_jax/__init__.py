@@ -31,12 +31,18 @@ if TYPE_CHECKING:
         replace,
         weight_plasticity,
     )
+    from wpl_jax.protections.orthogonal_gradients import (
+        OrthogonalGradientsState,
+        orthogonal_gradients,
+        remember_gradients,
+    )
     from wpl_jax.strategies.exponentiated_gradient import exponentiated_gradient
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Found",
+    "OrthogonalGradientsState",
     "WeightPlasticityState",
     "accumulate",
     "batch_fisher",
@@ -48,10 +54,12 @@ __all__ = [
     "moving_average",
     "normalize",
     "online",
+    "orthogonal_gradients",
     "penalty_value",
     "per_example_fisher",
     "plasticity_states",
     "proximal_weight_plasticity",
+    "remember_gradients",
     "replace",
     "run",
     "sample_class",
@@ -64,6 +72,7 @@ __all__ = [
 _MODULES = (
     "wpl_jax.fisher",
     "wpl_jax.penalty",
+    "wpl_jax.protections.orthogonal_gradients",
     "wpl_jax.strategies.exponentiated_gradient",
     "wpl_jax.jobs.python",
 )

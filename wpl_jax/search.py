@@ -51,7 +51,7 @@ from wpl_jax.engine.training import TrainState
 from wpl_jax.protections.protection import Protection, Trained
 from wpl_jax.strategies import Strategy
 from wpl_jax.strategies.rewards import Reward, TaskReward
-from wpl_jax.supernet import ALL, Architecture, gather, scatter
+from wpl_jax.supernet import ALL, Architecture, gather, scatter, stacks
 from wpl_jax.tasks import Data, Task, ranking
 
 # Measurements of what mixtures are discretized to, None without mixtures.
@@ -386,9 +386,17 @@ class Search:
         """The optimizer of an epoch, under the penalty."""
         epoch = jnp.asarray(epoch, jnp.int32)
         rate = self.optimizer.rate(epoch) * scale
-        return self.protection.wrap(
-            self.optimizer.transform(rate), rate, self.protection.alpha(epoch)
+        return self.protection.wrap_rows(
+            self.optimizer.transform(rate),
+            rate,
+            self.protection.alpha(epoch),
+            self._stacks,
         )
+
+    @functools.cached_property
+    def _stacks(self) -> Any:
+        """Which parameters are stacks."""
+        return stacks(self.task.space, self._child())
 
     def _rows_of_all(self, shared: Shared, rows: Any) -> Shared:
         """The child's rows of the optimizer state and of the memory as well."""

@@ -251,6 +251,23 @@ def count_parameters(params: Any, rows: Any) -> jax.Array:
     return sum(jax.tree.leaves(counts), jnp.int32(0))
 
 
+def stacks(space: Space, architecture: Architecture) -> Any:
+    """A tree of bool like the parameters: which are stacks with rows of choices.
+
+    Args:
+      space: The space.
+      architecture: The shapes of a child; all children have the same stacks.
+    """
+    found: list[Any] = []
+
+    def trace(architecture):
+        rows = space.rows(architecture)
+        found.append(jax.tree.map(lambda index: not is_all(index), rows))
+
+    jax.eval_shape(trace, architecture)
+    return found[0]
+
+
 def is_all(index: Any) -> bool:
     """Whether rows are ``ALL``, of a parameter that all children share."""
     return _is_whole(index) and index == ALL

@@ -10,6 +10,7 @@ PENALTIES = Registry(
     {
         "none": NoProtection,
         "nsas": "wpl_jax.protections.nsas:Nsas",
+        "orthogonal": "wpl_jax.protections.orthogonal:Orthogonal",
         "replay": "wpl_jax.protections.replay:Replay",
         "l2": "wpl_jax.protections.quadratic:L2",
         "ewc": "wpl_jax.protections.quadratic:ElasticWeightConsolidation",

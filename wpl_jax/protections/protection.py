@@ -88,6 +88,18 @@ class Protection(Estimator, Protocol):
         del rate, alpha
         return optimizer
 
+    def wrap_rows(self, optimizer: Any, rate: Any, alpha: Any, stacks: Any) -> Any:
+        """:meth:`wrap`, for a protection that treats the rows of stacks separately.
+
+        Args:
+          optimizer: What would train a child without one.
+          rate: Its learning rate.
+          alpha: Strength of the penalty.
+          stacks: A tree of bool like the parameters: which have a row for each choice.
+        """
+        del stacks
+        return self.wrap(optimizer, rate, alpha)
+
     def init(self, params: Any, child: Architecture) -> Memory:
         """What is remembered beside the optimizer's state.
 
