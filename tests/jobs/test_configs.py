@@ -70,7 +70,6 @@ def get_config(name):
 FAST = (
     "enas_cnn_digits",
     "enas_rnn_ptb",
-    "enas_rnn_ptb_small",
     "enas_rnn_pydoc",
     "gaea_nb201_forgetting",
     "gaea_nb201_small",

@@ -132,6 +132,12 @@ def run_on(space, architecture):
     return run(space, params_of(space), architecture, images_of(space), gradient)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def predict(space, params, architecture, images, given=None):
+    child = gather(params, space.rows(architecture))
+    return space.apply(child, architecture, images, batch_stats=given)
+
+
 def test_children_and_mixtures_are_the_network_in_numpy():
     space = SPACE
     params, images = params_of(space), images_of(space)
@@ -139,7 +145,7 @@ def test_children_and_mixtures_are_the_network_in_numpy():
     for seed in range(4):
         choice = draw(space, seed)
         hot = np.eye(count)[choice]
-        found, _ = run_on(space, Architecture(choice))
+        found = predict(space, params, Architecture(choice), images).logits
         expected = numpy_network(space, params, hot, images)
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
         weights = np.random.default_rng(seed).dirichlet(np.ones(count), 6)
@@ -160,12 +166,12 @@ def test_a_part_of_the_channels_is_operated_on_and_inputs_are_weighted():
     table = np.zeros((8, count), np.float32)
     table[:6], table[6, :2], table[7, :3] = weights, of_second, of_third
     choice = draw(space, 0)
-    found = predict(space, params, Architecture(choice, weights=table), images, None)
+    found = predict(space, params, Architecture(choice, weights=table), images)
     shares = np.array([1, *of_second, *of_third])
     expected = numpy_network(space, params, weights, images, shares)
     np.testing.assert_allclose(found.logits, expected, rtol=1e-3, atol=1e-4)
     # The inputs of a child's node count the same.
-    found = predict(space, params, Architecture(choice), images, None)
+    found = predict(space, params, Architecture(choice), images)
     shares = np.array([1, 1 / 2, 1 / 2, *[1 / 3] * 3])
     expected = numpy_network(space, params, np.eye(count)[choice], images, shares)
     np.testing.assert_allclose(found.logits, expected, rtol=1e-3, atol=1e-4)
@@ -174,19 +180,20 @@ def test_a_part_of_the_channels_is_operated_on_and_inputs_are_weighted():
 
 
 def test_a_mixture_of_one_operation_an_edge_is_the_child_with_its_gradients():
+    params, images = params_of(SPACE), images_of(SPACE)
     for seed in range(4):
         choice = draw(SPACE, seed)
         hot = jnp.float32(np.eye(5)[choice])
-        logits, (of_params, *_) = run_on(SPACE, Architecture(choice))
+        # Gates of 1 leave a child and its gradients as they are.
+        gated, (of_gated, _, of_gates) = run_on(SPACE, Architecture(choice, gates=hot))
+        logits = predict(SPACE, params, Architecture(choice), images).logits
         mixed, (of_mixed, of_weights, _) = run_on(
             SPACE, Architecture(choice, weights=hot)
         )
-        gated, (of_gated, _, of_gates) = run_on(SPACE, Architecture(choice, gates=hot))
         np.testing.assert_allclose(mixed, logits, rtol=1e-4, atol=1e-5)
-        np.testing.assert_array_equal(gated, logits)
+        np.testing.assert_allclose(gated, logits, rtol=1e-4, atol=1e-5)
         close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)
-        jax.tree.map(close, of_mixed, of_params)
-        jax.tree.map(close, of_gated, of_params)
+        jax.tree.map(close, of_mixed, of_gated)
         rows = mask(params_of(SPACE), SPACE.rows(Architecture(choice)))
         for stage in range(3):
             for name, of_stack in of_mixed[f"stage_{stage}"].items():
@@ -198,6 +205,16 @@ def test_a_mixture_of_one_operation_an_edge_is_the_child_with_its_gradients():
         np.testing.assert_allclose(
             of_gates[places], of_weights[places], rtol=1e-3, atol=1e-3
         )
+
+
+@pytest.mark.slow
+def test_a_child_has_the_gradients_of_one_with_gates_of_1():
+    choice = draw(SPACE, 1)
+    hot = jnp.float32(np.eye(5)[choice])
+    _, (of_child, *_) = run_on(SPACE, Architecture(choice))
+    _, (of_gated, *_) = run_on(SPACE, Architecture(choice, gates=hot))
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)
+    jax.tree.map(close, of_gated, of_child)
 
 
 def test_the_gradient_of_weights_is_that_of_finite_differences():
@@ -245,19 +262,13 @@ def test_devices_that_share_a_batch_agree():
         np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-4)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def predict(space, params, architecture, images, given):
-    child = gather(params, space.rows(architecture))
-    return space.apply(child, architecture, images, batch_stats=given)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("mixed", [False, True])
 def test_given_statistics_take_the_place_of_the_batchs(mixed):
     weights = jnp.full((6, 4), 0.25) if mixed else None
     own = Architecture(draw(LOOPING, 2), weights=weights)
     params, images = params_of(LOOPING), images_of(LOOPING)
-    whole = predict(LOOPING, params, own, images, None)
+    whole = predict(LOOPING, params, own, images)
     one = predict(LOOPING, params, own, images[:1], whole.batch_stats)
     np.testing.assert_allclose(one.logits[0], whole.logits[0], rtol=1e-3, atol=1e-4)
 
@@ -266,7 +277,7 @@ def test_given_statistics_take_the_place_of_the_batchs(mixed):
 def test_dropout_is_of_the_classifiers_input():
     own, params = Architecture(draw(LOOPING, 0)), params_of(LOOPING)
     images = images_of(LOOPING)
-    plain = predict(LOOPING, params, own, images, None).logits
+    plain = predict(LOOPING, params, own, images).logits
     found = jax.vmap(
         lambda key: (
             LOOPING.apply(
