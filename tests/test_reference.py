@@ -18,13 +18,14 @@ from wpl_jax.protections import PENALTIES
 from wpl_jax.protections.estimators import ESTIMATORS
 from wpl_jax.spaces import SPACES
 from wpl_jax.strategies import STRATEGIES
+from wpl_jax.strategies.samplers import SAMPLERS
 from wpl_jax.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 REGISTRIES = (
     *(SPACES, STRATEGIES, PENALTIES, ESTIMATORS, TASKS, OPTIMIZERS, SCHEDULES),
-    TRUTHS,
+    *(TRUTHS, SAMPLERS),
 )
 # What parts of one's own implement, and where their names are looked up.
 PROTOCOLS = (

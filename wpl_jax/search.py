@@ -26,7 +26,6 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from wpl_jax.common.settings import require
 from wpl_jax.common.trees import norm_of_floats
 from wpl_jax.devices.compiled import compiled
 from wpl_jax.devices.parallel import ONE_DEVICE, Devices
@@ -89,9 +88,7 @@ class Search:
 
     def __post_init__(self) -> None:
         """Checks that the parts go together."""
-        alone = self.children_per_step == 1 or not self.strategy.differentiable
-        expected = "1, as the strategy trains one architecture at a time"
-        require(self, "children_per_step", alone, expected)
+        self.strategy.check_children(self.children_per_step)
 
     @property
     def num_judged(self) -> int:
@@ -180,8 +177,7 @@ class Search:
         def keys(purpose):
             return jax.vmap(lambda i: key_for(state.key, purpose, epoch, i))(places)
 
-        propose = functools.partial(self.strategy.propose, state.strategy)
-        architectures = jax.vmap(propose)(keys("propose"))
+        architectures = self.strategy.propose_several(state.strategy, keys("propose"))
         rows = self._trainer.rows(architectures)
         rows_of_all = self._rows_of_all(state.shared, rows)
         shared = gather(state.shared, rows_of_all)

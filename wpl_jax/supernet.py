@@ -129,6 +129,14 @@ class Space(Protocol):
         """
         return tuple(np.asarray(choice).tolist())
 
+    def classes(self) -> np.ndarray | None:
+        """One architecture of each isomorphism class; by default, None: not listed.
+
+        Returns:
+          ``int32[classes, num_decisions]``.
+        """
+        return None
+
     def costs(self, architecture: Architecture) -> dict[str, jax.Array]:
         """Costs of a child by name; by default ``"parameters"``, ``int32[]``.
 
@@ -302,6 +310,22 @@ def largest_weights(weights: jax.Array, decisions: Sequence[Decision]) -> jax.Ar
     """The index of each decision's largest weight, ``int32[num_decisions]``."""
     weights = jnp.where(is_choice(decisions), weights, -jnp.inf)
     return jnp.argmax(weights, axis=1).astype(jnp.int32)
+
+
+def first_of_each_class(space: Space, choices: np.ndarray) -> np.ndarray:
+    """The first of those with equal :meth:`Space.canonical_form`.
+
+    Args:
+      space: The space.
+      choices: Architectures, ``int32[n, num_decisions]``.
+
+    Returns:
+      ``int32[classes, num_decisions]``.
+    """
+    found: dict[Hashable, np.ndarray] = {}
+    for choice in choices:
+        found.setdefault(space.canonical_form(choice), choice)
+    return np.stack(list(found.values()))
 
 
 def names_of_choices(space: Space, choice: Any) -> dict[str, str]:

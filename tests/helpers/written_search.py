@@ -17,7 +17,7 @@ RATE, DECAY, WEIGHT_DECAY = 0.05, 0.5, 0.1
 EPOCHS = 5
 
 
-def make_search(task=None, protection=None, strategy=None, children=CHILDREN):
+def make_search(task=None, protection=None, strategy=None, children=CHILDREN, **others):
     task = task or toy.ToyTask()
     candidates = Candidates(6, 2, 3)
     return Search(
@@ -28,6 +28,7 @@ def make_search(task=None, protection=None, strategy=None, children=CHILDREN):
         children=children,
         batches=BATCHES,
         eval_batches=EVALUATED,
+        **others,
     )
 
 

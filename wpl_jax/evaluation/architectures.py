@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from wpl_jax.errors import UserError
-from wpl_jax.supernet import Space, num_choices
+from wpl_jax.supernet import Space, first_of_each_class, num_choices
 
 MOST = 200_000  # architectures that are enumerated
 _ROUNDS = 7  # each draws twice as many as the last, until enough are distinct
@@ -60,10 +60,7 @@ def one_of_each_class(space: Space) -> np.ndarray:
     Raises:
       UserError: As :func:`check_count` does.
     """
-    found: dict[object, np.ndarray] = {}
-    for choice in every(space):
-        found.setdefault(space.canonical_form(choice), choice)
-    return np.stack(list(found.values()))
+    return first_of_each_class(space, every(space))
 
 
 def sample(space: Space, number: int, seed: int = 0) -> np.ndarray:

@@ -38,6 +38,7 @@ from wpl_jax.spaces.nasbench201_architectures import (
     EDGES,
     NODES,
     OPERATIONS,
+    all_architectures,
     canonical_form,
 )
 from wpl_jax.supernet import (
@@ -48,6 +49,7 @@ from wpl_jax.supernet import (
     Decision,
     Graph,
     Space,
+    first_of_each_class,
 )
 
 STAGES = 3
@@ -129,6 +131,13 @@ class NasBench201(Space):
     def canonical_form(self, choice):
         """An expression of the cell, equal in each published isomorphism class."""
         return canonical_form(self.benchmark_choice(choice))
+
+    def classes(self):
+        """The first architecture of each published isomorphism class."""
+        every = all_architectures()
+        if self.exclude_none:
+            every = every[np.all(every > 0, axis=1)] - 1
+        return first_of_each_class(self, every)
 
     def init(self, key: jax.Array) -> Params:
         """The shared parameters.

@@ -1,6 +1,6 @@
 """Random search with weight sharing (RS-WS; Li and Talwalkar, 2019).
 
-Architectures are drawn uniformly, for training and for the final selection. The
+Architectures are drawn at random, for training and for the final selection. The
 selection evaluates many candidates on a few validation batches, and the best of them on
 more.
 """
@@ -9,6 +9,8 @@ import dataclasses
 
 import jax
 
+from wpl_jax.common.settings import chosen
+from wpl_jax.strategies.samplers import SAMPLERS, Sampler, Uniform
 from wpl_jax.strategies.strategy import Candidates, Strategy
 from wpl_jax.supernet import Architecture, Space
 
@@ -20,12 +22,28 @@ class RandomSearch(Strategy):
     Attributes:
       space: What is searched.
       candidates: How the best is selected.
+      sampler: How architectures are drawn; those that are trained together are drawn
+        together.
     """
 
     space: Space
     candidates: Candidates = Candidates(proposed=1000)
+    sampler: Sampler = chosen(SAMPLERS, Uniform())
+
+    def __post_init__(self) -> None:
+        """Checks that the sampler can draw from the space."""
+        self.sampler.check(self.space)
+
+    def check_children(self, number: int) -> None:
+        """Checks what the sampler needs of the number of children in a step."""
+        self.sampler.check_children(self.space, number)
 
     def propose(self, state: tuple[()], key: jax.Array) -> Architecture:
-        """Draws from the space, uniformly unless it knows better."""
+        """Draws one architecture."""
         del state
-        return Architecture(self.space.sample(key))
+        return Architecture(self.sampler.draw(self.space, key[None])[0])
+
+    def propose_several(self, state: tuple[()], keys: jax.Array) -> Architecture:
+        """Draws architectures together."""
+        del state
+        return Architecture(self.sampler.draw(self.space, keys))

@@ -1,12 +1,13 @@
 """The protocol of a search strategy."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
 
-from wpl_jax.common.settings import check_int
+from wpl_jax.common.settings import SettingError, check_int
 from wpl_jax.strategies.reinforce import RewardsFn
 from wpl_jax.supernet import Architecture
 
@@ -78,6 +79,21 @@ class Strategy(Protocol):
     def candidates(self) -> Candidates:
         """How its best is selected."""
 
+    def check_children(self, number: int) -> None:
+        """Checks the number of children that are trained together.
+
+        By default it may be any if the strategy does not learn from gradients.
+
+        Args:
+          number: Of children in a training step.
+
+        Raises:
+          SettingError: About ``children_per_step``.
+        """
+        if self.differentiable and number > 1:
+            expected = "1, as the strategy trains one architecture at a time"
+            raise SettingError("children_per_step", number, expected)
+
     def init(self, key: jax.Array) -> State:
         """What it starts from; by default, no state."""
         del key
@@ -95,6 +111,18 @@ class Strategy(Protocol):
 
     def propose(self, state: State, key: jax.Array) -> Architecture:
         """The next child, or the mixture that is trained next."""
+
+    def propose_several(self, state: State, keys: jax.Array) -> Architecture:
+        """The next children, which are trained together; by default, proposals.
+
+        Args:
+          state: The strategy's state.
+          keys: PRNG keys, one for each child.
+
+        Returns:
+          Arrays with a leading axis of children.
+        """
+        return jax.vmap(functools.partial(self.propose, state))(keys)
 
     def step(
         self, state: State, architecture: Architecture, slope: Slope, key: jax.Array
