@@ -23,6 +23,7 @@ def get_config() -> ConfigDict:
     config.search.children = 4
     config.search.batches = 52
     config.search.eval_batches = 20  # 640 images, the same for all children
+    config.optimizer.sgd.learning_rate = 0.1
     config.optimizer.sgd.cosine.period = 4
     config.strategy.random.candidates.proposed = 20
     for name in ("l2", "ewc", "wpl"):

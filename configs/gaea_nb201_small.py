@@ -74,7 +74,8 @@ def get_config(data: str = "cifar10") -> ConfigDict:
     config.search.eval_batches = 50
     config.search.learn_per_call = 1
     config.search.checkpoint_seconds = 60.0
-    config.optimizer.sgd.learning_rate = 0.1
+    # Of .1 and .2, the better by the table's validation accuracy, over seeds 100 to 102.
+    config.optimizer.sgd.learning_rate = 0.2
     config.optimizer.sgd.cosine = ConfigDict(
         {"lowest": 0.001, "period": 8, "growth": 1}
     )
@@ -99,5 +100,6 @@ def get_config(data: str = "cifar10") -> ConfigDict:
         task.shrink = 1
         task.augmentation = ConfigDict({"crop": 1, "flip": False, "cutout": 0})
         config.search.eval_batches = 8
+        config.optimizer.sgd.learning_rate = 0.1
         config.strategy.differentiable.candidates.judge_batches = 8
     return config
