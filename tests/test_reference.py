@@ -13,6 +13,7 @@ from wpl_jax import data
 from wpl_jax.data.images.formats import FORMATS
 from wpl_jax.data.text.formats import TEXT_FORMATS
 from wpl_jax.engine.optimizers import OPTIMIZERS, SCHEDULES
+from wpl_jax.engine.updates import UPDATES
 from wpl_jax.evaluation.truth import TRUTHS
 from wpl_jax.protections import PENALTIES
 from wpl_jax.protections.estimators import ESTIMATORS
@@ -25,12 +26,13 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 REGISTRIES = (
     *(SPACES, STRATEGIES, PENALTIES, ESTIMATORS, TASKS, OPTIMIZERS, SCHEDULES),
-    *(TRUTHS, SAMPLERS),
+    *(TRUTHS, SAMPLERS, UPDATES),
 )
 # What parts of one's own implement, and where their names are looked up.
 PROTOCOLS = (
     "wpl_jax.devices.axis",
     "wpl_jax.engine.optimizers",
+    "wpl_jax.engine.updates",
     "wpl_jax.evaluation.truth",
     "wpl_jax.protections.protection",
     "wpl_jax.registry",

@@ -26,14 +26,13 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
+from wpl_jax.common.settings import require
 from wpl_jax.common.trees import norm_of_floats
 from wpl_jax.devices.compiled import compiled
 from wpl_jax.devices.parallel import ONE_DEVICE, Devices
 from wpl_jax.engine.evaluator import Evaluator
 from wpl_jax.engine.forgetting import forgetting
-from wpl_jax.engine.joint_training import Together
 from wpl_jax.engine.learner import Learner
-from wpl_jax.engine.one_child import OneChild
 from wpl_jax.engine.optimizers import Optimizer
 from wpl_jax.engine.selector import Selector
 from wpl_jax.engine.several import no_evaluations, put_back, some_from, zeros_of
@@ -47,6 +46,7 @@ from wpl_jax.engine.trainer import (
     first_of,
 )
 from wpl_jax.engine.training import TrainState
+from wpl_jax.engine.updates import Joint, Update
 from wpl_jax.protections.protection import Protection, Trained
 from wpl_jax.strategies import Strategy
 from wpl_jax.strategies.rewards import Reward, TaskReward
@@ -69,8 +69,9 @@ class Search:
       children: How many an epoch trains.
       batches: Batches that each is trained on.
       eval_batches: Validation batches of err1 and err2, the same for all.
-      children_per_step: How many children are trained at once, by the mean of their
-        gradients; divides the children of an epoch.
+      children_per_step: How many children are trained in one call; divides the
+        children of an epoch.
+      update_rule: How these change the shared weights.
       reward: What the strategy learns from, and what may be selected.
       devices: What it all runs on. They change results by no more than rounding.
     """
@@ -83,12 +84,18 @@ class Search:
     batches: int
     eval_batches: int
     children_per_step: int = 1
+    update_rule: Update = dataclasses.field(default_factory=Joint)
     reward: Reward = dataclasses.field(default_factory=TaskReward)
     devices: Devices = ONE_DEVICE
 
     def __post_init__(self) -> None:
         """Checks that the parts go together."""
         self.strategy.check_children(self.children_per_step)
+        changes = self.protection.companions or self.strategy.differentiable
+        expected = "one for children with companions, or that change in each step"
+        require(
+            self, "update_rule", not (self.update_rule.one_path and changes), expected
+        )
 
     @property
     def num_judged(self) -> int:
@@ -211,15 +218,14 @@ class Search:
 
     @property
     def _trainer(self) -> Trainer:
-        """How children are trained: alone on their rows, if these stay the same."""
-        if self.children_per_step == 1 and not self._changes_rows:
-            return OneChild(self.task, self.strategy, self.batches, self.devices)
-        return Together(
+        """How children are trained."""
+        return self.update_rule.trainer(
             self.task,
             self.strategy,
             self.batches,
             self.devices,
             self.children_per_step,
+            self._changes_rows,
         )
 
     @property

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from wpl_jax.common.settings import check_choice, check_int, check_number, chosen
 from wpl_jax.engine.optimizers import OPTIMIZERS, SCHEDULES
 from wpl_jax.engine.plan import SearchSettings
+from wpl_jax.engine.updates import UPDATES
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.evaluation.rank_disorder import Ranking
 from wpl_jax.jobs.build import build, build_chosen, choice, settings, unread
@@ -246,8 +247,16 @@ REQUIRED = {
 }
 REGISTRIES = (
     *(SPACES, TASKS, STRATEGIES, PENALTIES, ESTIMATORS, OPTIMIZERS, SCHEDULES),
+    UPDATES,
 )
 ALL = [(known, name) for known in REGISTRIES for name in known]
+
+
+def test_no_setting_has_the_name_of_a_method_of_a_configuration():
+    parts = [known[name] for known, name in ALL] + [SearchSettings, Ranking]
+    for part in parts:
+        names = {field.name for field in dataclasses.fields(part)}
+        assert not names & set(dir(ConfigDict)), part
 
 
 @pytest.mark.parametrize(("known", "name"), ALL, ids=[name for _, name in ALL])

@@ -21,9 +21,11 @@ from wpl_jax.common.settings import (
     SettingError,
     check_int,
     check_number,
+    chosen,
     require,
 )
 from wpl_jax.engine.state import State
+from wpl_jax.engine.updates import UPDATES, Joint, Update
 from wpl_jax.tasks import Data
 
 if TYPE_CHECKING:
@@ -40,8 +42,9 @@ class SearchSettings:
     Attributes:
       epochs: How often children are trained and the strategy learns.
       children: How many an epoch trains.
-      children_per_step: How many of them are trained at once, by the mean of their
-        gradients; divides ``children``.
+      children_per_step: How many of them are trained in one call; divides
+        ``children``.
+      update_rule: How these change the shared weights.
       batches: Batches that each is trained on.
       eval_batches: Validation batches of err1 and err2, the same for all.
       learn_per_call: Steps of the strategy in a call; divides its steps.
@@ -53,6 +56,7 @@ class SearchSettings:
     epochs: int = 12
     children: int = 12
     children_per_step: int = 1
+    update_rule: Update = chosen(UPDATES, Joint())
     batches: int = 7
     eval_batches: int = 5
     learn_per_call: int = 20

@@ -161,6 +161,24 @@ def unread(
     return _unread(known, config, cls, f"{path}.name", path, others)
 
 
+def unread_choices(cls: Any, config: ConfigDict, path: str) -> dict[str, str]:
+    """:func:`unread` for the parts that the fields of a part choose by name.
+
+    Args:
+      cls: Dataclass of the part.
+      config: The configuration.
+      path: Dotted name of the section that holds the part's settings.
+    """
+    section = get_field(config, path)
+    found: dict[str, str] = {}
+    for name, field in _fields(cls).items():
+        if (known := _known(field)) and name in section:
+            below = join(path, name)
+            chosen = find_class(known, config, below)
+            found |= _unread(known, config, chosen, below, path, {})
+    return found
+
+
 def section_of(config: ConfigDict, path: str) -> str:
     """The path of the settings of the part that ``config.PATH.name`` names."""
     return f"{path}.{settings_name(str(get_field(config, f'{path}.name')))}"
@@ -248,12 +266,7 @@ def _unread(known, config, cls, field, path, others) -> dict[str, str]:
     if hasattr(cls, "unread"):
         for one, because in cls.unread({**below, **others}).items():
             found[f"{below_path}.{one}"] = f"config.{below_path}.{because}"
-    for inner, field_of in _fields(cls).items():
-        if (parts := _known(field_of)) and inner in below:
-            inner_field = f"{below_path}.{inner}"
-            inner_cls = find_class(parts, config, inner_field)
-            found |= _unread(parts, config, inner_cls, inner_field, below_path, {})
-    return found
+    return found | unread_choices(cls, config, below_path)
 
 
 def _fields(cls: Any) -> dict[str, Any]:

@@ -63,8 +63,8 @@ def of_search(search: Search, data: Data) -> Need:
     found = Estimate(
         data=bytes_of_each(data),
         state=bytes_of_each(state),
-        # Of several that are trained together, a sum of gradients of all parameters.
-        child=int(own * (copies + 2)) + (search.children_per_step > 1) * 2 * whole,
+        child=int(own * (copies + 2))
+        + int(whole * search.update_rule.copies(search.children_per_step, copies)),
         activations=_activations(
             search.task, child, architecture, data, search.devices
         ),

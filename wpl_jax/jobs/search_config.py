@@ -245,6 +245,7 @@ def make_search(
             batches=settings.batches,
             eval_batches=settings.eval_batches,
             children_per_step=settings.children_per_step,
+            update_rule=settings.update_rule,
             reward=reward,
             devices=devices,
         )

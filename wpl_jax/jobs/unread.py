@@ -7,6 +7,7 @@ read by nobody. Each part tells of its own settings.
 from ml_collections import ConfigDict
 
 from wpl_jax.engine.optimizers import OPTIMIZERS
+from wpl_jax.engine.plan import SearchSettings
 from wpl_jax.jobs import build
 from wpl_jax.jobs.build import section_of
 from wpl_jax.jobs.config_fields import get_field, leaves
@@ -51,6 +52,7 @@ def of_search(config: ConfigDict) -> Unread:
         **build.unread(OPTIMIZERS, config, "optimizer"),
         **build.unread(OPTIMIZERS, config, "retrain.optimizer"),
         **build.unread(SPACES, config, "space"),
+        **build.unread_choices(SearchSettings, config, "search"),
         "retrain.architecture": "it is for --mode=retrain and --mode=evaluate",
     }
     in_search, in_retraining = _of_task(config), _of_task(config_for_task(config))
