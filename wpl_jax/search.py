@@ -33,7 +33,7 @@ from wpl_jax.devices.parallel import ONE_DEVICE, Devices
 from wpl_jax.engine.evaluator import Evaluator
 from wpl_jax.engine.forgetting import forgetting
 from wpl_jax.engine.learner import Learner
-from wpl_jax.engine.optimizers import Optimizer
+from wpl_jax.engine.optimizers import Children, Optimizer
 from wpl_jax.engine.selector import Selector
 from wpl_jax.engine.several import no_evaluations, put_back, some_from, zeros_of
 from wpl_jax.engine.state import Epoch, Measured, Shared, State, key_for
@@ -91,6 +91,7 @@ class Search:
     def __post_init__(self) -> None:
         """Checks that the parts go together."""
         self.strategy.check_children(self.children_per_step)
+        self.optimizer.check_children(self.task.space, self.children_per_step)
         changes = self.protection.companions or self.strategy.differentiable
         expected = "one for children with companions, or that change in each step"
         require(
@@ -193,7 +194,7 @@ class Search:
         )
         train_state = TrainState(shared.params, shared.opt_state, state.carry)
         progress, loss = self._trainer.train(
-            self._transform(epoch, state.rate_scale),
+            self._transform(epoch, state.rate_scale, architectures),
             Progress(architectures, state.strategy, train_state, state.skipped),
             Stretch(numbers * self.batches, keys("train"), companions),
             data,
@@ -384,12 +385,15 @@ class Search:
             found[each] = put_back(getattr(seen, each), index, new)
         return state._replace(epoch=seen._replace(**found))
 
-    def _transform(self, epoch: Any, scale: Any = 1.0):
-        """The optimizer of an epoch, under the penalty."""
+    def _transform(self, epoch: Any, scale: Any = 1.0, architectures: Any = None):
+        """The optimizer of children in an epoch, or of any, under the penalty."""
         epoch = jnp.asarray(epoch, jnp.int32)
-        rate = self.optimizer.rate(epoch) * scale
+        if architectures is None:
+            architectures = zeros_of(self._child(), self.children_per_step)
+        children = Children(self.task.space, architectures)
+        rate = self.optimizer.rate_of(epoch, children) * scale
         return self.protection.wrap_rows(
-            self.optimizer.transform(rate),
+            self.optimizer.transform_of(rate, children),
             rate,
             self.protection.alpha(epoch),
             self._stacks,

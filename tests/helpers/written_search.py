@@ -86,8 +86,11 @@ class Written:
             for k, part in self.parts(architecture).items()
         }
 
+    def rate(self, architecture, epoch):
+        return RATE * DECAY ** max(epoch - 1, 0)
+
     def train(self, architecture, epoch, index):
-        p, rate = self.penalty, RATE * DECAY ** max(epoch - 1, 0)
+        p, rate = self.penalty, self.rate(architecture, epoch)
         for i in range(BATCHES):
             number = (epoch * CHILDREN + index) * BATCHES + i
             batch = self.data[0][number % len(self.data[0])]

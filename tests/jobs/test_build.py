@@ -243,6 +243,7 @@ REQUIRED = {
     "differentiable": {"space": toy.ToySpace()},
     "enas": {"space": toy.ToySpace()},
     "random": {"space": toy.ToySpace()},
+    "separate_momentum": {"learning_rate": 0.1},
     "sgd": {"learning_rate": 0.1},
 }
 REGISTRIES = (

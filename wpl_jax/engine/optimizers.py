@@ -18,6 +18,30 @@ from wpl_jax.common.settings import (
     require,
 )
 from wpl_jax.registry import Registry
+from wpl_jax.supernet import Architecture, Space
+
+
+@dataclasses.dataclass(frozen=True)
+class Children:
+    """The children of a call, for optimizers that treat children differently.
+
+    Attributes:
+      space: Their space.
+      architectures: Arrays with a leading axis of children.
+    """
+
+    space: Space
+    architectures: Architecture
+
+    def share_of_parameters(self) -> jax.Array:
+        """Parameters of each, as a share of all shared ones, ``float32[children]``."""
+        whole = jax.eval_shape(self.space.init, jax.eval_shape(jax.random.key, 0))
+        total = sum(p.size for p in jax.tree.leaves(whole))
+
+        def parameters(architecture):
+            return self.space.costs(architecture)["parameters"]
+
+        return jax.vmap(parameters)(self.architectures) / jnp.float32(total)
 
 
 class Schedule(Protocol):
@@ -26,9 +50,16 @@ class Schedule(Protocol):
     def rate(self, highest: float, epoch: jax.Array) -> jax.Array:
         """The learning rate in an epoch, ``float32[]``, from the one it starts with."""
 
+    def rate_of(
+        self, highest: float, epoch: jax.Array, children: Children
+    ) -> jax.Array:
+        """The learning rate of children in an epoch; by default that of all."""
+        del children
+        return self.rate(highest, epoch)
+
 
 @dataclasses.dataclass(frozen=True)
-class Exponential:
+class Exponential(Schedule):
     """A factor for each epoch.
 
     Attributes:
@@ -51,7 +82,7 @@ class Exponential:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cosine:
+class Cosine(Schedule):
     """Falls as a cosine, again and again (Loshchilov and Hutter, SGDR, 2017).
 
     Attributes:
@@ -88,6 +119,7 @@ class Cosine:
 SCHEDULES = Registry(
     "wpl_jax.schedules",
     {
+        "complexity": "wpl_jax.engine.complexity:Complexity",
         "cosine": Cosine,
         "exponential": Exponential,
     },
@@ -106,9 +138,35 @@ class Optimizer(Protocol):
         The shape of its state does not depend on the rate.
         """
 
+    def rate_of(self, epoch: jax.Array, children: Children) -> jax.Array:
+        """The learning rate of children in an epoch; by default that of all."""
+        del children
+        return self.rate(epoch)
+
+    def check_children(self, space: Space, number: int) -> None:
+        """Checks a space, and the number of children that are trained together.
+
+        Args:
+          space: The space.
+          number: Of children in a call.
+
+        Raises:
+          SettingError: About one of its own settings.
+        """
+
+    def transform_of(
+        self, rate: Any, children: Children
+    ) -> optax.GradientTransformationExtraArgs:
+        """:meth:`transform` for children; by default, it does not depend on them.
+
+        The shape of its state does not depend on their architectures.
+        """
+        del children
+        return self.transform(rate)
+
 
 @dataclasses.dataclass(frozen=True)
-class Sgd:
+class Sgd(Optimizer):
     """Stochastic gradient descent.
 
     Attributes:
@@ -146,18 +204,25 @@ class Sgd:
         """The learning rate in an epoch, ``float32[]``."""
         return self.schedule.rate(self.learning_rate, epoch)
 
+    def rate_of(self, epoch: jax.Array, children: Children) -> jax.Array:
+        """The learning rate of children in an epoch, ``float32[]``."""
+        return self.schedule.rate_of(self.learning_rate, epoch, children)
+
     def transform(self, rate: Any) -> optax.GradientTransformationExtraArgs:
         """The optimizer under a learning rate, which may be traced."""
-        parts = [optax.add_decayed_weights(self.weight_decay)]
+        if self.momentum is None:
+            return self._chain(rate)
+        return self._chain(rate, optax.trace(self.momentum, self.nesterov))
+
+    def _chain(self, rate: Any, *momentum: optax.GradientTransformation) -> Any:
+        parts = [optax.add_decayed_weights(self.weight_decay), *momentum]
         if self.clip_norm is not None:
             parts.insert(0, optax.clip_by_global_norm(self.clip_norm))
-        if self.momentum is not None:
-            parts.append(optax.trace(self.momentum, self.nesterov))
         return optax.chain(*parts, optax.scale_by_learning_rate(rate))
 
 
 @dataclasses.dataclass(frozen=True)
-class OptaxOptimizer:
+class OptaxOptimizer(Optimizer):
     """Any optimizer of optax that takes a learning rate, by the name of its function.
 
     Attributes:
@@ -207,6 +272,10 @@ class OptaxOptimizer:
         """The learning rate in an epoch, ``float32[]``."""
         return self.schedule.rate(self.learning_rate, epoch)
 
+    def rate_of(self, epoch: jax.Array, children: Children) -> jax.Array:
+        """The learning rate of children in an epoch, ``float32[]``."""
+        return self.schedule.rate_of(self.learning_rate, epoch, children)
+
     def transform(self, rate: Any) -> optax.GradientTransformationExtraArgs:
         """The optimizer under a learning rate, which may be traced."""
         parts = [getattr(optax, self.function)(learning_rate=rate, **self.options)]
@@ -230,6 +299,7 @@ def _options_of(function: str) -> list[str]:
 OPTIMIZERS = Registry(
     "wpl_jax.optimizers",
     {
+        "separate_momentum": "wpl_jax.engine.separate_momentum:SeparateMomentum",
         "sgd": Sgd,
         "optax": OptaxOptimizer,
     },

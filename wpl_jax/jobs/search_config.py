@@ -19,7 +19,7 @@ from wpl_jax.common.settings import (
 )
 from wpl_jax.devices import choice
 from wpl_jax.devices.parallel import Devices
-from wpl_jax.engine.optimizers import OPTIMIZERS
+from wpl_jax.engine.optimizers import OPTIMIZERS, Optimizer
 from wpl_jax.engine.plan import COUNTED, Plan, SearchSettings
 from wpl_jax.errors import UserError
 from wpl_jax.evaluation.retrain import Retraining
@@ -220,6 +220,13 @@ def make_search(
     _check_inherits(strategy, Strategy)
     _check_inherits(protection, Protection)
     _check_inherits(reward, Reward)
+    _check_inherits(optimizer, Optimizer)
+    try:
+        optimizer.check_children(task.space, settings.children_per_step)
+    except SettingError as error:
+        of_search = error.name == "children_per_step"
+        with naming("search" if of_search else section_of(config, "optimizer")):
+            raise
     data = opened.put(devices)
     batches = task.num_batches(data, "train")
     if settings.children_per_step > batches:
