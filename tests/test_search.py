@@ -1,5 +1,6 @@
 """A search against the paper's algorithm written out in float64 numpy."""
 
+import dataclasses
 import functools
 
 import jax
@@ -305,6 +306,32 @@ def test_the_selection_is_the_best_of_what_was_screened(name):
         np.testing.assert_array_equal(s.screened.loss, wrong)
         np.testing.assert_array_equal(s.judged.error, np.sort(wrong)[:2])
         np.testing.assert_array_equal(wrong[s.kept], np.sort(wrong)[:2])
+
+
+def test_architectures_are_selected_with_the_mean_weights_of_the_last_epochs():
+    data, ends = toy.make_data(), []
+    search = dataclasses.replace(make_search(), average_from=1)
+    state = search.init(jax.random.key(1))
+    assert state.averaged is not state.shared.params
+    for epoch in range(4):
+        state = run_epoch(search, state, data, epoch)
+        ends.append(jax.tree.map(np.float64, jax.device_get(state.shared.params)))
+        used = ends[1:] or ends
+        mean = {k: np.mean([end[k] for end in used], 0) for k in ends[0]}
+        for name, value in search.weights(state).items():
+            np.testing.assert_allclose(value, mean[name], rtol=1e-6)
+    written = Written(mean, data, None)
+    s = select(search, state, data)
+    candidates = s.architectures.choice
+    screened = [written.loss(c, written.data[1][:2]) for c in candidates]
+    np.testing.assert_allclose(s.screened.loss, screened, rtol=2e-5)
+    judged = [written.loss(candidates[i], written.data[1]) for i in s.kept]
+    np.testing.assert_allclose(s.judged.loss, judged, rtol=2e-5)
+    # Those of the moment have other losses, and a search without a mean stores nothing.
+    now = Written(state.shared.params, data, None).evaluate(candidates[0])
+    assert abs(now - written.evaluate(candidates[0])) > 1e-3
+    plain = jax.eval_shape(make_search().init, jax.random.key(0))
+    assert not jax.tree.leaves(plain.averaged)
 
 
 def test_learning_in_parts_is_learning_at_once():

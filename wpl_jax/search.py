@@ -72,6 +72,8 @@ class Search:
       children_per_step: How many children are trained in one call; divides the
         children of an epoch.
       update_rule: How these change the shared weights.
+      average_from: First epoch of those over whose ends the shared weights are averaged
+        for the selection (Ning et al., 2021); None for no average.
       reward: What the strategy learns from, and what may be selected.
       devices: What it all runs on. They change results by no more than rounding.
     """
@@ -85,6 +87,7 @@ class Search:
     eval_batches: int
     children_per_step: int = 1
     update_rule: Update = dataclasses.field(default_factory=Joint)
+    average_from: int | None = None
     reward: Reward = dataclasses.field(default_factory=TaskReward)
     devices: Devices = ONE_DEVICE
 
@@ -121,6 +124,9 @@ class Search:
         strategy = self.strategy.init(key_for(key, "strategy"))
         mixes = self._child().weights is not None
         derived = no_evaluations(self.children) if mixes else None
+        averaged: Any = ()
+        if self.average_from is not None:
+            averaged = jax.tree.map(jnp.copy, params)
         return State(
             key=key,
             shared=Shared(
@@ -143,6 +149,7 @@ class Search:
                 entropy=jnp.float32(0),
             ),
             selection=self._selector.init(strategy, key),
+            averaged=averaged,
         )
 
     @compiled(donate_argnames="state")
@@ -165,14 +172,32 @@ class Search:
         )
 
     def train_child(
-        self, state: State, data: Data, epoch: ArrayLike, index: ArrayLike
+        self, state: State, data: Data, epoch: np.int32, index: np.int32
     ) -> State:
         """Proposes, trains, protects and evaluates one child of an epoch.
 
         Or several, the first of them ``index``, which are trained together.
         """
         state = self.train_and_protect(state, data, epoch, index)
+        is_last = index + self.children_per_step == self.children
+        if is_last and self.average_from is not None:
+            state = self._average(state, epoch)
         return self._take("err1", state, index, self.children_per_step, data)
+
+    @compiled(donate_argnames="state")
+    def _average(self, state: State, epoch: jax.Array) -> State:
+        """Adds the weights at the end of an epoch to their mean, or replaces it."""
+        number = jnp.maximum(epoch - (self.average_from or 0) + 1, 1)
+
+        def add(mean, new):
+            return mean + (new - mean) / number
+
+        averaged = jax.tree.map(add, state.averaged, state.shared.params)
+        return state._replace(averaged=averaged)
+
+    def weights(self, state: State) -> Any:
+        """The shared weights that architectures are selected and ranked with."""
+        return state.shared.params if self.average_from is None else state.averaged
 
     @compiled(donate_argnames="state")
     def train_and_protect(
@@ -349,7 +374,7 @@ class Search:
         See :class:`wpl_jax.strategies.strategy.Candidates`, also for :meth:`judge`.
         """
         selection = self._selector.screen(
-            state.selection, state.shared.params, data, index, self.at_once("screen")
+            state.selection, self.weights(state), data, index, self.at_once("screen")
         )
         return state._replace(selection=selection)
 
@@ -360,7 +385,7 @@ class Search:
     def judge(self, state: State, data: Data, index: ArrayLike) -> State:
         """Evaluates kept candidates on more validation data, from ``index`` on."""
         selection = self._selector.judge(
-            state.selection, state.shared.params, data, index, self.at_once("judge")
+            state.selection, self.weights(state), data, index, self.at_once("judge")
         )
         return state._replace(selection=selection)
 

@@ -33,3 +33,10 @@ def test_more_than_int32_can_count_is_an_error_of_the_field(name, settings, most
     with pytest.raises(SettingError, match=f"{name} is .*at most {most}: ") as caught:
         SearchSettings(**settings)
     assert caught.value.name == name
+
+
+def test_the_last_epochs_are_averaged():
+    found = [SearchSettings(epochs=5, average_epochs=n).average_from for n in (1, 2, 5)]
+    assert found == [None, 3, 0]
+    with pytest.raises(SettingError, match=r"average_epochs is 6.* at most 5"):
+        SearchSettings(epochs=5, average_epochs=6)

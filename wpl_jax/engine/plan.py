@@ -47,6 +47,8 @@ class SearchSettings:
       update_rule: How these change the shared weights.
       batches: Batches that each is trained on.
       eval_batches: Validation batches of err1 and err2, the same for all.
+      average_epochs: Number of last epochs whose shared weights, as they are at the end
+        of each, are averaged for the selection and for ``--mode=rank``.
       learn_per_call: Steps of the strategy in a call; divides its steps.
       max_bad_steps: Steps in a row that are not finite, after which the search goes
         back to the start of the epoch.
@@ -59,6 +61,7 @@ class SearchSettings:
     update_rule: Update = chosen(UPDATES, Joint())
     batches: int = 7
     eval_batches: int = 5
+    average_epochs: int = 1
     learn_per_call: int = 20
     max_bad_steps: int = 10
     checkpoint_seconds: float = 20.0
@@ -76,6 +79,7 @@ class SearchSettings:
         for name in ("batches", "learn_per_call"):
             check_int(self, name, 1, "in one call", most=MOST_OF_A_CALL)
         check_number(self, "checkpoint_seconds", least=0)
+        check_int(self, "average_epochs", 1, "of the search", most=self.epochs)
         for name, most in (
             ("children", MOST_INT // self.batches),
             ("epochs", most_epochs(self.children, self.batches)),
@@ -85,6 +89,13 @@ class SearchSettings:
         valid = self.children % self.children_per_step == 0
         divisor = f"a divisor of the {self.children} children of an epoch"
         require(self, "children_per_step", valid, divisor)
+
+    @property
+    def average_from(self) -> int | None:
+        """First epoch of those that are averaged; None for the last epoch alone."""
+        if self.average_epochs == 1:
+            return None
+        return self.epochs - self.average_epochs
 
 
 COUNTED = "training batches are counted over all epochs, by int32"

@@ -30,6 +30,7 @@ class State(NamedTuple):
     skipped: Skipped
     epoch: "Epoch"
     selection: "Selection"
+    averaged: Any = ()  # mean of the parameters at the ends of epochs, if there is one
 
 
 class Epoch(NamedTuple):

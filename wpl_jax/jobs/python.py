@@ -135,7 +135,7 @@ def _found(
     choice = selection.architectures.choice[selection.kept[best]]
     architecture = Architecture(jnp.asarray(choice))
     loss, error = (float(each[best]) for each in selection.judged)
-    task, params = search.task, state.shared.params
+    task, params = search.task, search.weights(state)
 
     @jax.jit
     def predict(inputs: Any) -> jax.Array:

@@ -253,6 +253,7 @@ def make_search(
             eval_batches=settings.eval_batches,
             children_per_step=settings.children_per_step,
             update_rule=settings.update_rule,
+            average_from=settings.average_from,
             reward=reward,
             devices=devices,
         )

@@ -52,7 +52,7 @@ def rank(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> Non
         found = {}
         for each in runs:
             folder, (search, data, _) = each.folder(workdir), searches[each.arm]
-            params = restore(search, each, folder).shared.params
+            params = search.weights(restore(search, each, folder))
             scores = ranking.score(
                 *(settings, search, params, data, choices, folder),
                 f"{each.title}, ranking",
