@@ -21,6 +21,8 @@ from wpl_jax.jobs.arms import restore
 from wpl_jax.jobs.ranking import check_arms
 from wpl_jax.jobs.search_config import expand, make_search
 from wpl_jax.reports import search_report
+from wpl_jax.runs.machine import Machine
+from wpl_jax.runs.share import Share
 from wpl_jax.tasks import Evaluation
 
 
@@ -112,11 +114,15 @@ def error_of(params, architecture):
     return np.sqrt(np.sum((y - data) ** 2, -1).mean())
 
 
-def test_the_mode_ranks_by_shared_weights_and_from_scratch(
-    finished, tmp_path, monkeypatch
+def test_shares_rank_by_shared_weights_and_from_scratch(
+    finished, tmp_path, monkeypatch, capsys
 ):
+    """Each in a folder of its own, of which the report is one."""
     workdir, trained = tmp_path / "run", []
-    shutil.copytree(finished, workdir)
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder, other in ((first, "none-seed0"), (second, "wpl-seed0")):
+        shutil.copytree(finished, folder)
+        shutil.rmtree(folder / "searches" / other)
     run = retrain.run
 
     def stops_once(*args, **options):
@@ -127,16 +133,24 @@ def test_the_mode_ranks_by_shared_weights_and_from_scratch(
 
     monkeypatch.setattr(retrain, "run", stops_once)
     with pytest.raises(SystemExit):
-        jobs.run(make_config(), workdir, "rank")
-    jobs.run(make_config(), workdir, "rank")
+        jobs.run(make_config(), first, "rank", Machine(share=Share(1, 2)))
+    jobs.run(make_config(), first, "rank", Machine(share=Share(1, 2)))
+    assert "1 of 2 searches are not ranked" in capsys.readouterr().out
+    joined = Machine(joined=(first, second))
+    jobs.run(make_config(), workdir, "report", joined)
+    assert "1 of 2 searches are not ranked: none-seed0" in capsys.readouterr().out
+    assert "Rank disorder" not in (workdir / "report.html").read_text()
+    jobs.run(make_config(), second, "rank", Machine(share=Share(2, 2)))
+    jobs.run(make_config(), workdir, "report", joined)
     scores = table.read(workdir / "rank_disorder.csv")
     architectures = scores.choices.tolist()
-    # What had been trained was not trained again.
-    assert trained == [*architectures[:3], *architectures[2:]]
+    # What had been trained was not trained again; the other share trained the rest.
+    odd, even = architectures[::2], architectures[1::2]
+    assert trained == [*odd, odd[2], *even]
     for number, (architecture, error) in enumerate(
         zip(architectures, scores.values("true_error"), strict=True), 1
     ):
-        folder = workdir / "ranking" / f"architecture_{number}"
+        folder = (second, first)[number % 2] / "ranking" / f"architecture_{number}"
         retrained = json.loads((folder / "retrained.json").read_text())
         assert retrained["architecture"] == architecture
         assert retrained["valid_error"] == pytest.approx(error, rel=1e-8)
@@ -148,7 +162,8 @@ def test_the_mode_ranks_by_shared_weights_and_from_scratch(
     assert set(found["searches"]) == {each.folder(workdir).name for each in runs}
     for each in runs:
         search, _, _ = make_search(each.config)
-        state = restore(search, each, each.folder(workdir))
+        where = first if each.arm == "wpl" else second
+        state = restore(search, each, each.folder(where))
         params = jax.tree.map(np.float64, state.shared.params)
         expected = np.array([error_of(params, a) for a in architectures])
         name = each.folder(workdir).name
@@ -159,6 +174,9 @@ def test_the_mode_ranks_by_shared_weights_and_from_scratch(
         assert found["searches"][name]["selected"] is None
     page = (workdir / "report.html").read_text()
     assert "Rank disorder" in page
+    (second / "ranking" / "architecture_2" / "retrained.json").unlink()
+    with pytest.raises(UserError, match="1 of 5 architectures have not been trained"):
+        jobs.run(make_config(), workdir, "report", joined)
     # Of five architectures one is on top: the best by the shared weights.
     shared, true = scores.values("wpl-seed0_error"), scores.values("true_error")
     tau, best = correlation(shared, true), shared.argmin()

@@ -29,6 +29,7 @@ WRONG_FLAGS = {
     "type": (["--config.num_seeds=abc"], ["--config.num_seeds=abc", "int"]),
     "value": (["--config.hidden=0"], ["config.hidden is 0", "--config.hidden="]),
     "mode": (["--mode=reprot"], ["--mode=reprot", "'run'", "Did you mean report?"]),
+    "share": (["--share=3/2"], ["--share='3/2'", "1 <= I <= N"]),
     "positional": (["run"], ["Unexpected arguments: ['run']"]),
     "no file": (["--config=configs/nowhere.py"], ["configs/nowhere.py"]),
     # The digits need no path, but a user may bring data to their configuration.

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers.processes import processes
 from helpers.tiny import call, environment
 from helpers.tiny_search import RUNS, assert_same
 
@@ -105,6 +106,52 @@ def ends_before(calls, share, workdir, env):
             time.sleep(0.002)
         assert process.returncode == 0, process.stderr.read()
         return True
+
+
+def test_shares_of_one_folder_do_not_disturb_each_other(finished, tmp_path):
+    """At the same time, one of them killed and started again."""
+    expected, env, _ = finished
+    workdir = tmp_path / "run"
+    shares = [command(workdir, f"--share={number}/2") for number in (1, 2)]
+    with processes(shares, env) as (first, second):
+        killed = workdir / "searches" / RUNS[0] / "checkpoints"
+        while max(map(_number, saved_in(killed)), default=0) < 3:
+            assert first.poll() is None, first.communicate()
+            time.sleep(0.002)
+        first.send_signal(signal.SIGSTOP)  # It would end before what follows.
+        again = call(shares[0], env)
+        assert again.returncode == 2
+        assert "Another process is at work in" in again.stderr
+        alone = call(command(workdir), env)
+        assert alone.returncode == 2
+        assert "Another process is running in" in alone.stderr
+        first.kill()
+        first.wait()
+        out, err = second.communicate(timeout=300)
+    assert second.returncode == 0, err
+    assert "Share 2/2 is finished. 1 of 2 searches are not finished" in out
+    assert not (workdir / "report.html").exists()
+    resumed = call(shares[0], env, timeout=300)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resuming after" in resumed.stdout
+    assert_same(workdir, expected)
+    page = (workdir / "report.html").read_bytes()
+    assert page == (expected / "report.html").read_bytes()
+
+
+def test_shares_that_end_together_leave_a_whole_report(finished, tmp_path):
+    """Whichever is last writes it; both may."""
+    expected, env, _ = finished
+    workdir = tmp_path / "run"
+    shares = [command(workdir, f"--share={number}/2") for number in (1, 2)]
+    with processes(shares, env) as started:
+        said = [one.communicate(timeout=300) for one in started]
+    assert [one.returncode for one in started] == [0, 0], said
+    assert sum("Report: " in out for out, _ in said) >= 1
+    assert_same(workdir, expected)
+    for path in expected.rglob("figures/*"):
+        again = workdir / path.relative_to(expected)
+        assert again.read_bytes() == path.read_bytes(), path
 
 
 def test_a_damaged_newest_checkpoint_is_told_of_and_passed_over(finished, tmp_path):

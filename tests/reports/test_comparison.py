@@ -98,6 +98,19 @@ def test_what_is_missing_is_said(written):
     assert "absent is left out. There is no run in " in notes
 
 
+def test_seeds_that_another_folder_of_the_method_has_are_not_missing(tmp_path):
+    """As those of the shares of a run, each in a folder of its own."""
+    for name, seed in (("a", 0), ("b", 2)):
+        write_run(tmp_path / name, {("none", seed): BEST}, seed=0, num_seeds=4)
+    read = found.read(labelled([f"M={tmp_path}/a", f"M={tmp_path}/b"]))
+    assert [one.seed for one in read.found] == [0, 2]
+    (note,) = read.notes
+    of_both = f"{tmp_path}/a, {tmp_path}/b"
+    assert note == (
+        f"M: 2 of 4 searches in {of_both} have finished, without seeds 1, 3."
+    )
+
+
 def test_page_has_figure_and_settings(written):
     _, out = written
     page = (out / "comparison.html").read_text("utf-8")

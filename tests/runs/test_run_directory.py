@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from helpers.tiny import deaths
@@ -17,10 +18,14 @@ from wpl_jax.runs import run_directory
 from wpl_jax.runs.run_directory import (
     CONFIG_FILE,
     DATA_FILE,
+    check_same_run,
+    claim,
     claim_data,
     differing_fields,
+    in_turn,
     open_run,
 )
+from wpl_jax.runs.run_files import write_atomically
 
 CONFIG = {"job": "two_models", "data": {"path": None, "valid": 5}, "stops": (0.5, 0.25)}
 
@@ -116,6 +121,91 @@ def test_folder_is_held_as_long_as_it_is_open(tmp_path):
     with contextlib.suppress(ZeroDivisionError), open_run(tmp_path, CONFIG):
         raise ZeroDivisionError
     assert not is_locked()
+
+
+# Processes that share a run.
+
+
+def test_folder_is_open_to_one_process_or_to_several_that_share_it(tmp_path):
+    with open_run(tmp_path, CONFIG, alone=False):
+        with open_run(tmp_path, CONFIG, alone=False), pytest.raises(UserError) as why:
+            open_run(tmp_path, CONFIG).__enter__()
+        assert "Another process is running in" in str(why.value)
+        with pytest.raises(UserError, match="another configuration"):
+            open_run(tmp_path, {**CONFIG, "job": "x"}, alone=False).__enter__()
+    with (
+        open_run(tmp_path, CONFIG),
+        pytest.raises(UserError, match="Another process is running in"),
+        open_run(tmp_path, CONFIG, alone=False),
+    ):
+        pass
+
+
+def test_folder_below_has_one_owner(tmp_path):
+    with claim(tmp_path / "searches" / "a"):
+        with pytest.raises(UserError, match="Another process is at work in") as why:
+            claim(tmp_path / "searches" / "a").__enter__()
+        assert str(tmp_path / "searches" / "a") in str(why.value)
+        assert "--share=I/N" in str(why.value)
+        with claim(tmp_path / "searches" / "b"):
+            pass
+    with claim(tmp_path / "searches" / "a"):
+        pass
+
+
+def test_common_files_are_written_in_turn(tmp_path):
+    """By threads, which have locks of their own as processes do.
+
+    Without turns they would lose counts, and each other's temporary files.
+    """
+    file = tmp_path / "count"
+    file.write_text("0")
+
+    def count():
+        for _ in range(20):
+            with in_turn(tmp_path):
+                write_atomically(file, str(int(file.read_text()) + 1))
+
+    with ThreadPoolExecutor() as pool:
+        for each in [pool.submit(count) for _ in range(4)]:
+            each.result()
+    assert file.read_text() == "80"
+
+
+def test_file_system_without_locks_is_a_user_error(tmp_path, monkeypatch):
+    def unsupported(file, kind):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    with pytest.raises(UserError, match=r"\.lock cannot be locked") as caught:
+        open_run(tmp_path, CONFIG).__enter__()
+    assert "flock" in str(caught.value)
+
+
+def test_runs_that_are_joined_have_one_configuration_and_the_same_data(tmp_path):
+    folders = [tmp_path / name for name in "abc"]
+    for folder in folders:
+        with open_run(folder, CONFIG):
+            pass
+    claim_data(folders[1], {"wpl": "1", "none": "2"})
+    claim_data(folders[2], {"wpl": "1"})
+    check_same_run(folders)
+    claim_data(folders[2], {"none": "3"})
+    with pytest.raises(UserError) as caught:
+        check_same_run(folders)
+    assert f"{folders[1]} and {folders[2]} hold runs with different data" in str(
+        caught.value
+    )
+    assert "of none is '2' in the first and '3' in the second" in str(caught.value)
+    with open_run(tmp_path / "other", {**CONFIG, "stops": ()}):
+        pass
+    with pytest.raises(UserError) as caught:
+        check_same_run([folders[0], tmp_path / "other"])
+    assert f"  stops: [0.5, 0.25] in {folders[0]}, [] in {tmp_path}/other" in str(
+        caught.value
+    )
+    with pytest.raises(UserError, match=f"There is no run in {tmp_path}/nowhere"):
+        check_same_run([folders[0], tmp_path / "nowhere"])
 
 
 @pytest.mark.parametrize("workdir", ["file", "file/below", ".lock is a folder"])

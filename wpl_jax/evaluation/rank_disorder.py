@@ -9,6 +9,7 @@ weights are (Yu et al., "Evaluating the search phase of neural architecture sear
 
 import dataclasses
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -25,10 +26,13 @@ from wpl_jax.common.settings import (
     require,
 )
 from wpl_jax.devices import processes
+from wpl_jax.errors import UserError, shorten
 from wpl_jax.evaluation import architectures, ranking_metrics, retrain
 from wpl_jax.evaluation.ranking_metrics import Measured, kendall_tau
 from wpl_jax.evaluation.truth import TRUTHS, FromScratch, Truth
 from wpl_jax.runs.machine import Requests
+from wpl_jax.runs.run_directory import claim
+from wpl_jax.runs.share import Share
 from wpl_jax.supernet import Architecture, Space
 from wpl_jax.tasks import Data, Evaluation
 
@@ -124,16 +128,21 @@ class Interval(NamedTuple):
     high: float
 
 
+class UntrainedError(UserError):
+    """Architectures whose true errors need a training that has not been done."""
+
+
 def from_scratch(
     retraining: retrain.Retraining,
     data: Data,
     architectures: np.ndarray,
     seed: int,
     workdir: Path,
+    share: Share,
     requests: Requests,
     checkpoint_seconds: float,
 ) -> list[float]:
-    """Trains from scratch each architecture that has not been trained yet.
+    """Trains from scratch each architecture of a share that has not been trained yet.
 
     Args:
       retraining: The training of one architecture.
@@ -141,33 +150,74 @@ def from_scratch(
       architectures: ``int32[n, decisions]``.
       seed: Of all randomness.
       workdir: Of the run.
+      share: Of the architectures, which this process trains.
       requests: To stop between two calls, and to profile some.
       checkpoint_seconds: Time between two checkpoints, in seconds.
 
     Returns:
-      Their errors on the validation data, in the primary process; an empty list in the
-      others.
+      The errors of all on the validation data, in the primary process; an empty list in
+      the others.
+
+    Raises:
+      UntrainedError: If other shares have not trained theirs.
     """
-    errors = []
-    for number, architecture in enumerate(architectures, 1):
-        folder = workdir / "ranking" / f"architecture_{number}"
-        path = folder / retrain.RETRAINED_FILE
-        if not processes.broadcast(path.exists()):
-            title = f"Architecture {number} of {len(architectures)}"
-            retrain.run(
-                retraining,
-                data,
-                architecture,
-                seed,
-                folder,
-                title,
-                requests,
-                checkpoint_seconds,
-                splits=_SPLITS,
+    for number in share.of(range(len(architectures))):
+        folder = _folder(workdir, number)
+        with claim(folder):
+            if not processes.broadcast((folder / retrain.RETRAINED_FILE).exists()):
+                title = f"Architecture {number + 1} of {len(architectures)}"
+                retrain.run(
+                    retraining,
+                    data,
+                    architectures[number],
+                    seed,
+                    folder,
+                    title,
+                    requests,
+                    checkpoint_seconds,
+                    splits=_SPLITS,
+                )
+            if processes.is_primary():  # It is done.
+                shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    return read_trained([workdir], architectures) if processes.is_primary() else []
+
+
+def _folder(workdir: Path, number: int) -> Path:
+    """Of the training of an architecture, counted from 0."""
+    return workdir / "ranking" / f"architecture_{number + 1}"
+
+
+def read_trained(folders: Sequence[Path], architectures: np.ndarray) -> list[float]:
+    """The errors of architectures that have been trained from scratch.
+
+    Args:
+      folders: Of the run; each may hold a share of the trainings.
+      architectures: ``int32[n, decisions]``.
+
+    Raises:
+      UntrainedError: If one has not been trained in any of the folders.
+      UserError: If a training was of another architecture, or its file is damaged.
+    """
+    errors, missing = [], 0
+    for number, architecture in enumerate(architectures):
+        paths = [_folder(f, number) / retrain.RETRAINED_FILE for f in folders]
+        path = next((path for path in paths if path.exists()), None)
+        if path is None:
+            missing += 1
+            continue
+        found = retrain.read_retrained(path, _SPLITS)
+        if found.get("architecture") != architecture.tolist():
+            raise UserError(
+                f"{path} is of architecture {shorten(found.get('architecture'))}, "
+                f"expected {architecture.tolist()}. Delete its folder, and rank again."
             )
-        if processes.is_primary():
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # It is done.
-            errors.append(retrain.read_retrained(path, _SPLITS)["valid_error"])
+        errors.append(found["valid_error"])
+    if missing:
+        raise UntrainedError(
+            f"{missing} of {len(architectures)} architectures have not been trained "
+            f"from scratch in {', '.join(map(str, folders))}. Run all shares with "
+            "--mode=rank."
+        )
     return errors
 
 

@@ -36,12 +36,52 @@ from wpl_jax.tasks import Evaluation
 
 RANKS_FILE = "rank_disorder.json"
 SCORES_FILE = "rank_disorder.csv"
+FOLDER = "ranking"  # in that of a search, with which it is deleted
+_SCORES_OF_SEARCH = f"{FOLDER}/scores.csv"
 _REMEDY = "Delete it, or run with --mode=rank, which makes it anew."
 _INTERVAL = list_of(NUMBER_OR_NULL, 3)
 _SELECTED = Kind(
     "an object or null", "objects or nulls", lambda v: v is None or OBJECT.holds(v)
 )
 _LIST = Kind("a list", "lists", lambda v: isinstance(v, list))
+
+
+def is_ranked(folder: Path) -> bool:
+    """Whether the folder of a search has the scores of all ranked architectures."""
+    return (folder / _SCORES_OF_SEARCH).exists()
+
+
+def write_scores(
+    folder: Path, space: Space, choices: np.ndarray, scores: Evaluation
+) -> None:
+    """Writes the scores of architectures with the shared weights of one search.
+
+    Args:
+      folder: Of the search.
+      space: Its space.
+      choices: ``int32[n, decisions]``.
+      scores: Of ``float32[n]``.
+    """
+    columns = {name: np.asarray(each) for name, each in scores._asdict().items()}
+    _write_columns(folder / _SCORES_OF_SEARCH, space, choices, columns)
+
+
+def read_scores(folder: Path, choices: np.ndarray) -> Evaluation:
+    """The scores that :func:`write_scores` has written.
+
+    Args:
+      folder: Of the search.
+      choices: ``int32[n, decisions]``, which must be those of the file.
+
+    Raises:
+      UserError: If the file is damaged, or has other architectures.
+    """
+    path = folder / _SCORES_OF_SEARCH
+    there, column = _read_columns(path)
+    if not np.array_equal(there, choices):
+        damaged(path, "it has scores of other architectures", _REMEDY)
+    found: Any = [column(name).astype(np.float32) for name in Evaluation._fields]
+    return Evaluation(*found)
 
 
 class Ranked(NamedTuple):
@@ -173,15 +213,15 @@ def read_ranks(workdir: Path, names: Sequence[str]) -> dict[str, Any] | None:
         of_all[name] = one["metrics"]
     for name, metrics in of_all.items():
         check(metrics, dict.fromkeys(metrics, _INTERVAL), f"metrics of {name!r}")
-    column = _read_columns(workdir / SCORES_FILE)
+    _, column = _read_columns(workdir / SCORES_FILE)
     found["true_errors"] = column("true_error")
     for name in names:
         found["searches"][name]["errors"] = column(f"{name}_error")
     return found
 
 
-def _read_columns(path: Path) -> Callable[[str], np.ndarray]:
-    """A function from names of columns to ``float64[n]``."""
+def _read_columns(path: Path) -> tuple[np.ndarray, Callable[[str], np.ndarray]]:
+    """Choices, and a function from names of columns to ``float64[n]``."""
 
     def column(name: str) -> np.ndarray:
         try:
@@ -193,4 +233,4 @@ def _read_columns(path: Path) -> Callable[[str], np.ndarray]:
         scores = table.read(path)
     except UserError as error:
         damaged(path, str(error), _REMEDY)
-    return column
+    return scores.choices, column

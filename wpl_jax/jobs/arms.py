@@ -1,6 +1,7 @@
 """The arms of a configuration, and what their searches share."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,7 +13,7 @@ from wpl_jax.engine.state import State
 from wpl_jax.errors import UserError
 from wpl_jax.jobs import memory
 from wpl_jax.jobs.config_fields import changes_of
-from wpl_jax.jobs.search_config import Run, make_search
+from wpl_jax.jobs.search_config import Run, config_for_task, make_search
 from wpl_jax.runs import fingerprint
 from wpl_jax.runs.machine import Machine
 from wpl_jax.runs.resumable import newest
@@ -52,9 +53,32 @@ def searches_of(
     )
 
 
-def fingerprints(searches: dict[str, tuple[Search, Data, str]]) -> dict[str, str]:
-    """Fingerprints of the data of each arm, by its name."""
-    return fingerprint.of_each({arm: found[1] for arm, found in searches.items()})
+def fingerprints(runs: list[Run], data: Mapping[str, Data]) -> dict[str, str]:
+    """Fingerprints of data, by the names of all arms whose data it is.
+
+    Arms with the same settings of the task have the same data. So a share notes the
+    fingerprint for the arms of other shares, too, and these notice other data.
+
+    Args:
+      runs: All of the configuration.
+      data: Of some arms: that of a search by the name of the arm, that of a retraining
+        by the name and :data:`RETRAINING`.
+    """
+
+    def settings(arm: str, config: ConfigDict) -> dict[str, str]:
+        found = {arm: _as_text(config.task)}
+        if config.retrain.epochs:
+            found[f"{arm}, {RETRAINING}"] = _as_text(config_for_task(config).task)
+        return found
+
+    of_arms = of_each_arm(runs, settings).values()
+    names = {name: text for found in of_arms for name, text in found.items()}
+    by_settings = {names[k]: v for k, v in fingerprint.of_each(data).items()}
+    return {k: by_settings[text] for k, text in names.items() if text in by_settings}
+
+
+def _as_text(settings: ConfigDict) -> str:
+    return json.dumps(settings.to_dict(), sort_keys=True)
 
 
 def restore(search: Search, each: Run, folder: Path) -> State:

@@ -41,6 +41,7 @@ from wpl_jax.jobs import registry as jobs
 from wpl_jax.runs import console
 from wpl_jax.runs.machine import Machine
 from wpl_jax.runs.profiling import TraceRequest
+from wpl_jax.runs.share import Share
 from wpl_jax.runs.stopping import GRACE_SECONDS
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -91,6 +92,12 @@ _CACHE = flags.DEFINE_string(
 _MODE = flags.DEFINE_string(
     "mode", "run", "What to do: run, report, or another mode of the job."
 )
+_SHARE = flags.DEFINE_string(
+    "share", "1/1", "I/N: run every Nth of the searches, from the Ith on; for N shares."
+)
+_JOIN = flags.DEFINE_multi_string(
+    "join", [], "Folder of other shares for the report; may be given several times."
+)
 
 
 def _run(argv: list[str]) -> None:
@@ -107,7 +114,13 @@ def _run(argv: list[str]) -> None:
             jax.config.update("jax_compilation_cache_dir", _CACHE.value)
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
         trace = TraceRequest(_PROFILE.value) if _PROFILE.value else None
-        machine = Machine(_DEVICES.value, _GRACE.value, trace)
+        machine = Machine(
+            _DEVICES.value,
+            _GRACE.value,
+            trace,
+            share=Share.parse(_SHARE.value),
+            joined=tuple(map(Path, _JOIN.value)),
+        )
         with _processes():
             overrides = config_flags.get_override_values(flags.FLAGS["config"])
             jobs.check_overrides(_CONFIG.value, overrides, _MODE.value)

@@ -1,7 +1,7 @@
 """Parts of the mode that ranks architectures by the shared weights of searches."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from wpl_jax.errors import ConfigError
-from wpl_jax.evaluation import rank_disorder
+from wpl_jax.evaluation import rank_disorder, rank_files
 from wpl_jax.evaluation.rank_disorder import Ranking
 from wpl_jax.evaluation.rank_files import Ranked
 from wpl_jax.evaluation.shared_scores import SharedScores
@@ -17,13 +17,12 @@ from wpl_jax.jobs import memory
 from wpl_jax.jobs.build import build
 from wpl_jax.jobs.config_fields import naming, with_changes, wrong
 from wpl_jax.jobs.search_config import make_retraining
+from wpl_jax.reports.searched import Searched
 from wpl_jax.runs.machine import Machine, Requests
 from wpl_jax.runs.monitor import wall_seconds
 from wpl_jax.search import Search
 from wpl_jax.supernet import Space
 from wpl_jax.tasks import Data, DataCache, Evaluation
-
-_FOLDER = "ranking"  # in that of a search, with which it is deleted
 
 
 def build_ranking(config: ConfigDict) -> Ranking:
@@ -85,7 +84,7 @@ def make_training(
       config: Of the run.
       epochs: Of each training.
       cache: Of data.
-      machine: How the run uses this machine.
+      machine: How the run uses this machine; its share divides the architectures.
       workdir: Of the run.
       requests: To stop between two calls, and to profile some.
     """
@@ -98,6 +97,7 @@ def make_training(
         data,
         seed=config.seed,
         workdir=workdir,
+        share=machine.share,
         requests=requests,
         checkpoint_seconds=config.retrain.checkpoint_seconds,
     )
@@ -116,6 +116,8 @@ def score(
 ) -> Evaluation:
     """Scores of architectures by the shared weights of a search, resumably.
 
+    They are written to the folder of the search.
+
     Args:
       ranking: How they are ranked.
       search: The search.
@@ -126,28 +128,53 @@ def score(
       title: Its name in printed lines.
       requests: To stop between two blocks, and to profile some.
     """
-    scores = SharedScores(search.task, search.devices, ranking.batches, ranking.block)
-    return scores.resumably(params, choices, data, folder / _FOLDER, title, requests)
+    job = SharedScores(search.task, search.devices, ranking.batches, ranking.block)
+    below = folder / rank_files.FOLDER
+    scores = job.resumably(params, choices, data, below, title, requests)
+    rank_files.write_scores(folder, search.task.space, choices, scores)
+    return scores
 
 
-def compare(
-    ranking: Ranking,
-    search: Search,
-    scores: Evaluation,
-    architecture: np.ndarray,
-    folder: Path,
-) -> Ranked:
-    """A search's scores, with the true error of the architecture that it selected.
+def join(
+    config: ConfigDict,
+    searched: Sequence[Searched],
+    of_searches: Sequence[Path],
+    folders: Sequence[Path],
+) -> None:
+    """Compares the rankings of all searches, and writes what that gives.
 
     Args:
-      ranking: How it was ranked.
-      search: The search.
-      scores: Of all architectures.
-      architecture: The architecture that it selected, ``int32[decisions]``.
-      folder: Of the search.
+      config: Of the run.
+      searched: Its finished searches, which have been ranked.
+      of_searches: The folder of each.
+      folders: Of the run; the files are written to the first.
+
+    Raises:
+      UserError: If architectures have not been trained, or a file is damaged.
     """
-    truth, space, seconds = ranking.truth, search.task.space, wall_seconds(folder)
+    settings = build_ranking(config)
+    check_arms({one.arm: one.space for one in searched})
+    space = searched[0].space
+    choices = settings.choose(space)
+    trained = functools.partial(rank_disorder.read_trained, folders)
+    needs_training = settings.truth.epochs is not None
+    true_errors = settings.truth.of(space, choices, trained if needs_training else None)
+    ranked = {
+        one.folder: _compared(settings, one, choices, folder)
+        for one, folder in zip(searched, of_searches, strict=True)
+    }
+    rank_files.write(folders[0], space, settings, choices, true_errors, ranked)
+
+
+def _compared(
+    ranking: Ranking, one: Searched, choices: np.ndarray, folder: Path
+) -> Ranked:
+    """A search's scores, with the true error of the architecture that it selected."""
+    scores = rank_files.read_scores(folder, choices)
+    truth, seconds = ranking.truth, wall_seconds(folder)
     if truth.epochs is not None:  # The architecture would have to be trained.
         return Ranked(scores, None, seconds, [])
-    (error,) = truth.of(space, architecture[None], None)
-    return Ranked(scores, error, seconds, truth.random_search(space, seconds, error))
+    architecture = np.array(one.results["architecture"])
+    (error,) = truth.of(one.space, architecture[None], None)
+    random_search = truth.random_search(one.space, seconds, error)
+    return Ranked(scores, error, seconds, random_search)

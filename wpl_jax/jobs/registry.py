@@ -25,6 +25,13 @@ JOBS = {
 UNREAD = {"search": unread.by_arm}
 
 
+# Flags of some modes: of each, the jobs that read it, and in which of their modes.
+FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
+    "share": {"search": ("run", "derive", "rank")},
+    "join": {"search": ("report",)},
+}
+
+
 def check_overrides(config: ConfigDict, fields: Iterable[str], mode: str) -> None:
     """Checks that the job reads each field that the command line sets.
 
@@ -62,6 +69,7 @@ def run(
             f"--mode={mode} is not a mode of the job {config.job}, which has "
             f"{sorted(modes)}.{f' Did you mean {close[0]}?' if close else ''}"
         )
+    _check_flags(config.job, mode, machine)
     check_values(config)
     # Before the data is read, which may take minutes.
     choice.check_count(machine.devices)
@@ -76,3 +84,22 @@ def run(
             "another path."
         ) from error
     modes[mode](config, workdir, machine)
+
+
+def _check_flags(job: str, mode: str, machine: Machine) -> None:
+    """Checks that the mode reads the flags that only some modes read."""
+    given = {
+        "share": not machine.share.is_whole,
+        "join": bool(machine.joined),
+    }
+    for flag, modes_of_jobs in FLAGS.items():
+        if given[flag] and mode not in modes_of_jobs.get(job, ()):
+            known = [
+                f"--mode={name} of the job {one}"
+                for one, names in modes_of_jobs.items()
+                for name in names
+            ]
+            raise UserError(
+                f"--{flag} changes nothing in --mode={mode} of the job {job}: leave it "
+                f"out. It is for {', '.join(known)}."
+            )

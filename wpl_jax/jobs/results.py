@@ -9,6 +9,8 @@ import numpy as np
 from wpl_jax.devices import processes
 from wpl_jax.engine.state import State
 from wpl_jax.errors import UserError
+from wpl_jax.evaluation.retrain import RETRAINED_FILE
+from wpl_jax.jobs.search_config import Run
 from wpl_jax.reports.searched import ARCHITECTURE_FILE, REMEDY, RESULTS_FILE
 from wpl_jax.runs.run_files import read_text, to_json, write_atomically
 from wpl_jax.search import Search
@@ -67,6 +69,14 @@ def write_results(
     print(f"{title}: the best has {search.task.error_name} {error:.2f}.", flush=True)
     model = Model(f"{title}, the best architecture", error, guess)
     print_remark([model], search.task.error_name, REMEDY)
+
+
+def is_finished(each: Run, workdir: Path) -> bool:
+    """Whether a search has ended, with the training from scratch that it asks for."""
+    folder = each.folder(workdir)
+    return (folder / RESULTS_FILE).exists() and (
+        not each.config.retrain.epochs or (folder / "retrain" / RETRAINED_FILE).exists()
+    )
 
 
 def on_all(read: Callable[[Path], np.ndarray], path: Path, space: Space) -> np.ndarray:

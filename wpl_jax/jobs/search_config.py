@@ -43,6 +43,7 @@ from wpl_jax.jobs.config_fields import (
 )
 from wpl_jax.protections import PENALTIES, Protection
 from wpl_jax.reports.searched import search_folder, search_name
+from wpl_jax.runs.share import Share
 from wpl_jax.search import Search
 from wpl_jax.spaces import SPACES
 from wpl_jax.strategies import STRATEGIES, Strategy
@@ -122,6 +123,21 @@ def expand(config: ConfigDict) -> list[Run]:
             check_sections(known, variants, path, ("data",) if path == "task" else ())
     seeds = range(config.seed, config.seed + config.num_seeds)
     return [Run(arm, seed, changed[arm]) for seed in seeds for arm in changed]
+
+
+def runs_of_share(runs: list[Run], share: Share) -> list[Run]:
+    """The searches of a share, of all those of a configuration.
+
+    Raises:
+      UserError: If there are more shares than searches.
+    """
+    if share.count > len(runs):
+        raise UserError(
+            f"--share={share} is for {share.count} processes, and the configuration "
+            f"has {len(runs)} searches (config.arms times config.num_seeds). Start at "
+            f"most {len(runs)} processes."
+        )
+    return share.of(runs)
 
 
 def arm_names(config: ConfigDict) -> list[str]:

@@ -72,19 +72,42 @@ def read(folders: Sequence[tuple[str | None, Path]]) -> Runs:
     Raises:
       UserError: If no search has finished.
     """
-    runs = Runs([], {}, [])
+    runs, asked = Runs([], {}, []), dict[str, _Asked]()
     for label, folder in folders:
         try:
-            _read_run(label, folder, runs)
+            _read_run(label, folder, runs, asked)
         except UserError as error:
             name = folder.name if label is None else label
             runs.notes.append(f"{name} is left out. {error}")
+    for method, (of_method, seeds, missing) in asked.items():
+        if missing:
+            runs.notes.append(
+                f"{method}: {len(seeds) - len(missing)} of {len(seeds)} searches in "
+                f"{', '.join(map(str, of_method))} have finished, without seeds "
+                f"{', '.join(map(str, sorted(missing)))}."
+            )
     if not runs.found:
         raise UserError(" ".join(["No search has finished.", *runs.notes]))
     return runs
 
 
-def _read_run(label: str | None, folder: Path, runs: Runs) -> None:
+class _Asked(NamedTuple):
+    """The searches of a method that its configurations ask for.
+
+    Attributes:
+      folders: Of the runs of the method.
+      seeds: Of the searches of all of them.
+      missing: Those that have finished in none of the folders.
+    """
+
+    folders: list[Path]
+    seeds: set[int]
+    missing: set[int]
+
+
+def _read_run(
+    label: str | None, folder: Path, runs: Runs, asked: dict[str, _Asked]
+) -> None:
     """Adds what the searches of a run have found."""
     path = folder / CONFIG_FILE
     if not path.is_file():
@@ -105,12 +128,15 @@ def _read_run(label: str | None, folder: Path, runs: Runs) -> None:
                 f"{', '.join(fields_that_differ)}."
             )
         seeds = range(int(config["seed"]), int(config["seed"] + config["num_seeds"]))
-        missing = []
+        of_method = asked.setdefault(method, _Asked([], set(), set()))
+        of_method.folders.append(folder)
+        of_method.missing.update(set(seeds) - of_method.seeds)
+        of_method.seeds.update(seeds)
         for seed in seeds:
             of_search = search_folder(folder, arm, seed)
             if not (of_search / RESULTS_FILE).is_file():
-                missing.append(seed)
                 continue
+            of_method.missing.discard(seed)
             if (method, seed) in [(one.method, one.seed) for one in runs.found]:
                 runs.notes.append(
                     f"{method} has seed {seed} twice; that of {folder} is left out."
@@ -120,11 +146,6 @@ def _read_run(label: str | None, folder: Path, runs: Runs) -> None:
                 runs.found.append(_read_search(method, seed, of_search))
             except UserError as error:
                 runs.notes.append(f"{method}, seed {seed} is left out. {error}")
-        if missing:
-            runs.notes.append(
-                f"{method}: {len(seeds) - len(missing)} of {len(seeds)} searches in "
-                f"{folder} have finished, without seeds {', '.join(map(str, missing))}."
-            )
 
 
 def _method(label: str | None, folder: Path, arm: str, several: bool) -> str:

@@ -7,9 +7,11 @@ passed down to the jobs and their modes.
 import contextlib
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from wpl_jax.runs.profiling import TraceRequest
+from wpl_jax.runs.share import Share
 from wpl_jax.runs.stopping import GRACE_SECONDS, StopRequest
 
 
@@ -22,18 +24,22 @@ class Requests(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """Devices, grace time and trace of the jobs of a process.
+    """Devices, grace time and trace of the jobs of a process, and its share of a study.
 
     Attributes:
       devices: Number of devices of a search or training; None for as many as divide
         its work equally.
       grace_seconds: Seconds after a signal in which a job saves and ends.
       trace: The trace of some calls; None for no trace.
+      share: Which of a configuration's searches the process runs.
+      joined: Folders of other shares of the same configuration, for its report.
     """
 
     devices: int | None = 1
     grace_seconds: float = GRACE_SECONDS
     trace: TraceRequest | None = None
+    share: Share = Share()
+    joined: tuple[Path, ...] = ()
 
     @contextlib.contextmanager
     def requests(self) -> Iterator[Requests]:

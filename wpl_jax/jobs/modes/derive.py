@@ -8,37 +8,47 @@ from ml_collections import ConfigDict
 from wpl_jax.jobs import memory
 from wpl_jax.jobs.arms import check_devices, fingerprints, restore, searches_of
 from wpl_jax.jobs.results import write_results
-from wpl_jax.jobs.search_config import expand, make_plan
+from wpl_jax.jobs.search_config import Run, expand, make_plan, runs_of_share
 from wpl_jax.reports.searched import RESULTS_FILE
-from wpl_jax.runs.machine import Machine
-from wpl_jax.runs.run_directory import claim_data, open_run
-from wpl_jax.tasks import DataCache
+from wpl_jax.runs.machine import Machine, Requests
+from wpl_jax.runs.run_directory import claim, claim_data, open_run
+from wpl_jax.search import Search
+from wpl_jax.tasks import Data, DataCache
 
 
 def derive(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> None:
     """Selects the best architecture of each search again, also of unfinished ones."""
-    runs = expand(config)
+    every = expand(config)
+    runs = runs_of_share(every, machine.share)
+    alone = machine.share.is_whole
     with (
-        open_run(workdir, config.to_dict(), existing=True),
+        open_run(workdir, config.to_dict(), existing=True, alone=alone),
         machine.requests() as requests,
     ):
         searches = searches_of(runs, DataCache(), machine)
-        claim_data(workdir, fingerprints(searches))
+        data_of_arms = {arm: found[1] for arm, found in searches.items()}
+        claim_data(workdir, fingerprints(every, data_of_arms))
         needs = [memory.of_search(*found[:2]) for found in searches.values()]
         check_devices(needs, machine)
         for each in runs:
-            folder, (search, data, _) = each.folder(workdir), searches[each.arm]
-            state = restore(search, each, folder)
-            plan = make_plan(each.config, search)
-            number = plan.selection
-            while number < len(plan) and not requests.stop.asked():
-                state = plan.advance(state, data, number)
-                number += plan.count_taken(number)
-            if number < len(plan):
-                sys.exit(requests.stop.exit_code())
-            # Of an unfinished search, what says so: its results are still to come.
-            done = (folder / RESULTS_FILE).exists()
-            prefix = "" if done else "derived_"
-            write_results(
-                search, search.task.guess(data), state, folder, each.title, prefix
-            )
+            with claim(each.folder(workdir)):
+                _derive(each, workdir, *searches[each.arm][:2], requests)
+
+
+def _derive(
+    each: Run, workdir: Path, search: Search, data: Data, requests: Requests
+) -> None:
+    """Selects again among the candidates of one search."""
+    folder = each.folder(workdir)
+    state = restore(search, each, folder)
+    plan = make_plan(each.config, search)
+    number = plan.selection
+    while number < len(plan) and not requests.stop.asked():
+        state = plan.advance(state, data, number)
+        number += plan.count_taken(number)
+    if number < len(plan):
+        sys.exit(requests.stop.exit_code())
+    # Of an unfinished search, what says so: its results are still to come.
+    done = (folder / RESULTS_FILE).exists()
+    prefix = "" if done else "derived_"
+    write_results(search, search.task.guess(data), state, folder, each.title, prefix)

@@ -1,49 +1,105 @@
 """``--mode=report``: the report of finished searches, written anew."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from wpl_jax.devices import processes
+from wpl_jax.errors import UserError
+from wpl_jax.evaluation import rank_files
+from wpl_jax.jobs import ranking
 from wpl_jax.jobs.arms import of_each_arm
 from wpl_jax.jobs.build import build_chosen
+from wpl_jax.jobs.results import is_finished
 from wpl_jax.jobs.search_config import OpenedTask, Run, arm_names, expand, open_task
 from wpl_jax.protections import PENALTIES
-from wpl_jax.reports.searched import REPORT_FILE, Searched
+from wpl_jax.reports.searched import REPORT_FILE, RESULTS_FILE, Searched
 from wpl_jax.runs.machine import Machine
-from wpl_jax.runs.run_directory import open_run
+from wpl_jax.runs.run_directory import check_same_run, in_turn, open_run
+from wpl_jax.runs.share import Share
 from wpl_jax.supernet import Space
 from wpl_jax.tasks import DataCache
 
+_MOST_NAMED = 5  # searches in a line that is printed
+
 
 def report(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> None:
-    """Draws the figures and writes the report of finished searches anew."""
-    del machine
-    with open_run(workdir, config.to_dict(), existing=True):
+    """Draws the figures and writes the report of finished searches anew.
+
+    The searches are those of ``workdir`` and of ``machine.joined``. The report is
+    written to ``workdir``.
+    """
+    with open_run(workdir, config.to_dict(), existing=not machine.joined):
         if processes.is_primary():
-            opened = open_all(expand(config))
-            spaces = {arm: task.task.space for arm, task in opened.items()}
-            about = next(iter(opened.values())).about
-            write_report(config, workdir, spaces, about)
+            by_path = {f.resolve(): f for f in (*machine.joined, workdir)}
+            del by_path[workdir.resolve()]  # The first, under whatever name.
+            folders = [workdir, *by_path.values()]
+            check_same_run(folders)
+            write_report(config, folders, DataCache(), rank_anew=len(folders) > 1)
 
 
-def open_all(runs: list[Run]) -> dict[str, OpenedTask]:
+def open_all(runs: list[Run], cache: DataCache) -> dict[str, OpenedTask]:
     """The opened task of each arm; arms share the data."""
-    cache = DataCache()
     return of_each_arm(runs, lambda arm, config: open_task(config, cache))
 
 
+def finish(
+    config: ConfigDict, workdir: Path, cache: DataCache, share: Share, ranked: bool
+) -> None:
+    """Writes the report at the end of the last share of a folder.
+
+    Of other shares it prints which searches are left.
+
+    Args:
+      config: Of the run.
+      workdir: Folder of the run, which is open.
+      cache: Of data.
+      share: That has ended.
+      ranked: Whether it has ranked architectures, or else searched.
+    """
+    if not processes.is_primary():
+        return
+    runs = expand(config)
+
+    def is_done(each: Run) -> bool:
+        if ranked:
+            return rank_files.is_ranked(each.folder(workdir))
+        return is_finished(each, workdir)
+
+    with in_turn(workdir):
+        left = [each.title for each in runs if not is_done(each)]
+        if not left:
+            return write_report(config, [workdir], cache, rank_anew=ranked)
+    print(
+        f"Share {share} is finished. {len(left)} of {len(runs)} searches are not "
+        f"{'ranked' if ranked else 'finished'} in {workdir}: {_some(left)}. The share "
+        "that finishes last writes the report. If the others have folders of their "
+        "own, --mode=report --join=FOLDER writes it.",
+        flush=True,
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first names, and how many others there are."""
+    others = len(names) - _MOST_NAMED
+    more = f"; and {others} more" if others > 0 else ""
+    return f"{'; '.join(names[:_MOST_NAMED])}{more}"
+
+
 def write_report(
-    config: ConfigDict, workdir: Path, spaces: Mapping[str, Space], about: str
+    config: ConfigDict,
+    folders: Sequence[Path],
+    cache: DataCache,
+    rank_anew: bool = False,
 ) -> None:
     """Writes the report of all searches of a configuration, which have finished.
 
     Args:
       config: Of the run.
-      workdir: Folder of the run.
-      spaces: Of each arm, what it searched.
-      about: A line about the data.
+      folders: That hold the searches; the report is written to the first.
+      cache: Of data.
+      rank_anew: Whether rankings are compared again, if they have been before.
 
     Raises:
       UserError: If a search has not finished, or a file is not what it writes.
@@ -51,18 +107,71 @@ def write_report(
     # Here: Matplotlib takes a third of a command's time to start.
     from wpl_jax.reports import search_report
 
-    if not processes.is_primary():
-        return
-    runs = expand(config)
-    order = arm_names(config)
-    searched = [read_search(each, workdir, spaces[each.arm]) for each in runs]
-    searched.sort(key=lambda one: order.index(one.arm))
+    runs, order, workdir = expand(config), arm_names(config), folders[0]
+    opened = open_all(runs, cache)
+    runs.sort(key=lambda each: order.index(each.arm))
+    places = _places(runs, folders)
+    searched = [
+        read_search(each, place, opened[each.arm].task.space)
+        for each, place in zip(runs, places, strict=True)
+    ]
+    if rank_anew or not (workdir / rank_files.RANKS_FILE).exists():
+        of_searches = [
+            each.folder(place) for each, place in zip(runs, places, strict=True)
+        ]
+        _join_rankings(config, searched, of_searches, folders)
     starts = {
         build_chosen(PENALTIES, each.config, "penalty").start_epoch for each in runs
     }
     start = min((epoch for epoch in starts if epoch is not None), default=None)
+    about = opened[runs[0].arm].about
     search_report.write(workdir, config.to_dict(), searched, about, start)
     print(f"Report: {workdir / REPORT_FILE}")
+
+
+def _places(runs: list[Run], folders: Sequence[Path]) -> list[Path]:
+    """Of each search, the one of several folders in which it has finished."""
+    places: list[Path] = []
+    missing = []
+    for each in runs:
+        found = [f for f in folders if (each.folder(f) / RESULTS_FILE).exists()]
+        if len(found) > 1:
+            raise UserError(
+                f"{each.title} has finished in {found[0]} and in {found[1]}. Leave "
+                f"one of the folders out, or delete {each.folder(found[1])}."
+            )
+        if not found:
+            missing.append(each.title)
+        places += found or folders[:1]
+    if missing and len(folders) > 1:
+        raise UserError(
+            f"{len(missing)} of {len(runs)} searches have not finished in any of "
+            f"{', '.join(map(str, folders))}: {_some(missing)}. Run their shares "
+            "without --mode, or join their folders with --join=FOLDER."
+        )
+    return places
+
+
+def _join_rankings(
+    config: ConfigDict,
+    searched: Sequence[Searched],
+    of_searches: Sequence[Path],
+    folders: Sequence[Path],
+) -> None:
+    """Compares the rankings of all searches, if all have been ranked."""
+    left = [
+        one.folder
+        for one, folder in zip(searched, of_searches, strict=True)
+        if not rank_files.is_ranked(folder)
+    ]
+    if not left:
+        ranking.join(config, searched, of_searches, folders)
+    elif len(left) < len(searched):
+        print(
+            f"The report has no rankings, as {len(left)} of {len(searched)} searches "
+            f"are not ranked: {_some(left)}. --mode=rank ranks them.",
+            flush=True,
+        )
 
 
 def read_search(each: Run, workdir: Path, space: Space) -> Searched:

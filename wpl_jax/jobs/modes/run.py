@@ -12,28 +12,35 @@ from wpl_jax.errors import ConfigError
 from wpl_jax.evaluation import retrain
 from wpl_jax.evaluation.rank_disorder import Ranking
 from wpl_jax.jobs import memory, ranking
-from wpl_jax.jobs.arms import RETRAINING, check_devices, of_each_arm
-from wpl_jax.jobs.modes.report import read_search, write_report
-from wpl_jax.jobs.results import on_all, read_architecture, write_results
+from wpl_jax.jobs.arms import RETRAINING, check_devices, fingerprints, of_each_arm
+from wpl_jax.jobs.modes.report import finish, read_search
+from wpl_jax.jobs.results import (
+    is_finished,
+    on_all,
+    read_architecture,
+    write_results,
+)
 from wpl_jax.jobs.search_config import (
     Run,
     expand,
     make_plan,
     make_retraining,
     make_search,
+    runs_of_share,
     search_settings,
 )
 from wpl_jax.jobs.search_loop import advance_all, resumable
 from wpl_jax.reports.searched import ARCHITECTURE_FILE, REPORT_FILE, RESULTS_FILE
-from wpl_jax.runs import fingerprint
 from wpl_jax.runs.machine import Machine, Requests
-from wpl_jax.runs.run_directory import claim_data, open_run
+from wpl_jax.runs.run_directory import claim, claim_data, open_run
 from wpl_jax.search import Search
 from wpl_jax.tasks import Data, DataCache
 
 
 def run(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> None:
-    """Runs or resumes all searches of a configuration, and reports on them.
+    """Runs or resumes the searches of a configuration, or a share of them.
+
+    The process that finishes last writes the report.
 
     Each search ends with the selection of its best architecture, and with that
     architecture's training from scratch where ``config.retrain.epochs`` is not 0.
@@ -41,26 +48,27 @@ def run(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> None
     Args:
       config: As ``configs/enas_rnn_pydoc.py`` gives it.
       workdir: Folder of the run.
-      machine: How the searches use this machine.
+      machine: How the searches use this machine, and which of them it runs.
 
     Raises:
       UserError: If something is wrong with the configuration, the data or the
         folder, before anything is compiled.
       SystemExit: With 128 and the number of a signal after it, once all is saved.
     """
-    runs = expand(config)
-    page = workdir / REPORT_FILE
+    every = expand(config)
+    runs = runs_of_share(every, machine.share)
+    page, alone, cache = workdir / REPORT_FILE, machine.share.is_whole, DataCache()
     finished = processes.broadcast(
-        page.is_file() and all(_is_finished(each, workdir) for each in runs)
+        page.is_file() and all(is_finished(each, workdir) for each in every)
     )
     said = f"This run is finished: {page}"
     # The data first: a folder is claimed by nothing that cannot run.
     try:
-        arms = _make_arms(runs, machine)
+        arms = _make_arms(runs, cache, machine)
     except DataError as error:
         if not finished:
             raise
-        with open_run(workdir, config.to_dict()):
+        with open_run(workdir, config.to_dict(), alone=alone):
             print(f"{said}\nIts data is not there to be compared. {error}")
             return
     if not finished:
@@ -70,33 +78,30 @@ def run(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> None
         print("\n".join(dict.fromkeys(arm.about for arm in arms.values())))
         needs = [need for arm in arms.values() for need in arm.needs]
         check_devices(needs, machine)
-    data = fingerprint.of_each({k: v for arm in arms.values() for k, v in arm.data()})
-    with open_run(workdir, config.to_dict()), machine.requests() as requests:
+    data = fingerprints(every, {k: v for arm in arms.values() for k, v in arm.data()})
+    with (
+        open_run(workdir, config.to_dict(), alone=alone),
+        machine.requests() as requests,
+    ):
         claim_data(workdir, data)
         if processes.is_primary():
             for each in runs:
-                arms[each.arm].check_files(each, workdir)
+                with claim(each.folder(workdir)):  # Another process would be named.
+                    arms[each.arm].check_files(each, workdir)
         if finished:
             print(said)
             return
         for number, each in enumerate(runs, 1):
             title = f"[{number}/{len(runs)}] {each.title}"
-            arms[each.arm].run(each, workdir, title, requests)
-        main = arms[runs[0].arm]
-        spaces = {name: arm.space for name, arm in arms.items()}
-        write_report(config, workdir, spaces, main.about)
+            with claim(each.folder(workdir)):
+                arms[each.arm].run(each, workdir, title, requests)
+        finish(config, workdir, cache, machine.share, ranked=False)
 
 
-def _is_finished(each: Run, workdir: Path) -> bool:
-    retrained = each.folder(workdir) / "retrain" / retrain.RETRAINED_FILE
-    return (each.folder(workdir) / RESULTS_FILE).exists() and (
-        not each.config.retrain.epochs or retrained.exists()
-    )
-
-
-def _make_arms(runs: list[Run], machine: Machine) -> dict[str, "_Arm"]:
+def _make_arms(
+    runs: list[Run], cache: DataCache, machine: Machine
+) -> dict[str, "_Arm"]:
     """By name; they share what they have in common of the data."""
-    cache = DataCache()
     return of_each_arm(
         runs, lambda arm, config: _Arm(arm, config, cache, machine.devices)
     )
@@ -139,7 +144,7 @@ class _Arm:
         """Checks what is there of a run, before anything is compiled for the rest."""
         if (each.folder(workdir) / RESULTS_FILE).exists():
             read_search(each, workdir, self.space)
-            if not _is_finished(each, workdir):
+            if not is_finished(each, workdir):
                 self._read_architecture(each.folder(workdir))
 
     def _read_architecture(self, folder: Path) -> np.ndarray:
@@ -158,7 +163,7 @@ class _Arm:
             _search(
                 *(self._config, self._search, self._data), each, folder, title, requests
             )
-        if not processes.broadcast(_is_finished(each, workdir)):
+        if not processes.broadcast(is_finished(each, workdir)):
             retrain.run(
                 self._retraining,
                 self._retrain_data,
