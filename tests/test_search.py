@@ -202,6 +202,7 @@ def test_measured_numbers_are_those_of_the_epoch():
     np.testing.assert_allclose(measured.child_reward, np.exp(-err2).mean(), rtol=1e-5)
     best = state.epoch.architectures.choice[np.argmin(err2)]
     np.testing.assert_array_equal(measured.best, best)
+    np.testing.assert_array_equal(measured.choices, state.epoch.architectures.choice)
     np.testing.assert_allclose(measured.rate, RATE * DECAY**2, rtol=1e-6)
     assert float(measured.alpha) == 3.0
 

@@ -339,6 +339,7 @@ class Search:
         seen = state.epoch
         reward = functools.partial(self.reward, self.task)
         lost = jax.tree.map(forgetting, seen.err1, seen.err2)
+        architectures = seen.architectures
         of_derived: dict[str, Any] = dict.fromkeys(_OF_DERIVED)
         if seen.derived_err1 is not None and seen.derived_err2 is not None:
             derived = jax.tree.map(forgetting, seen.derived_err1, seen.derived_err2)
@@ -353,10 +354,11 @@ class Search:
             err2=seen.err2.loss,
             child_error=jnp.mean(seen.err2.error),
             train_loss=jnp.mean(seen.train_loss),
-            child_reward=jnp.mean(jax.vmap(reward)(seen.err2, seen.architectures)),
+            child_reward=jnp.mean(jax.vmap(reward)(seen.err2, architectures)),
             reward=seen.reward,
             entropy=seen.entropy,
-            best=seen.architectures.choice[ranking(seen.err2)[0]],
+            best=architectures.choice[ranking(seen.err2)[0]],
+            choices=architectures.choice if architectures.weights is None else None,
             alpha=self.protection.active(epoch) * self.protection.alpha(epoch),
             rate=self.optimizer.rate(epoch) * state.rate_scale,
             skipped=state.skipped.of_epoch,

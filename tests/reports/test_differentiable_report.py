@@ -20,6 +20,7 @@ from wpl_jax.reports.sections import (
     discretization_gap,
     forgetting,
     introduction,
+    true_order,
     weight_entropy,
 )
 from wpl_jax.reports.sections.section import Report
@@ -275,6 +276,40 @@ def test_spaces_without_a_table_have_no_accuracies(report, tmp_path):
     derived_accuracy.SECTION.show(page, report._replace(arms={"toy": toy}))
     page.write(tmp_path / "page.html")
     assert "Accuracy" not in (tmp_path / "page.html").read_text()
+
+
+def test_the_order_of_children_is_compared_with_the_table(report, tmp_path):
+    """Kendall's tau of four children: concordant less discordant of six pairs."""
+    table = nasbench201()
+    children = [SKIP, [0, 0, 0, 2, 2, 2], ALL_3X3, [3] * 6]
+    names = ("skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+    rows = [table.number([names[c] for c in child], child) for child in children]
+    truth = table.columns["cifar10_test"][rows]
+    best_first = np.argsort(-truth)
+    in_order, swapped = np.empty(4), np.empty(4)
+    in_order[best_first] = [1.0, 2.0, 3.0, 4.0]
+    swapped[best_first] = [2.0, 1.0, 3.0, np.nan]
+    swapped = [None if np.isnan(x) else x for x in swapped]
+    changes = {
+        "children/choices": [children] * EPOCHS,
+        "children/err1": [in_order.tolist()] * EPOCHS,
+        "children/err2": [in_order.tolist(), swapped, (-in_order).tolist()],
+    }
+    one = write_search(tmp_path / "random", 0, **changes)._replace(arm="random")
+    both = report._replace(workdir=tmp_path, arms={"random": [one], **report.arms})
+    truths = derived_accuracy.find_truths(both)
+    found = true_order.orders(one, truths["CIFAR-10"])
+    np.testing.assert_allclose(found.err1, [1, 1, 1])
+    np.testing.assert_allclose(found.err2, [1, 4 / 6, -1])
+    assert true_order.of_last(found.err2) == -1
+    of_eight = np.array([9.0, 9, 9, 9, 9, 9, 0.5, 0.3])
+    assert true_order.of_last(of_eight) == pytest.approx(0.4)
+    page = Page("title", tmp_path)
+    true_order.SECTION.show(page, both)
+    page.write(tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert "2.000" in text  # err1 - err2
+    assert text.count("<tr>") == 2  # Mixtures have no children to be ranked.
 
 
 def test_a_table_that_has_moved_is_a_warning(report, tmp_path):

@@ -75,6 +75,7 @@ class Measured(NamedTuple):
     reward: jax.Array  # float32[]; mean over the strategy's steps, nan without any
     entropy: jax.Array  # float32[]; nats, the same
     best: jax.Array  # int32[decisions]; choice of the epoch's child of lowest err2
+    choices: jax.Array | None  # int32[children, decisions]; None of mixtures
     alpha: jax.Array  # float32[]; 0 before the first Fisher
     rate: jax.Array  # float32[]; learning rate
     skipped: jax.Array  # int32[]; number of skipped steps

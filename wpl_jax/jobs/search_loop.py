@@ -28,6 +28,7 @@ METRICS = {
     "train_loss": "children/train_loss",
     "child_reward": "children/reward",
     "best": "children/best",
+    "choices": "children/choices",
     "reward": "strategy/reward",
     "entropy": "strategy/entropy",
     "alpha": "penalty/alpha",

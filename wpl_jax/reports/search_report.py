@@ -20,6 +20,7 @@ from wpl_jax.reports.sections import (
     guessing,
     introduction,
     rank_disorder,
+    true_order,
     weight_entropy,
 )
 from wpl_jax.reports.sections.section import Report
@@ -36,6 +37,7 @@ SECTIONS = (
     discretization_gap.SECTION,
     forgetting.SECTION,
     child_order.SECTION,
+    true_order.SECTION,
     from_scratch.SECTION,
     rank_disorder.SECTION,
     best_architectures.SECTION,
