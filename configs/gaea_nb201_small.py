@@ -5,7 +5,7 @@
 
 Li, Khodak, Balcan, Talwalkar, "Geometry-Aware Gradient Algorithms for Neural
 Architecture Search" (ICLR 2021): shared weights and architecture weights are trained on
-the same batches (a single level), the latter by exponentiated gradients. One seed, 8
+the same batches (a single level), the latter by exponentiated gradients. One seed, 12
 epochs over 10,000 images of 16x16. The same on the digits that scikit-learn contains:
 ``--config=configs/gaea_nb201_small.py:digits``.
 """
@@ -68,16 +68,17 @@ def get_config(data: str = "cifar10") -> ConfigDict:
         },
     )
     # An epoch of the search trains one mixture on one pass over the data.
-    config.search.epochs = 8
+    config.search.epochs = 12
     config.search.children = 1
     config.search.batches = 312
     config.search.eval_batches = 50
     config.search.learn_per_call = 1
     config.search.checkpoint_seconds = 60.0
-    # Better than .1 by the table's validation accuracy, over seeds 100 to 102.
+    # By the table's validation accuracy, over seeds 100 to 102, 12 epochs at .2 are
+    # better than 8 epochs or .1, and than a rate of .3 for the architecture weights.
     config.optimizer.sgd.learning_rate = 0.2
     config.optimizer.sgd.cosine = ConfigDict(
-        {"lowest": 0.001, "period": 8, "growth": 1}
+        {"lowest": 0.001, "period": 12, "growth": 1}
     )
     config.optimizer.sgd.nesterov = False
     config.optimizer.sgd.weight_decay = 3e-4

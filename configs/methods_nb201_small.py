@@ -8,8 +8,9 @@ Each arm is a method. The settings of its architecture weights are those of its 
 All arms train the shared weights on the same 10,000 images of 16x16 with the same
 optimizer. Methods that need a validation batch in each step take it from 10,000 other
 images. Methods that train mixtures have 8 epochs of 312 steps. Methods that train
-single paths have 24, as such a step takes about a third of the time. This selects some
-of the arms: ``--config=configs/methods_nb201_small.py:darts,gaea_darts``.
+single paths have 24, as such a step takes about a third of the time; their learning
+rate is .1 instead of .2. This selects some of the arms:
+``--config=configs/methods_nb201_small.py:darts,gaea_darts``.
 """
 
 from typing import Any
@@ -31,6 +32,8 @@ def get_config(methods: str = "") -> ConfigDict:
     """
     config = gaea_nb201_small.get_config()
     config.num_seeds = 5
+    config.search.epochs = _OF_MIXTURES
+    config.optimizer.sgd.cosine.period = _OF_MIXTURES
     # The selection of strategies that propose many architectures.
     candidates = {"proposed": 100, "screen_batches": 8, "keep": 10, "judge_batches": 50}
     of_paths = choice(
@@ -54,13 +57,15 @@ def _arms() -> dict[str, dict[str, Any]]:
     """What each method changes, by its name."""
     exponentiated = {"optimizer": "exponentiated_gradient"}
     adam, one_pass = {"optimizer": "adam"}, {"split": "train", "shared_pass": True}
+    # A child is trained on few batches.
+    children = {"children": 104, "batches": 3, "eval_batches": 1}
     # A quarter of the channels, weights of edges.
     partial = {"channel_parts": 4, "edge_weights": True}
     # The temperature falls over all epochs.
     gumbel = {"relaxation": "gumbel", "temperature_epochs": _OF_PATHS}
     return {
-        "rs_ws": _paths({"name": "random"}),
-        "enas": _paths({"name": "enas"}),
+        "rs_ws": _paths({"name": "random"}, children),
+        "enas": _paths({"name": "enas"}, children),
         "darts": _mixtures(adam),
         "darts_with_none": _mixtures(adam, {"exclude_none": False}),
         "darts_second_order": _mixtures({**adam, "order": "second"}),
@@ -105,16 +110,13 @@ def _mixtures(
     }
 
 
-def _paths(strategy: dict[str, Any]) -> dict[str, Any]:
-    """A method that trains one path at a time: a new one after few batches."""
+def _paths(
+    strategy: dict[str, Any], search: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """A method that trains one path at a time; GDAS draws a new one for each batch."""
     return {
         "penalty": {"name": "none"},
         "strategy": strategy,
-        "search": {
-            "epochs": _OF_PATHS,
-            "children": 104,
-            "batches": 3,
-            "eval_batches": 1,
-        },
-        "optimizer": {"sgd": {"cosine": {"period": _OF_PATHS}}},
+        "search": {"epochs": _OF_PATHS, **(search or {})},
+        "optimizer": {"sgd": {"learning_rate": 0.1, "cosine": {"period": _OF_PATHS}}},
     }
