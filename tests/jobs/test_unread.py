@@ -43,7 +43,9 @@ ELSEWHERE = re.compile(
     r"job|seed|num_seeds|arms.*|main_arm|search\..*|(retrain\.)?task\.data\..*|"
     r"task\.image_classification\.(shrink|shard_images)|ranking\..*|"
     r"retrain\.(checkpoint_seconds|architecture)|.*\.name|"
-    r"penalty\.wpl\.alpha_inside_average"
+    r"penalty\.wpl\.alpha_inside_average|"
+    # Read, but no other sampler fits a recurrent cell.
+    r"strategy\.random\.sampler"
 )
 TEXTS = ("cosine", "exponential", "explicit", "proximal", "tree", "tensor", "none")
 TEXTS += ("all", "choices", "leaves", "last", "output", "train", "valid", "model")
