@@ -125,6 +125,8 @@ def get_config() -> ConfigDict:
         l2=common,
         ewc=common | estimator,
         orthogonal={},
+        replay={},
+        nsas={},
         wpl=common
         | estimator
         | {

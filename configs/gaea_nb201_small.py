@@ -42,6 +42,7 @@ def get_config(data: str = "cifar10") -> ConfigDict:
     task.augmentation = ConfigDict({"crop": 2, "flip": True, "cutout": 0})
     task.dropout = 0.0
     config.task.data.train, config.task.data.valid = 10_000, 10_000
+    candidates = {"proposed": 100, "screen_batches": 8, "keep": 10, "judge_batches": 50}
     config.strategy = choice(
         STRATEGIES,
         "differentiable",
@@ -58,14 +59,8 @@ def get_config(data: str = "cifar10") -> ConfigDict:
                 "judge_batches": 50,
             },
         },
-        random={
-            "candidates": {
-                "proposed": 100,
-                "screen_batches": 8,
-                "keep": 10,
-                "judge_batches": 50,
-            }
-        },
+        random={"candidates": candidates},
+        pada={"candidates": candidates, "epochs": 12},  # those of the search
     )
     # An epoch of the search trains one mixture on one pass over the data.
     config.search.epochs = 12
@@ -102,5 +97,6 @@ def get_config(data: str = "cifar10") -> ConfigDict:
         task.augmentation = ConfigDict({"crop": 1, "flip": False, "cutout": 0})
         config.search.eval_batches = 8
         config.optimizer.sgd.learning_rate = 0.1
-        config.strategy.differentiable.candidates.judge_batches = 8
+        for name in ("differentiable", "random", "pada"):
+            config.strategy[name].candidates.judge_batches = 8
     return config

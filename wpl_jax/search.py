@@ -95,11 +95,14 @@ class Search:
         """Checks that the parts go together."""
         self.strategy.check_children(self.children_per_step)
         self.optimizer.check_children(self.task.space, self.children_per_step)
-        changes = self.protection.companions or self.strategy.differentiable
-        expected = "one for children with companions, or that change in each step"
-        require(
-            self, "update_rule", not (self.update_rule.one_path and changes), expected
+        learns = self.strategy.differentiable or self.strategy.uses_norms
+        needs_more = self.protection.companions or learns
+        fits = not (self.update_rule.one_path and needs_more)
+        expected = (
+            "one for children with companions, or for strategies that learn in each "
+            "step"
         )
+        require(self, "update_rule", fits, expected)
 
     @property
     def num_judged(self) -> int:

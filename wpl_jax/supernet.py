@@ -276,6 +276,53 @@ def stacks(space: Space, architecture: Architecture) -> Any:
     return found[0]
 
 
+def norms_of_choices(space: Space, choice: jax.Array, child: Any) -> jax.Array:
+    """What each choice of a child contributes to a tree, such as its gradient.
+
+    The rows of a choice are those that the child would not use with any other choice in
+    this decision.
+
+    Args:
+      space: The space.
+      choice: The child, ``int32[num_decisions]``.
+      child: A tree like the child's parameters.
+
+    Returns:
+      The sum of the Euclidean norms of each choice's rows, ``float32[num_decisions]``;
+      0 for a choice without rows of its own, or without an alternative.
+    """
+
+    def rows_of(choice):
+        rows = jax.tree.leaves(space.rows(Architecture(choice)))
+        return [None if _is_whole(index) else index for index in rows]
+
+    counts = jnp.asarray(num_choices(space.decisions))
+    decisions = jnp.arange(len(counts))
+    steps = jnp.arange(1, max(num_choices(space.decisions)))
+
+    def with_another(decision, step):
+        other = (choice[decision] + step) % counts[decision]
+        return rows_of(choice.at[decision].set(other))
+
+    of_steps = jax.vmap(with_another, (None, 0))
+    others = jax.vmap(of_steps, (0, None))(decisions, steps)
+    exists = steps < counts[:, None]  # [decisions, steps]
+    total = jnp.zeros(len(counts))
+    for index, of_others, leaf in zip(
+        rows_of(choice), others, jax.tree.leaves(child), strict=True
+    ):
+        if index is None:
+            continue
+        squares = jnp.abs(leaf.astype(jnp.float32)) ** 2
+        norms = jnp.sqrt(jnp.sum(squares.reshape(len(leaf), -1), 1))
+        # Of each decision and row, whether any other choice uses the row.
+        used = jnp.any(index[:, None] == of_others[:, :, None], -1)
+        kept = jnp.any(used & exists[:, :, None], 1)
+        own = ~kept & (index < PAD) & (counts[:, None] > 1)
+        total += jnp.sum(jnp.where(own, norms, 0), 1)
+    return total
+
+
 def is_all(index: Any) -> bool:
     """Whether rows are ``ALL``, of a parameter that all children share."""
     return _is_whole(index) and index == ALL

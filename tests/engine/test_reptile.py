@@ -24,6 +24,7 @@ from wpl_jax.engine.reptile import Reptile
 from wpl_jax.jobs.memory import of_search
 from wpl_jax.penalty import plasticity_states
 from wpl_jax.protections.replay import Replay
+from wpl_jax.strategies.path_importance import PathImportance
 
 OUTER, MOMENTUM, TOGETHER, CHILDREN, EPOCHS = 0.5, 0.75, 3, 6, 3
 
@@ -113,12 +114,16 @@ def test_shared_weights_move_to_the_mean_of_children_that_start_from_them(device
     assert np.all(np.isnan(state.epoch.train_loss))
 
 
-def test_children_with_companions_are_refused():
+@pytest.mark.parametrize(
+    "changes",
+    [{"protection": Replay(1)}, {"strategy": PathImportance(toy.ToySpace())}],
+)
+def test_children_with_companions_and_learning_in_steps_are_refused(changes):
     with pytest.raises(
         SettingError,
         match=r"update_rule is Reptile.*expected one for children with companions",
     ):
-        dataclasses.replace(sumnas(Devices()), protection=Replay(1))
+        dataclasses.replace(sumnas(Devices()), **changes)
 
 
 @pytest.mark.parametrize("rate", [0.0, -1.0, "1"])

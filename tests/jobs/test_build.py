@@ -22,6 +22,7 @@ from wpl_jax.protections.estimators import ESTIMATORS
 from wpl_jax.registry import Registry
 from wpl_jax.spaces import SPACES
 from wpl_jax.strategies import STRATEGIES
+from wpl_jax.strategies.samplers import SAMPLERS
 from wpl_jax.tasks import TASKS
 
 
@@ -242,13 +243,14 @@ REQUIRED = {
     "language_model": {"space": None},
     "differentiable": {"space": toy.ToySpace()},
     "enas": {"space": toy.ToySpace()},
+    "pada": {"space": toy.ToySpace()},
     "random": {"space": toy.ToySpace()},
     "separate_momentum": {"learning_rate": 0.1},
     "sgd": {"learning_rate": 0.1},
 }
 REGISTRIES = (
-    *(SPACES, TASKS, STRATEGIES, PENALTIES, ESTIMATORS, OPTIMIZERS, SCHEDULES),
-    UPDATES,
+    *(SPACES, TASKS, STRATEGIES, SAMPLERS, PENALTIES, ESTIMATORS, OPTIMIZERS),
+    *(SCHEDULES, UPDATES),
 )
 ALL = [(known, name) for known in REGISTRIES for name in known]
 

@@ -19,6 +19,7 @@ from wpl_jax.search import Search
 from wpl_jax.spaces.nasbench201 import NasBench201
 from wpl_jax.strategies.differentiable import Differentiable, ExponentiatedGradient
 from wpl_jax.strategies.enas import Enas
+from wpl_jax.strategies.path_importance import PathImportance
 from wpl_jax.strategies.random_search import RandomSearch
 from wpl_jax.strategies.strategy import Candidates
 from wpl_jax.tasks.image_classification import ImageClassification
@@ -95,6 +96,7 @@ def test_what_is_no_mixture_has_no_gap():
 KINDS = {
     "random": lambda space: RandomSearch(space, Candidates(2, 1, 1)),
     "enas": lambda space: Enas(space, candidates=Candidates(2, 1, 1)),
+    "pada": lambda space: PathImportance(space, Candidates(2, 1, 1)),
     "darts": Differentiable,
     "gaea": GAEA,
     "gdas": GDAS,

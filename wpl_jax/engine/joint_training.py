@@ -34,6 +34,7 @@ from wpl_jax.engine.training import (
     Batch,
     Step,
     TrainState,
+    finite_norms,
     gradient_of_batch,
     stepped_by,
 )
@@ -195,8 +196,19 @@ class Together(Trainer):
                 strategy, children, transform, train_state, data
             )
         train_state, told = joint_step(
-            self.task, transform, train_state, children, companions, data, self.devices
+            self.task,
+            transform,
+            train_state,
+            children,
+            companions,
+            data,
+            self.devices,
+            norms=self.strategy.uses_norms,
         )
+        if self.strategy.uses_norms:
+            strategy = self.strategy.after_step(
+                strategy, children.architecture, told.norms
+            )
         skipped = skipped.after(told.sound)
         progress = Progress(children.architecture, strategy, train_state, skipped)
         return progress, told.loss
@@ -254,6 +266,7 @@ def joint_step(
     companions: Companions | None,
     data: Data,
     devices: Devices,
+    norms: bool = False,
 ) -> tuple[TrainState, Step]:
     """A step of several children, each on its own batch, which its companions share.
 
@@ -269,6 +282,7 @@ def joint_step(
       companions: Of each child; None if there are none.
       data: Of the task.
       devices: Devices that divide the children, or else the batch of each.
+      norms: Whether the norms of each child's gradient are computed.
 
     Returns:
       The train state after the step, and each child's loss and whether it was finite.
@@ -280,7 +294,11 @@ def joint_step(
         gradient, carry, loss, sound = gradient_of_batch(
             task, params, item.architecture, batch, item.carry
         )
-        return gradient, sound, (carry, Step(loss, sound))
+        told = Step(loss, sound)
+        if norms:
+            of_choices = finite_norms(task, item.architecture, gradient, sound)
+            told = told._replace(norms=of_choices)
+        return gradient, sound, (carry, told)
 
     items, each = _items(children, companions, carries)
     gradient, used, beside = mean_over_children(

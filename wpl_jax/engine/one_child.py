@@ -97,7 +97,11 @@ class OneChild(Trainer):
             architecture,
             batch,
             of_weights=shares,
+            norms=self.strategy.uses_norms,
         )
+        if self.strategy.uses_norms:
+            trained = jax.tree.map(lambda x: x[None], architecture)
+            strategy = self.strategy.after_step(strategy, trained, told.norms[None])
         if shares:
             known = SlopeOfPass(told.loss, told.of_weights)
             strategy, architecture = self.strategy.step(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from wpl_jax.devices.axis import NO_AXIS, Axis
-from wpl_jax.supernet import Architecture
+from wpl_jax.supernet import Architecture, norms_of_choices
 from wpl_jax.tasks.task import Data, Task
 
 
@@ -35,6 +35,7 @@ class Step(NamedTuple):
     loss: jax.Array  # float[]; of the batch
     sound: jax.Array  # bool[]; whether loss, gradient and update are finite
     of_weights: Any = None  # gradient in the mixture's weights, if requested
+    norms: Any = None  # float32[decisions]; of the gradient, if requested
 
 
 def stepped_by(
@@ -61,6 +62,7 @@ def train_step(
     architecture: Architecture,
     batch: Batch,
     of_weights: bool = False,
+    norms: bool = False,
 ) -> tuple[TrainState, Step]:
     """A step on one batch. If it is not finite, the state does not change.
 
@@ -72,6 +74,7 @@ def train_step(
       batch: The training batch.
       of_weights: Whether the same pass computes the gradient in the weights of the
         mixture. It is 0 if the step is not finite.
+      norms: Whether the norms of the gradient of each choice's rows are computed.
 
     Returns:
       The train state after the step, and the measurements of the step.
@@ -99,7 +102,21 @@ def train_step(
         TrainState(params, opt_state, carry),
         train_state,
     )
-    return train_state, Step(loss, sound, of_mixture)
+    of_choices = None
+    if norms:
+        of_choices = finite_norms(task, architecture, gradient, sound)
+    return train_state, Step(loss, sound, of_mixture, of_choices)
+
+
+def finite_norms(
+    task: Task, architecture: Architecture, gradient: Any, sound: jax.Array
+) -> jax.Array:
+    """Norms of the gradient of each choice's rows, ``float32[decisions]``.
+
+    They are 0 if the step is not finite.
+    """
+    found = norms_of_choices(task.space, architecture.choice, gradient)
+    return jnp.where(sound, found, 0)
 
 
 def gradient_of_batch(

@@ -17,7 +17,7 @@ class Update(Protocol):
 
     Attributes:
       one_path: Whether each child has to be the same architecture in all steps of a
-        call, and without companions.
+        call, without companions, and with a strategy that does not learn in the steps.
     """
 
     one_path: bool = False

@@ -56,15 +56,18 @@ class Strategy(Protocol):
     """A way to search, on any space. Its functions are pure.
 
     It learns between epochs from rewards (:meth:`learn`), or while weights are trained
-    from gradients (:meth:`step`), or not at all. A class that inherits from this one
-    implements what it does and leaves out the rest.
+    from gradients (:meth:`step`) or their norms (:meth:`after_step`), or not at all. A
+    class that inherits from this one implements what it does and leaves out the rest.
 
     Attributes:
       differentiable: Whether it learns from gradients. It then trains one architecture
         at a time, of a space that supports weights and gates.
+      uses_norms: Whether it learns from norms of the shared weights' gradients
+        (:meth:`after_step`).
     """
 
     differentiable: bool = False
+    uses_norms: bool = False
 
     @property
     def shares_pass(self) -> bool:
@@ -146,6 +149,21 @@ class Strategy(Protocol):
         """
         del slope, key
         return state, architecture
+
+    def after_step(
+        self, state: State, architectures: Architecture, norms: jax.Array
+    ) -> State:
+        """Learns from a training step, if :attr:`uses_norms`; by default, nothing.
+
+        Args:
+          state: The strategy's state.
+          architectures: What was trained in the step, arrays ``[children, ...]``.
+          norms: Norms of the gradients of each choice's rows, ``float32[children,
+            decisions]``, see :func:`wpl_jax.supernet.norms_of_choices`. They are 0 for
+            a child whose loss or gradient is not finite.
+        """
+        del architectures, norms
+        return state
 
     def steps_after(self, epoch: int) -> int:
         """How many steps it learns for from rewards after an epoch; by default, 0."""
