@@ -129,6 +129,25 @@ def test_in_the_authors_code_the_archive_has_no_gradient():
     )
 
 
+class Scaled(Rehearsing):
+    """Trains on a part of the child's loss."""
+
+    def gradient(self, choice, batch):
+        found = super().gradient(choice, batch)
+        return {name: (1 - SHARE) * value for name, value in found.items()}
+
+
+def test_a_search_with_the_authors_code_trains_on_a_part_of_the_childs_loss():
+    search = make_search(protection=Nsas(share=SHARE, gradient="code"))
+    data, state = toy.make_data(), search.init(jax.random.key(1))
+    written = Scaled(state.shared.params, data, None)
+    state = run_epoch(search, state, data, 0)
+    for index, child in enumerate(np.asarray(state.epoch.architectures.choice)):
+        written.train_with(child, [], 0, index)
+    for name, value in state.shared.params.items():
+        np.testing.assert_allclose(value, written.params[name], rtol=2e-5)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -110,7 +110,8 @@ class Nsas(Protection):
     def remember(self, memory, opt_state, trained, found, used, rows, alpha):
         """Updates the archive after each of the children, one after the other."""
         del found, used, rows, alpha
-        memory, _ = jax.lax.scan(self._after, memory, trained.architecture)
+        if self.gradient == "paper":
+            memory, _ = jax.lax.scan(self._after, memory, trained.architecture)
         return memory, opt_state
 
     def _after(self, memory: Memory, child: Architecture) -> tuple[Memory, None]:
