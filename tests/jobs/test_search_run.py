@@ -25,7 +25,7 @@ from wpl_jax.reports import search_report
 from wpl_jax.runs import machine
 from wpl_jax.runs.run_directory import open_run
 from wpl_jax.runs.stopping import StopRequest
-from wpl_jax.supernet import architecture_from_json
+from wpl_jax.spaces.architecture_json import architecture_from_json
 from wpl_jax.tasks import TASKS
 from wpl_jax.tasks.guessing import Guess
 

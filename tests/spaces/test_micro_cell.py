@@ -22,6 +22,10 @@ from test_cell_graph import (
 
 from wpl_jax.devices.parallel import Devices
 from wpl_jax.spaces import micro_cell
+from wpl_jax.spaces.architecture_json import (
+    architecture_from_json,
+    architecture_to_json,
+)
 from wpl_jax.spaces.batch_normalization import EPSILON, Moments
 from wpl_jax.spaces.cell_graph import OPERATIONS
 from wpl_jax.spaces.cell_layout import CellMoments, Wiring
@@ -31,8 +35,6 @@ from wpl_jax.spaces.separable import Separable
 from wpl_jax.supernet import (
     PAD,
     Architecture,
-    architecture_from_json,
-    architecture_to_json,
     count_parameters,
     gather,
     is_all,

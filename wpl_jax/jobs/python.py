@@ -19,7 +19,8 @@ from wpl_jax.runs.machine import Machine
 from wpl_jax.runs.monitor import METRICS_FILE, whole_records
 from wpl_jax.runs.run_directory import claim_data, open_run
 from wpl_jax.search import Search
-from wpl_jax.supernet import Architecture, gather, names_of_choices
+from wpl_jax.spaces.architecture_json import names_of_choices
+from wpl_jax.supernet import Architecture, gather
 from wpl_jax.tasks import Data, ranking
 
 _TITLE = "Search"

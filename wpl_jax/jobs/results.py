@@ -14,7 +14,11 @@ from wpl_jax.jobs.search_config import Run
 from wpl_jax.reports.searched import ARCHITECTURE_FILE, REMEDY, RESULTS_FILE
 from wpl_jax.runs.run_files import read_text, to_json, write_atomically
 from wpl_jax.search import Search
-from wpl_jax.supernet import Space, architecture_from_json, architecture_to_json
+from wpl_jax.spaces.architecture_json import (
+    architecture_from_json,
+    architecture_to_json,
+)
+from wpl_jax.supernet import Space
 from wpl_jax.tasks import ranking as order
 from wpl_jax.tasks.guessing import Guess, Model, print_remark
 

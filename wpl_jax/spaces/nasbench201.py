@@ -19,19 +19,17 @@ multiplies the patches with the kernels of all of these edges in one product.
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wpl_jax.common.platforms import product_or_convolution
 from wpl_jax.common.settings import check_bool, check_int, require
 from wpl_jax.devices.axis import NO_AXIS, Axis
 from wpl_jax.spaces import images
-from wpl_jax.spaces.batch_normalization import Moments, normalize
-from wpl_jax.spaces.depthwise import average_pool, shifts
+from wpl_jax.spaces.batch_normalization import Moments
+from wpl_jax.spaces.depthwise import average_pool
 from wpl_jax.spaces.images import Noise, Outputs, UniformKernel
 from wpl_jax.spaces.mixed_edges import Terms, mix
 from wpl_jax.spaces.nasbench201_architectures import (
@@ -40,6 +38,14 @@ from wpl_jax.spaces.nasbench201_architectures import (
     OPERATIONS,
     all_architectures,
     canonical_form,
+)
+from wpl_jax.spaces.nasbench201_operations import (
+    ON_ONE_EDGE,
+    PRODUCTS,
+    affine_convolution,
+    convolve,
+    reduce,
+    side_by_side,
 )
 from wpl_jax.supernet import (
     ALL,
@@ -157,14 +163,14 @@ class NasBench201(Space):
 
     def _parameters(self) -> Params:
         inputs, first = self.image_shape[2], self.channels
-        found: Params = {"stem": _normalized(9 * inputs, first)}
+        found: Params = {"stem": affine_convolution(9 * inputs, first)}
         for stage in range(STAGES):
             c, edges = first * 2**stage, self.cells * len(EDGES)
             part = c // self.channel_parts
             if stage:
                 found[f"reduction_{stage}"] = {
-                    "first": _normalized(9 * c // 2, c),
-                    "second": _normalized(9 * c, c),
+                    "first": affine_convolution(9 * c // 2, c),
+                    "second": affine_convolution(9 * c, c),
                     "shortcut": {"kernel": UniformKernel((c // 2, c), c // 2)},
                 }
             found[f"stage_{stage}"] = {
@@ -217,12 +223,13 @@ class NasBench201(Space):
         Returns:
           The scores of the classes.
         """
-        given, found = batch_stats or {}, {}
-        x, found["stem"] = _convolve(inputs, child["stem"], given.get("stem"), axis)
+        given: dict[str, Any] = batch_stats or {}
+        found: dict[str, Any] = {}
+        x, found["stem"] = convolve(inputs, child["stem"], given.get("stem"), axis)
         for stage in range(STAGES):
             if stage:
                 name = f"reduction_{stage}"
-                x, found[name] = _reduce(x, child[name], given.get(name), axis)
+                x, found[name] = reduce(x, child[name], given.get(name), axis)
             name = f"stage_{stage}"
             x, found[name] = self._run_stage(
                 x, child[name], architecture, given.get(name), axis
@@ -246,16 +253,13 @@ class NasBench201(Space):
         return jax.lax.scan(run, x, (cells, given))
 
     def _choose(self, architecture, axis, x, each):
-        """A cell with one operation on each edge.
-
-        Moments of convolutions that are not chosen are 0.
-        """
+        """A cell with one operation on each edge."""
         (kernels, given), sums, found = each, [x, *[0.0] * (NODES - 1)], []
         for edge, (source, target) in enumerate(EDGES):
             one = jax.tree.map(lambda k, e=edge: k[e], (kernels, given))
             y, moments = jax.lax.switch(
                 architecture.choice[edge],
-                [functools.partial(_OPERATIONS[o], axis) for o in self.operations],
+                [functools.partial(ON_ONE_EDGE[o], axis) for o in self.operations],
                 self._part(sums[source]),
                 *one,
             )
@@ -281,8 +285,11 @@ class NasBench201(Space):
             x, places = self._part(sums[source]), np.array(edges)
             active, pooled = jax.nn.relu(x), average_pool(x)
             terms = Terms(
-                [p(active, _matrix(kernels[n][places])) for n, p in _PRODUCTS.items()],
-                [weights[f"nor_{name}"][places] for name in _PRODUCTS],
+                [
+                    p(active, side_by_side(kernels[n][places]))
+                    for n, p in PRODUCTS.items()
+                ],
+                [weights[f"nor_{name}"][places] for name in PRODUCTS],
                 [x, pooled],
                 [weights[name][places] for name in ("skip_connect", "avg_pool_3x3")],
             )
@@ -290,7 +297,7 @@ class NasBench201(Space):
             if given is not None:
                 own = [
                     jax.tree.map(lambda m, p=places: m[p].reshape(-1), given[name])
-                    for name in _PRODUCTS
+                    for name in PRODUCTS
                 ]
             y, moments = mix(terms, own, axis)
             for edge, part in zip(edges, jnp.split(y, len(edges), -1), strict=True):
@@ -299,7 +306,7 @@ class NasBench201(Space):
             by_edge = [
                 Moments(*(m.reshape(len(edges), -1) for m in each)) for each in moments
             ]
-            found.append(dict(zip(_PRODUCTS, by_edge, strict=True)))
+            found.append(dict(zip(PRODUCTS, by_edge, strict=True)))
         by_source = sorted(range(len(EDGES)), key=lambda edge: EDGES[edge][0])
         order = np.argsort(by_source)
         found = jax.tree.map(lambda *m: jnp.concatenate(m)[order], *found)
@@ -337,107 +344,3 @@ class NasBench201(Space):
             if source == target - 1:
                 nodes[str(target)] = "out" if target == NODES - 1 else f"+ {target}"
         return {"cell": Graph(nodes, tuple(edges))}
-
-
-# Operations of a single path. Arguments: axis, image, kernels of the edge, and moments
-# to normalize with. Results: the image, and the moments of both convolutions.
-
-
-def _nothing(kernels, given):
-    channels = kernels["conv_1x1"].shape[-1]
-    if given is not None:
-        return given
-    zero = jnp.zeros(channels)
-    return {"conv_1x1": Moments(zero, zero), "conv_3x3": Moments(zero, zero)}
-
-
-def _none(axis, x, kernels, given):
-    del axis
-    return jnp.zeros_like(x), _nothing(kernels, given)
-
-
-def _skip(axis, x, kernels, given):
-    del axis
-    return x, _nothing(kernels, given)
-
-
-def _pool(axis, x, kernels, given):
-    del axis
-    return average_pool(x), _nothing(kernels, given)
-
-
-def _convolution(name, product, axis, x, kernels, given):
-    y = product(jax.nn.relu(x), kernels[name])
-    y, _, moments = normalize(y, None if given is None else given[name], axis)
-    moments = jax.lax.stop_gradient(moments)
-    return y, _nothing(kernels, given) | {name: moments}
-
-
-# Kernels are matrices: rows are ordered by place in the window, then by channel.
-
-
-def _product(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
-    """A 3x3 convolution, zeros beyond the image.
-
-    Args:
-      x: ``float[batch, height, width, inputs]``.
-      kernel: ``float[9 inputs, outputs]``.
-      stride: In both directions.
-    """
-
-    def product(x, kernel):
-        seen = [s[:, ::stride, ::stride] for *_, s in shifts(x, 3, 0)]
-        return jnp.concatenate(seen, -1) @ kernel
-
-    def convolution(x, kernel):
-        return jax.lax.conv_general_dilated(
-            x,
-            kernel.reshape(3, 3, -1, kernel.shape[-1]),
-            (stride, stride),
-            [(1, 1), (1, 1)],
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-
-    return product_or_convolution(x, kernel, product=product, convolution=convolution)
-
-
-_PRODUCTS: dict[str, Callable[..., jax.Array]] = {
-    "conv_1x1": jnp.matmul,
-    "conv_3x3": _product,
-}
-
-_OPERATIONS: dict[str, Callable[..., Any]] = {
-    "none": _none,
-    "skip_connect": _skip,
-    **{f"nor_{n}": functools.partial(_convolution, n, p) for n, p in _PRODUCTS.items()},
-    "avg_pool_3x3": _pool,
-}
-
-
-def _matrix(kernels):
-    """Several kernels side by side, ``float[inputs, kernels * outputs]``."""
-    return jnp.moveaxis(kernels, 0, 1).reshape(kernels.shape[1], -1)
-
-
-def _convolve(x, child, given, axis, stride=1):
-    y = _product(x, child["kernel"], stride)
-    return images.normalized(y, child, given, axis)
-
-
-def _reduce(x, child, given, axis):
-    """The residual block that halves the image and doubles the channels."""
-    given = given or {}
-    y, first = _convolve(
-        jax.nn.relu(x), child["first"], given.get("first"), axis, stride=2
-    )
-    y, second = _convolve(jax.nn.relu(y), child["second"], given.get("second"), axis)
-    batch, height, width, channels = x.shape
-    halved = x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
-    found = {"first": first, "second": second}
-    return halved @ child["shortcut"]["kernel"] + y, found
-
-
-def _normalized(inputs: int, outputs: int) -> Params:
-    """A convolution whose normalization has a scale and an offset."""
-    kernel = UniformKernel((inputs, outputs), inputs)
-    return {"kernel": kernel, **images.affine_parameters((outputs,), affine=True)}
