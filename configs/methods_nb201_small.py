@@ -10,13 +10,15 @@ optimizer. Methods that need a validation batch in each step take it from 10,000
 images. Methods that train mixtures have 8 epochs of 312 steps. Methods that train
 single paths have 24, as such a step takes about a third of the time. Their learning
 rate is .05 instead of .2: with the latter, and with .1, the children of random search
-have higher validation errors (seed 100, 4 epochs). This selects some of the arms:
+have higher validation errors (seed 100, 4 epochs). ``--mode=time`` finds the epochs of
+equal times on your machine; ``--config.arms.NAME.search.epochs`` changes the schedules
+of the arm as well. This selects some of the arms:
 ``--config=configs/methods_nb201_small.py:darts,gaea_darts``.
 """
 
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from wpl_jax.configs import gaea_nb201_small
 from wpl_jax.jobs.build import choice
@@ -50,6 +52,8 @@ def get_config(methods: str = "") -> ConfigDict:
         if name not in known:
             raise ValueError(f"{name!r} is not a method. Known are {', '.join(known)}.")
     config.arms = ConfigDict({name: known[name] for name in chosen})
+    for arm in config.arms.values():
+        _tie_epochs(arm)
     config.main_arm = chosen[0]
     return config
 
@@ -93,6 +97,15 @@ def _arms() -> dict[str, dict[str, Any]]:
     }
 
 
+def _tie_epochs(arm: ConfigDict) -> None:
+    """Makes the schedules of an arm as long as its search, whatever a flag says."""
+    epochs = config_dict.FieldReference(arm.search.epochs)
+    arm.search.epochs = arm.optimizer.sgd.cosine.period = epochs
+    by_gradients = arm.strategy.get("differentiable", {})
+    if "temperature_epochs" in by_gradients:
+        by_gradients.temperature_epochs = epochs
+
+
 def _by_gradients(settings: dict[str, Any]) -> dict[str, Any]:
     """A strategy that trains architecture weights on validation batches, by default."""
     settings = {"split": "valid", "shared_pass": False, **settings}
@@ -107,6 +120,8 @@ def _mixtures(
     return {
         "penalty": {"name": "none"},
         "strategy": _by_gradients(settings),
+        "search": {"epochs": _OF_MIXTURES},
+        "optimizer": {"sgd": {"cosine": {"period": _OF_MIXTURES}}},
         **of_space,
     }
 

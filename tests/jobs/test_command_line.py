@@ -2,7 +2,20 @@
 
 from pathlib import Path
 
+import pytest
+from absl import flags
+from helpers import tiny_search
+from helpers.flags import parse
+
+from wpl_jax.errors import ConfigError
+from wpl_jax.jobs import registry as jobs
 from wpl_jax.jobs.command_line import with_built_in
+from wpl_jax.jobs.search_config import expand
+
+# ml_collections loads files by a method that Python deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:.*load_module:DeprecationWarning")
+
+METHODS = "configs/methods_nb201_small.py:gdas,darts"
 
 
 def test_a_built_in_configuration_goes_by_its_name_with_an_argument_or_without():
@@ -16,3 +29,49 @@ def test_a_built_in_configuration_goes_by_its_name_with_an_argument_or_without()
     assert Path(found[2]).is_file()
     for kept in ("--config=configs/mine.py:darts", "--config=nothing_like_it:darts"):
         assert with_built_in([kept]) == [kept]
+
+
+def test_an_arm_takes_a_field_that_the_file_does_not_have_there():
+    overrides = ["arms.wpl.search.epochs=9", "arms.none.retrain.epochs=7"]
+    config, fields = parse(tiny_search.__file__, *overrides)
+    jobs.check_overrides(config, fields, "run")
+    found = {each.arm: each.config for each in expand(config)}
+    assert found["wpl"].search.epochs == 9
+    assert found["none"].search.epochs == config.search.epochs == 2
+    assert found["none"].retrain.epochs == 7
+    assert found["wpl"].penalty.name == "wpl"
+
+
+def test_schedules_of_methods_follow_the_epochs_of_their_arms():
+    config, _ = parse(METHODS, "arms.gdas.search.epochs=9")
+    found = {each.arm: each.config for each in expand(config)}
+    lengths = {
+        arm: (one.search.epochs, one.optimizer.sgd.cosine.period)
+        for arm, one in found.items()
+    }
+    assert lengths == {"gdas": (9, 9), "darts": (8, 8)}
+    assert found["gdas"].strategy.differentiable.temperature_epochs == 9
+
+
+@pytest.mark.parametrize(
+    ("override", "error", "said"),
+    [
+        ("arms.wpl.search.epoch=9", KeyError, "search"),
+        ("arms.nobody.search.epochs=9", KeyError, "nobody"),
+        ("arms.wpl.search.epochs=x", flags.IllegalFlagValueError, "invalid literal"),
+        (
+            "arms.wpl.penalty.l2.strength=1.0",
+            ConfigError,
+            "'wpl'; in the arm none, it ch",
+        ),
+        ("arms.wpl.num_seeds=3", ConfigError, "an arm cannot change it"),
+        ("arms.wpl.ranking.top=0.3", ConfigError, "an arm cannot change it"),
+    ],
+)
+def test_an_arm_takes_no_field_that_it_does_not_read(override, error, said):
+    def check():
+        config, fields = parse(tiny_search.__file__, override)
+        jobs.check_overrides(config, fields, "run")
+
+    with pytest.raises(error, match=said):
+        check()

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import re
 import shutil
 
 import jax
@@ -407,6 +408,22 @@ def test_every_strategy_goes_with_every_penalty(strategy, penalty):
                 assert (new.shape, new.dtype) == (old.shape, old.dtype)
             phases.add(call.phase)
     assert ("learn" in phases) == (strategy == "enas")
+
+
+def test_the_main_arm_is_as_long_as_its_own_time(finished, tmp_path, capsys):
+    """Whatever the times are; the flags of all arms are those of a configuration."""
+    del finished  # It has compiled what is timed.
+    jobs.run(toy.get_config(), tmp_path / "new", "time")
+    found = json.loads((tmp_path / "new" / "times.json").read_text())
+    assert found["arms"]["wpl"]["epochs"] == 3
+    phases = {"train", "evaluate", "learn", "propose", "screen", "keep", "judge"}
+    assert set(found["arms"]["none"]["calls"]) == phases
+    assert all(one > 0 for one in found["arms"]["none"]["calls"].values())
+    flags = (tmp_path / "new" / "epochs.flags").read_text().splitlines()
+    assert flags[0] == "--config.arms.wpl.search.epochs=3"
+    assert re.fullmatch(r"--config\.arms\.none\.search\.epochs=\d+", flags[1])
+    assert "$(cat " in capsys.readouterr().out
+    assert not (tmp_path / "new" / "config.json").exists()  # The run claims it.
 
 
 def test_arms_and_seeds_are_expanded():

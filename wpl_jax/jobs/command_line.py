@@ -49,10 +49,11 @@ class _Literal(flags.ArgumentParser):
 
 
 class _OpenSections(flags.ArgumentParser):
-    """A parser of configuration files that lets flags add options of data formats.
+    """A parser of configuration files that lets flags add to some sections.
 
-    Which options there are, and of which types, only the reader of a format knows; it
-    refuses others.
+    One kind are options of data formats. Which there are, and of which types, only the
+    reader of a format knows; it refuses others. The others are changes of arms: each
+    field that the configuration has.
     """
 
     def __init__(self, parser: flags.ArgumentParser, argv: Sequence[str]):
@@ -60,9 +61,10 @@ class _OpenSections(flags.ArgumentParser):
         super().__init__()
         self._parser = parser
         self._options = [found.groups() for found in map(_OPTION.match, argv) if found]
+        self._changes = [found.groups() for found in map(_CHANGE.match, argv) if found]
 
     def parse(self, argument: Any) -> Any:
-        """The configuration, with the options as fields that take any value."""
+        """The configuration, with those options and changes as fields."""
         config = self._parser.parse(argument)
         for section, name in self._options:
             options = _below(config, section)
@@ -71,10 +73,27 @@ class _OpenSections(flags.ArgumentParser):
             with options.unlocked(), options.ignore_type():
                 value = options.get(name)
                 options[name] = config_dict.FieldReference(value, field_type=object)
+        for arm, field in self._changes:
+            _add_change(config, arm, field)
         return config
 
 
 _OPTION = re.compile(r"--?config\.((?:\w+\.)*data)\.(\w+)(?:=|$)")
+_CHANGE = re.compile(r"--?config\.arms\.([\w-]+)\.(\w+(?:\.\w+)*)(?:=|$)")
+
+
+def _add_change(config: Any, arm: str, field: str) -> None:
+    """Gives an arm a field of the configuration, with its value there."""
+    section, _, name = f".{field}".rpartition(".")
+    changes, common = _below(config, f"arms.{arm}"), _below(config, section[1:])
+    both = isinstance(changes, ConfigDict) and isinstance(common, ConfigDict)
+    if not both or name not in common or name in (_below(changes, section[1:]) or {}):
+        return
+    change = {name: common[name]}
+    for outer in reversed(section.split(".")[1:]):
+        change = {outer: change}
+    with changes.unlocked():
+        changes.update(change)
 
 
 def register_parsers(config_flag: flags.Flag, argv: Sequence[str]) -> None:
@@ -82,7 +101,8 @@ def register_parsers(config_flag: flags.Flag, argv: Sequence[str]) -> None:
 
     Fields that are numbers can be set to None, and those that are None to any literal;
     a field's check says if they may.
-    Sections named ``data`` take options that the file does not have.
+    Sections named ``data`` take options that the file does not have. Arms take changes
+    of all fields that the configuration has.
 
     Args:
       config_flag: The flag of the configuration file.
@@ -174,7 +194,7 @@ def _sets(config: ConfigDict, arm: str, fields: Iterable[str]) -> bool:
 
 def _below(config: Any, field: str) -> Any:
     """What a configuration has under a dotted name, None for nothing."""
-    for name in field.split("."):
+    for name in filter(None, field.split(".")):
         if not isinstance(config, ConfigDict) or name not in config:
             return None
         config = config[name]

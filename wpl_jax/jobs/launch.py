@@ -98,6 +98,12 @@ _SHARE = flags.DEFINE_string(
 _JOIN = flags.DEFINE_multi_string(
     "join", [], "Folder of other shares for the report; may be given several times."
 )
+_BUDGET = flags.DEFINE_float(
+    "budget",
+    None,
+    "Seconds of each search that --mode=time fits; by default, those of the main arm.",
+    lower_bound=0.0,
+)
 
 
 def _run(argv: list[str]) -> None:
@@ -120,6 +126,7 @@ def _run(argv: list[str]) -> None:
             trace,
             share=Share.parse(_SHARE.value),
             joined=tuple(map(Path, _JOIN.value)),
+            budget=_BUDGET.value,
         )
         with _processes():
             overrides = config_flags.get_override_values(flags.FLAGS["config"])

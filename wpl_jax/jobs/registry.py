@@ -29,6 +29,7 @@ UNREAD = {"search": unread.by_arm}
 FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
     "share": {"search": ("run", "derive", "rank")},
     "join": {"search": ("report",)},
+    "budget": {"search": ("time",)},
 }
 
 
@@ -91,6 +92,7 @@ def _check_flags(job: str, mode: str, machine: Machine) -> None:
     given = {
         "share": not machine.share.is_whole,
         "join": bool(machine.joined),
+        "budget": machine.budget is not None,
     }
     for flag, modes_of_jobs in FLAGS.items():
         if given[flag] and mode not in modes_of_jobs.get(job, ()):

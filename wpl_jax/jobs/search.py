@@ -7,6 +7,7 @@ calls is all that is needed to resume it.
 """
 
 from wpl_jax.jobs.modes.derive import derive
+from wpl_jax.jobs.modes.measure_time import measure_time
 from wpl_jax.jobs.modes.rank import rank
 from wpl_jax.jobs.modes.report import report
 from wpl_jax.jobs.modes.retrain import evaluate_file, retrain_file
@@ -19,4 +20,5 @@ MODES = {
     "evaluate": evaluate_file,
     "rank": rank,
     "report": report,
+    "time": measure_time,
 }

@@ -20,6 +20,8 @@ from wpl_jax.tasks import TASKS
 # Of dotted names of fields, or of those below which all fields are meant, the reasons.
 Unread = dict[str, str]
 
+# Read from the configuration itself, never from that of an arm.
+_OF_RUN = ("arms", "job", "main_arm", "num_seeds", "ranking", "seed")
 _OF_A_FILE = ("evaluate", "retrain")  # modes that train one architecture
 
 
@@ -40,7 +42,15 @@ def by_arm(config: ConfigDict, mode: str) -> dict[str, Unread]:
     for run in expand(config):
         if run.arm not in found:
             own = dict.fromkeys(leaves(config.arms[run.arm]), f"{run.arm} sets it")
-            found[run.arm] = of_search(run.config) | own
+            common = of_search(run.config)
+            of_arm = common | dict.fromkeys(_OF_RUN, "an arm cannot change it")
+            others = [arm for arm in config.arms if arm != run.arm]
+            found[run.arm] = {
+                **common,
+                **own,
+                **{f"arms.{arm}": f"it changes {arm}" for arm in others},
+                **{f"arms.{run.arm}.{name}": why for name, why in of_arm.items()},
+            }
     return found
 
 

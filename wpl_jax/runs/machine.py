@@ -33,6 +33,8 @@ class Machine:
       trace: The trace of some calls; None for no trace.
       share: Which of a configuration's searches the process runs.
       joined: Folders of other shares of the same configuration, for its report.
+      budget: Seconds of a search, to which its length is fitted; None for those of the
+        main arm.
     """
 
     devices: int | None = 1
@@ -40,6 +42,7 @@ class Machine:
     trace: TraceRequest | None = None
     share: Share = Share()
     joined: tuple[Path, ...] = ()
+    budget: float | None = None
 
     @contextlib.contextmanager
     def requests(self) -> Iterator[Requests]:
