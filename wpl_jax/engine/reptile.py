@@ -77,7 +77,7 @@ class FromTheSame(Together):
         stretch: Stretch,
         data: Data,
     ) -> tuple[Progress, jax.Array]:
-        """Trains the children, then steps to their mean; see :meth:`Trainer.train`."""
+        """Trains the children, then steps to their mean; see ``Trainer.train``."""
         done = stretch.first[0] // self.children
         first, stride = batches_of_several(self.task, data, done, self.children)
         params, opt_state, carries = progress.train_state

@@ -74,7 +74,7 @@ class SeparateMomentumState(NamedTuple):
 def trace_of_cluster(
     decay: float, nesterov: bool, clusters: int, cluster: jax.Array | int
 ) -> optax.GradientTransformation:
-    """:func:`optax.trace` with a trace for each cluster, of which a step uses one.
+    """``optax.trace`` with a trace for each cluster, of which a step uses one.
 
     Args:
       decay: The factor ``beta``.
