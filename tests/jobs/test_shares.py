@@ -114,6 +114,16 @@ def test_a_search_that_another_process_runs_is_refused_at_once(divided):
             jobs.run(get_config(), folder, "run")
 
 
+def test_a_share_derives_its_own_searches(divided, finished):
+    """Whether the others are there or not."""
+    path = divided[1] / "searches" / "none-seed0" / "architecture.json"
+    path.write_text("lost")
+    jobs.run(get_config(), divided[1], "derive", share(2))
+    again = finished / "searches" / "none-seed0" / "architecture.json"
+    assert path.read_bytes() == again.read_bytes()
+    assert not (divided[1] / "searches" / "wpl-seed0").exists()
+
+
 def test_a_share_notices_that_another_had_other_data(divided, monkeypatch):
     """Though it has other arms."""
     data = toy.make_data()

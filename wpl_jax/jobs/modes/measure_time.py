@@ -27,9 +27,10 @@ from wpl_jax.search import Search
 from wpl_jax.tasks import Data, DataCache
 
 TIMES_FILE, FLAGS_FILE = "times.json", "epochs.flags"
-_ROUNDS = 5  # in which each phase is timed at most once
+_ROUNDS = 5
 _ENOUGH = 10.0  # seconds of all timed calls of a phase, after which it is not timed
-_SHORT = 1.0  # seconds of a call that another one has to go before
+_SHORT = 1.0  # seconds; of shorter calls, several are timed in a round
+_CALLS = 5
 
 
 class Times(NamedTuple):
@@ -117,16 +118,18 @@ class _Stopwatch:
         self._seconds: dict[str, list[float]] = {phase: [] for phase in self._last}
 
     def run(self) -> None:
-        """Times one call of each phase, unless long ones have been timed before."""
+        """Times calls of each phase: few if they are long."""
         state = self._search.init(self._key)
         for phase, seconds in self._seconds.items():
             # All processes have to make the same calls, and each has a clock.
             if processes.broadcast(sum(seconds) >= _ENOUGH):
                 continue
-            if processes.broadcast(not seconds or seconds[-1] < _SHORT):
-                state, _ = self._timed(state, phase)  # It compiles, and finds memory.
-            state, took = self._timed(state, phase)
-            seconds.append(took)
+            short = processes.broadcast(not seconds or seconds[-1] < _SHORT)
+            if short:  # The first compiles, or finds its memory again.
+                state, _ = self._timed(state, phase)
+            for _ in range(_CALLS if short and seconds else 1):
+                state, took = self._timed(state, phase)
+                seconds.append(took)
 
     def _timed(self, state: State, phase: str) -> tuple[State, float]:
         start = time.perf_counter()
