@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from wpl_jax.engine.optimizers import Sgd
 from wpl_jax.jobs.build import settings
 from wpl_jax.two_models.arms import Study
+from wpl_jax.two_models.rules import Rule
 
 
 def get_config() -> ConfigDict:
@@ -44,7 +45,6 @@ def get_config() -> ConfigDict:
     config.fisher_examples = 200  # validation images the Fisher is estimated on
     config.eval_examples = 1000  # validation images for the curves
     config.stops = (0.38, 0.43, 0.55)  # accuracies that a loose A is stopped at
-    config.keep = 0.99  # share of A's loss that a calibrated alpha prevents
     config.checkpoint_seconds = 10.0
 
     # What the report's tables and curves are of. A stop of 1 is a converged A.
@@ -54,6 +54,11 @@ def get_config() -> ConfigDict:
     config.main.normalize = "tree"
     config.main.stop = 1.0
     config.main.shared = 3
+    config.main.rule = "b_within_2_points"
+
+    config.rules = ConfigDict()
+    config.rules.b_within_2_points = settings(Rule, limit="cost", value=0.02)
+    config.rules.a_kept = settings(Rule, limit="prevented", value=0.99)
 
     alphas = tuple(10.0**i for i in range(-4, 4))
     config.studies = ConfigDict()

@@ -34,7 +34,7 @@ QUICK_TO_COMPILE = (
 # A later XLA ends the process at a flag that it does not know, as 0.12 does this one.
 if tuple(map(int, metadata.version("jaxlib").split(".")[:2])) < (0, 11):
     QUICK_TO_COMPILE += " --xla_cpu_use_fusion_emitters=false"
-ARMS = 11
+ARMS = 14
 # What a run leaves that may not depend on when or where it ran.
 SAME_BYTES = (
     "results.json",
@@ -69,6 +69,7 @@ def get_config() -> ConfigDict:
     config.model_b.eval_every = 10
     config.stops = (0.2,)
     config.main.shared = 2
+    config.main.stop = 1.0
     config.checkpoint_seconds = 0.0
     alphas = (0.1, 10.0)  # The explicit step diverges at the second.
     steps = ("explicit", "proximal")

@@ -411,6 +411,10 @@ def numpy_train_b(step, share, alpha, seed=0):
     curves["pools"].append(pool)
     curves["final"] = both(valid), both(test)
     curves["start"] = accuracy(anchor, *valid), accuracy(anchor, *test)
+    shared = [f for f, s in zip(fisher, share, strict=True) if s]
+    flat = np.concatenate([np.zeros(0), *(x.ravel() for x in jax.tree.leaves(shared))])
+    with np.errstate(invalid="ignore"):  # Nothing may be shared.
+        curves["spread"] = flat.sum() ** 2 / (flat.size * np.sum(flat**2))
     return curves
 
 
@@ -454,6 +458,7 @@ def test_train_b_is_sgd_with_the_penalty(step):
         assert_close(got.final_valid, np.array(expected["final"][0]))
         assert_close(got.final_test, np.array(expected["final"][1]))
         assert_close([got.start_valid, got.start_test], list(expected["start"]))
+        assert_close(got.fisher_spread, expected["spread"])
         assert got.finite
         forgot.append(np.ptp(valid[:, 0]) > 0)
     assert any(forgot)  # Else A's curves would be right whatever B does.

@@ -1,19 +1,22 @@
-"""Forgetting, its reduction and the choice of alpha, against numbers made by hand."""
+"""Forgetting, rules for alpha and fronts, against numbers made by hand and loops."""
 
+import itertools
 import json
 import math
 
 import numpy as np
 import pytest
 
+from wpl_jax.two_models import fronts
 from wpl_jax.two_models.analysis import (
     Outcome,
-    calibrate,
     read_outcomes,
     relative_reduction,
     select,
     standard_error,
 )
+from wpl_jax.two_models.fronts import Corners
+from wpl_jax.two_models.rules import Rule, choose
 
 
 def array(*values):
@@ -40,6 +43,7 @@ def outcome(
             "final_test": np.stack([test_a or a, test_b or b], -1),
             "start_valid": np.full(seeds, 0.9),
             "start_test": np.full(seeds, 0.9),
+            "fisher_spread": np.ones(seeds),
             "finite": np.ones(seeds),
         }
         | fields
@@ -129,81 +133,237 @@ def test_select_takes_equal_fields_in_order_of_alpha():
     assert len(select(arms)) == 5
 
 
-# Without a penalty A loses 0.4 of its 0.9; B comes to 0.8.
+# Rules. Without a penalty A loses 0.4 of its 0.9; B comes to 0.8.
 WITHOUT = outcome(a=(0.4, 0.6), b=(0.75, 0.85))
+WEAK = outcome(0.1, a=(0.7, 0.7), b=(0.9, 0.9))  # prevents half
+GOOD = outcome(1.0, a=(0.86, 0.88), b=(0.8, 0.84))  # prevents 92.5 %
+STRONG = outcome(10.0, a=(0.9, 0.9), b=(0.7, 0.7))  # prevents all, costs 0.1
+LOST = outcome(100.0, a=(0.1, 0.1), b=(0.3, 0.3))  # diverged
 
 
-def test_calibrate_takes_the_best_b_among_those_that_keep_a():
-    weak = outcome(0.1, a=(0.7, 0.7), b=(0.9, 0.9))  # keeps half: too little
-    good = outcome(1.0, a=(0.86, 0.88), b=(0.8, 0.84))  # keeps 92.5 %
-    strong = outcome(10.0, a=(0.9, 0.9), b=(0.7, 0.7))  # keeps all
-    for arms in ([weak, good, strong], [strong, good, weak]):
-        found = calibrate(WITHOUT, arms, keep=0.9)
-        assert found.chosen is good
-        assert found.kept_enough
-        assert found.without is WITHOUT
-        assert calibrate(WITHOUT, arms, keep=0.95).chosen is strong
-        assert calibrate(WITHOUT, arms, keep=0.4).chosen is weak
+def prevented(value):
+    return Rule("prevented", value)
 
 
-def test_calibrate_counts_the_mean_over_seeds():
+def cost(value):
+    return Rule("cost", value)
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        # The best B among those that keep A.
+        (prevented(0.4), WEAK),
+        (prevented(0.9), GOOD),
+        (prevented(0.95), STRONG),
+        # The best A among those that keep B.
+        (cost(0.0), GOOD),
+        (cost(0.05), GOOD),
+        (cost(0.11), STRONG),
+    ],
+)
+@pytest.mark.parametrize("order", [1, -1])
+def test_rule_limits_one_model_and_takes_the_best_of_the_other(rule, expected, order):
+    found = choose(WITHOUT, [WEAK, GOOD, STRONG, LOST][::order], rule)
+    assert found.chosen is expected
+    assert found.within
+    assert found.without is WITHOUT
+
+
+@pytest.mark.parametrize(
+    ("rule", "arms", "nearest"),
+    [
+        (prevented(0.9), [WEAK, LOST], WEAK),
+        (cost(0.05), [STRONG, LOST], STRONG),
+    ],
+)
+def test_rule_that_no_alpha_obeys_takes_the_nearest(rule, arms, nearest):
+    for given in (arms, arms[::-1]):
+        found = choose(WITHOUT, given, rule)
+        assert found.chosen is nearest
+        assert not found.within
+
+
+def test_rule_is_of_the_mean_over_seeds():
     # One seed loses 0.08 and the other gains as much: nothing is lost.
-    arm = outcome(1.0, a=(0.82, 0.99), b=(0.8, 0.8))
-    worse = outcome(2.0, a=(0.9, 0.9), b=(0.7, 0.7))
-    assert calibrate(WITHOUT, [arm, worse], keep=1.0).chosen is arm
+    arm = outcome(1.0, a=(0.82, 0.99), b=(0.72, 0.88))
+    assert choose(WITHOUT, [arm, STRONG], prevented(1.0)).chosen is arm
+    assert choose(WITHOUT, [arm, LOST], cost(1e-9)).within
 
 
-def test_calibrate_where_no_alpha_keeps_enough_takes_the_best_a():
-    weak = outcome(0.1, a=(0.7, 0.7), b=(0.9, 0.9))
-    strong = outcome(1.0, a=(0.75, 0.85), b=(0.5, 0.5))
-    overdone = outcome(10.0, a=(0.1, 0.1), b=(0.95, 0.95))  # diverged
-    found = calibrate(WITHOUT, [weak, strong, overdone], keep=0.9)
-    assert found.chosen is strong
-    assert not found.kept_enough
-
-
-def test_calibrate_where_a_gained_lets_it_lose_nothing():
+def test_rule_where_a_gained_lets_it_lose_nothing():
     gained = outcome(a=(0.95, 0.95), b=(0.8, 0.8))
     same = outcome(0.1, a=(0.91, 0.91), b=(0.7, 0.7))
     lost = outcome(1.0, a=(0.89, 0.89), b=(0.9, 0.9))
-    found = calibrate(gained, [same, lost], keep=0.5)
+    found = choose(gained, [same, lost], prevented(0.5))
     assert found.chosen is same
-    assert found.kept_enough
+    assert found.within
     assert found.reduction is None
 
 
-def test_calibrate_never_looks_at_test_images():
-    arms = {
-        0.1: ((0.7, 0.7), (0.9, 0.9)),
-        1.0: ((0.86, 0.88), (0.8, 0.84)),
-        10.0: ((0.9, 0.9), (0.7, 0.7)),
-    }
+def test_rule_reads_validation_images_and_reports_test_images():
     rng = np.random.default_rng(0)
-    chosen, reductions = set(), set()
-    for _ in range(30):
-        x = rng.random((8, 2)).tolist()
-        candidates = [
-            outcome(alpha, a=a, b=b, test_a=x[i], test_b=x[i + 3])
-            for i, (alpha, (a, b)) in enumerate(arms.items())
+    arms = [WEAK, GOOD, STRONG]
+    for _ in range(10):
+        test = 0.4 * rng.random((4, 2, 2))
+        given = [
+            arm._replace(final_test=x)
+            for arm, x in zip([WITHOUT, *arms], test, strict=True)
         ]
-        without = WITHOUT._replace(
-            final_test=np.array(x[6:]) / 4, start_test=np.full(2, 0.9)
-        )
-        found = calibrate(without, candidates, keep=0.9)
-        chosen.add(found.chosen.alpha)
-        assert found.kept_enough
-        reductions.add(found.reduction)
-    assert chosen == {1.0}
-    assert len(reductions) > 20  # They are of test images, so they did change.
+        for rule, index in ((prevented(0.9), 2), (cost(0.11), 3)):
+            found = choose(given[0], given[1:], rule)
+            assert found.chosen is given[index]
+            ratio = np.mean(0.9 - test[index, :, 0]) / np.mean(0.9 - test[0, :, 0])
+            assert found.reduction.value == pytest.approx(1 - ratio)
+            pays = test[0, :, 1] - test[index, :, 1]
+            np.testing.assert_allclose(found.cost, pays)
+            assert found.cost_error == pytest.approx(abs(pays[0] - pays[1]) / 2)
 
 
-def test_calibrate_reports_the_reduction_on_test_images():
-    without = outcome(a=(0.5, 0.5), test_a=(0.5, 0.4))  # lost 0.4 and 0.5
-    chosen = outcome(1.0, a=(0.9, 0.9), test_a=(0.8, 0.7))  # lost 0.1 and 0.2
-    found = calibrate(without, [chosen], keep=0.9)
-    assert found.reduction.value == pytest.approx(1 - 0.3 / 0.9)
-    # Without each seed 1 - 2/5 and 1 - 1/4: half their difference.
-    assert found.reduction.standard_error == pytest.approx(0.075)
+@pytest.mark.parametrize("wrong", [("most", 0.1), ("cost", 1.1), ("cost", -0.1)])
+def test_rule_has_a_limit_in_range(wrong):
+    with pytest.raises(ValueError, match="expected"):
+        Rule(*wrong)
+
+
+def test_rules_are_told_in_words():
+    assert str(cost(0.02)) == "B within 2 points of no penalty"
+    assert str(prevented(0.99)) == "99% of A's loss prevented"
+
+
+# Fronts.
+
+
+def slow_front(points):
+    """Points that no other one beats, by B: each is compared with each."""
+    kept = {
+        (b, a)
+        for a, b in points
+        if not any(c >= a and d >= b and (c, d) != (a, b) for c, d in points)
+    }
+    return [(a, b) for b, a in sorted(kept, reverse=True)]
+
+
+def slow_kept(points, reached):
+    """The front at an accuracy of B, by a walk along it."""
+    walk = slow_front(points)
+    for (a, b), (c, d) in itertools.pairwise(walk):
+        if d <= reached <= b:
+            return a + (c - a) * (b - reached) / (b - d)
+    return walk[-1][0] if reached <= walk[-1][1] else math.nan
+
+
+def slow_area(points, start, free, frozen, steps=20_000):
+    """The share of A's loss prevented, in the mean over B from frozen to free."""
+    at = (np.arange(steps) + 0.5) / steps * (free[1] - frozen[1]) + frozen[1]
+    kept = [slow_kept([*points, free], reached) for reached in at]
+    return (np.mean(kept) - free[0]) / (start - free[0])
+
+
+def corners(start, free, frozen):
+    return Corners(np.asarray(start), np.asarray(free), np.asarray(frozen))
+
+
+# In units of tenths: ties, and points beyond both corners.
+@pytest.mark.parametrize("seed", range(8))
+def test_front_and_area_against_loops(seed):
+    rng = np.random.default_rng(seed)
+    points = rng.integers(0, 11, (rng.integers(1, 9), 2)) / 10
+    np.testing.assert_array_equal(fronts.front(points), slow_front(points.tolist()))
+    reached = rng.random(20)
+    slow = [slow_kept(points.tolist(), x) for x in reached]
+    np.testing.assert_allclose(fronts.kept_at(points, reached), slow)
+    ends = 0.8, (0.3, 0.7), (0.8, 0.35)
+    found = fronts.area(points, corners(*ends))
+    assert found == pytest.approx(slow_area(points.tolist(), *ends), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("points", "expected"),
+    [
+        # A before 0.8; free A 0.4 and B 0.9; frozen B 0.5.
+        ([(0.1, 0.1)], 0.0),  # diverged: no better than no penalty
+        ([(0.8, 0.5)], 0.5),  # the straight line between the corners
+        ([(0.8, 0.7)], 0.75),  # half of the cost of frozen layers
+        ([(0.8, 0.9)], 1.0),
+        ([(0.6, 0.7), (0.5, 0.6), (0.8, 0.5)], 0.5),  # on the line, and below it
+        ([(0.6, 0.9), (0.8, 0.5)], 0.75),
+        ([(1.2, 0.9)], 2.0),  # A gains as much as it lost
+    ],
+)
+def test_area_by_hand(points, expected):
+    ends = corners(0.8, (0.4, 0.9), (0.8, 0.5))
+    assert fronts.area(np.array(points), ends) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("lost", "paid", "expected"),
+    [
+        # The standard error of two seeds is half their difference.
+        ((0.1, 0.2), (0.1, 0.2), True),
+        ((0.1, 0.4), (0.1, 0.2), False),
+        ((0.1, 0.2), (0.1, 0.4), False),
+        ((0.1, 0.2), (-0.1, -0.2), False),
+        ((0.1,), (0.1,), True),
+        ((0.0,), (0.1,), False),
+    ],
+)
+def test_trade_off_needs_both_losses(lost, paid, expected):
+    lost, paid = np.array(lost), np.array(paid)
+    ends = corners(
+        np.full(lost.shape, 0.9),
+        np.stack([0.9 - lost, np.full(lost.shape, 0.8)], -1),
+        np.stack([np.full(lost.shape, 0.9), 0.8 - paid], -1),
+    )
+    assert fronts.is_trade_off(ends) == expected
+
+
+def test_intervals_of_areas_are_paired_over_seeds():
+    """Seeds differ much, the fronts of a seed by a little more or less than 0.1."""
+    rng = np.random.default_rng(0)
+    seeds = 12
+    lost, paid = 0.4 + 0.1 * rng.random(seeds), 0.2 + 0.05 * rng.random(seeds)
+    ends = corners(
+        np.full(seeds, 0.9),
+        np.stack([0.9 - lost, np.full(seeds, 0.8)], -1),
+        np.stack([np.full(seeds, 0.9), 0.8 - paid], -1),
+    )
+    share = 0.5 + 0.3 * rng.standard_normal(seeds)
+    more = 0.1 + 0.01 * rng.standard_normal(seeds)
+
+    def arms(shares):
+        """One alpha that prevents shares of A's loss and costs B nothing."""
+        test = np.stack([0.9 - lost * (1 - shares), np.full(seeds, 0.8)], -1)
+        return [outcome(1.0, a=[0.5] * seeds, b=[0.5] * seeds, final_test=test)]
+
+    found = fronts.areas({"one": arms(share), "two": arms(share + more)}, ends, "one")
+    for name, shares in (("one", share), ("two", share + more)):
+        area = found[name].area
+        assert area.value == pytest.approx((lost * shares).mean() / lost.mean())
+        # A ratio of means: its standard error by the delta method.
+        residual = lost * (shares - area.value) / lost.mean()
+        error = np.std(residual, ddof=1) / math.sqrt(seeds)
+        assert area.high - area.low == pytest.approx(3.92 * error, rel=0.25)
+        assert area.low < area.value < area.high
+    assert found["one"].more == (0, 0, 0)
+    assert found["two"].more.value == pytest.approx(0.1, abs=0.02)
+    assert 0 < found["two"].more.low < found["two"].more.high
+    width = found["two"].more.high - found["two"].more.low
+    assert width < 0.1 * (found["two"].area.high - found["two"].area.low)
+    again = fronts.areas({"one": arms(share)}, ends, "one")
+    assert again["one"] == found["one"]
+
+
+def test_single_seed_has_an_area_without_an_interval():
+    ends = corners([0.8], [(0.4, 0.9)], [(0.8, 0.5)])
+    arm = outcome(1.0, a=(0.8,), b=(0.7,))
+    area = fronts.areas({"one": [arm]}, ends, "one")["one"].area
+    assert area.value == pytest.approx(0.75)
+    assert math.isnan(area.low)
+    assert math.isnan(area.high)
+
+
+# Results.
 
 
 def test_outcomes_are_read_with_what_is_not_finite():

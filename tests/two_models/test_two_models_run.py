@@ -3,7 +3,9 @@
 import contextlib
 import functools
 import gc
+import html
 import importlib
+import itertools
 import json
 import random
 import re
@@ -95,6 +97,10 @@ def test_results_hold_every_arm_and_seed(results):
             values = np.array(arm[name], float)
             assert values.shape == shape
             assert ((values >= 0) & (values <= 1)).all()
+        spread = np.array(arm["fisher_spread"], float)
+        assert spread.shape == (SEEDS,)
+        assert ((spread > 0) & (spread <= 1)).all()
+        assert (spread == 1).all() == (arm["penalty"] != "wpl")
         assert np.shape(arm["penalty_value"]) == (SEEDS, EVALUATIONS)
         assert np.shape(arm["finite"]) == (SEEDS,)
 
@@ -113,10 +119,13 @@ def test_arms_are_consistent_with_each_other(results):
         by_setting.setdefault((arm["stop"], arm["shared"]), []).append(arm)
     assert len(by_setting) == 3
     for arms in by_setting.values():
-        plain, *others = arms
-        assert plain["penalty"] == "none"
+        plain, frozen, *others = arms
+        assert (plain["penalty"], frozen["penalty"]) == ("none", "frozen")
         assert not np.any(plain["penalty_value"])
-        for arm in others:
+        np.testing.assert_allclose(
+            np.array(frozen["final_test"])[:, 0], frozen["start_test"], atol=1e-6
+        )
+        for arm in (frozen, *others):
             # Before B's first step all is the same; after it, it is not.
             assert arm["start_test"] == plain["start_test"]
             for name in ("valid_a", "valid_b", "penalty_value"):
@@ -180,10 +189,13 @@ def test_report_and_figures_are_written(finished):
     assert not re.search(r"\bnan\b", report)
 
 
-def test_table_of_the_report_holds_means_over_seeds(finished, results):
+def test_tables_of_the_report_hold_means_over_seeds(finished, results):
     report = (finished.workdir / "report.html").read_text(encoding="utf-8")
-    table = report[report.index("<table>") : report.index("</table>")]
-    rows = [re.findall("<td>(.*?)</td>", row) for row in table.split("<tr>")[2:]]
+    tables = [
+        [re.findall("<td>(.*?)</td>", row) for row in table.split("<tr>")[2:]]
+        for table in html.unescape(report).split("<table>")[1:]
+    ]
+    rules = settings_of(get_config()).rules.values()
 
     def shown(values):
         return f"{np.mean(values):.3f} ± {np.std(values):.3f}"
@@ -191,22 +203,40 @@ def test_table_of_the_report_holds_means_over_seeds(finished, results):
     def final(arm, model):
         return shown(np.array(arm["final_test"])[:, model])
 
+    def find(stop, shared, **fields):
+        fields |= {"stop": stop, "shared": shared}
+        (arm,) = [a for a in results["arms"] if fields.items() <= a.items()]
+        return arm
+
     names = {(CONVERGED, 2): ("converged", "2")}
     names |= {(0.2, n): ("stopped at 20%", str(n)) for n in (1, 2)}
-    assert len(rows) == len(names)
-    for (stop, shared), name in names.items():
-        (row,) = [row for row in rows if tuple(row[:2]) == name]
-        arms = [
-            a for a in results["arms"] if (a["stop"], a["shared"]) == (stop, shared)
-        ]
-        (plain,) = [arm for arm in arms if arm["penalty"] == "none"]
-        alpha = float(row[8].rstrip("*"))
-        (chosen,) = [
-            arm for arm in arms if (arm["step"], arm["alpha"]) == ("proximal", alpha)
-        ]
-        assert row[2] == shown(plain["start_test"])
-        assert row[3:5] == [final(plain, 0), final(chosen, 0)]
-        assert row[6:8] == [final(plain, 1), final(chosen, 1)]
+    assert len(tables[0]) == len(names) * len(rules)
+    for row, (setting, rule) in zip(
+        sorted(tables[0]),
+        itertools.product(names, sorted(rules, key=str)),
+        strict=True,
+    ):
+        assert tuple(row[:3]) == (*names[setting], str(rule))
+        plain = find(*setting, penalty="none")
+        alpha = float(row[9].rstrip("*"))
+        chosen = find(*setting, step="proximal", alpha=alpha)
+        assert row[3] == shown(plain["start_test"])
+        assert row[4:6] == [final(plain, 0), final(chosen, 0)]
+        assert row[7:9] == [final(plain, 1), final(chosen, 1)]
+    # Areas, one row for each front of each setting.
+    assert [row[:2] for row in tables[1]] == [
+        *(["converged", "2"] for _ in ("explicit", "proximal")),
+        *(["stopped at 20%", n] for n in "12"),
+    ]
+    # Rules, in the main setting.
+    *of_rules, of_frozen = tables[2]
+    assert len(of_rules) == 2 * len(rules)
+    for row in of_rules:
+        alpha = float(row[3].rstrip("*"))
+        chosen = find(CONVERGED, 2, penalty="wpl", step=row[2], alpha=alpha)
+        assert row[4:6] == [final(chosen, 0), final(chosen, 1)]
+    frozen = find(CONVERGED, 2, penalty="frozen")
+    assert of_frozen[4:6] == [final(frozen, 0), final(frozen, 1)]
 
 
 def test_tensorboard_file_is_written(finished):
@@ -428,8 +458,8 @@ WRONG = [
     ("stops", (0.2, 1.5)),
     ("stops", (0.2, -0.5)),
     ("stops", (0.2, "soon")),
-    ("keep", -0.1),
-    ("keep", 1.1),
+    ("rules.a_kept.value", 1.1),
+    ("rules.a_kept.limit", "most"),
     ("checkpoint_seconds", -1.0),
     *(("studies.loose.penalties", v) for v in ((), ("none",), ("wpl", "ridge"))),
     *(("studies.loose.alphas", value) for value in ((), ("implicit",))),
@@ -445,6 +475,7 @@ WRONG = [
     ("main.normalize", "none"),
     ("main.stop", 0.3),
     ("main.shared", 3),
+    ("main.rule", "a_lost"),
 ]
 
 
@@ -459,7 +490,8 @@ def test_wrong_field_is_named_before_anything_happens(field, value, tmp_path):
         two_models_job.run(config, tmp_path / "run")
     message = str(caught.value)
     assert repr(value) in message
-    if field.startswith("main."):  # The combination is what is wrong.
+    if field.startswith("main.") and field != "main.rule":
+        # The combination is what is wrong.
         assert "config.main is " in message
         assert "--config.main." in message  # All of it cannot be given in one flag.
     else:
@@ -498,7 +530,7 @@ def test_what_is_right_passes():
     config.layers_b = config.layers_a
     config.model_a.steps = 1
     config.model_b.eval_every = config.model_b.steps
-    config.keep = 1.0
+    config.rules.a_kept.value = 1.0
     assert len(settings_of(config).arms()) == ARMS
 
 
@@ -513,7 +545,7 @@ def test_studies_are_the_products_of_their_lists():
     config = get_config()
     config.studies.methods.penalties = ("l2", "wpl")
     arms = settings_of(config).arms()
-    assert len(arms) == len(set(arms)) == (1 + 2 * 2 * 2) + 2 * (1 + 2)
+    assert len(arms) == len(set(arms)) == (2 + 2 * 2 * 2) + 2 * (2 + 2)
     plain = [(arm.stop, arm.shared) for arm in arms if arm.penalty == "none"]
     assert set(plain) == {(0.2, 1), (0.2, 2), (1.0, 2)}
     expected = Arm(1.0, 2, "l2", "explicit", "tree", 10.0)
@@ -639,6 +671,7 @@ class Fake:
             final_test=numbers(2),
             start_valid=numbers(),
             start_test=numbers(),
+            fisher_spread=numbers(),
             finite=np.ones(SEEDS, bool),
         )
 

@@ -1,4 +1,4 @@
-"""What the two-model experiment shows: forgetting, its reduction, calibration."""
+"""What the two-model experiment shows: accuracies of its arms, and forgetting."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ class Outcome(NamedTuple):
     final_test: np.ndarray  # float[seeds, 2]
     start_valid: np.ndarray  # float[seeds]
     start_test: np.ndarray  # float[seeds]
+    fisher_spread: np.ndarray  # float[seeds], as of the curves; nan of no Fisher
     finite: np.ndarray  # float[seeds], 0 where the training of B diverged
 
     @property
@@ -40,15 +41,6 @@ class Reduction(NamedTuple):
 
     value: float
     standard_error: float
-
-
-class Calibrated(NamedTuple):
-    """A penalty at the alpha that was chosen for it on validation images."""
-
-    without: Outcome  # the same setting without a penalty
-    chosen: Outcome
-    kept_enough: bool  # whether any alpha kept the share that was asked for
-    reduction: Reduction | None  # on test images; None where A did not forget
 
 
 def read_outcomes(results: dict[str, Any]) -> list[Outcome]:
@@ -102,32 +94,3 @@ def select(outcomes: Sequence[Outcome], **fields: Any) -> list[Outcome]:
         if all(getattr(outcome, name) == value for name, value in fields.items())
     ]
     return sorted(found, key=lambda outcome: outcome.alpha)
-
-
-def calibrate(
-    without: Outcome, candidates: Sequence[Outcome], keep: float
-) -> Calibrated:
-    """Chooses alpha on validation images: A is kept, then B is as good as can be.
-
-    Args:
-      without: The arm without a penalty.
-      candidates: Arms of one penalty in the same setting, one for each alpha.
-      keep: Share of A's loss that the penalty should prevent, in [0, 1].
-
-    Returns:
-      Among the alphas that prevent at least that share, the one under which B is
-      most accurate; where none does, the one under which A is. Means over seeds;
-      test images have no part in the choice.
-    """
-    allowed = (1 - keep) * max(without.lost_valid.mean(), 0)
-    keeping = [o for o in candidates if o.lost_valid.mean() <= allowed]
-    if keeping:
-        chosen = max(keeping, key=lambda o: o.final_valid[:, 1].mean())
-    else:
-        chosen = max(candidates, key=lambda o: o.final_valid[:, 0].mean())
-    return Calibrated(
-        without,
-        chosen,
-        bool(keeping),
-        relative_reduction(without.lost_test, chosen.lost_test),
-    )

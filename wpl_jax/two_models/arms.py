@@ -20,10 +20,12 @@ from wpl_jax.common.settings import (
 from wpl_jax.engine.optimizers import OPTIMIZERS, Optimizer
 from wpl_jax.protections.quadratic import STEPS
 from wpl_jax.two_models.experiment import ACTIVATIONS
-from wpl_jax.two_models.penalties import PENALTIES, protection_of
+from wpl_jax.two_models.penalties import CORNERS, PENALTIES, protection_of
+from wpl_jax.two_models.rules import Rule
 
 _MOST_LAYERS = 100  # of a model: tracing takes time in proportion
 CONVERGED = 1.0  # An accuracy at which no training is stopped early.
+FROZEN = 1e12  # An alpha under which the proximal step moves no weight.
 
 
 class Arm(NamedTuple):
@@ -76,7 +78,9 @@ class ModelB(ModelA):
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """A grid: the product of its lists, and beside each stop no penalty.
+    """A grid: the product of its lists, and in each setting two arms to compare with.
+
+    Those are no penalty, and frozen shared layers.
 
     Attributes:
       penalties: Names in ``PENALTIES``.
@@ -96,7 +100,7 @@ class Study:
 
     def __post_init__(self) -> None:
         """Checks the settings."""
-        check_choices(self, "penalties", set(PENALTIES) - {"none"})
+        check_choices(self, "penalties", set(PENALTIES) - set(CORNERS))
         check_choices(self, "steps", STEPS)
         for penalty in self.penalties:
             protection_of(penalty, self.normalize)
@@ -106,7 +110,8 @@ class Study:
     def arms(self) -> Iterator[Arm]:
         """What it runs."""
         for stop, shared in itertools.product(self.stops, self.shared):
-            yield Arm(stop, shared, "none", "explicit", "none", 0.0)
+            yield Arm(stop, shared, "none", "proximal", "none", 0.0)
+            yield Arm(stop, shared, "frozen", "proximal", "none", FROZEN)
             for penalty, step, alpha in itertools.product(
                 self.penalties, self.steps, self.alphas
             ):
@@ -123,6 +128,7 @@ class Main:
       normalize: As of :class:`Arm`.
       stop: As of :class:`Arm`.
       shared: As of :class:`Arm`.
+      rule: The rule under which alpha is chosen for the curves.
     """
 
     penalty: str
@@ -130,6 +136,7 @@ class Main:
     normalize: str
     stop: float
     shared: int
+    rule: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,9 +156,9 @@ class Settings:
       stops: Accuracies that a loose A is stopped at.
       main: What the report shows most of.
       studies: Grids of arms, by name.
+      rules: Ways of choosing alpha, by name.
       seed: The first.
       activation: A name in ``ACTIVATIONS``.
-      keep: Share of A's loss that a calibrated alpha prevents.
       checkpoint_seconds: Between two checkpoints.
     """
 
@@ -167,9 +174,9 @@ class Settings:
     stops: tuple[float, ...]
     main: Main
     studies: Mapping[str, Study]
+    rules: Mapping[str, Rule]
     seed: int = 0
     activation: str = "relu"
-    keep: float = 0.99
     checkpoint_seconds: float = 10.0
 
     def __post_init__(self) -> None:
@@ -183,13 +190,15 @@ class Settings:
         check_int(self, "layers_b", self.layers_a, why, most=_MOST_LAYERS)
         check_int(self, "eval_examples", 1)
         check_numbers(self, "stops", above=0, below=1)
-        check_number(self, "keep", least=0, most=1)
         check_number(self, "checkpoint_seconds", least=0)
         for name, study in self.studies.items():
             with of_part(f"studies.{name}"):
                 check_choices(study, "stops", {*self.stops, CONVERGED})
                 check_choices(study, "shared", range(1, self.layers_a + 1))
+        with of_part("main"):
+            check_choice(self.main, "rule", self.rules)
         main = dataclasses.asdict(self.main)
+        del main["rule"]
         valid = any({**arm._asdict(), **main} == arm._asdict() for arm in self.arms())
         require(self, "main", valid, "a combination that one of the studies runs")
 

@@ -60,6 +60,7 @@ class Curves(NamedTuple):
     final_test: jax.Array  # float32[2]; of A and B, all test images
     start_valid: jax.Array  # float32[]; of A before B is trained
     start_test: jax.Array  # float32[]
+    fisher_spread: jax.Array  # float32[]; see fisher_spread
     finite: jax.Array  # bool[]; whether B's training stayed finite
 
 
@@ -319,8 +320,33 @@ def train_b(
         final_test=both(params, data.test),
         start_valid=accuracy(layers_a, data.valid, data, setting.activation),
         start_test=accuracy(layers_a, data.test, data, setting.activation),
+        fisher_spread=fisher_spread(fisher, mask["shared"]),
         finite=jnp.isfinite(optax.tree.norm(params)),
     )
+
+
+def fisher_spread(fisher: Layers, mask: Layers) -> jax.Array:
+    """Over which share of the shared weights the Fisher is spread, ``float32[]``.
+
+    ``(sum F)^2 / (n sum F^2)`` over the ``n`` weights in the mask, known as the
+    participation ratio: 1 if F is the same for all, ``k/n`` if it is the same for ``k``
+    of them and 0 for the others.
+
+    Args:
+      fisher: The Fisher.
+      mask: 1 or 0 for each array, broadcastable to it.
+
+    Returns:
+      The share; nan if no weight has a Fisher.
+    """
+    kept = jax.tree.map(lambda f, m: f * m, fisher, mask)
+    largest = optax.tree.norm(kept, ord=jnp.inf)  # Squares could leave the range.
+    scaled = jax.tree.map(lambda f: f / largest, kept)
+    counts = jax.tree.map(
+        lambda f, m: jnp.sum(jnp.broadcast_to(m, f.shape)), fisher, mask
+    )
+    squares = optax.tree.norm(scaled, squared=True)
+    return optax.tree.sum(scaled) ** 2 / (squares * optax.tree.sum(counts))
 
 
 def cross_entropy(

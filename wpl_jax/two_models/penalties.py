@@ -27,10 +27,12 @@ from wpl_jax.two_models.experiment import (
 _CHUNK = 128  # examples at a time
 
 # Of each penalty that an arm can name, the protection of a search and its settings. No
-# penalty is one of strength 0. With one earlier model EWC is the same quadratic as WPL;
-# what remains of the difference is that its Fisher takes labels drawn from the model.
+# penalty is one of strength 0, and frozen layers are the limit of a large one. With one
+# earlier model EWC is the same quadratic as WPL; what remains of the difference is that
+# its Fisher takes labels drawn from the model.
+CORNERS = ("none", "frozen")
 PENALTIES: dict[str, tuple[str, dict[str, Any]]] = {
-    "none": ("l2", {}),
+    **dict.fromkeys(CORNERS, ("l2", {})),
     "l2": ("l2", {}),
     "ewc": ("ewc", {"estimator": PerExample(labels="model", chunk_size=_CHUNK)}),
     "wpl_batch": ("wpl", {"estimator": Batch()}),

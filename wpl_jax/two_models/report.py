@@ -10,23 +10,19 @@ import numpy as np
 
 from wpl_jax.reports.page import COLORS, Page, band, new_figure
 from wpl_jax.tasks.guessing import Guess, Model, remark
-from wpl_jax.two_models.analysis import (
-    Calibrated,
-    Outcome,
-    calibrate,
-    select,
-    standard_error,
+from wpl_jax.two_models import report_fronts
+from wpl_jax.two_models.analysis import Outcome, select
+from wpl_jax.two_models.arms import Arm
+from wpl_jax.two_models.report_words import (
+    NAMES,
+    alpha_cell,
+    mean_cell,
+    reduction_cell,
+    rules_of,
+    stop_name,
 )
-from wpl_jax.two_models.arms import CONVERGED, Arm
 from wpl_jax.two_models.results import REPORT_FILE, read
-
-NAMES = {
-    "none": "no penalty",
-    "l2": "L2 to the anchor (F = 1)",
-    "ewc": "EWC (per-example Fisher, labels from the model)",
-    "wpl_batch": "WPL, batch Fisher",
-    "wpl": "WPL, per-example Fisher",
-}
+from wpl_jax.two_models.rules import Chosen, Rule, choose
 
 
 def write(workdir: Path, config: dict[str, Any], arms: Sequence[Arm]) -> None:
@@ -46,9 +42,9 @@ def write(workdir: Path, config: dict[str, Any], arms: Sequence[Arm]) -> None:
     _introduction(page, config, outcomes)
     _summary(page, outcomes, config)
     _training_curves(page, outcomes, config)
+    report_fronts.add(page, outcomes, config)
     _stops(page, outcomes, config)
     _sharing(page, outcomes, config)
-    _methods(page, outcomes, config)
     _calibration(page, outcomes, config)
     page.heading("Configuration")
     page.code(json.dumps(config, indent=1, sort_keys=True))
@@ -64,10 +60,10 @@ def _no_better_than_guessing(
     accuracies: dict[str, np.ndarray] = {}
     for outcome in select(outcomes, penalty="none"):
         stop, shared = outcome.stop, outcome.shared
-        accuracies[f"A {_stop_name(stop)}"] = outcome.start_valid
-        of_b = f"B beside A {_stop_name(stop)}, {shared} layers shared"
+        accuracies[f"A {stop_name(stop)}"] = outcome.start_valid
+        of_b = f"B beside A {stop_name(stop)}, {shared} layers shared"
         accuracies[f"{of_b}, no penalty"] = outcome.final_valid[:, 1]
-        if found := _calibrated(outcomes, config, stop, shared):
+        if found := _chosen(outcomes, config, stop, shared, _main_rule(config)):
             name = f"{of_b}, {found.chosen.penalty}"
             accuracies[name] = found.chosen.final_valid[:, 1]
     models = []
@@ -100,7 +96,8 @@ def _introduction(page: Page, config: dict, outcomes: Sequence[Outcome]) -> None
         f"Data: {config['data']['path'] or config['data']['format']}. "
         f"{config['num_seeds']} seeds; bands and ± show the standard deviation over "
         "seeds, SE the standard error of the mean. Alpha was chosen on validation "
-        "images, all tables show test images.",
+        "images, all tables show test images. With a seed A, B's initialization and "
+        "the batches are the same in all arms.",
     )
 
 
@@ -111,27 +108,30 @@ def _summary(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
     settings = dict.fromkeys((o.stop, o.shared) for o in outcomes)
     rows = []
     for stop, shared in sorted(settings, key=lambda s: (-s[0], s[1])):
-        found = _calibrated(outcomes, config, stop, shared)
-        if found is None:
-            continue
-        without, chosen = found.without, found.chosen
-        rows.append(
-            (
-                _stop_name(stop),
-                str(shared),
-                _mean(without.start_test),
-                _mean(without.final_test[:, 0]),
-                _mean(chosen.final_test[:, 0]),
-                _reduction(found),
-                _mean(without.final_test[:, 1]),
-                _mean(chosen.final_test[:, 1]),
-                _alpha(found),
+        for rule in rules_of(config).values():
+            found = _chosen(outcomes, config, stop, shared, rule)
+            if found is None:
+                continue
+            without, chosen = found.without, found.chosen
+            rows.append(
+                (
+                    stop_name(stop),
+                    str(shared),
+                    str(rule),
+                    mean_cell(without.start_test),
+                    mean_cell(without.final_test[:, 0]),
+                    mean_cell(chosen.final_test[:, 0]),
+                    reduction_cell(found),
+                    mean_cell(without.final_test[:, 1]),
+                    mean_cell(chosen.final_test[:, 1]),
+                    alpha_cell(found),
+                )
             )
-        )
     page.table(
         (
             "A was trained until",
             "layers shared",
+            "rule for alpha",
             "A before",
             "A after B, no penalty",
             f"A after B, {penalty}",
@@ -148,10 +148,9 @@ def _summary(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
         "forgotten, above 100 % that A gained. Where A did not forget beyond the "
         "noise between seeds, no ratio is given. The penalty here: "
         f"{NAMES[main['penalty']]}, {main['step']} step, normalization of the Fisher: "
-        f"{main['normalize']}. Alpha is the one under which B is best among those that "
-        f"keep {config['keep']:.0%} of A's loss from happening on validation images; "
-        "an asterisk marks settings in which none does, where it is the one that "
-        "keeps most."
+        f"{main['normalize']}. A rule limits what one model loses, on validation "
+        "images; alpha is the one under which the other model is best. An asterisk "
+        "marks settings in which no alpha obeys the rule; there it is the nearest one."
     )
 
 
@@ -159,7 +158,9 @@ def _training_curves(page: Page, outcomes: Sequence[Outcome], config: dict) -> N
     page.heading("Both models while B is trained")
     shared = config["main"]["shared"]
     stops = sorted({o.stop for o in outcomes}, reverse=True)
-    found = [c for stop in stops if (c := _calibrated(outcomes, config, stop, shared))]
+    rule = _main_rule(config)
+    chosen = (_chosen(outcomes, config, stop, shared, rule) for stop in stops)
+    found = [each for each in chosen if each]
     figure = new_figure(10, 3.6 * ((len(found) + 1) // 2))
     columns = min(2, len(found))
     axes = figure.subplots(-(-len(found) // columns), columns, squeeze=False).ravel()
@@ -169,7 +170,7 @@ def _training_curves(page: Page, outcomes: Sequence[Outcome], config: dict) -> N
             steps = _steps(outcome, config)
             band(ax, steps, outcome.valid_a, COLORS[color], f"A, {label}")
             band(ax, steps, outcome.valid_b, COLORS[color], f"B, {label}", "--")
-        ax.set_title(f"({letter}) A {_stop_name(calibrated.chosen.stop)}")
+        ax.set_title(f"({letter}) A {stop_name(calibrated.chosen.stop)}")
         ax.set(xlabel="iterations of training B", ylabel="accuracy", ylim=(0, 1))
     for ax in axes[len(found) :]:
         ax.set_visible(False)
@@ -179,7 +180,7 @@ def _training_curves(page: Page, outcomes: Sequence[Outcome], config: dict) -> N
         "training",
         f"Accuracy on validation images with {shared} shared layers, after A converged "
         "and after A was stopped early (figure 2 of the paper). Solid: A, which is "
-        "not trained any more. Dashed: B.",
+        f"not trained any more. Dashed: B. Rule for alpha: {rule}.",
     )
 
 
@@ -193,7 +194,7 @@ def _stops(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
         swept = select(outcomes, stop=stop, shared=shared, **_penalty(config))
         without = _without(outcomes, stop, shared)
         points = np.array([o.final_test.mean(0) for o in [without, *swept]])
-        ax.plot(*points.T[::-1], ".-", color=color, label=f"A {_stop_name(stop)}")
+        ax.plot(*points.T[::-1], ".-", color=color, label=f"A {stop_name(stop)}")
         ax.plot(*points[0][::-1], "x", color=color, ms=9)
         ax.axhline(without.start_test.mean(), color=color, lw=0.8, ls=":")
     ax.set(xlabel="accuracy that B reaches", ylabel="accuracy that A keeps")
@@ -203,9 +204,8 @@ def _stops(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
         "stops",
         f"{NAMES[config['main']['penalty']]}: from no penalty (cross) through growing "
         "alpha, mean over seeds on test images; dotted: A before B was trained. A "
-        "converged A leaves features that serve B as well, and keeping them costs "
-        "nothing. An A that was stopped early leaves poor ones, which B cannot improve "
-        "without changing A.",
+        "converged A leaves features that serve B as well. An A that was stopped early "
+        "leaves poor ones, which B cannot improve without changing A.",
     )
 
 
@@ -213,7 +213,8 @@ def _sharing(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
     page.heading("How much is forgotten by how many layers are shared")
     figure = new_figure()
     ax = figure.subplots()
-    plain = select(outcomes, penalty="none", stop=config["main"]["stop"])
+    main = config["main"]
+    plain = select(outcomes, penalty="none", stop=main["stop"])
     plain.sort(key=lambda o: o.shared)
     for outcome, color in zip(plain, COLORS, strict=False):
         band(
@@ -231,70 +232,6 @@ def _sharing(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
         "Accuracy of the converged A on validation images while B is trained without "
         "a penalty (figure 1, right, of the paper). The highest number shares all of "
         "A's layers, its classifier too.",
-    )
-
-
-def _methods(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
-    main = config["main"]
-    setting = {name: main[name] for name in ("stop", "shared", "normalize")}
-    compared = [o for o in select(outcomes, **setting) if o.penalty != "none"]
-    page.heading("What A keeps against what B reaches")
-    figure = new_figure(10, 4.5)
-    steps = sorted({o.step for o in compared})
-    penalties = [name for name in NAMES if select(compared, penalty=name)]
-    without = _without(outcomes, main["stop"], main["shared"])
-    rows = []
-    for ax, step in zip(
-        figure.subplots(1, len(steps), sharey=True, squeeze=False)[0],
-        steps,
-        strict=True,
-    ):
-        for penalty, color in zip(penalties, COLORS, strict=False):
-            swept = select(compared, penalty=penalty, step=step)
-            if not swept:
-                continue
-            points = np.array([o.final_test.mean(0) for o in swept])
-            ax.plot(*points.T[::-1], ".-", color=color, label=NAMES[penalty])
-            found = calibrate(without, swept, config["keep"])
-            rows.append(_method_row(penalty, step, found))
-        kept, reached = without.final_test.mean(0)
-        ax.plot(reached, kept, "x", color=COLORS[-1], ms=9, label=NAMES["none"])
-        ax.axhline(without.start_test.mean(), color="0.7", lw=0.8)
-        ax.set(title=f"{step} step", xlabel="accuracy that B reaches")
-    figure.axes[0].set_ylabel("accuracy that A keeps")
-    figure.axes[-1].legend(fontsize="small")
-    page.figure(
-        figure,
-        "methods",
-        f"Each point is one alpha, mean over seeds on test images, for A "
-        f"{_stop_name(main['stop'])} and {main['shared']} shared layers; "
-        "lines join alphas in order. Up and right is better. The grey line is A before "
-        "B was trained.",
-    )
-    page.table(
-        (
-            "penalty",
-            "step",
-            "alpha",
-            "A after B",
-            "B",
-            "relative reduction ± SE",
-            "seeds diverged",
-        ),
-        rows,
-    )
-
-
-def _method_row(penalty: str, step: str, found: Calibrated) -> tuple[str, ...]:
-    chosen = found.chosen
-    return (
-        NAMES[penalty],
-        step,
-        _alpha(found),
-        _mean(chosen.final_test[:, 0]),
-        _mean(chosen.final_test[:, 1]),
-        _reduction(found),
-        f"{int((chosen.finite == 0).sum())} of {len(chosen.finite)}",
     )
 
 
@@ -335,7 +272,7 @@ def _calibration(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
             figure,
             f"alpha_{name}",
             f"{NAMES[main['penalty']]}, {main['shared']} shared layers, A "
-            f"{_stop_name(main['stop'])}, on test images. The "
+            f"{stop_name(main['stop'])}, on test images. The "
             "explicit step adds the penalty's gradient and diverges where learning "
             "rate * alpha * F exceeds 2 for some weight, which takes both models to "
             "chance; the proximal step minimises the same objective and holds at "
@@ -354,35 +291,19 @@ def _penalty(config: dict) -> dict:
     return {name: config["main"][name] for name in ("penalty", "step", "normalize")}
 
 
-def _calibrated(
-    outcomes: Sequence[Outcome], config: dict, stop: float, shared: int
-) -> Calibrated | None:
-    """The main penalty at its best alpha; None where the setting lacks it."""
+def _chosen(
+    outcomes: Sequence[Outcome], config: dict, stop: float, shared: int, rule: Rule
+) -> Chosen | None:
+    """The main penalty at the alpha of a rule; None where the setting lacks it."""
     swept = select(outcomes, stop=stop, shared=shared, **_penalty(config))
     if not swept:
         return None
-    return calibrate(_without(outcomes, stop, shared), swept, config["keep"])
+    return choose(_without(outcomes, stop, shared), swept, rule)
+
+
+def _main_rule(config: dict) -> Rule:
+    return rules_of(config)[config["main"]["rule"]]
 
 
 def _steps(outcome: Outcome, config: dict) -> np.ndarray:
     return np.arange(outcome.valid_a.shape[1]) * config["model_b"]["eval_every"]
-
-
-def _stop_name(stop: float) -> str:
-    return "converged" if stop == CONVERGED else f"stopped at {stop:.0%}"
-
-
-def _mean(values: np.ndarray) -> str:
-    return f"{values.mean():.3f} ± {values.std():.3f}"
-
-
-def _alpha(found: Calibrated) -> str:
-    return f"{found.chosen.alpha:g}{'' if found.kept_enough else '*'}"
-
-
-def _reduction(found: Calibrated) -> str:
-    if found.reduction is None:
-        lost = found.without.lost_test
-        return f"did not forget ({lost.mean():.3f} ± {standard_error(lost):.3f})"
-    value, error = found.reduction
-    return f"{value:.1%} ± {error:.1%}"

@@ -64,6 +64,7 @@ def read(workdir: Path, config: dict[str, Any], arms: Sequence[Arm]) -> Results:
         **dict.fromkeys(("valid_a", "valid_b", "penalty_value"), curve),
         **dict.fromkeys(("final_valid", "final_test"), pair),
         **dict.fromkeys(("start_valid", "start_test"), list_of(NUMBER, seeds)),
+        "fisher_spread": list_of(NUMBER_OR_NULL, seeds),
         "finite": list_of(TRUTH, seeds),
     }
     if len(results["arms"]) != len(arms):

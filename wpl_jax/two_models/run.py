@@ -313,9 +313,9 @@ def _record(arm: Arm, curves: Curves) -> dict[str, Any]:
 
 
 def _describe(arm: Arm, record: dict[str, Any]) -> str:
-    penalty = "no penalty"
-    if arm.penalty != "none":
-        penalty = f"{arm.penalty} {arm.step} alpha {arm.alpha:g}"
+    penalty = {"none": "no penalty", "frozen": "frozen layers"}.get(
+        arm.penalty, f"{arm.penalty} {arm.step} alpha {arm.alpha:g}"
+    )
     return (
         f"A {arm.stop}, {arm.shared} shared, {penalty}: "
         f"A {record['a_before']:.3f} -> {record['a_after']:.3f}, "
