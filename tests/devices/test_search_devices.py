@@ -214,7 +214,7 @@ def test_a_search_goes_on_with_another_number_of_devices(
 ):
     config = one_search()
     monkeypatch.setattr(machine, "StopRequest", Interrupted)
-    monkeypatch.setattr(run_mode, "write_report", lambda *args: None)
+    monkeypatch.setattr(run_mode, "finish", lambda *args, **options: None)
     for count, calls in zip(counts, (11, 1000), strict=True):
         Interrupted.left = calls
         with contextlib.suppress(SystemExit):
@@ -245,6 +245,6 @@ def read_lines(workdir):
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_mode, "write_report", lambda *args: None)
+        patch.setattr(run_mode, "finish", lambda *args, **options: None)
         jobs.run(one_search(), folder / "run", "run")
     return folder / "run"

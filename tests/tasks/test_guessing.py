@@ -124,12 +124,13 @@ def outcome(penalty, alpha, start_valid, reached):
         **pairs,
         **starts,
         finite=np.ones(seeds),
+        fisher_spread=np.ones(seeds),
     )
 
 
 CONFIG = {
     "main": {"penalty": "wpl", "step": "proximal", "normalize": "tree"},
-    "keep": 0.9,
+    "rules": {"a_kept": {"limit": "prevented", "value": 0.9}},
 }
 GUESS = Guess(loss=2.3, error=90.0, least_error=87.0)
 
