@@ -129,7 +129,12 @@ def outcome(penalty, alpha, start_valid, reached):
 
 
 CONFIG = {
-    "main": {"penalty": "wpl", "step": "proximal", "normalize": "tree"},
+    "main": {
+        "penalty": "wpl",
+        "step": "proximal",
+        "normalize": "tree",
+        "rule": "a_kept",
+    },
     "rules": {"a_kept": {"limit": "prevented", "value": 0.9}},
 }
 GUESS = Guess(loss=2.3, error=90.0, least_error=87.0)
