@@ -16,7 +16,10 @@ SHARE, EPOCHS = 0.4, 3
 
 class Rehearsing(Written):
     def train_with(self, child, earlier, epoch, index):
-        """Steps by the weighted sum of the losses; what nobody uses stays."""
+        """Steps by the weighted sum of the losses; what nobody uses stays.
+
+        Under a penalty, if there is one, whose step is proximal.
+        """
         weights = [1.0] if len(earlier) == 0 else [1 - SHARE]
         weights += [SHARE / len(earlier)] * len(earlier) if len(earlier) else []
         rate = RATE * DECAY ** max(epoch - 1, 0)
@@ -32,4 +35,8 @@ class Rehearsing(Written):
                     used[k][part] = True
             for k, there in used.items():
                 step = total[k] + WEIGHT_DECAY * self.params[k]
-                self.params[k] = self.params[k] - rate * there * step
+                theta = self.params[k] - rate * there * step
+                if self.penalty is not None:
+                    held = rate * self.penalty.strength * self.fisher[k] * there
+                    theta = (theta + held * self.anchor[k]) / (1 + held)
+                self.params[k] = theta

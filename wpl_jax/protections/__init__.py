@@ -15,5 +15,6 @@ PENALTIES = Registry(
         "l2": "wpl_jax.protections.quadratic:L2",
         "ewc": "wpl_jax.protections.quadratic:ElasticWeightConsolidation",
         "wpl": "wpl_jax.protections.quadratic:WeightPlasticity",
+        "wpl_replay": "wpl_jax.protections.wpl_replay:WplReplay",
     },
 )
