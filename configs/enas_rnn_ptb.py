@@ -119,6 +119,13 @@ def get_config() -> ConfigDict:
         "flush_every": 3,  # the code: 2
     }
     estimator = {"estimator": "per_example"}  # the paper and its code: "batch"
+    of_average = {
+        "eta": 0.9,
+        "average": "paper",  # the code: "code"
+        "max_norm": None,  # the code: 10.0
+        "alpha_inside_average": False,  # the code: True
+    }
+    wpl = common | estimator | of_average
     config.penalty = choice(
         PENALTIES,
         "wpl",
@@ -127,14 +134,8 @@ def get_config() -> ConfigDict:
         orthogonal={},
         replay={},
         nsas={},
-        wpl=common
-        | estimator
-        | {
-            "eta": 0.9,
-            "average": "paper",  # the code: "code"
-            "max_norm": None,  # the code: 10.0
-            "alpha_inside_average": False,  # the code: True
-        },
+        wpl=wpl,
+        wpl_replay=wpl,
     )
 
     # For --mode=rank: random architectures, each trained for so many epochs.

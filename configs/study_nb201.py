@@ -1,0 +1,163 @@
+"""Is it worth not to forget? Methods against forgetting on NAS-Bench-201.
+
+    python launch.py --config=configs/study_nb201.py --workdir=runs/study \
+        --config.task.data.path=PATH/cifar10
+    python launch.py --config=configs/study_nb201.py --workdir=runs/study \
+        --config.task.data.path=PATH/cifar10 --mode=rank
+
+docs/study.md has the question, the comparisons that were fixed before the runs, and the
+results. Each arm is a method with the epochs that it has time for. After a colon stands
+a group of arms, or some arms with commas between them:
+``--config=configs/study_nb201.py:batches``, ``:enas``, ``:none,wpl``.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from wpl_jax.configs import gaea_nb201_small
+from wpl_jax.engine.optimizers import OPTIMIZERS
+from wpl_jax.evaluation.rank_disorder import Ranking
+from wpl_jax.jobs.build import choice, settings
+from wpl_jax.strategies import STRATEGIES
+
+_EPOCHS = 24  # of a method without a penalty
+_CHILDREN, _BATCHES = 45, 7  # 315 steps an epoch; 5 children may be trained together
+
+
+def get_config(which: str = "methods") -> ConfigDict:
+    """The settings of a group of arms, or of some arms.
+
+    Args:
+      which: A name in ``GROUPS``, or names of arms with commas between them.
+    """
+    config = gaea_nb201_small.get_config()
+    config.num_seeds = 10
+    config.space.nasbench201.exclude_none = False
+    config.strategy = choice(
+        STRATEGIES,
+        "random",
+        random={"candidates": _CANDIDATES},
+        enas={"steps": 100, "learning_rate": 1e-3, "candidates": _CANDIDATES},
+        pada={"candidates": _CANDIDATES},
+    )
+    config.search.children, config.search.batches = _CHILDREN, _BATCHES
+    config.search.eval_batches = 8  # 256 images
+    config.optimizer.sgd.learning_rate = 0.05
+    separate = {"learning_rate": 0.05, "weight_decay": 3e-4, "schedule": "complexity"}
+    config.optimizer.separate_momentum = choice(
+        OPTIMIZERS, "separate_momentum", separate_momentum=separate
+    ).separate_momentum
+    config.ranking = settings(
+        Ranking,
+        which="sample",
+        architectures=1000,
+        batches=16,
+        top=0.05,
+        bootstrap=200,
+        truth="table",
+        table={"data_set": "cifar10", "split": "test"},
+    )
+    every = {name: arm for group in GROUPS.values() for name, arm in group().items()}
+    names = GROUPS[which]() if which in GROUPS else which.split(",")
+    for name in names:
+        if name not in every:
+            known = ", ".join((*GROUPS, *every))
+            raise ValueError(f"{name!r} is no arm or group. Known are {known}.")
+    config.arms = ConfigDict({name: every[name] for name in names})
+    for arm in config.arms.values():
+        _tie_epochs(arm)
+    config.main_arm = next(iter(config.arms))
+    return config
+
+
+_CANDIDATES = {"proposed": 200, "screen_batches": 8, "keep": 20, "judge_batches": 100}
+
+
+def _methods() -> dict[str, dict[str, Any]]:
+    """Methods with uniform sampling, and those that sample otherwise."""
+    together = {"search": {"children_per_step": 5}}
+    reptile = {"search": {"children_per_step": 5, "update_rule": "reptile"}}
+    return {
+        "none": _arm(),
+        "slower": _arm({"optimizer": {"sgd": {"learning_rate": 0.025}}}),
+        "l2": _penalized("l2", strength=1.0),
+        "ewc": _penalized("ewc", strength=0.01),
+        "wpl": _penalized("wpl", strength=1.0),
+        "wpl_batch": _penalized("wpl", strength=1.0, estimator="batch"),
+        "wpl_average": _penalized("wpl", strength=1.0, anchor_decay=0.9),
+        "wpl_replay": _penalized("wpl_replay", strength=1.0),
+        "replay": _penalized("replay"),
+        "nsas": _penalized("nsas"),
+        "orthogonal": _penalized("orthogonal", start_epoch=0),
+        "classes": _arm(_sampled("classes")),
+        "fair": _arm(_sampled("fair"), together),
+        "sumnas": _arm(_sampled("fair"), reptile),
+        "pada": _arm({"strategy": {"name": "pada", "pada": {"epochs": _EPOCHS}}}),
+        "calr_ms": _calr_ms(),
+        "ensemble": _arm({"search": {"average_epochs": 5}}),
+    }
+
+
+def _enas() -> dict[str, dict[str, Any]]:
+    """A controller that learns from rewards, with penalties and without."""
+    enas = {"strategy": {"name": "enas"}}
+    found = _methods()
+    return {f"enas_{name}": _arm(enas, found[name]) for name in ("none", "l2", "wpl")}
+
+
+def _batches() -> dict[str, dict[str, Any]]:
+    """Children that are trained on one batch, and on 30, as many in all."""
+    found = {}
+    for batches in (1, 30):
+        children = _CHILDREN * _BATCHES // batches
+        lengths = {"children": children, "batches": batches, "eval_batches": 8}
+        for name in ("none", "l2", "wpl"):
+            arm = _arm({"search": lengths}, _methods()[name])
+            found[f"{name}_{batches}"] = arm
+    return found
+
+
+GROUPS = {"methods": _methods, "enas": _enas, "batches": _batches}
+
+
+def _penalized(name: str, **settings_of_penalty: Any) -> dict[str, Any]:
+    return _arm({"penalty": {"name": name, name: settings_of_penalty}})
+
+
+def _sampled(sampler: str) -> dict[str, Any]:
+    return {"strategy": {"name": "random", "random": {"sampler": sampler}}}
+
+
+def _calr_ms() -> dict[str, Any]:
+    """Rates by complexity, momenta by the first decision."""
+    arm = _arm()
+    complexity = {"complexity": {"epochs": _EPOCHS}}
+    arm["optimizer"] = {"name": "separate_momentum", "separate_momentum": complexity}
+    return arm
+
+
+def _arm(*changes: dict[str, Any]) -> dict[str, Any]:
+    """The changes of an arm, which has no penalty unless they say otherwise."""
+    arm = ConfigDict(
+        {
+            "penalty": {"name": "none"},
+            "search": {"epochs": _EPOCHS},
+            "optimizer": {"sgd": {"cosine": {"period": _EPOCHS}}},
+        }
+    )
+    for change in changes:
+        arm.update(change)
+    return arm.to_dict()
+
+
+def _tie_epochs(arm: ConfigDict) -> None:
+    """Makes the schedules of an arm as long as its search, whatever a flag says."""
+    epochs = config_dict.FieldReference(arm.search.epochs)
+    arm.search.epochs = epochs
+    if "sgd" in arm.optimizer:
+        arm.optimizer.sgd.cosine.period = epochs
+    else:
+        arm.optimizer.separate_momentum.complexity.epochs = epochs
+    if arm.get("strategy", {}).get("name") == "pada":
+        arm.strategy.pada.epochs = epochs
