@@ -5,12 +5,10 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from wpl_jax.common.bootstrap import Interval, interval, resamples
 from wpl_jax.two_models.analysis import Outcome, standard_error
 
 Name = TypeVar("Name", bound=Hashable)
-
-CONFIDENCE = 0.95
-_RESAMPLES = 1000
 
 
 class Corners(NamedTuple):
@@ -19,14 +17,6 @@ class Corners(NamedTuple):
     start: np.ndarray  # float[..., seeds]; accuracy of A before B is trained
     free: np.ndarray  # float[..., seeds, 2]; of A and B, trained without a penalty
     frozen: np.ndarray  # float[..., seeds, 2]; with the shared layers frozen
-
-
-class Interval(NamedTuple):
-    """A statistic over seeds and its bootstrap interval, of level ``CONFIDENCE``."""
-
-    value: float
-    low: float  # nan for a single seed
-    high: float
 
 
 class Area(NamedTuple):
@@ -134,28 +124,6 @@ def areas(
         for name, accuracies in points.items():
             found[name][i] = area(accuracies[:, draw].mean(1), means)
     return {
-        name: Area(_interval(values), _interval(values - found[reference]))
+        name: Area(interval(values), interval(values - found[reference]))
         for name, values in found.items()
     }
-
-
-def resamples(seeds: int) -> np.ndarray:
-    """Seeds drawn with replacement, ``int[draws, seeds]``; no draw of a single seed."""
-    rng = np.random.default_rng(0)
-    return rng.integers(0, seeds, (_RESAMPLES if seeds > 1 else 0, seeds))
-
-
-def quantiles(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The ends of the interval, over the first axis; nan where a value is missing."""
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(values, (tail, 1 - tail), axis=0)
-    return low, high
-
-
-def _interval(values: np.ndarray) -> Interval:
-    """From the statistic of all seeds and of each draw that has one."""
-    drawn = values[1:][np.isfinite(values[1:])]
-    if not len(drawn):
-        return Interval(float(values[0]), float("nan"), float("nan"))
-    low, high = quantiles(drawn)
-    return Interval(float(values[0]), float(low), float(high))

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from wpl_jax.common.bootstrap import CONFIDENCE, Interval, quantiles, resamples
 from wpl_jax.reports.page import COLORS, Page, new_figure
 from wpl_jax.two_models import fronts
 from wpl_jax.two_models.analysis import Outcome, select, standard_error
-from wpl_jax.two_models.fronts import Area, Corners, Interval
+from wpl_jax.two_models.fronts import Area, Corners
 from wpl_jax.two_models.report_words import (
     NAMES,
     alpha_cell,
@@ -84,7 +85,7 @@ def _figure(page: Page, outcomes: Sequence[Outcome], setting: Setting) -> None:
         f"{stop_name(stop)} and {shared} shared layers. Up and right is better. Lines "
         "join the points that no other alpha is better than. Points far below all "
         "lines, such as those of trainings that diverged, are outside the figure. The "
-        f"band is the {fronts.CONFIDENCE:.0%} interval of the line at each accuracy of "
+        f"band is the {CONFIDENCE:.0%} interval of the line at each accuracy of "
         "B, from a bootstrap over seeds. The grey line is A before B was trained.",
     )
 
@@ -115,10 +116,10 @@ def _draw(ax, arms: Sequence[Outcome], color: str, label: str) -> None:
     reached = np.linspace(line[-1, 1], line[0, 1], _ACCURACIES)
     drawn = [
         fronts.kept_at(points[:, draw].mean(1), reached)
-        for draw in fronts.resamples(points.shape[1])
+        for draw in resamples(points.shape[1])
     ]
     if drawn:
-        low, high = fronts.quantiles(np.array(drawn))
+        low, high = quantiles(np.array(drawn))
         ax.fill_between(reached, low, high, color=color, alpha=0.12, lw=0)
 
 
@@ -155,7 +156,7 @@ def _areas(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
         "The area under a front is the share of A's loss that is prevented, in the "
         "mean over what B may pay, from nothing to what frozen layers cost it. A "
         "straight line from no penalty to frozen layers has an area of 0.5. Brackets "
-        f"hold the {fronts.CONFIDENCE:.0%} bootstrap interval over seeds; differences "
+        f"hold the {CONFIDENCE:.0%} bootstrap interval over seeds; differences "
         "are between the same seeds. There is no area where A does not forget, or "
         "where frozen layers cost B nothing: nothing is traded then. The spread of the "
         "Fisher is the share of the shared weights that it is spread over, "
