@@ -183,8 +183,9 @@ def read_ranks(workdir: Path, names: Sequence[str]) -> dict[str, Any] | None:
       names: Those of the searches' folders.
 
     Returns:
-      The content of the JSON file; with ``"true_errors"``, ``float64[n]``, and in each
-      search ``"errors"``, ``float64[n]`` with the shared weights.
+      The content of the JSON file; with ``"choices"``, ``int[n, decisions]``,
+      ``"true_errors"``, ``float64[n]``, and in each search ``"errors"`` and
+      ``"losses"``, ``float64[n]`` with the shared weights.
 
     Raises:
       UserError: If it is not what :func:`write` writes.
@@ -213,10 +214,11 @@ def read_ranks(workdir: Path, names: Sequence[str]) -> dict[str, Any] | None:
         of_all[name] = one["metrics"]
     for name, metrics in of_all.items():
         check(metrics, dict.fromkeys(metrics, _INTERVAL), f"metrics of {name!r}")
-    _, column = _read_columns(workdir / SCORES_FILE)
+    found["choices"], column = _read_columns(workdir / SCORES_FILE)
     found["true_errors"] = column("true_error")
     for name in names:
         found["searches"][name]["errors"] = column(f"{name}_error")
+        found["searches"][name]["losses"] = column(f"{name}_loss")
     return found
 
 

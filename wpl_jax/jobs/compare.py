@@ -3,7 +3,10 @@
 wpl-jax-compare --out=runs/comparison runs/gaea "DARTS=runs/darts" "DARTS=runs/darts_2"
 
 Each run is a folder (``--workdir``) of a search, finished or not. ``python -m
-wpl_jax.jobs.compare`` is the same command.
+wpl_jax.jobs.compare`` is the same command. With files ``searches.csv``, which reports
+write, it compares the arms over seeds, also those of several machines:
+
+wpl-jax-compare --out=runs/comparison --main=none seeds_0_to_4.csv seeds_5_to_9.csv
 """
 
 import argparse
@@ -13,9 +16,9 @@ from pathlib import Path
 
 from wpl_jax.errors import UserError, shorten
 from wpl_jax.evaluation import table as tables
-from wpl_jax.reports import comparison, found
+from wpl_jax.reports import comparison, found, measures, paired
 from wpl_jax.runs import console
-from wpl_jax.runs.run_files import make_folder
+from wpl_jax.runs.run_files import make_folder, write_atomically
 
 _MOST_SECONDS = 1e7  # on the whole table 12-epoch trainings take 1.7 million
 
@@ -75,6 +78,29 @@ def compare(
     return comparison.write(make_folder(out), searches, read, budgets)
 
 
+def compare_rows(files: Sequence[Path], out: Path, main: str | None = None) -> str:
+    """Writes the comparison of the arms of several runs over their seeds.
+
+    Args:
+      files: ``searches.csv`` of each.
+      out: Folder for ``comparison.html``, ``comparison.md`` and ``figures/``.
+      main: The arm that the others are compared with; None for the first.
+
+    Returns:
+      The tables in Markdown.
+
+    Raises:
+      UserError: If a file is another one, or two have the same search.
+    """
+    rows = [row for path in files for row in measures.read(path)]
+    if not rows:
+        raise UserError("The files have no searches.")
+    folder = make_folder(out)
+    text = paired.write(folder / comparison.PAGE, rows, main or rows[0].arm)
+    write_atomically(folder / comparison.MARKDOWN, text + "\n")
+    return text
+
+
 def _seconds(text: str) -> float:
     """A budget; argparse reports a ValueError."""
     seconds = float(text)
@@ -92,7 +118,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         "runs",
         nargs="+",
         metavar="[LABEL=]FOLDER",
-        help="folder of a run; runs with the same label are seeds of one method",
+        help="folder of a run; runs with the same label are seeds of one method. Or "
+        f"files {measures.SEARCHES_FILE}, whose arms are compared",
+    )
+    parser.add_argument(
+        "--main", help="of files: the arm that others are compared with"
     )
     parser.add_argument(
         "--out", required=True, type=Path, help="folder for the page and the tables"
@@ -111,7 +141,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.stdout = console.lasting(sys.stdout)
     try:
         budgets = given.budget or [12_000.0]
-        print(compare(labelled(given.runs), given.out, given.table, budgets))
+        files = [Path(run) for run in given.runs if run.endswith(".csv")]
+        if files and len(files) == len(given.runs):
+            print(compare_rows(files, given.out, given.main))
+        else:
+            print(compare(labelled(given.runs), given.out, given.table, budgets))
     except UserError as error:
         print(f"Error: {error}", file=console.lasting(sys.stderr))
         sys.exit(2)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from wpl_jax.reports import searched
+from wpl_jax.reports import measures, searched
 from wpl_jax.reports.page import Page
 from wpl_jax.reports.searched import REPORT_FILE, Searched
 from wpl_jax.reports.sections import (
@@ -19,6 +19,7 @@ from wpl_jax.reports.sections import (
     from_scratch,
     guessing,
     introduction,
+    methods,
     rank_disorder,
     true_order,
     weight_entropy,
@@ -30,6 +31,7 @@ from wpl_jax.supernet import Space
 SECTIONS = (
     guessing.SECTION,
     introduction.SECTION,
+    methods.SECTION,
     derived_accuracy.SECTION,
     weight_entropy.SECTION,
     architecture_weights.SECTION,
@@ -68,7 +70,7 @@ def write(
     about: str,
     start_epoch: int | None,
 ) -> None:
-    """Writes ``report.html`` and ``figures/``.
+    """Writes ``report.html``, ``searches.csv`` and ``figures/``.
 
     Args:
       workdir: Where to.
@@ -81,6 +83,7 @@ def write(
     for one in searches:
         arms.setdefault(one.arm, []).append(one)
     report = Report(workdir, config, arms, about, start_epoch)
+    measures.write(workdir / measures.SEARCHES_FILE, measures.rows_of(report))
     page = Page("A search with shared weights", workdir)
     for section in SECTIONS:
         section.show(page, report)

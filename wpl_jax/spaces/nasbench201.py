@@ -19,6 +19,7 @@ multiplies the patches with the kernels of all of these edges in one product.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -259,7 +260,7 @@ class NasBench201(Space):
             one = jax.tree.map(lambda k, e=edge: k[e], (kernels, given))
             y, moments = jax.lax.switch(
                 architecture.choice[edge],
-                [functools.partial(ON_ONE_EDGE[o], axis) for o in self.operations],
+                [_recomputed(ON_ONE_EDGE[o], axis) for o in self.operations],
                 self._part(sums[source]),
                 *one,
             )
@@ -344,3 +345,13 @@ class NasBench201(Space):
             if source == target - 1:
                 nodes[str(target)] = "out" if target == NODES - 1 else f"+ {target}"
         return {"cell": Graph(nodes, tuple(edges))}
+
+
+def _recomputed(operation: Callable[..., Any], axis: Axis) -> Callable[..., Any]:
+    """An operation as a branch of a switch that leaves its inputs alone for later.
+
+    Otherwise each branch returns, as zeros, what the backward passes of the others
+    need: for a 3x3 convolution nine copies of the image. That takes longer than the
+    operation, which is computed again instead.
+    """
+    return jax.checkpoint(functools.partial(operation, axis))

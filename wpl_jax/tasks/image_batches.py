@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from wpl_jax.common.shuffling import shuffled
 from wpl_jax.devices.axis import Axis
 from wpl_jax.tasks.augmentation import Augmentation, augment
 from wpl_jax.tasks.image_data import Data, normalized
@@ -64,9 +65,7 @@ class ImageBatches:
         examples = getattr(data, split)
         count, batches = len(examples.labels), self.count(data, split)
         key_of_pass = jax.random.fold_in(jax.random.key(0), step // batches)
-        order = jax.random.permutation(key_of_pass, count)
-        first = step % batches * self.size
-        places = axis.shard(jax.lax.dynamic_slice_in_dim(order, first, self.size))
+        places = shuffled(key_of_pass, self.places(step % batches, axis), count)
         images = examples.images[places]
         images = augment(key, images, self.augmentation, data, axis)
         return images, examples.labels[places]

@@ -1,0 +1,148 @@
+"""What searches are measured by: a row for each search, and a CSV file of them."""
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from wpl_jax.errors import UserError
+from wpl_jax.evaluation.rank_disorder import estimate_of
+from wpl_jax.evaluation.rank_files import read_ranks
+from wpl_jax.evaluation.ranking_metrics import kendall_tau
+from wpl_jax.evaluation.truth_from_table import FromTable
+from wpl_jax.reports.searched import Searched
+from wpl_jax.reports.sections import true_order
+from wpl_jax.reports.sections.derived_accuracy import find_truths
+from wpl_jax.reports.sections.section import Report, mean
+from wpl_jax.runs.run_files import write_atomically
+from wpl_jax.tasks import Evaluation
+
+SEARCHES_FILE = "searches.csv"
+TAU, ACCURACY = "Kendall's tau", "accuracy"  # of a data set: "accuracy, CIFAR-10"
+FORGOTTEN = "forgotten, nats"
+# Of a measure of forgetting: the column of the metrics.
+_FORGETTING = {
+    FORGOTTEN: "forgetting/loss_mean",
+    "forgotten by the best 5, nats": "forgetting/loss_best_mean",
+    "most forgotten, nats": "forgetting/loss_max",
+    "forgotten, {error}": "forgetting/error_mean",
+}
+_OF_RANKING = ("P@", "BR@", "WR@", "regret")  # how names of metrics begin
+
+
+class Row(NamedTuple):
+    """A search and its values, by what is measured."""
+
+    arm: str
+    seed: int
+    values: Mapping[str, float]
+
+
+def rows_of(report: Report) -> list[Row]:
+    """The rows of all searches of a report.
+
+    Forgetting is the mean over the epochs after the first with a penalty. Where the
+    architectures have been ranked, or a table has their true accuracies, there are the
+    metrics of the ranking and Kendall's tau of each data set, the test accuracies of
+    what was selected, and Kendall's tau of the children's losses
+    (:mod:`wpl_jax.reports.sections.true_order`).
+    """
+    ranks = read_ranks(report.workdir, [one.folder for one in report.searches])
+    try:
+        truths = find_truths(report)
+    except UserError:  # A table that has moved; the report warns of it.
+        truths = {}
+    return [
+        Row(one.arm, one.seed, _values(report, one, truths, ranks))
+        for one in report.searches
+    ]
+
+
+def _values(
+    report: Report,
+    one: Searched,
+    truths: Mapping[str, FromTable],
+    ranks: dict[str, Any] | None,
+) -> dict[str, float]:
+    error = report.error_name
+    found = {
+        name.format(error=error): mean(report.under_penalty(one.curve(column)))
+        for name, column in _FORGETTING.items()
+    }
+    found[f"validation {error}"] = float(one.results["valid_error"])
+    selected = np.array(one.results["architecture"])[None]
+    for title, truth in truths.items():
+        found[f"{ACCURACY}, {title}"] = 100 - truth.of(one.space, selected, None)[0]
+    if truths and true_order.CHOICES in one.metrics[0]:
+        taus = true_order.orders(one, next(iter(truths.values())))
+        for name, each in taus._asdict().items():
+            found[f"{TAU}, {name}"] = true_order.of_last(each)
+    if ranks is not None:
+        found |= _of_ranking(one, truths, ranks)
+    return found
+
+
+def _of_ranking(
+    one: Searched, truths: Mapping[str, FromTable], ranks: dict[str, Any]
+) -> dict[str, float]:
+    of_search = ranks["searches"][one.folder]
+    metrics = of_search["metrics"]
+    found = {
+        name: math.nan if metrics[name][0] is None else metrics[name][0]
+        for name in metrics
+        if name.startswith(_OF_RANKING)
+    }
+    if not truths and metrics:  # Trained from scratch, or by another table.
+        found[TAU] = metrics[TAU][0]
+    estimate = estimate_of(Evaluation(of_search["losses"], of_search["errors"]))
+    there = np.isfinite(estimate)
+    for title, truth in truths.items():
+        true = np.array(truth.of(one.space, ranks["choices"], None))
+        found[f"{TAU}, {title}"] = kendall_tau(true[there], estimate[there])
+    return found
+
+
+def write(path: Path, rows: Sequence[Row]) -> None:
+    """Writes a CSV file with a line for each search; :func:`read` reads it."""
+    names = list(dict.fromkeys(name for row in rows for name in row.values))
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["arm", "seed", *names])
+    for row in rows:
+        values = (row.values.get(name, math.nan) for name in names)
+        cells = (f"{v:.6g}" if math.isfinite(v) else "" for v in values)
+        writer.writerow([row.arm, row.seed, *cells])
+    write_atomically(path, file.getvalue())
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a file that :func:`write` has written.
+
+    Raises:
+      UserError: If there is no such file, or it is another one.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            header, *lines = csv.reader(file)
+        if header[:2] != ["arm", "seed"]:
+            raise ValueError(f"its first columns are {header[:2]}")
+        return [
+            Row(
+                arm,
+                int(seed),
+                {
+                    name: float(cell) if cell else math.nan
+                    for name, cell in zip(header[2:], cells, strict=True)
+                },
+            )
+            for arm, seed, *cells in lines
+        ]
+    except (OSError, ValueError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path} is no {SEARCHES_FILE} that a report has written, with the columns "
+            f"arm and seed: {error}."
+        ) from error
