@@ -18,7 +18,7 @@ from wpl_jax.reports import measures, paired
 from wpl_jax.reports.measures import FORGOTTEN, Row
 from wpl_jax.reports.page import Page
 from wpl_jax.reports.searched import Searched
-from wpl_jax.reports.sections import methods
+from wpl_jax.reports.sections import methods, seed_agreement
 from wpl_jax.reports.sections.section import Report
 from wpl_jax.spaces.nasbench201 import NasBench201
 from wpl_jax.tasks import Evaluation
@@ -204,3 +204,34 @@ def test_command_compares_arms_of_several_files(tmp_path, capsys):
         with pytest.raises(SystemExit):
             compare.main([*arguments, *wrong])
         assert said in capsys.readouterr().err
+
+
+# The order by one seed and by all.
+
+
+def test_the_mean_of_seeds_is_free_of_chance():
+    """Noise that seeds do not share averages out; a bias that they share stays."""
+    rng = np.random.default_rng(0)
+    true, bias = rng.normal(size=(2, 300))
+    noise = 2.0 * rng.normal(size=(40, 300))
+    scores = [Evaluation(each, np.zeros(300)) for each in true + noise]
+    found = seed_agreement.agreement(true, scores)
+    estimates = [each.loss for each in scores]
+    expected = np.mean([kendalltau(true, each).statistic for each in estimates])
+    assert found.single == pytest.approx(expected)
+    assert found.joint > 0.75 > 0.4 > found.single > found.between
+    joint = kendalltau(true, np.mean(estimates, 0)).statistic
+    assert found.joint == pytest.approx(joint)
+    first, second = estimates[:2]
+    two = seed_agreement.agreement(true, scores[:2])
+    assert two.between == pytest.approx(kendalltau(first, second).statistic)
+    biased = [Evaluation(each.loss + 2 * bias, each.error) for each in scores]
+    assert seed_agreement.agreement(true, biased).joint < 0.4
+
+
+def test_page_has_the_order_by_all_seeds(report, tmp_path):
+    page = Page("title", tmp_path)
+    seed_agreement.SECTION.show(page, report)
+    page.write(tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert text.count("<tr>") == 3  # of the header and of two arms

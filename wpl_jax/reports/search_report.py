@@ -21,6 +21,7 @@ from wpl_jax.reports.sections import (
     introduction,
     methods,
     rank_disorder,
+    seed_agreement,
     true_order,
     weight_entropy,
 )
@@ -42,6 +43,7 @@ SECTIONS = (
     true_order.SECTION,
     from_scratch.SECTION,
     rank_disorder.SECTION,
+    seed_agreement.SECTION,
     best_architectures.SECTION,
 )
 
