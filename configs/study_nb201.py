@@ -21,7 +21,7 @@ from wpl_jax.evaluation.rank_disorder import Ranking
 from wpl_jax.jobs.build import choice, settings
 from wpl_jax.strategies import STRATEGIES
 
-_EPOCHS = 24  # of a method without a penalty
+_EPOCHS = 48  # of a method without a penalty
 _CHILDREN, _BATCHES = 45, 7  # 315 steps an epoch; 5 children may be trained together
 
 
@@ -34,6 +34,7 @@ def get_config(which: str = "methods") -> ConfigDict:
     config = gaea_nb201_small.get_config()
     config.num_seeds = 10
     config.space.nasbench201.exclude_none = False
+    config.space.nasbench201.channels = 4
     config.strategy = choice(
         STRATEGIES,
         "random",
@@ -52,7 +53,7 @@ def get_config(which: str = "methods") -> ConfigDict:
         Ranking,
         which="sample",
         architectures=1000,
-        batches=16,
+        batches=64,
         top=0.05,
         bootstrap=200,
         truth="table",
@@ -71,7 +72,7 @@ def get_config(which: str = "methods") -> ConfigDict:
     return config
 
 
-_CANDIDATES = {"proposed": 200, "screen_batches": 8, "keep": 20, "judge_batches": 100}
+_CANDIDATES = {"proposed": 1000, "screen_batches": 8, "keep": 50, "judge_batches": 100}
 
 
 def _methods() -> dict[str, dict[str, Any]]:

@@ -122,7 +122,9 @@ def report(tmp_path_factory):
             errors[0] = np.nan  # This one has exploded.
             ranked[one.folder] = Ranked(Evaluation(losses, errors), None, None, [])
     rank_files.write(folder, space, ranking, choices, true.tolist(), ranked)
-    config = {"search": {}, "arms": {"none": {}, "wpl": {}}}
+    ranking_config = {"table": {"split": "test"}}
+    arms_config = {"none": {}, "wpl": {}}
+    config = {"search": {}, "arms": arms_config, "ranking": ranking_config}
     return Report(folder, config, arms, "", None)
 
 
@@ -235,3 +237,11 @@ def test_page_has_the_order_by_all_seeds(report, tmp_path):
     page.write(tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text()
     assert text.count("<tr>") == 3  # of the header and of two arms
+
+
+def test_a_row_has_the_order_by_another_truth_of_the_ranking(report):
+    changed = {"ranking": {"table": {"split": "valid"}}}
+    row, *_ = measures.rows_of(report._replace(config=report.config | changed))
+    own = "Kendall's tau, by NAS-Bench-201 on cifar10 (test)"
+    assert own in row.values
+    assert own not in measures.rows_of(report)[0].values

@@ -82,13 +82,19 @@ def _values(
         for name, each in taus._asdict().items():
             found[f"{TAU}, {name}"] = true_order.of_last(each)
     if ranks is not None:
-        found |= _of_ranking(one, truths, ranks)
+        table = report.config.get("ranking", {}).get("table", {})
+        by_test = table.get("split") == "test"
+        found |= _of_ranking(one, truths, ranks, by_test)
     return found
 
 
 def _of_ranking(
-    one: Searched, truths: Mapping[str, FromTable], ranks: dict[str, Any]
+    one: Searched,
+    truths: Mapping[str, FromTable],
+    ranks: dict[str, Any],
+    by_test: bool,
 ) -> dict[str, float]:
+    """Of its ranking, whose own truth may be another than the test accuracies."""
     of_search = ranks["searches"][one.folder]
     metrics = of_search["metrics"]
     found = {
@@ -96,8 +102,8 @@ def _of_ranking(
         for name in metrics
         if name.startswith(_OF_RANKING)
     }
-    if not truths and metrics:  # Trained from scratch, or by another table.
-        found[TAU] = metrics[TAU][0]
+    if metrics and not (truths and by_test):
+        found[f"{TAU}, {ranks['truth']}"] = metrics[TAU][0]
     estimate = estimate_of(Evaluation(of_search["losses"], of_search["errors"]))
     there = np.isfinite(estimate)
     for title, truth in truths.items():
