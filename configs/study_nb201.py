@@ -45,8 +45,8 @@ def get_config(which: str = "methods") -> ConfigDict:
     config.search.children, config.search.batches = _CHILDREN, _BATCHES
     config.search.eval_batches = 8  # 256 images
     config.optimizer.sgd.learning_rate = 0.05
-    separate = {"learning_rate": 0.05, "clip_norm": 5.0, "weight_decay": 3e-4}
-    separate["schedule"] = "complexity"
+    separate: dict[str, Any] = {"learning_rate": 0.05, "schedule": "complexity"}
+    separate |= {"clip_norm": 5.0, "weight_decay": 3e-4}
     config.optimizer.separate_momentum = choice(
         OPTIMIZERS, "separate_momentum", separate_momentum=separate
     ).separate_momentum
