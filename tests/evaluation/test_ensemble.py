@@ -7,14 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from wpl_jax.common.settings import SettingError
 from wpl_jax.data import images_of_arrays, text_of_strings
 from wpl_jax.devices.axis import NO_AXIS
 from wpl_jax.devices.parallel import Devices
 from wpl_jax.engine.evaluator import Evaluator
-from wpl_jax.evaluation.ensemble import Ensemble
+from wpl_jax.errors import UserError
+from wpl_jax.evaluation import ensemble
+from wpl_jax.evaluation.ensemble import Ensemble, EnsembleSettings, Growing
 from wpl_jax.spaces.images import Outputs
+from wpl_jax.spaces.nasbench201 import NasBench201
 from wpl_jax.spaces.recurrent_cell import RecurrentCell
 from wpl_jax.supernet import ALL, Architecture, Decision, Space, gather
+from wpl_jax.tasks import Evaluation
 from wpl_jax.tasks.image_classification import ImageClassification, Normalization
 from wpl_jax.tasks.language_model import LanguageModel
 
@@ -96,23 +101,26 @@ def test_an_ensemble_predicts_the_mean_of_its_members_probabilities(make, split)
     found = Ensemble(task).evaluate(params, members, data, split)
     inputs, targets = inputs_and_targets(data, split)
     total = 0.0
-    for choice in choices:
+    for k, choice in enumerate(choices):
         predicted = predict(task, params, choice, data, jnp.asarray(inputs))
-        total = total + np.exp(np.asarray(predicted, np.float64))
-    log_p = np.log(total / len(choices))
-    loss = -np.take_along_axis(log_p, targets[..., None], -1).mean()
-    np.testing.assert_allclose(found.loss, loss, rtol=1e-5)
-    error = min(np.exp(loss), log_p.shape[-1])  # as a guess
-    if make is of_images:
-        error = 100 * np.mean(np.argmax(log_p, -1) != targets)
-    np.testing.assert_allclose(found.error, error, rtol=1e-5)
+        own = np.exp(np.asarray(predicted, np.float64))
+        total = total + own
+        for part, p in ((found.together, total / (k + 1)), (found.alone, own)):
+            log_p = np.log(p)
+            loss = -np.take_along_axis(log_p, targets[..., None], -1).mean()
+            np.testing.assert_allclose(part.loss[k], loss, rtol=1e-5)
+            error = min(np.exp(loss), log_p.shape[-1])  # as a guess
+            if make is of_images:
+                error = 100 * np.mean(np.argmax(log_p, -1) != targets)
+            np.testing.assert_allclose(part.error[k], error, rtol=1e-5)
     if split == "test":
         return
     # Of the last batch, the second device has no example.
     on_two = Devices(2)
     there = on_two.replicate((params, members))
     again = Ensemble(task, on_two).evaluate(*there, task.put(dataset, on_two), split)
-    np.testing.assert_allclose(again.loss, found.loss, rtol=1e-5)
+    np.testing.assert_allclose(again.together.loss, found.together.loss, rtol=1e-5)
+    np.testing.assert_allclose(again.alone.loss, found.alone.loss, rtol=1e-5)
 
 
 @pytest.mark.parametrize("make", [of_images, of_text])
@@ -123,5 +131,38 @@ def test_an_ensemble_of_one_is_the_child(make):
     alone = Architecture(jnp.asarray(choices[1:2]))
     found = Ensemble(task).evaluate(params, alone, data, "valid")
     expected = Evaluator(task).evaluate(params, alone, data, "valid")
-    np.testing.assert_allclose(found.loss, expected.loss[0], rtol=1e-5)
-    np.testing.assert_allclose(found.error, expected.error[0], rtol=1e-5)
+    np.testing.assert_allclose(found.together.loss, expected.loss, rtol=1e-5)
+    np.testing.assert_allclose(found.together.error, expected.error, rtol=1e-5)
+
+
+def test_members_are_the_best_of_their_isomorphism_classes():
+    space = NasBench201((8, 8, 3), 10, 4, 1)
+    zero = [0, 0, 0, 0, 0, 0]
+    also_zero = [3, 0, 0, 0, 0, 0]  # A convolution that leads to nothing.
+    skip, best = [0, 0, 0, 1, 0, 0], [3, 3, 3, 3, 3, 3]
+    choices = np.array([zero, best, skip, also_zero])
+    found = ensemble.best_distinct(space, choices, np.array([1, 3, 0, 2]), 10)
+    np.testing.assert_array_equal(found, [best, also_zero, skip])
+    found = ensemble.best_distinct(space, choices, np.array([1, 3, 0, 2]), 2)
+    np.testing.assert_array_equal(found, [best, also_zero])
+
+
+def test_what_is_written_is_read(tmp_path):
+    assert ensemble.read(tmp_path) is None
+    numbers = Evaluation(np.array([0.5, np.nan]), np.array([10.0, 20.0]))
+    others = Evaluation(np.array([1.5, 2.5]), np.array([30.0, 40.0]))
+    found = {"valid": Growing(numbers, others), "test": Growing(others, numbers)}
+    ensemble.write(tmp_path, np.array([[0, 1], [2, 3]]), found)
+    again = ensemble.read(tmp_path)
+    for split, growing in found.items():
+        for one, other in zip(growing, again[split], strict=True):
+            np.testing.assert_array_equal(one, other)
+    path = tmp_path / ensemble.ENSEMBLE_FILE
+    path.write_text(path.read_text().replace('"error"', '"mistake"'))
+    with pytest.raises(UserError, match=r"ensemble\.json"):
+        ensemble.read(tmp_path)
+
+
+def test_wrong_settings_are_refused():
+    with pytest.raises(SettingError, match="members"):
+        EnsembleSettings(0)

@@ -27,7 +27,7 @@ UNREAD = {"search": unread.by_arm}
 
 # Flags of some modes: of each, the jobs that read it, and in which of their modes.
 FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
-    "share": {"search": ("run", "derive", "rank")},
+    "share": {"search": ("run", "derive", "rank", "ensemble")},
     "join": {"search": ("report",)},
     "budget": {"search": ("time",)},
 }

@@ -7,6 +7,7 @@ calls is all that is needed to resume it.
 """
 
 from wpl_jax.jobs.modes.derive import derive
+from wpl_jax.jobs.modes.ensemble import ensemble
 from wpl_jax.jobs.modes.measure_time import measure_time
 from wpl_jax.jobs.modes.rank import rank
 from wpl_jax.jobs.modes.report import report
@@ -19,6 +20,7 @@ MODES = {
     "retrain": retrain_file,
     "evaluate": evaluate_file,
     "rank": rank,
+    "ensemble": ensemble,
     "report": report,
     "time": measure_time,
 }

@@ -21,7 +21,7 @@ from wpl_jax.tasks import TASKS
 Unread = dict[str, str]
 
 # Read from the configuration itself, never from that of an arm.
-_OF_RUN = ("arms", "job", "main_arm", "num_seeds", "ranking", "seed")
+_OF_RUN = ("arms", "ensemble", "job", "main_arm", "num_seeds", "ranking", "seed")
 _OF_A_FILE = ("evaluate", "retrain")  # modes that train one architecture
 
 

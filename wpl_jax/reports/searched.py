@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from wpl_jax.errors import UserError
+from wpl_jax.evaluation import ensemble
+from wpl_jax.evaluation.ensemble import Growing
 from wpl_jax.evaluation.retrain import RETRAINED_FILE, read_retrained
 from wpl_jax.runs.monitor import METRICS_FILE, whole_records
 from wpl_jax.runs.resumable import changed_records
@@ -69,6 +71,7 @@ class Searched(NamedTuple):
     metrics: list[dict[str, Any]]  # a line an epoch
     results: dict[str, Any]
     retrained: dict[str, Any] | None  # what training from scratch gave
+    ensembles: dict[str, Growing] | None = None  # of its children, by split
 
     @property
     def folder(self) -> str:
@@ -119,7 +122,8 @@ def read(
     metrics = _read_metrics(folder, space, epochs, columns)
     scratch = folder / "retrain" / RETRAINED_FILE
     retrained = read_retrained(scratch) if scratch.exists() else None
-    return Searched(arm, seed, space, metrics, results, retrained)
+    together = ensemble.read(folder)
+    return Searched(arm, seed, space, metrics, results, retrained, together)
 
 
 def _read_metrics(

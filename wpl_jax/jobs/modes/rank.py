@@ -7,15 +7,20 @@ from ml_collections import ConfigDict
 
 from wpl_jax.devices import processes
 from wpl_jax.evaluation.rank_disorder import RANKED, UntrainedError
+from wpl_jax.evaluation.rank_files import is_ranked
 from wpl_jax.jobs import memory, ranking
 from wpl_jax.jobs.arms import check_devices, fingerprints, restore, searches_of
-from wpl_jax.jobs.modes.report import finish, open_all, read_search
+from wpl_jax.jobs.modes.report import Done, finish, open_all, read_search
 from wpl_jax.jobs.search_config import expand, runs_of_share
 from wpl_jax.reports.searched import REMEDY
 from wpl_jax.runs.machine import Machine
 from wpl_jax.runs.run_directory import claim, claim_data, open_run
 from wpl_jax.tasks import DataCache
 from wpl_jax.tasks.guessing import Model, lowest, print_remark
+
+_RANKED = Done(
+    "ranked", lambda each, workdir: is_ranked(each.folder(workdir)), ranked=True
+)
 
 
 def rank(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> None:
@@ -70,4 +75,4 @@ def rank(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> Non
                 search.task.guess(data),
             )
             print_remark([remark], search.task.error_name, REMEDY)
-        finish(config, workdir, cache, machine.share, ranked=True)
+        finish(config, workdir, cache, machine.share, _RANKED)

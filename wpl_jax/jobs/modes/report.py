@@ -1,7 +1,8 @@
 """``--mode=report``: the report of finished searches, written anew."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -44,8 +45,29 @@ def open_all(runs: list[Run], cache: DataCache) -> dict[str, OpenedTask]:
     return of_each_arm(runs, lambda arm, config: open_task(config, cache))
 
 
+class Done(NamedTuple):
+    """What the searches of a share are when a mode has ended.
+
+    Attributes:
+      name: In a sentence.
+      holds: Whether a search is, in the folder of a run.
+      ranked: Whether architectures have been ranked, so that the report compares them.
+    """
+
+    name: str
+    holds: Callable[[Run, Path], bool]
+    ranked: bool = False
+
+
+FINISHED = Done("finished", is_finished)
+
+
 def finish(
-    config: ConfigDict, workdir: Path, cache: DataCache, share: Share, ranked: bool
+    config: ConfigDict,
+    workdir: Path,
+    cache: DataCache,
+    share: Share,
+    done: Done = FINISHED,
 ) -> None:
     """Writes the report at the end of the last share of a folder.
 
@@ -56,24 +78,18 @@ def finish(
       workdir: Folder of the run, which is open.
       cache: Of data.
       share: That has ended.
-      ranked: Whether it has ranked architectures, or else searched.
+      done: What its searches are now.
     """
     if not processes.is_primary():
         return
     runs = expand(config)
-
-    def is_done(each: Run) -> bool:
-        if ranked:
-            return rank_files.is_ranked(each.folder(workdir))
-        return is_finished(each, workdir)
-
     with in_turn(workdir):
-        left = [each.title for each in runs if not is_done(each)]
+        left = [each.title for each in runs if not done.holds(each, workdir)]
         if not left:
-            return write_report(config, [workdir], cache, rank_anew=ranked)
+            return write_report(config, [workdir], cache, rank_anew=done.ranked)
     print(
         f"Share {share} is finished. {len(left)} of {len(runs)} searches are not "
-        f"{'ranked' if ranked else 'finished'} in {workdir}: {_some(left)}. The share "
+        f"{done.name} in {workdir}: {_some(left)}. The share "
         "that finishes last writes the report. If the others have folders of their "
         "own, --mode=report --join=FOLDER writes it.",
         flush=True,

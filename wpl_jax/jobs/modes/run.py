@@ -95,7 +95,7 @@ def run(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> None
             title = f"[{number}/{len(runs)}] {each.title}"
             with claim(each.folder(workdir)):
                 arms[each.arm].run(each, workdir, title, requests)
-        finish(config, workdir, cache, machine.share, ranked=False)
+        finish(config, workdir, cache, machine.share)
 
 
 def _make_arms(
