@@ -239,7 +239,7 @@ class _Network:
 
     def _cells(self):
         for stage in range(STAGES):
-            for cell, kind in enumerate(self._space._cells(stage)):
+            for cell, kind in enumerate(self._space.cells_of_stage(stage)):
                 yield stage, cell, self._chosen[kind]
 
     def take(self, child):

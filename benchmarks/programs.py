@@ -77,7 +77,7 @@ def of_config(config: ConfigDict, devices: Devices = ONE_DEVICE) -> Iterator[Pro
             if len(seen) == 1 or program.name in OF_THE_PENALTY:
                 yield program._replace(name=f"{run.arm}, {program.name}")
         if len(seen) == 1 and run.config.retrain.epochs:
-            training, data = make_retraining(run.config, cache)
+            training, data, _ = make_retraining(run.config, cache)
             training = dataclasses.replace(training, devices=devices)
             yield from of_retraining(training, _on(devices, training.task, data))
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
         update_average,
     )
     from wpl_jax.jobs.python import Found, run
+    from wpl_jax.models.export import export
+    from wpl_jax.models.files import load
+    from wpl_jax.models.model import Model
     from wpl_jax.penalty import (
         WeightPlasticityState,
         accumulate,
@@ -42,6 +45,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Found",
+    "Model",
     "OrthogonalGradientsState",
     "WeightPlasticityState",
     "accumulate",
@@ -50,7 +54,9 @@ __all__ = [
     "consolidate",
     "explain_per_example",
     "exponentiated_gradient",
+    "export",
     "flush",
+    "load",
     "moving_average",
     "normalize",
     "online",
@@ -74,6 +80,9 @@ _MODULES = (
     "wpl_jax.penalty",
     "wpl_jax.protections.orthogonal_gradients",
     "wpl_jax.strategies.exponentiated_gradient",
+    "wpl_jax.models.model",
+    "wpl_jax.models.files",
+    "wpl_jax.models.export",
     "wpl_jax.jobs.python",
 )
 

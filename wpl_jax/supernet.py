@@ -147,6 +147,20 @@ class Space(Protocol):
             )
         }
 
+    def network(self, choice: Any, child: Any, statistics: Any) -> Any:
+        """One child to be written out as Flax source; by default, None: it cannot be.
+
+        Args:
+          choice: ``int32[num_decisions]``.
+          child: Its parameters, as :func:`gather` returns them.
+          statistics: Batch statistics that it is normalized with.
+
+        Returns:
+          A :class:`wpl_jax.spaces.network.Network`.
+        """
+        del choice, child, statistics
+        return None
+
     def graphs(self, choice: Any) -> dict[str, "Graph"]:
         """One child as pictures have it: its cells by their names.
 

@@ -75,6 +75,13 @@ class ToyTask:
     def num_batches(self, data, split):
         return len(data[split])
 
+    def statistics(self, child, architecture, data, axis):
+        return {"center": jnp.mean(data["train"], 0) + child["shift"]}
+
+    def evaluate_with(self, statistics, child, architecture, data, split, axis):
+        nats = distance(statistics["center"], data[split][0])
+        return Evaluation(nats, jnp.exp(nats))
+
 
 def point(child, architecture):
     """The architecture is part of what a child says, as activations are."""
@@ -394,7 +401,15 @@ def make_config(**options):
     return config
 
 
-def run(retraining, folder, stop=None, data=DATA, per_call=2, checkpoint_seconds=1e9):
+def run(
+    retraining,
+    folder,
+    stop=None,
+    data=DATA,
+    per_call=2,
+    checkpoint_seconds=1e9,
+    keep=None,
+):
     """With so many batches in a call, however long they take."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(retrain._Speed, "batches_of_a_call", lambda speed: per_call)
@@ -407,6 +422,7 @@ def run(retraining, folder, stop=None, data=DATA, per_call=2, checkpoint_seconds
             "Toy",
             Requests(stop or Stop()),
             checkpoint_seconds,
+            keep=keep,
         )
 
 
@@ -468,6 +484,36 @@ def test_run_tells_of_each_epoch_and_of_what_is_kept(retraining, undisturbed):
     )
 
 
+def test_run_keeps_the_best_parameters_and_what_they_are_worth(
+    retraining, undisturbed, tmp_path
+):
+    reference = Reference(initial(retraining).params, DATA, PATIENCE)
+    for _ in range(EPOCHS):
+        reference.epoch()
+    assert np.any(np.abs(reference.best["shift"] - reference.params["shift"]) > 1e-3)
+    folder, kept = tmp_path / "run", []
+    shutil.copytree(undisturbed, folder)
+    (folder / "retrained.json").unlink()
+
+    def keep(found):
+        assert not (folder / "retrained.json").exists()  # It says that all is there.
+        kept.append(found)
+
+    run(retraining, folder, keep=keep)
+    (kept,) = kept
+    np.testing.assert_array_equal(kept.choice, CHOICE)
+    for name, expected in reference.best.items():
+        np.testing.assert_allclose(kept.params[name], expected, **ROUNDING)
+    center = np.mean(np.float64(DATA["train"]), 0) + reference.best["shift"]
+    np.testing.assert_allclose(kept.statistics["center"], center, **ROUNDING)
+    expected = {"parameters": 3 * SIZE}
+    for split in ("valid", "test"):
+        nats = distance(center, DATA[split][0])
+        expected |= {f"{split}_loss": nats, f"{split}_error": np.exp(nats)}
+    assert kept.metrics.pop("error_name") == "distortion"
+    assert kept.metrics == pytest.approx(expected, rel=2e-5)
+
+
 def test_run_returns_what_it_writes_and_says_it(retraining, tmp_path, capsys):
     found = run(retraining, tmp_path)
     assert found == json.loads((tmp_path / "retrained.json").read_text())
@@ -524,7 +570,7 @@ def test_a_training_without_a_finite_step_ends_at_once(retraining, tmp_path):
 
 
 def test_settings_are_those_of_the_configuration():
-    made, data = make_retraining(make_config())
+    made, data, _ = make_retraining(make_config())
     assert made == Retraining(toy.ToyTask(), SGD, EPOCHS, PATIENCE)
     jax.tree.map(np.testing.assert_array_equal, data, toy.make_data())
     assert make_retraining(make_config(patience=None))[0].patience is None

@@ -104,7 +104,7 @@ def assert_calls_keep_the_form(config, arms):
                 lambda x: (x.shape, x.dtype), state
             )
         if each.config.retrain.epochs:
-            retraining, retrain_data = make_retraining(each.config)
+            retraining, retrain_data, _ = make_retraining(each.config)
             decisions = retraining.task.space.decisions
             architecture = np.zeros(len(decisions), np.int32)
             start = functools.partial(retraining.init, each.key(), architecture)

@@ -86,7 +86,7 @@ def search_on(config, count):
 def test_a_retraining_has_its_state_a_gradient_and_new_parameters(tiny):
     config = tiny_search.get_config()
     config.retrain.space = {"recurrent_cell": {"hidden": 80}}
-    retraining, data = search_config.make_retraining(config)
+    retraining, data, _ = search_config.make_retraining(config)
     need = of_retraining(retraining, data)
     architecture = np.zeros(len(retraining.task.space.decisions), np.int32)
     state = retraining.init(jax.random.key(0), architecture)

@@ -93,7 +93,7 @@ def parts(config):
     The one arm changes nothing, so the configuration is that of its search.
     """
     search, _, _ = make_search(config, CACHE)
-    retraining, _ = make_retraining(config, CACHE)
+    retraining = make_retraining(config, CACHE).retraining
     return search.task, search.strategy, search.protection, search.optimizer, retraining
 
 

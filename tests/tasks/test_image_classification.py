@@ -19,6 +19,7 @@ from wpl_jax.devices.parallel import Devices
 from wpl_jax.devices.sharded import Sharded
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.jobs.search_config import open_task
+from wpl_jax.spaces.batch_normalization import Moments
 from wpl_jax.spaces.images import Outputs
 from wpl_jax.spaces.micro_cell import MicroCell
 from wpl_jax.supernet import Architecture
@@ -46,11 +47,6 @@ SPLIT_NAMES = ("train", "valid", "test")
 
 
 # A space whose batch statistics, noise and architecture all matter, with a reference.
-
-
-class Moments(NamedTuple):
-    mean: Any
-    variance: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -1010,3 +1006,26 @@ def test_a_guess_names_the_most_frequent_class_of_the_validation_images():
     np.testing.assert_allclose(found.error, 100 * wrong)
     margin = 3 * np.sqrt(wrong * (1 - wrong) / len(labels))
     np.testing.assert_allclose(found.least_error, 100 * max(wrong - margin, 0))
+
+
+# Models.
+
+
+def test_statistics_are_those_of_all_training_images_at_once():
+    found = jax.jit(PLAIN.statistics)(CHILD, ARCHITECTURE, DATA)
+    images = SPLITS["train"][0][: BATCHES["train"] * BATCH]  # Whole batches alone.
+    expected = batch_stats_of(normalized(images))
+    np.testing.assert_allclose(found.mean, expected.mean, **ROUNDING)
+    np.testing.assert_allclose(found.variance, expected.variance, **ROUNDING)
+
+
+def test_a_model_is_evaluated_with_the_statistics_that_it_keeps():
+    statistics = Moments(np.float32([0.3, -0.2]), np.float32([0.5, 1.5]))
+    found = jax.jit(PLAIN.evaluate_with, static_argnums=4)(
+        statistics, CHILD, ARCHITECTURE, DATA, "test"
+    )
+    images, labels = SPLITS["test"]
+    logits, _ = logits_of(normalized(images), statistics)
+    np.testing.assert_allclose(found.loss, nats_of(logits, labels).mean(), **ROUNDING)
+    expected = 100 * wrong_of(logits, labels).mean()
+    np.testing.assert_allclose(found.error, expected, **ROUNDING)

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,6 +77,15 @@ class State(NamedTuple):
     best: Any  # parameters of the lowest error of them
     loss: jax.Array  # float32[]; sum over this epoch's batches
     skipped: jax.Array  # int32[]; steps that were not finite
+
+
+class Kept(NamedTuple):
+    """What a finished training keeps, on the host."""
+
+    choice: np.ndarray  # int32[num_decisions]
+    params: Any  # those of the lowest validation error
+    statistics: Any  # batch statistics of the training data, None without any
+    metrics: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,6 +201,24 @@ class Retraining:
             recent=state.recent.at[oldest].set(found.error),
         )
 
+    @compiled()
+    def statistics(self, state: State, data: Data) -> Any:
+        """Batch statistics of the best parameters over the training data."""
+        architecture = Architecture(state.choice)
+        axis = self.devices.every
+        return self.task.statistics(state.best, architecture, data, axis)
+
+    @compiled(static_argnames="split")
+    def evaluate_with(
+        self, statistics: Any, state: State, data: Data, split: str
+    ) -> Evaluation:
+        """What the best parameters are worth with given batch statistics."""
+        axis = self.devices.every
+        architecture = Architecture(state.choice)
+        return self.task.evaluate_with(
+            statistics, state.best, architecture, data, split, axis
+        )
+
     @compiled(static_argnames="split")
     def evaluate(self, state: State, data: Data, split: str) -> Evaluation:
         """What the best parameters are worth on the whole of a split."""
@@ -213,6 +240,7 @@ def run(
     requests: Requests,
     checkpoint_seconds: float,
     splits: Sequence[str] = ("valid", "test"),
+    keep: Callable[[Kept], None] | None = None,
 ) -> dict[str, Any]:
     """Trains from wherever an earlier process stopped, and writes the result.
 
@@ -226,6 +254,8 @@ def run(
       requests: To end between two calls, and to trace some.
       checkpoint_seconds: Between two checkpoints.
       splits: On which the best parameters are evaluated in the end.
+      keep: Receives the best parameters once training has ended, before
+        ``retrained.json`` is written; None to leave them in the checkpoint alone.
 
     Returns:
       What ``retrained.json`` holds.
@@ -281,7 +311,7 @@ def run(
                     job.state = retraining.train(job.state, data, *numbers)
                     jax.block_until_ready(job.state)
             job.note = f"epoch {epoch + 1}{told}{speed}"
-        return _finish(retraining, job.state, data, guess, folder, title, splits)
+        return _finish(retraining, job.state, data, guess, folder, title, splits, keep)
 
 
 class _Speed:
@@ -336,7 +366,9 @@ def _diverged(folder: Path, how: str) -> UserError:
     )
 
 
-def _finish(retraining, state, data, guess, folder, title, splits) -> dict[str, Any]:
+def _finish(
+    retraining, state, data, guess, folder, title, splits, keep
+) -> dict[str, Any]:
     task = retraining.task
     space, architecture = task.space, Architecture(state.choice)
     found: dict[str, Any] = {
@@ -355,6 +387,8 @@ def _finish(retraining, state, data, guess, folder, title, splits) -> dict[str, 
         found[f"{split}_loss"] = loss
         found[f"{split}_error"] = error
         told.append(f"{error:.2f} on {_TOLD.get(split, split)} data")
+    if keep is not None:
+        keep(_kept(retraining, state, data, found, splits))
     write_atomically(folder / RETRAINED_FILE, to_json(found))
     print(
         f"{title}: {task.error_name} {' and '.join(told)}, "
@@ -365,3 +399,16 @@ def _finish(retraining, state, data, guess, folder, title, splits) -> dict[str, 
         model = Model(title, found["valid_error"], guess)
         print_remark([model], task.error_name, REMEDY)
     return found
+
+
+def _kept(retraining, state, data, found, splits) -> Kept:
+    """The best parameters, and what they are worth where each example is alone."""
+    statistics = retraining.statistics(state, data)
+    names = ("error_name", "parameters")
+    metrics = {name: found[name] for name in names}
+    for split in splits:
+        evaluation = retraining.evaluate_with(statistics, state, data, split)
+        loss, error = (float(each) for each in evaluation)
+        metrics |= {f"{split}_loss": finite(loss), f"{split}_error": finite(error)}
+    on_host = jax.device_get((state.choice, state.best, statistics))
+    return Kept(*on_host, metrics)

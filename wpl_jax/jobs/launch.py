@@ -104,6 +104,18 @@ _BUDGET = flags.DEFINE_float(
     "Seconds of each search that --mode=time fits; by default, those of the main arm.",
     lower_bound=0.0,
 )
+_INPUT = flags.DEFINE_string(
+    "input", None, "Image, folder of images, .npy file or text for --mode=predict."
+)
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "CSV file of --mode=predict, or folder of --mode=export."
+)
+_FORMAT = flags.DEFINE_multi_string(
+    "format",
+    [],
+    "Format of --mode=export: nnx, linen, onnx or stablehlo; may be given several "
+    "times.",
+)
 
 
 def _run(argv: list[str]) -> None:
@@ -127,10 +139,14 @@ def _run(argv: list[str]) -> None:
             share=Share.parse(_SHARE.value),
             joined=tuple(map(Path, _JOIN.value)),
             budget=_BUDGET.value,
+            input=Path(_INPUT.value) if _INPUT.value else None,
+            output=Path(_OUTPUT.value) if _OUTPUT.value else None,
+            formats=tuple(_FORMAT.value),
         )
         with _processes():
-            overrides = config_flags.get_override_values(flags.FLAGS["config"])
-            jobs.check_overrides(_CONFIG.value, overrides, _MODE.value)
+            if _CONFIG.value is not None:
+                overrides = config_flags.get_override_values(flags.FLAGS["config"])
+                jobs.check_overrides(_CONFIG.value, overrides, _MODE.value)
             jobs.run(_CONFIG.value, Path(_WORKDIR.value), _MODE.value, machine)
             if trace:
                 trace.remind()
@@ -190,6 +206,8 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         rest = app.parse_flags_with_usage(argv)
         config = _CONFIG.value
+        if config is None:  # The mode needs none; see `main`.
+            return rest
         if not isinstance(config, ConfigDict):
             getattr(config, "job", None)  # What failed to load says so when it is read.
             raise TypeError(f"get_config() must return a ConfigDict, got {config!r}.")
@@ -216,5 +234,12 @@ def _fail(message: object) -> NoReturn:
 def main() -> None:
     """Runs the program."""
     sys.stdout = console.lasting(sys.stdout)
-    flags.mark_flag_as_required("config")
+    modes = " and ".join(f"--mode={mode}" for mode in jobs.WITHOUT_CONFIG)
+    flags.register_multi_flags_validator(
+        ["config", "mode"],
+        lambda given: (
+            given["config"] is not None or given["mode"] in jobs.WITHOUT_CONFIG
+        ),
+        f"--config must have a value; {modes} need none.",
+    )
     app.run(_run, flags_parser=_parse)

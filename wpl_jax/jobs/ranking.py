@@ -90,7 +90,7 @@ def make_training(
     """
     changes = {"retrain": {"epochs": epochs}}
     changed = with_changes(config, changes, "config.retrain lacks epochs")
-    retraining, data = make_retraining(changed, cache, machine.devices)
+    retraining, data, _ = make_retraining(changed, cache, machine.devices)
     run = functools.partial(
         rank_disorder.from_scratch,
         retraining,

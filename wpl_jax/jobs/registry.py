@@ -30,7 +30,12 @@ FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
     "share": {"search": ("run", "derive", "rank", "ensemble")},
     "join": {"search": ("report",)},
     "budget": {"search": ("time",)},
+    "input": {"search": ("predict",)},
+    "output": {"search": ("export", "predict")},
+    "format": {"search": ("export",)},
 }
+# Modes of a search's job that read what a run has left, and no configuration.
+WITHOUT_CONFIG = ("export", "predict")
 
 
 def check_overrides(config: ConfigDict, fields: Iterable[str], mode: str) -> None:
@@ -45,12 +50,13 @@ def check_overrides(config: ConfigDict, fields: Iterable[str], mode: str) -> Non
 
 
 def run(
-    config: ConfigDict, workdir: Path, mode: str, machine: Machine = Machine()
+    config: ConfigDict | None, workdir: Path, mode: str, machine: Machine = Machine()
 ) -> None:
     """Runs one mode of a configuration's job.
 
     Args:
-      config: With the job's name in ``config.job``.
+      config: With the job's name in ``config.job``; may be None for a mode of
+        :data:`WITHOUT_CONFIG`.
       workdir: Folder of the run.
       mode: One of the job's modes, "run" for the whole of it.
       machine: How the job uses this machine.
@@ -58,7 +64,9 @@ def run(
     Raises:
       UserError: If the job or mode is unknown, or its input is wrong.
     """
-    job = config.get("job")
+    if config is None and mode not in WITHOUT_CONFIG:
+        raise ConfigError(f"--mode={mode} needs a configuration, with --config=FILE.")
+    job = "search" if config is None else config.get("job")
     modes = JOBS.get(job) if isinstance(job, str) else None
     if modes is None:
         raise ConfigError(
@@ -67,11 +75,12 @@ def run(
     if mode not in modes:
         close = difflib.get_close_matches(mode, modes, n=1)
         raise UserError(
-            f"--mode={mode} is not a mode of the job {config.job}, which has "
+            f"--mode={mode} is not a mode of the job {job}, which has "
             f"{sorted(modes)}.{f' Did you mean {close[0]}?' if close else ''}"
         )
-    _check_flags(config.job, mode, machine)
-    check_values(config)
+    _check_flags(job, mode, machine)
+    if config is not None:
+        check_values(config)
     # Before the data is read, which may take minutes.
     choice.check_count(machine.devices)
     try:
@@ -93,6 +102,9 @@ def _check_flags(job: str, mode: str, machine: Machine) -> None:
         "share": not machine.share.is_whole,
         "join": bool(machine.joined),
         "budget": machine.budget is not None,
+        "input": machine.input is not None,
+        "output": machine.output is not None,
+        "format": bool(machine.formats),
     }
     for flag, modes_of_jobs in FLAGS.items():
         if given[flag] and mode not in modes_of_jobs.get(job, ()):

@@ -8,7 +8,9 @@ calls is all that is needed to resume it.
 
 from wpl_jax.jobs.modes.derive import derive
 from wpl_jax.jobs.modes.ensemble import ensemble
+from wpl_jax.jobs.modes.export import export
 from wpl_jax.jobs.modes.measure_time import measure_time
+from wpl_jax.jobs.modes.predict import predict
 from wpl_jax.jobs.modes.rank import rank
 from wpl_jax.jobs.modes.report import report
 from wpl_jax.jobs.modes.retrain import evaluate_file, retrain_file
@@ -23,4 +25,6 @@ MODES = {
     "ensemble": ensemble,
     "report": report,
     "time": measure_time,
+    "predict": predict,
+    "export": export,
 }

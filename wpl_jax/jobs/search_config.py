@@ -1,6 +1,7 @@
 """From a configuration to searches: which are to be run, and of what they are made."""
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -50,6 +51,7 @@ from wpl_jax.strategies import STRATEGIES, Strategy
 from wpl_jax.strategies.rewards import REWARDS, Reward
 from wpl_jax.supernet import Space
 from wpl_jax.tasks import TASKS, Data, DataCache, Task
+from wpl_jax.tasks.predictor import Predictor
 
 _MOST_SEEDS = 10_000  # of a configuration: each has a folder
 # What config.retrain holds beside the fields of a Retraining.
@@ -151,6 +153,7 @@ class OpenedTask(NamedTuple):
     task: Task
     about: str  # a line about the data
     put: Callable[[Devices], Data]
+    predictor: Callable[[Data], Predictor] | None  # None of a task that has none
 
 
 def open_task(config: ConfigDict, cache: DataCache | None = None) -> OpenedTask:
@@ -184,7 +187,10 @@ def open_task(config: ConfigDict, cache: DataCache | None = None) -> OpenedTask:
         key = {**source, **layout, "on": devices.count}
         return cache.get(key, lambda: task.put(dataset, devices))
 
-    return OpenedTask(task, task.describe(dataset), put)
+    predictor = None
+    if hasattr(task, "predictor"):
+        predictor = functools.partial(task.predictor, dataset)
+    return OpenedTask(task, task.describe(dataset), put, predictor)
 
 
 def choose_devices(
@@ -312,9 +318,17 @@ def _changes(config: ConfigDict) -> dict[str, Any]:
     return {part: get_field(config, f"retrain.{part}") for part in ("space", "task")}
 
 
+class Prepared(NamedTuple):
+    """A training from scratch, before its first step."""
+
+    retraining: Retraining
+    data: Data
+    predictor: Predictor | None  # None if the task does not say how a model is used
+
+
 def make_retraining(
     config: ConfigDict, cache: DataCache | None = None, num_devices: int | None = 1
-) -> tuple[Retraining, Data]:
+) -> Prepared:
     """The training that ``config.retrain`` describes, and its data.
 
     Args:
@@ -338,4 +352,5 @@ def make_retraining(
     most = MOST_INT // opened.task.num_batches(data, "train")
     if retraining.epochs > most:
         raise wrong("retrain.epochs", retraining.epochs, f"at most {most}: {COUNTED}")
-    return retraining, data
+    predictor = opened.predictor and opened.predictor(data)
+    return Prepared(retraining, data, predictor)

@@ -35,6 +35,9 @@ class Machine:
       joined: Folders of other shares of the same configuration, for its report.
       budget: Seconds of a search, to which its length is fitted; None for those of the
         main arm.
+      input: File or folder of examples to predict.
+      output: File or folder to write; None for one in the folder of the run.
+      formats: In which a model is exported.
     """
 
     devices: int | None = 1
@@ -43,6 +46,9 @@ class Machine:
     share: Share = Share()
     joined: tuple[Path, ...] = ()
     budget: float | None = None
+    input: Path | None = None
+    output: Path | None = None
+    formats: tuple[str, ...] = ()
 
     @contextlib.contextmanager
     def requests(self) -> Iterator[Requests]:

@@ -44,6 +44,16 @@ def _moments_of(x, axis):
     return Moments(mean, axis.mean(variance))
 
 
+def pooled(each: Moments) -> Moments:
+    """Moments over several batches of equal size, from those of each batch.
+
+    Args:
+      each: Moments with a leading axis of batches.
+    """
+    mean, variance = each
+    return Moments(jnp.mean(mean, 0), jnp.mean(variance, 0) + jnp.var(mean, 0))
+
+
 def normalization_backward(gradient, x, scale, batch_stats, of_batch, axis):
     """The gradients of what is normalized, and of scale and offset.
 

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 
 from wpl_jax.common.settings import MOST_NODES, check_bool, check_int, require
 from wpl_jax.devices.axis import NO_AXIS, Axis
+from wpl_jax.spaces import micro_cell_network
 from wpl_jax.spaces.auxiliary_head import AuxiliaryHead
 from wpl_jax.spaces.cell_graph import OPERATIONS, run_cells
 from wpl_jax.spaces.cell_layout import Wiring, used
@@ -39,6 +40,7 @@ from wpl_jax.spaces.images import (
     stem,
     stem_parameters,
 )
+from wpl_jax.spaces.network import Network
 from wpl_jax.supernet import ALL, Architecture, Decision, Graph, Space
 
 Params = dict[str, Any]
@@ -108,12 +110,22 @@ class MicroCell(Space):
 
     # What a stage is made of.
 
-    def _cells(self, stage: int) -> list[int]:
+    @property
+    def stem_channels(self) -> int:
+        """Channels of the stem's output."""
+        return STEM_FACTOR * self.filters
+
+    @property
+    def kinds_of_cells(self) -> list[list[int]]:
+        """Of each stage, which of ``CELLS`` each of its cells is."""
+        return [self.cells_of_stage(stage) for stage in range(STAGES)]
+
+    def cells_of_stage(self, stage: int) -> list[int]:
         """Which of ``CELLS`` each of a stage's is."""
         return ([] if stage == 0 else [1]) + [0] * (self.layers // STAGES)
 
     def _wirings_of_stage(self, stage: int, wirings: Wiring) -> Wiring:
-        kinds = jnp.array(self._cells(stage))
+        kinds = jnp.array(self.cells_of_stage(stage))
         return jax.tree.map(lambda w: w[kinds], wirings)
 
     def _size(self, stage: int) -> tuple[int, int]:
@@ -139,13 +151,13 @@ class MicroCell(Space):
 
     def _parameters(self) -> dict[str, Any]:
         """What all parameters are, to be drawn."""
-        channels = STEM_FACTOR * self.filters
+        channels = self.stem_channels
         found: dict[str, Any] = {
             "stem": stem_parameters(self.image_shape[2], channels, self.affine),
             "classifier": linear_parameters(4 * self.filters, self.num_classes),
         }
         for stage in range(STAGES):
-            stacks = self._stacks(stage)
+            stacks = self.stacks(stage)
             product = product_parameters(channels, stacks.filters, self.affine)
             found[f"stage_{stage}"] = {
                 "first": product,
@@ -157,8 +169,9 @@ class MicroCell(Space):
             found["auxiliary"] = self._auxiliary_head.parameters()
         return found
 
-    def _stacks(self, stage: int) -> CellStacks:
-        cells, filters = len(self._cells(stage)), self.filters * 2**stage
+    def stacks(self, stage: int) -> CellStacks:
+        """The parameters of a stage's cells."""
+        cells, filters = len(self.cells_of_stage(stage)), self.filters * 2**stage
         return CellStacks(cells, self.num_nodes, filters, self.affine)
 
     @property
@@ -173,7 +186,7 @@ class MicroCell(Space):
         rows = jax.tree.map(lambda _: ALL, self._parameters(), is_leaf=is_parameter)
         for stage in range(STAGES):
             stacks = rows[f"stage_{stage}"]["cells"]
-            found = self._stacks(stage).rows(self._wirings_of_stage(stage, wirings))
+            found = self.stacks(stage).rows(self._wirings_of_stage(stage, wirings))
             output = stacks["output"] | {"kernel": found.pop("output")}
             stacks |= {k: v for k, v in found.items() if k in stacks}
             stacks["output"] = output
@@ -235,7 +248,7 @@ class MicroCell(Space):
         kept = axis.shard(self._kept(stage, noise, len(x) * axis.size), axis=3)
         (first, last), found["cells"] = run_cells(
             tuple(inputs),
-            self._stacks(stage).weights(child["cells"]),
+            self.stacks(stage).weights(child["cells"]),
             self._wirings_of_stage(stage, wirings),
             kept,
             given.get("cells"),
@@ -245,10 +258,10 @@ class MicroCell(Space):
 
     def _kept(self, stage: int, noise: Noise | None, batch: int) -> jax.Array:
         """Factors of a stage's branches, ``float[cells, nodes, 2, batch]``."""
-        cells, shape = len(self._cells(stage)), (self.num_nodes, 2, batch)
+        cells, shape = len(self.cells_of_stage(stage)), (self.num_nodes, 2, batch)
         if noise is None:
             return jnp.ones((cells, *shape))
-        before = sum(len(self._cells(s)) for s in range(stage))
+        before = sum(len(self.cells_of_stage(s)) for s in range(stage))
         depth = (before + 1 + jnp.arange(cells)) / (self.layers + STAGES - 1)
 
         def of_cell(key, rate):
@@ -256,6 +269,10 @@ class MicroCell(Space):
 
         keys = jax.random.split(jax.random.fold_in(noise.key, stage), cells)
         return jax.vmap(of_cell)(keys, depth * noise.drop_path)
+
+    def network(self, choice: Any, child: Any, statistics: Any) -> Network:
+        """The network without its auxiliary head."""
+        return micro_cell_network.network(self, choice, child, statistics)
 
     def graphs(self, choice: Any) -> dict[str, Graph]:
         """Both cells, from the two cells before, ``h[-2]`` and ``h[-1]``."""

@@ -28,7 +28,7 @@ import numpy as np
 
 from wpl_jax.common.settings import check_bool, check_int, require
 from wpl_jax.devices.axis import NO_AXIS, Axis
-from wpl_jax.spaces import images
+from wpl_jax.spaces import images, nasbench201_network
 from wpl_jax.spaces.batch_normalization import Moments
 from wpl_jax.spaces.depthwise import average_pool
 from wpl_jax.spaces.images import Noise, Outputs, UniformKernel
@@ -48,6 +48,7 @@ from wpl_jax.spaces.nasbench201_operations import (
     reduce,
     side_by_side,
 )
+from wpl_jax.spaces.network import Network
 from wpl_jax.supernet import (
     ALL,
     EVERY_ROW,
@@ -332,6 +333,10 @@ class NasBench201(Space):
         if architecture.weights is None:
             return 1 / target
         return architecture.weights[len(EDGES) + target - 2, source]
+
+    def network(self, choice: Any, child: Any, statistics: Any) -> Network:
+        """The cells and the rest of the network."""
+        return nasbench201_network.network(self, choice, child, statistics)
 
     def graphs(self, choice: Any) -> dict[str, Graph]:
         """The cell as a graph: operations are nodes, and ``none`` is left out."""

@@ -16,6 +16,7 @@ import numpy as np
 
 from wpl_jax.common.settings import MOST_NODES, check_choice, check_int, check_number
 from wpl_jax.devices.axis import NO_AXIS, Axis
+from wpl_jax.spaces import recurrent_cell_network
 from wpl_jax.spaces.highway_scan import (
     ACTIVATIONS,
     Carry,
@@ -23,6 +24,7 @@ from wpl_jax.spaces.highway_scan import (
     flat,
     highway_scan,
 )
+from wpl_jax.spaces.network import Network
 from wpl_jax.supernet import ALL, Architecture, Decision, Graph, Space
 
 Params = dict[str, jax.Array]
@@ -199,6 +201,10 @@ class RecurrentCell(Space):
         node = jnp.arange(1, self.num_nodes)
         edges = node * (node - 1) // 2 + architecture.choice[1::2]
         return dict.fromkeys(self._shapes(), ALL) | {"edges": edges}
+
+    def network(self, choice: Any, child: Any, statistics: Any) -> Network:
+        """The cell over time, the embedding and the softmax."""
+        return recurrent_cell_network.network(self, choice, child, statistics)
 
     def graphs(self, choice: Any) -> dict[str, Graph]:
         """The nodes with their activations, from ``x[t], h[t-1]`` to ``h[t]``."""

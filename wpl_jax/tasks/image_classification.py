@@ -28,6 +28,7 @@ from wpl_jax.data import ImageDataset, open_images
 from wpl_jax.devices.axis import NO_AXIS
 from wpl_jax.devices.parallel import ONE_DEVICE, Devices
 from wpl_jax.errors import UserError
+from wpl_jax.spaces.batch_normalization import Moments, pooled
 from wpl_jax.spaces.images import ImageSpace, Noise
 from wpl_jax.tasks.augmentation import Augmentation
 from wpl_jax.tasks.guessing import Guess, of_classes
@@ -41,6 +42,7 @@ from wpl_jax.tasks.image_data import (
     shrunk,
     sizes,
 )
+from wpl_jax.tasks.image_predictor import ImagePredictor
 from wpl_jax.tasks.task import Evaluation, Score
 
 
@@ -296,6 +298,12 @@ class ImageClassification:
         The last batch is filled up with the first images, which count once.
         """
         batch_stats = self._batch_stats(child, architecture, data, axis)
+        return self.evaluate_with(batch_stats, child, architecture, data, split, axis)
+
+    def evaluate_with(
+        self, batch_stats, child, architecture, data, split: str, axis=NO_AXIS
+    ):
+        """The same with given batch statistics, None for those of each batch."""
         count = len(getattr(data, split).labels)
 
         def one(index):
@@ -327,6 +335,41 @@ class ImageClassification:
         images = normalized(data, shrunk(jnp.asarray(inputs), self.shrink))
         logits = self._logits(child, architecture, images, batch_stats)
         return jax.nn.log_softmax(logits.astype(jnp.float32))
+
+    def predictor(self, dataset: ImageDataset, data: Data) -> ImagePredictor:
+        """How a model prepares the images of its user."""
+        mean, deviation = (
+            tuple(np.asarray(x, np.float32).tolist())
+            for x in (data.mean, data.deviation)
+        )
+        return ImagePredictor(
+            dataset.class_names,
+            tuple(map(int, dataset.image_shape)),
+            mean,
+            deviation,
+            self.shrink,
+            dataset.resized,
+        )
+
+    def statistics(self, child, architecture, data, axis=NO_AXIS):
+        """Batch statistics of the training images, with which one image is judged.
+
+        Of each activation the mean and the variance over all whole batches, without
+        augmentation. The variance is the mean of those of the batches and the variance
+        of their means (Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021,
+        section 3).
+        """
+
+        def one(index):
+            images, _ = self._batches.batch(data, "train", index, axis)
+            return self.space.apply(child, architecture, images, axis=axis).batch_stats
+
+        found = jax.lax.map(one, jnp.arange(self.num_batches(data, "train")))
+        return jax.tree.map(
+            lambda m: pooled(m) if isinstance(m, Moments) else jnp.mean(m, 0),
+            found,
+            is_leaf=lambda m: isinstance(m, Moments),
+        )
 
     def begin_split(self, child, architecture, data, axis=NO_AXIS):
         """The batch statistics to normalize with, None for each batch's own."""

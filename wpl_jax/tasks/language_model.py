@@ -23,6 +23,7 @@ from wpl_jax.spaces.recurrent_cell import Dropout, Hidden
 from wpl_jax.spaces.words import RecurrentSpace
 from wpl_jax.tasks.guessing import Guess, of_words
 from wpl_jax.tasks.task import Evaluation, Score
+from wpl_jax.tasks.text_predictor import TextPredictor
 from wpl_jax.tasks.text_streams import (
     Data,
     count_predicted,
@@ -213,6 +214,22 @@ class LanguageModel:
         hidden = self.space.apply(child, architecture, inputs, state=state)
         logits = self.space.logits(child, hidden.raw)
         return jax.nn.log_softmax(logits.astype(jnp.float32))
+
+    def predictor(self, dataset: TextDataset, data: Data) -> TextPredictor:
+        """How a model prepares the text of its user."""
+        del data
+        return TextPredictor(tuple(dataset.vocabulary), dataset.level)
+
+    def statistics(self, child, architecture, data, axis=NO_AXIS):
+        """None: the model has no batch statistics."""
+        del child, architecture, data, axis
+
+    def evaluate_with(
+        self, statistics, child, architecture, data, split: str, axis=NO_AXIS
+    ):
+        """The same as :meth:`evaluate`."""
+        del statistics
+        return self.evaluate(child, architecture, data, split, axis)
 
     def begin_split(self, child, architecture, data, axis=NO_AXIS):
         """A zero state."""

@@ -24,7 +24,7 @@ from wpl_jax.data.images.pixels import read_form, read_pixels
 from wpl_jax.data.images.source import Source, Split
 
 _LAYOUT = "train/CLASS/IMAGE, test/CLASS/IMAGE and, optional, valid/CLASS/IMAGE"
-_ENDINGS = (
+ENDINGS = (
     *(".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"),
     *(".tif", ".tiff", ".pgm", ".ppm", ".pnm"),
 )
@@ -126,7 +126,12 @@ def read_image_folder(
     }
     names = tuple(classes["train"])
     return Source(
-        splits["train"], splits.get("valid"), splits["test"], names, str(root)
+        splits["train"],
+        splits.get("valid"),
+        splits["test"],
+        names,
+        str(root),
+        resized=size is not None,
     )
 
 
@@ -171,7 +176,7 @@ def _class_files(folder: Path) -> dict[str, list[Path]]:
     for path in inside:
         if os.path.islink(path) and not os.path.exists(path):
             require_folder(path, "the folder of a class")
-    loose = [path for path in inside if path.suffix.lower() in _ENDINGS]
+    loose = [path for path in inside if path.suffix.lower() in ENDINGS]
     classes = {path.name: _image_files(path) for path in inside if path.is_dir()}
     if loose or not classes:
         found = f"the image {loose[0].name} outside a class" if loose else "no classes"
@@ -187,9 +192,9 @@ def _image_files(folder: Path) -> list[Path]:
         remedy = "add images, or remove the class from every split"
         raise DataError(folder, "a class without images", "images", remedy)
     for file in files:
-        if file.is_dir() or file.suffix.lower() not in _ENDINGS:
+        if file.is_dir() or file.suffix.lower() not in ENDINGS:
             found = "a folder" if file.is_dir() else "no image, by its ending"
-            expected = f"only images, ending in {', '.join(_ENDINGS)}"
+            expected = f"only images, ending in {', '.join(ENDINGS)}"
             remedy = "remove it, or convert it to one of these"
             raise DataError(file, found, expected, remedy)
     return files

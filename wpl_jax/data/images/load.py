@@ -30,6 +30,7 @@ class ImageDataset:
       source: Where the data is from, for messages and reports.
       repeated: For "valid" and "test" the number of images whose pixels an earlier
         split has as well; None while they wait in files.
+      resized: Whether images of all sizes were resized to one.
     """
 
     train: Split
@@ -38,6 +39,7 @@ class ImageDataset:
     class_names: tuple[str, ...]
     source: str
     repeated: Mapping[str, int] | None = None
+    resized: bool = False
 
     @property
     def num_classes(self) -> int:
@@ -211,7 +213,13 @@ def _complete(
     if all(isinstance(split.images, np.ndarray) for split in splits.values()):
         repeated = _count_repeated(splits, source.name)
     return ImageDataset(
-        train, valid_split, test_split, class_names, printable(source.name), repeated
+        train,
+        valid_split,
+        test_split,
+        class_names,
+        printable(source.name),
+        repeated,
+        source.resized,
     )
 
 

@@ -29,6 +29,7 @@ class Source(NamedTuple):
     test: Split | None
     class_names: tuple[str, ...] | None  # None: the labels' digits
     name: str  # where it was read from, for messages and reports
+    resized: bool = False  # whether images of all sizes were resized to one
 
 
 # Called with the path (or None) and the format's own options as keywords.

@@ -13,6 +13,7 @@ from wpl_jax.jobs.arms import RETRAINING, check_devices
 from wpl_jax.jobs.config_fields import check_seed, get_field
 from wpl_jax.jobs.results import on_all, read_architecture
 from wpl_jax.jobs.search_config import make_retraining
+from wpl_jax.models.files import keep_in
 from wpl_jax.runs import fingerprint
 from wpl_jax.runs.machine import Machine
 from wpl_jax.runs.run_directory import claim_data, open_run
@@ -31,7 +32,7 @@ def retrain_file(
             "architecture, as a search writes it. Pass "
             "--config.retrain.architecture=FOLDER/architecture.json."
         )
-    retraining, data = make_retraining(config, num_devices=machine.devices)
+    retraining, data, predictor = make_retraining(config, num_devices=machine.devices)
     check_devices([memory.of_retraining(retraining, data)], machine)
     space = retraining.task.space
     remedy = "Give a file that a search of this space wrote."
@@ -50,6 +51,7 @@ def retrain_file(
             "Retrain",
             requests,
             config.retrain.checkpoint_seconds,
+            keep=keep_in(folder, space, predictor),
         )
 
 

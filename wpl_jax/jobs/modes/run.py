@@ -30,6 +30,7 @@ from wpl_jax.jobs.search_config import (
     search_settings,
 )
 from wpl_jax.jobs.search_loop import advance_all, resumable
+from wpl_jax.models.files import keep_in
 from wpl_jax.reports.searched import ARCHITECTURE_FILE, REPORT_FILE, RESULTS_FILE
 from wpl_jax.runs.machine import Machine, Requests
 from wpl_jax.runs.run_directory import claim, claim_data, open_run
@@ -118,9 +119,8 @@ class _Arm:
         self.space = self._search.task.space
         self.needs = [memory.of_search(self._search, self._data)]
         if config.retrain.epochs:
-            self._retraining, self._retrain_data = make_retraining(
-                config, cache, num_devices
-            )
+            found = make_retraining(config, cache, num_devices)
+            self._retraining, self._retrain_data, self._predictor = found
             self.needs.append(
                 memory.of_retraining(self._retraining, self._retrain_data)
             )
@@ -173,6 +173,9 @@ class _Arm:
                 f"{title}, retraining",
                 requests,
                 self._config.retrain.checkpoint_seconds,
+                keep=keep_in(
+                    folder / "retrain", self._retraining.task.space, self._predictor
+                ),
             )
 
 

@@ -1,0 +1,1 @@
+"""Trained models: as functions, as files, and as programs without this library."""
