@@ -71,23 +71,34 @@ def test_a_depthwise_convolution_and_its_gradients_are_sums_of_products(shape, s
         assert_close(a, b)
 
 
-def test_a_depthwise_convolution_and_its_gradients_are_those_of_lax():
+@pytest.mark.parametrize(
+    ("stride", "dilation", "height"), [(1, 1, 5), (2, 1, 4), (1, 2, 5), (2, 2, 6)]
+)
+def test_a_depthwise_convolution_and_its_gradients_are_those_of_lax(
+    stride, dilation, height
+):
+    shape = (3, height, 6, 3)
+    out = (3, height // stride, 6 // stride, 3)
     x, kernel, gradient = (
-        random(*s, seed=n)
-        for n, s in enumerate([(3, 4, 5, 3), (5, 5, 3), (3, 4, 5, 3)])
+        random(*s, seed=n) for n, s in enumerate([shape, (5, 5, 3), out])
     )
 
+    def own(x, kernel):
+        return depthwise(x, kernel, stride, dilation)
+
     def grouped(x, kernel):
+        margin = (2 * dilation,) * 2
         return jax.lax.conv_general_dilated(
             x,
             kernel[:, :, None],
-            (1, 1),
-            "SAME",
+            (stride, stride),
+            [margin, margin],
+            rhs_dilation=(dilation, dilation),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             feature_group_count=x.shape[-1],
         )
 
-    found = value_and_gradients(depthwise, (x, kernel), gradient)
+    found = value_and_gradients(own, (x, kernel), gradient)
     wanted = value_and_gradients(grouped, (x, kernel), gradient)
     for a, b in zip(found, wanted, strict=True):
         assert_close(a, b)

@@ -21,50 +21,61 @@ from wpl_jax.common.platforms import in_cache_or_at_once
 POOL = 3  # Rows and columns that are pooled.
 
 
-@jax.custom_vjp
-@jax.jit
-def depthwise(images: jax.Array, kernel: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def depthwise(
+    images: jax.Array, kernel: jax.Array, stride: int = 1, dilation: int = 1
+) -> jax.Array:
     """Convolves each channel with a kernel of its own, padded with zeros.
 
     Args:
       images: ``float[batch, height, width, channels]``.
       kernel: ``float[size, size, channels]``, of odd size.
+      stride: In both directions; a divisor of height and width.
+      dilation: Distance between two pixels of the window.
 
     Returns:
-      Images of the same shape.
+      ``float[batch, height / stride, width / stride, channels]``.
     """
     size = len(kernel)
     total = jnp.zeros((), images.dtype)
-    for i, j, shifted in shifts(images, size, value=0):
+    for i, j, shifted in shifts(images, size, 0, stride, dilation):
         total += shifted * kernel[i, j]
     return total
 
 
-def _depthwise_forward(images, kernel):
-    return depthwise(images, kernel), (images, kernel)
+def _depthwise_forward(images, kernel, stride, dilation):
+    return depthwise(images, kernel, stride, dilation), (images, kernel)
 
 
-def _depthwise_backward(saved, gradient):
+def _depthwise_backward(stride, dilation, saved, gradient):
     images, kernel = saved
+    options = {"size": len(kernel), "stride": stride, "dilation": dilation}
     of_kernel = in_cache_or_at_once(
         images,
         gradient,
-        in_cache=functools.partial(_kernel_gradient_by_images, size=len(kernel)),
-        at_once=functools.partial(_kernel_gradient, size=len(kernel)),
+        in_cache=functools.partial(_kernel_gradient_by_images, **options),
+        at_once=functools.partial(_kernel_gradient, **options),
     )
-    of_images = depthwise(gradient, kernel[::-1, ::-1])
+    if stride > 1:  # The outputs that were left out have a gradient of 0.
+        between = (0, stride - 1, stride - 1)
+        config = [(0, 0, 0), between, between, (0, 0, 0)]
+        gradient = jax.lax.pad(gradient, jnp.zeros((), gradient.dtype), config)
+    of_images = depthwise(gradient, kernel[::-1, ::-1], 1, dilation)
     return of_images, of_kernel.astype(kernel.dtype)
 
 
 depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
+_STATIC = ("size", "stride", "dilation")
 
-@functools.partial(jax.jit, static_argnames="size")
-def _kernel_gradient(images, gradient, size):
+
+@functools.partial(jax.jit, static_argnames=_STATIC)
+def _kernel_gradient(images, gradient, size, stride=1, dilation=1):
     """A sum over all images for each entry of the kernel."""
     sums = [
         jnp.sum(shifted * gradient, (0, 1, 2), dtype=jnp.float32)
-        for _, _, shifted in shifts(images, size, value=0)
+        for _, _, shifted in shifts(images, size, 0, stride, dilation)
     ]
     return jnp.stack(sums).reshape(size, size, -1)
 
@@ -72,17 +83,19 @@ def _kernel_gradient(images, gradient, size):
 _ROWS = 16  # that one iteration adds up, at most
 
 
-@functools.partial(jax.jit, static_argnames="size")
-def _kernel_gradient_by_images(images, gradient, size):
+@functools.partial(jax.jit, static_argnames=_STATIC)
+def _kernel_gradient_by_images(images, gradient, size, stride=1, dilation=1):
     """The same some rows at a time, which add up in the cache.
 
     A reduction over all but the channels goes at a twentieth of the speed of the
     products that it adds (XLA on a CPU, jax 0.10.2).
     """
-    batch, height, width, channels = images.shape
+    batch, height, width, channels = gradient.shape
     rows = largest_divisor(height, _ROWS)
     together = largest_divisor(batch, _ROWS // rows)
-    padded, blocks = _pad(images, size, 0), height // rows
+    padded, blocks = _pad(images, size, 0, dilation), height // rows
+    # Rows of the image and of the gradient that one iteration reads.
+    seen = (rows - 1) * stride + 1
 
     def of_row(row):  # of the kernel
         def add(sums, index):
@@ -91,15 +104,20 @@ def _kernel_gradient_by_images(images, gradient, size):
                 jax.lax.dynamic_slice(
                     array,
                     (first, start, 0, 0),
-                    (together, rows, array.shape[2], channels),
+                    (together, number, array.shape[2], channels),
                 ).astype(jnp.float32)
-                for array, start in ((padded, top + row), (gradient, top))
+                for array, start, number in (
+                    (padded, top * stride + row * dilation, seen),
+                    (gradient, top, rows),
+                )
             )
             places = list(itertools.product(range(together), range(rows)))
-            products = [
-                sum(x[n, r, j : j + width] * g[n, r] for n, r in places)
-                for j in range(size)
-            ]
+            products = []
+            for j in range(size):
+                columns = _from(j * dilation, width, stride)
+                products.append(
+                    sum(x[n, r * stride, columns] * g[n, r] for n, r in places)
+                )
             return [s + p for s, p in zip(sums, products, strict=True)], None
 
         zeros = [jnp.zeros((width, channels))] * size
@@ -176,27 +194,36 @@ def _neighbours(images):
     return _sum_around(jnp.ones((1, *images.shape[1:3], 1), images.dtype))
 
 
-def shifts(images, size: int, value) -> Iterator[tuple[int, int, jax.Array]]:
+def shifts(
+    images, size: int, value, stride: int = 1, dilation: int = 1
+) -> Iterator[tuple[int, int, jax.Array]]:
     """The images as seen from each position of a window around each pixel.
 
     Args:
       images: ``float[batch, height, width, channels]``.
       size: Rows and columns of the window, an odd number.
       value: Of what lies beyond the image.
+      stride: Of the pixels that the window is around, a divisor of height and width.
+      dilation: Distance between two pixels of the window.
 
     Yields:
       Row and column in the window, and the images moved so.
     """
-    height, width = images.shape[1:3]
-    padded = _pad(images, size, value)
+    height, width = (pixels // stride for pixels in images.shape[1:3])
+    padded = _pad(images, size, value, dilation)
     for i, j in _offsets(size):
-        yield i, j, padded[:, i : i + height, j : j + width]
+        rows = _from(i * dilation, height, stride)
+        yield i, j, padded[:, rows, _from(j * dilation, width, stride)]
+
+
+def _from(first: int, number: int, stride: int) -> slice:
+    return slice(first, first + (number - 1) * stride + 1, stride)
 
 
 def _offsets(size: int) -> list[tuple[int, int]]:
     return [(i, j) for i in range(size) for j in range(size)]
 
 
-def _pad(images, size: int, value):
-    margin = (size // 2, size // 2)
+def _pad(images, size: int, value, dilation: int = 1):
+    margin = (size // 2 * dilation,) * 2
     return jnp.pad(images, ((0, 0), margin, margin, (0, 0)), constant_values=value)
