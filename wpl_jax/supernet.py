@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wpl_jax.errors import UserError, shorten
+
 
 class Decision(NamedTuple):
     """One choice that a space leaves open."""
@@ -39,14 +41,14 @@ class Architecture(NamedTuple):
         takes their sum, weighted by these, a row for each of :attr:`Space.groups`.
         None where choices are made.
       gates: Of a single path that its weights are to have gradients through (GDAS;
-        Dong and Yang, 2019): 1 for what is chosen and 0 for the rest, in value. The
-        forward pass multiplies what is chosen by its gate and adds the gates of the
-        rest. None for no gradients.
+        Dong and Yang, 2019), a row for each of :attr:`Space.groups`: 1 for what is
+        chosen and 0 for the rest, in value. The forward pass multiplies what is chosen
+        by its gate and adds the gates of the rest. None for no gradients.
     """
 
     choice: jax.Array  # int32[num_decisions]
     weights: jax.Array | None = None  # float32[num_groups, max_choices]
-    gates: jax.Array | None = None  # float32[num_decisions, max_choices]
+    gates: jax.Array | None = None  # float32[num_groups, max_choices]
 
 
 class Space(Protocol):
@@ -56,8 +58,8 @@ class Space(Protocol):
     inherits from this one has the defaults of its methods.
 
     Attributes:
-      mixes: Whether :meth:`apply` knows what to do with the weights and the gates of
-        an architecture. If not, strategies that need them refuse the space.
+      mixes: Whether :meth:`apply` knows what to do with the weights of an
+        architecture. If not, strategies that need them refuse the space.
     """
 
     name: str
@@ -68,11 +70,19 @@ class Space(Protocol):
         """What a child chooses."""
 
     @property
+    def draws(self) -> bool:
+        """Whether :meth:`apply` knows what to do with the gates of an architecture.
+
+        By default, if it mixes and has no groups beside the decisions.
+        """
+        return self.mixes and len(self.groups) == len(self.decisions)
+
+    @property
     def groups(self) -> tuple[Decision, ...]:
         """The sets of choices over which a mixture has a distribution of weights.
 
-        The decisions by default. Other sets may follow them, such as the inputs of a
-        node. They have no effect on a child.
+        The decisions by default. They may be others, such as the operations of all
+        edges of which a child keeps some, or the inputs of a node.
         """
         return self.decisions
 
@@ -160,6 +170,29 @@ class Space(Protocol):
         """
         del choice, child, statistics
         return None
+
+    def to_notation(self, choice: Any) -> str | None:
+        """A child as published code writes it; by default, None: there is no notation.
+
+        Args:
+          choice: ``int[num_decisions]``.
+        """
+        del choice
+        return None
+
+    def from_notation(self, text: str) -> np.ndarray:
+        """The choice of a child that :meth:`to_notation` wrote, or a published name.
+
+        Args:
+          text: The child in the notation.
+
+        Returns:
+          ``int32[num_decisions]``.
+
+        Raises:
+          UserError: If the text is not of a child of this space; by default, always.
+        """
+        raise UserError(f"The space {self.name} reads {shorten(text)} as no child.")
 
     def graphs(self, choice: Any) -> dict[str, "Graph"]:
         """One child as pictures have it: its cells by their names.

@@ -342,6 +342,16 @@ def test_an_architecture_file_is_retrained(finished, tmp_path, capsys):
     )
 
 
+def test_a_random_architecture_of_the_seed_is_retrained(tmp_path, capsys):
+    config = toy.get_config()
+    config.retrain.architecture = "random"
+    jobs.run(config, tmp_path / "run", "retrain")
+    capsys.readouterr()
+    found = json.loads((tmp_path / "run" / "retrain" / "retrained.json").read_text())
+    drawn = toy.ToySpace().sample(jax.random.key(config.seed))
+    assert found["architecture"] == np.asarray(drawn).tolist()
+
+
 def test_deriving_again_finds_the_same(finished, tmp_path, monkeypatch, capsys):
     """And says whether it is better than guessing, as the run does."""
     guesses = iter([Guess(0.5, 1.25, least_error=0.0), Guess(99.0, 99.0, 99.0)])

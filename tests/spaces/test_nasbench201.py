@@ -9,6 +9,7 @@ import pytest
 
 from wpl_jax.common.settings import SettingError
 from wpl_jax.devices.parallel import Devices
+from wpl_jax.errors import UserError
 from wpl_jax.spaces.images import Noise
 from wpl_jax.spaces.nasbench201 import NasBench201
 from wpl_jax.spaces.nasbench201_architectures import EDGES, OPERATIONS
@@ -306,6 +307,18 @@ def test_decisions_are_the_benchmarks_and_costs_those_of_the_choices():
     channels = np.array([4, 8, 16])
     assert one - none == 6 * np.sum(channels**2)
     assert three - none == 6 * 9 * np.sum(channels**2)
+
+
+def test_children_are_read_and_written_as_strings_of_the_benchmark():
+    for space in (SPACE, LOOPING):
+        for seed in range(5):
+            choice = draw(space, seed)
+            found = space.from_notation(space.to_notation(choice))
+            np.testing.assert_array_equal(found, choice)
+    with pytest.raises(UserError, match="exclude_none"):
+        LOOPING.from_notation(SPACE.to_notation([0, 1, 2, 3, 4, 1]))
+    with pytest.raises(UserError, match="no architecture of NAS-Bench-201"):
+        SPACE.from_notation("DARTS_V2")
 
 
 def test_the_papers_size_has_the_papers_parameters():

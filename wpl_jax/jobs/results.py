@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -83,7 +84,7 @@ def is_finished(each: Run, workdir: Path) -> bool:
     )
 
 
-def on_all(read: Callable[[Path], np.ndarray], path: Path, space: Space) -> np.ndarray:
+def on_all(read: Callable[[Any], np.ndarray], path: Any, space: Space) -> np.ndarray:
     """The architecture that the primary process reads, on all processes."""
     architecture = np.zeros(len(space.decisions), np.int32)
     if processes.is_primary():

@@ -26,12 +26,17 @@ def names_of_choices(space: Space, choice: Any) -> dict[str, str]:
 def architecture_to_json(space: Space, choice: Any) -> str:
     """An architecture as readable JSON, by the names of its decisions.
 
+    It also has the notation of published code, if the space has one.
+
     Args:
       space: The space.
       choice: ``int32[num_decisions]``.
     """
-    chosen = names_of_choices(space, choice)
-    return json.dumps({"space": space.name, "decisions": chosen}, indent=1) + "\n"
+    content = {"space": space.name, "decisions": names_of_choices(space, choice)}
+    notation = space.to_notation(choice)
+    if notation is not None:  # For people and other programs: it is not read again.
+        content["notation"] = notation
+    return json.dumps(content, indent=1) + "\n"
 
 
 def architecture_from_json(space: Space, text: str) -> np.ndarray:

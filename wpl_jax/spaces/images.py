@@ -137,6 +137,28 @@ def normalized_product(x, child, given, axis):
     return normalized(x @ child["kernel"], child, given, axis)
 
 
+def halved_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """A factorized reduction: half of the filters see every other pixel, half others.
+
+    The others lie between, one row and one column further; beyond the image they are
+    zero.
+
+    Args:
+      x: ``float[batch, height, width, channels]``.
+      kernel: ``float[channels, filters]``.
+
+    Returns:
+      ``float[batch, ceil(height / 2), ceil(width / 2), filters]``.
+    """
+    height, width = x.shape[1:3]
+    padded = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
+    half = kernel.shape[1] // 2
+    return jnp.concatenate(
+        [x[:, ::2, ::2] @ kernel[:, :half], padded[:, 1::2, 1::2] @ kernel[:, half:]],
+        -1,
+    )
+
+
 def stem_parameters(image_channels: int, channels: int, affine: bool) -> dict[str, Any]:
     """Those of :func:`stem`."""
     return product_parameters(9 * image_channels, channels, affine)
@@ -171,7 +193,23 @@ def classify(
     Returns:
       ``float[batch, classes]``.
     """
-    features = jnp.mean(jax.nn.relu(x), (1, 2))
+    return classify_features(jnp.mean(jax.nn.relu(x), (1, 2)), child, noise, axis)
+
+
+def classify_features(
+    features: jax.Array, child: dict[str, jax.Array], noise: Noise | None, axis: Axis
+) -> jax.Array:
+    """Dropout and a linear classifier.
+
+    Args:
+      features: ``float[batch, channels]``.
+      child: ``kernel[channels, classes]`` and ``bias[classes]``.
+      noise: Of which the dropout; None for none.
+      axis: Devices of which each has its share of the batch.
+
+    Returns:
+      ``float[batch, classes]``.
+    """
     if noise is not None and noise.dropout:
         shape = len(features) * axis.size, features.shape[1]
         kept = axis.shard(jax.random.bernoulli(noise.key, 1 - noise.dropout, shape))

@@ -32,6 +32,7 @@ from wpl_jax.spaces.images import (
     Noise,
     Outputs,
     classify,
+    halved_product,
     init,
     is_parameter,
     linear_parameters,
@@ -241,7 +242,7 @@ class MicroCell(Space):
         inputs = []
         for name in ("first", "second"):
             y = x if stage and name == "second" else jax.nn.relu(x)
-            multiply = _halved_product if stage else jnp.matmul
+            multiply = halved_product if stage else jnp.matmul
             y = multiply(y, child[name]["kernel"])
             y, found[name] = normalized(y, child[name], given.get(name), axis)
             inputs.append(y)
@@ -296,18 +297,3 @@ class MicroCell(Space):
         there = jax.device_get(used(wiring))
         edges += [(str(n), "out", "") for n in range(self.num_nodes) if not there[n]]
         return Graph(nodes, tuple(edges))
-
-
-def _halved_product(x, kernel):
-    """A factorized reduction: half of the filters see every other pixel, half others.
-
-    The others lie between, one row and one column further; beyond the image they are
-    zero.
-    """
-    height, width = x.shape[1:3]
-    padded = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
-    half = kernel.shape[1] // 2
-    return jnp.concatenate(
-        [x[:, ::2, ::2] @ kernel[:, :half], padded[:, 1::2, 1::2] @ kernel[:, half:]],
-        -1,
-    )

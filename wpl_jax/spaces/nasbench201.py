@@ -28,7 +28,8 @@ import numpy as np
 
 from wpl_jax.common.settings import check_bool, check_int, require
 from wpl_jax.devices.axis import NO_AXIS, Axis
-from wpl_jax.spaces import images, nasbench201_network
+from wpl_jax.errors import UserError, shorten
+from wpl_jax.spaces import images, nasbench201_network, partial_channels
 from wpl_jax.spaces.batch_normalization import Moments
 from wpl_jax.spaces.depthwise import average_pool
 from wpl_jax.spaces.images import Noise, Outputs, UniformKernel
@@ -39,6 +40,8 @@ from wpl_jax.spaces.nasbench201_architectures import (
     OPERATIONS,
     all_architectures,
     canonical_form,
+    from_string,
+    to_string,
 )
 from wpl_jax.spaces.nasbench201_operations import (
     ON_ONE_EDGE,
@@ -135,6 +138,20 @@ class NasBench201(Space):
           choice: ``int[..., 6]``.
         """
         return np.asarray(choice) + int(self.exclude_none)
+
+    def to_notation(self, choice):
+        """The string of the benchmark."""
+        return to_string(self.benchmark_choice(choice))
+
+    def from_notation(self, text):
+        """The choice of a string of the benchmark."""
+        choice = from_string(text) - int(self.exclude_none)
+        if np.any(choice < 0):
+            raise UserError(
+                f"{shorten(text)} has the operation none, which this space excludes "
+                "(exclude_none)."
+            )
+        return choice
 
     def canonical_form(self, choice):
         """An expression of the cell, equal in each published isomorphism class."""
@@ -259,10 +276,11 @@ class NasBench201(Space):
         (kernels, given), sums, found = each, [x, *[0.0] * (NODES - 1)], []
         for edge, (source, target) in enumerate(EDGES):
             one = jax.tree.map(lambda k, e=edge: k[e], (kernels, given))
+            part, rest = partial_channels.split(sums[source], self.channel_parts)
             y, moments = jax.lax.switch(
                 architecture.choice[edge],
                 [_recomputed(ON_ONE_EDGE[o], axis) for o in self.operations],
-                self._part(sums[source]),
+                part,
                 *one,
             )
             if architecture.gates is not None:
@@ -271,7 +289,7 @@ class NasBench201(Space):
                 # Gates of other choices have the gradient that they would have if
                 # their operations returned ones (the code of Dong and Yang).
                 y = own * y + (jnp.sum(gates) - own)
-            y = self._whole(y, sums[source])
+            y = partial_channels.join(y, rest)
             sums[target] += self._share(architecture, source, target) * y
             found.append(moments)
         return sums[-1], jax.tree.map(lambda *m: jnp.stack(m), *found)
@@ -284,7 +302,8 @@ class NasBench201(Space):
         weights = dict(zip(self.operations, of_edges.T, strict=True))
         for source in range(NODES - 1):
             edges = [e for e, (s, _) in enumerate(EDGES) if s == source]
-            x, places = self._part(sums[source]), np.array(edges)
+            places = np.array(edges)
+            x, rest = partial_channels.split(sums[source], self.channel_parts)
             active, pooled = jax.nn.relu(x), average_pool(x)
             terms = Terms(
                 [
@@ -303,7 +322,7 @@ class NasBench201(Space):
                 ]
             y, moments = mix(terms, own, axis)
             for edge, part in zip(edges, jnp.split(y, len(edges), -1), strict=True):
-                target, y = EDGES[edge][1], self._whole(part, sums[source])
+                target, y = EDGES[edge][1], partial_channels.join(part, rest)
                 sums[target] += self._share(architecture, source, target) * y
             by_edge = [
                 Moments(*(m.reshape(len(edges), -1) for m in each)) for each in moments
@@ -313,18 +332,6 @@ class NasBench201(Space):
         order = np.argsort(by_source)
         found = jax.tree.map(lambda *m: jnp.concatenate(m)[order], *found)
         return sums[-1], found
-
-    def _part(self, x):
-        """The channels that operations work on."""
-        return x[..., : x.shape[-1] // self.channel_parts]
-
-    def _whole(self, part, x):
-        """The output of a part, joined with the other channels of ``x``, shuffled."""
-        if self.channel_parts == 1:
-            return part
-        whole = jnp.concatenate([part, x[..., part.shape[-1] :]], -1)
-        parts = whole.reshape(*x.shape[:-1], self.channel_parts, -1)
-        return parts.swapaxes(-1, -2).reshape(x.shape)
 
     def _share(self, architecture, source, target):
         """The factor of an edge in the sum of its target's inputs."""

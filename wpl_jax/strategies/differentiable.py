@@ -265,8 +265,8 @@ class Differentiable(Strategy):
         check_number(self, "entropy_weight", least=0)
         expected = "a space that mixes its choices by weights"
         require(self, "space", self.space.mixes, expected)
-        possible = mixed or len(self.space.groups) == len(self.space.decisions)
-        expected = '"mixture", as the space weights more than its decisions'
+        possible = mixed or self.space.draws
+        expected = '"mixture", as the space draws no single path by its weights'
         require(self, "relaxation", possible, expected)
 
     @property
@@ -359,8 +359,8 @@ class Differentiable(Strategy):
             p = self._probabilities(theta)
             log_p = jnp.where(p > 0, jnp.log(jnp.where(p > 0, p, 1)), _NEVER)
             soft = jax.nn.softmax((log_p + noise) / temperature)
-            choice = jnp.argmax(soft, -1).astype(jnp.int32)
-            hard = jax.nn.one_hot(choice, soft.shape[-1])
+            hard = jax.nn.one_hot(jnp.argmax(soft, -1), soft.shape[-1])
+            choice = self.space.discretize(hard)
             # The difference first: it is exactly 0, and the gate exactly 0 or 1.
             gates = hard + (soft - jax.lax.stop_gradient(soft))
             return Architecture(choice, gates=gates)

@@ -1,8 +1,11 @@
-"""``--mode=retrain`` and ``evaluate``: one architecture of a file, from scratch."""
+"""``--mode=retrain`` and ``evaluate``: one given architecture, from scratch."""
 
 import functools
 from pathlib import Path
+from typing import Any
 
+import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from wpl_jax.devices import processes
@@ -17,27 +20,26 @@ from wpl_jax.models.files import keep_in
 from wpl_jax.runs import fingerprint
 from wpl_jax.runs.machine import Machine
 from wpl_jax.runs.run_directory import claim_data, open_run
+from wpl_jax.supernet import Space
+
+_RANDOM = "random"
 
 
 def retrain_file(
     config: ConfigDict, workdir: Path, machine: Machine = Machine()
 ) -> None:
-    """Trains the architecture of ``config.retrain.architecture`` from scratch."""
+    """Trains the architecture of ``config.retrain.architecture`` from scratch.
+
+    It is a file that a search wrote, ``"random"`` for a random child of the seed, or a
+    text in the notation of the space, such as the name of a published cell.
+    """
     check_seed(config)
-    found = get_field(config, "retrain.architecture")
-    path = Path(found if isinstance(found, str) else "")
-    if processes.is_primary() and not path.is_file():
-        raise ConfigError(
-            f"config.retrain.architecture is {found!r}, expected the file of an "
-            "architecture, as a search writes it. Pass "
-            "--config.retrain.architecture=FOLDER/architecture.json."
-        )
     retraining, data, predictor = make_retraining(config, num_devices=machine.devices)
     check_devices([memory.of_retraining(retraining, data)], machine)
     space = retraining.task.space
-    remedy = "Give a file that a search of this space wrote."
-    read = functools.partial(read_architecture, space=space, remedy=remedy)
-    architecture = on_all(read, path, space)
+    given = get_field(config, "retrain.architecture")
+    read = functools.partial(_read, space, config.seed)
+    architecture = on_all(read, given, space)
     data_now = fingerprint.of_each({RETRAINING: data})
     with open_run(workdir, config.to_dict()), machine.requests() as requests:
         claim_data(workdir, data_now)
@@ -53,6 +55,33 @@ def retrain_file(
             config.retrain.checkpoint_seconds,
             keep=keep_in(folder, space, predictor),
         )
+
+
+def _read(space: Space, seed: int, given: Any) -> np.ndarray:
+    """The choice of a file, of a text in the notation of the space, or a random one."""
+    text = given if isinstance(given, str) else ""
+    if text == _RANDOM:
+        return np.asarray(space.sample(jax.random.key(seed)))
+    if _is_file(text):
+        remedy = "Give a file that a search of this space wrote."
+        return read_architecture(Path(text), space, remedy)
+    if not space.decisions:
+        return np.zeros(0, np.int32)
+    try:
+        return space.from_notation(text)
+    except UserError as error:
+        raise ConfigError(
+            f"config.retrain.architecture is {given!r}, expected the file of an "
+            f"architecture, as a search writes it, or {_RANDOM!r}. {error} Pass "
+            "--config.retrain.architecture=FOLDER/architecture.json."
+        ) from error
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:  # It is too long for a path, as a genotype is.
+        return False
 
 
 def evaluate_file(
