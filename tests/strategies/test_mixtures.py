@@ -16,6 +16,7 @@ from wpl_jax.jobs.search_loop import record
 from wpl_jax.protections import PENALTIES
 from wpl_jax.protections.estimators import Batch
 from wpl_jax.search import Search
+from wpl_jax.spaces.darts_cell import DartsCell
 from wpl_jax.spaces.nasbench201 import NasBench201
 from wpl_jax.strategies.differentiable import Differentiable, ExponentiatedGradient
 from wpl_jax.strategies.enas import Enas
@@ -117,6 +118,45 @@ def test_every_penalty_goes_with_every_strategy_on_nasbench201(penalty_name, str
     task = ImageClassification(NasBench201((8, 8, 3), 4, 2, 1), batch_size=8)
     data = task.put(images_of_noise((8, 8, 3)), Devices())
     keeps_the_form(task, data, penalty_name, strategy)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", KINDS)
+@pytest.mark.parametrize("penalty_name", ["none", "replay", "wpl"])
+def test_penalties_go_with_every_strategy_on_the_cells_of_darts(penalty_name, strategy):
+    space = DartsCell((8, 8, 3), 4, channels=4, cells=3, num_nodes=2)
+    task = ImageClassification(space, batch_size=8)
+    data = task.put(images_of_noise((8, 8, 3)), Devices())
+    keeps_the_form(task, data, penalty_name, strategy)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["darts", "enas", "gaea", "gdas", "random"])
+def test_strategies_train_and_derive_cells_of_darts(strategy):
+    space = DartsCell((8, 8, 3), 4, channels=4, cells=3, num_nodes=2)
+    task = ImageClassification(space, batch_size=8)
+    data = task.put(images_of_noise((8, 8, 3)), Devices())
+    search = Search(
+        task=task,
+        strategy=KINDS[strategy](space),
+        protection=PENALTIES["none"](),
+        optimizer=Sgd(0.1),
+        children=1,
+        batches=2,
+        eval_batches=1,
+    )
+    state = search.begin_epoch(search.init(jax.random.key(0)), np.int32(0))
+    before = jax.device_get(state.shared.params)
+    state = search.train_child(state, data, np.int32(0), np.int32(0))
+    assert np.isfinite(state.epoch.err1.loss[0])
+    moved = jax.tree.map(
+        lambda a, b: float(np.max(np.abs(a - b))), state.shared.params, before
+    )
+    assert moved["classifier"]["kernel"] > 0
+    assert max(jax.tree.leaves(moved["cells_0"])) > 0
+    finalist = search.strategy.finalists(state.strategy, jax.random.key(1))
+    genotype = space.genotype(finalist.choice)
+    assert len(genotype.normal) == len(genotype.reduce) == 4
 
 
 @pytest.mark.slow

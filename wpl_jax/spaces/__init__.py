@@ -7,6 +7,8 @@ from wpl_jax.registry import Registry
 SPACES = Registry(
     "wpl_jax.spaces",
     {
+        "darts_cell": "wpl_jax.spaces.darts_cell:DartsCell",
+        "genotype": "wpl_jax.spaces.genotype_network:GenotypeNetwork",
         "micro_cell": "wpl_jax.spaces.micro_cell:MicroCell",
         "nasbench201": "wpl_jax.spaces.nasbench201:NasBench201",
         "recurrent_cell": "wpl_jax.spaces.recurrent_cell:RecurrentCell",

@@ -1,5 +1,6 @@
 """Batch normalization (Ioffe and Szegedy, 2015) over devices that share a batch."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -76,3 +77,41 @@ def normalization_backward(gradient, x, scale, batch_stats, of_batch, axis):
         gradient -= normalized * means[1].astype(dtype)
     of_x = gradient * (scale * deviation).astype(dtype)
     return of_x, of_scale.astype(dtype), of_offset.astype(dtype)
+
+
+def normalize_once(
+    x: jax.Array, given: Moments | None, axis: Axis = NO_AXIS
+) -> tuple[jax.Array, Moments]:
+    """Like :func:`normalize`, with a backward pass that is written out.
+
+    Where XLA's CPU backend would compute ``x`` again in each reduction of the gradient,
+    this one reads it.
+
+    Returns:
+      ``x`` normalized, and the batch statistics, which carry no gradient.
+    """
+    if given is not None:
+        y, _, found = normalize(x, given, axis)
+        return y, found
+    y, found = _by_batch(x, axis)
+    return y, jax.lax.stop_gradient(found)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _by_batch(x, axis):
+    y, _, found = normalize(x, None, axis)
+    return y, found
+
+
+def _by_batch_forward(x, axis):
+    y, found = _by_batch(x, axis)
+    return (y, found), (x, found)
+
+
+def _by_batch_backward(axis, saved, gradients):
+    x, found = saved
+    one = jnp.ones(x.shape[-1], jnp.float32)
+    return normalization_backward(gradients[0], x, one, found, True, axis)[:1]
+
+
+_by_batch.defvjp(_by_batch_forward, _by_batch_backward)
