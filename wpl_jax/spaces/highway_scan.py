@@ -96,7 +96,9 @@ def _forward(inputs, state, recurrent, kernels, wiring, carry, max_norm):
         states: list[jax.Array] = []
         for j, kernel in enumerate(kernels):
             parent = _pick(states, wiring.parents[j - 1]) if j else previous
-            a, b = jnp.split(_product(kernel, parent) + (0 if j else x), 2, axis=-1)
+            a, b = jnp.split(
+                product_of_few(kernel, parent) + (0 if j else x), 2, axis=-1
+            )
             value = _activate(b, jax.tree.map(lambda c, j=j: c[j], curves))
             nodes.append(_Node(parent, jax.nn.sigmoid(a), value))
             states.append(computed_once(nodes[-1].state, one))
@@ -105,14 +107,14 @@ def _forward(inputs, state, recurrent, kernels, wiring, carry, max_norm):
             for weight, state in zip(wiring.output.astype(x.dtype), states, strict=True)
         )
         following = output if carry == "output" else states[-1]
-        scale = _clip_scale(following, max_norm)
+        scale = clip_scale(following, max_norm)
         return following * scale, (output, (nodes, scale))
 
     state, (outputs, residuals) = jax.lax.scan(step, state, inputs)
     return outputs, state, residuals
 
 
-def _product(kernel: jax.Array, x: jax.Array) -> jax.Array:
+def product_of_few(kernel: jax.Array, x: jax.Array) -> jax.Array:
     """``x @ kernel.T``, as the transpose of a product with few columns.
 
     A batch is a few dozen rows. With them on the right a matrix product on a CPU
@@ -170,7 +172,9 @@ def _backward_rule(carry, max_norm, saved, cotangents):
             d_a = d_state * (node.value - node.parent) * node.gate * (1 - node.gate)
             d_b = d_state * node.gate * slope
             d_pres.append(jnp.concatenate([d_a, d_b], axis=-1))
-            d_parent = d_state * (1 - node.gate) + _product(kernels[j], d_pres[-1])
+            d_parent = d_state * (1 - node.gate) + product_of_few(
+                kernels[j], d_pres[-1]
+            )
             if not j:
                 return d_parent, d_pres[::-1]
             for i in range(j):
@@ -240,7 +244,8 @@ def _slope(value: jax.Array, curve: _Curve) -> jax.Array:
     return jnp.where(curve.smooth, bent, jnp.where(value > 0, 1, curve.slope))
 
 
-def _clip_scale(x: jax.Array, max_norm: float | None) -> jax.Array:
+def clip_scale(x: jax.Array, max_norm: float | None) -> jax.Array:
+    """The factors that bring rows to a norm of at most ``max_norm``, ``[..., 1]``."""
     if max_norm is None:
         return jnp.ones((*x.shape[:-1], 1), x.dtype)
     norm = jnp.linalg.norm(x, axis=-1, keepdims=True)

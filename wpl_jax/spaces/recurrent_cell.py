@@ -5,6 +5,10 @@ section 2.1. A cell of ``num_nodes`` nodes; each after the first chooses an earl
 node as its parent and one of four activations, the first only an activation. Each
 ordered pair (node, parent) has weights of its own, shared by all activations. The
 cell's output is the mean of its leaves, the nodes that are nobody's parent.
+
+With ``output="all"``, the mean of all nodes, there are mixtures as in DARTS (Liu,
+Simonyan, Yang, ICLR 2019): each earlier node is a parent of a node, with a weight for
+each activation (:mod:`wpl_jax.spaces.highway_mixture`).
 """
 
 import dataclasses
@@ -17,6 +21,7 @@ import numpy as np
 from wpl_jax.common.settings import MOST_NODES, check_choice, check_int, check_number
 from wpl_jax.devices.axis import NO_AXIS, Axis
 from wpl_jax.spaces import recurrent_cell_network
+from wpl_jax.spaces.highway_mixture import edge, mixed_highway_scan
 from wpl_jax.spaces.highway_scan import (
     ACTIVATIONS,
     Carry,
@@ -25,9 +30,11 @@ from wpl_jax.spaces.highway_scan import (
     highway_scan,
 )
 from wpl_jax.spaces.network import Network
-from wpl_jax.supernet import ALL, Architecture, Decision, Graph, Space
+from wpl_jax.supernet import ALL, EVERY_ROW, Architecture, Decision, Graph, Space
 
 Params = dict[str, jax.Array]
+
+_NONE = "none"  # no edge, in a mixture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +78,8 @@ class RecurrentCell(Space):
       vocabulary_size: Number of words.
       hidden: Units of a node, and of the embedding.
       num_nodes: Nodes of the cell.
-      output: ``"leaves"``, the mean of the leaves, or ``"all"`` nodes.
+      output: ``"leaves"``, the mean of the leaves, or ``"all"`` nodes. With the latter
+        there are mixtures.
       carry: What the next time step gets: the ``"output"``, or the ``"last"`` node.
       max_norm: Limit of the recurrent state's norm, None for none.
       init_scale: Parameters start uniformly within plus and minus this.
@@ -107,6 +115,48 @@ class RecurrentCell(Space):
             found.append(Decision(f"parent_{node}", parents, ordered=True))
             found.append(Decision(f"activation_{node}", ACTIVATIONS))
         return tuple(found)
+
+    @property
+    def mixes(self) -> bool:  # type: ignore[override]
+        """Whether there are mixtures: their nodes are all part of the output."""
+        return self.output == "all"
+
+    @property
+    def draws(self) -> bool:
+        """There are no gates."""
+        return False
+
+    @property
+    def groups(self) -> tuple[Decision, ...]:
+        """The activation of the first node, and those of each edge, with ``none``.
+
+        Edges are ordered by node, then by parent.
+        """
+        edges = (
+            Decision(f"edge_{parent}_{node}", (_NONE, *ACTIVATIONS))
+            for node in range(1, self.num_nodes)
+            for parent in range(node)
+        )
+        return (Decision("activation_0", ACTIVATIONS), *edges)
+
+    def discretize(self, weights: jax.Array) -> jax.Array:
+        """The strongest activation of the first node and edge of each other node.
+
+        ``none`` is excluded (the code of DARTS).
+
+        Args:
+          weights: ``float32[num_groups, max_choices]``.
+
+        Returns:
+          ``int32[num_decisions]``.
+        """
+        count = len(ACTIVATIONS)
+        found = [jnp.argmax(weights[0, :count])]
+        for node in range(1, self.num_nodes):
+            edges = 1 + edge(0, node) + jnp.arange(node)
+            best = jnp.argmax(weights[edges, 1 : 1 + count])
+            found += divmod(best, count)
+        return jnp.stack(found).astype(jnp.int32)
 
     def init(self, key: jax.Array) -> Params:
         """The shared parameters.
@@ -152,11 +202,12 @@ class RecurrentCell(Space):
         key: jax.Array | None = None,
         axis: Axis = NO_AXIS,
     ) -> Hidden:
-        """One child over a batch of sequences.
+        """One child, or the mixture, over a batch of sequences.
 
         Args:
-          child: Its parameters, ``edges[nodes - 1, 2 hidden, hidden]`` among them.
-          architecture: The child.
+          child: Its parameters, ``edges[nodes - 1, 2 hidden, hidden]`` among them; of
+            the mixture all.
+          architecture: The child or the mixture.
           tokens: ``int32[batch, time]``.
           state: Recurrent state to start from, ``float[batch, hidden]``.
           dropout: Rates, for training; None for evaluation.
@@ -176,15 +227,21 @@ class RecurrentCell(Space):
         table = _drop(keys[0], child["embedding"], rates.embedding, (-1, 1))
         x = jnp.take(table, tokens.T, axis=0)  # [time, batch, hidden]
         x = _drop(keys[1], x, rates.input, (1, -1, -1), axis)
-        outputs, state = highway_scan(
+        arguments = (
             _linear(x, child["input"], child["bias"]),
             state,
             _drop(keys[2], child["recurrent"], rates.recurrent, (-1, -1)),
             child["edges"],
-            self.wiring(architecture.choice),
-            self.carry,
-            self.max_norm,
         )
+        if architecture.weights is None:
+            wiring = self.wiring(architecture.choice)
+            outputs, state = highway_scan(*arguments, wiring, self.carry, self.max_norm)
+        else:
+            first = architecture.weights[0, : len(ACTIVATIONS)]
+            of_edges = architecture.weights[1:, 1:]
+            outputs, state = mixed_highway_scan(
+                *arguments, first, of_edges, self.carry, self.max_norm
+            )
         dropped = _drop(keys[3], outputs, rates.output, (1, -1, -1), axis)
         return Hidden(outputs.swapaxes(0, 1), dropped.swapaxes(0, 1), state)
 
@@ -198,9 +255,12 @@ class RecurrentCell(Space):
 
     def rows(self, architecture: Architecture) -> dict[str, Any]:
         """The edges that the child uses, and all of everything else."""
+        whole = dict.fromkeys(self._shapes(), ALL)
+        if architecture.weights is not None:
+            return whole | {"edges": EVERY_ROW}
         node = jnp.arange(1, self.num_nodes)
         edges = node * (node - 1) // 2 + architecture.choice[1::2]
-        return dict.fromkeys(self._shapes(), ALL) | {"edges": edges}
+        return whole | {"edges": edges}
 
     def network(self, choice: Any, child: Any, statistics: Any) -> Network:
         """The cell over time, the embedding and the softmax."""
