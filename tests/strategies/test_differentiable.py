@@ -459,7 +459,7 @@ def test_what_cannot_be_mixed_or_trained_at_once_is_refused():
         groups = (*toy.ToySpace.decisions, Decision("inputs", ("0", "1")))
 
     assert Differentiable(Weighted()).init(jax.random.key(0)).theta.shape == (3, 3)
-    with pytest.raises(SettingError, match="weights more than its decisions"):
+    with pytest.raises(SettingError, match="draws no single path"):
         Differentiable(Weighted(), relaxation="gumbel")
     with pytest.raises(SettingError, match="one architecture at a time"):
         dataclasses.replace(make_search(strategy=strategy_of()), children_per_step=2)
