@@ -195,9 +195,9 @@ class DartsCell(DartsNetwork):
             gates = architecture.gates[kind * self._edges :][: self._edges]
             gates = gates[:, : len(self.operations)]
             target = np.repeat(nodes, nodes + INPUTS)
-            source = np.concatenate([np.arange(node + INPUTS) for node in nodes])
+            every = np.concatenate([np.arange(node + INPUTS) for node in nodes])
             operation = jnp.argmax(gates, 1).astype(jnp.int32)
-            return Branches(source, target, operation, gates)
+            return Branches(every, target, operation, gates)
         choice = jnp.reshape(architecture.choice, (len(KINDS), self.num_nodes, 3))[kind]
         pairs = jnp.asarray(_pairs(self.num_nodes + 1))
         first = self.operations.index(OPERATIONS[1])
@@ -275,9 +275,9 @@ class DartsCell(DartsNetwork):
             unchanged = jnp.where(of_input, rest[state], unchanged)
             if halves:
                 index = operation + jnp.where(of_input, 0, len(self.operations))
-                images = states[state], part
+                images = [states[state], part]
             else:
-                index, images = operation, (jnp.where(of_input, states[state], part),)
+                index, images = operation, [jnp.where(of_input, states[state], part)]
             y, found = run(index, (images, weights), given)
             if gates is not None:
                 gates = gates.astype(y.dtype)
@@ -380,7 +380,8 @@ class DartsCell(DartsNetwork):
         """All edges from one state, side by side, and their batch statistics."""
         stride = 2 if halves else 1
         edges = len(weights_of[SKIP])
-        terms, moments = Terms([], [], [], []), {}
+        terms = Terms([], [], [], [])
+        moments: dict[str, list[Moments]] = {}
         active = jax.nn.relu(x)
         tiled = jnp.tile(active, edges)
         for name, of_operation in own.items():
@@ -398,8 +399,8 @@ class DartsCell(DartsNetwork):
             y = pool(x)[:, ::stride, ::stride]
             if self.normalize_pools:
                 own_given = given and jax.tree.map(lambda m: m[0], given[name])
-                y, found = normalize_once(y, own_given, axis)
-                moments[name] = [found]
+                y, of_pool = normalize_once(y, own_given, axis)
+                moments[name] = [of_pool]
             terms.images.append(y)
             terms.of_images.append(weights_of[name])
         if not halves:

@@ -88,9 +88,11 @@ class GenotypeNetwork(DartsNetwork):
     def _cell(self, kind):
         return self.genotype.normal if kind == NORMAL else self.genotype.reduce
 
+    def _concat(self, kind):
+        return (self.genotype.normal_concat, self.genotype.reduce_concat)[kind]
+
     def _nodes_out(self, kind):
-        states = self.genotype[1 + 2 * kind]
-        return [state - INPUTS for state in states]
+        return [state - INPUTS for state in self._concat(kind)]
 
     def _of_cells(self, place, cells):
         found = {}
@@ -144,7 +146,7 @@ class GenotypeNetwork(DartsNetwork):
         """Both cells, from the two cells before, ``h[-2]`` and ``h[-1]``."""
         del choice
         return {
-            name: graph(self._cell(kind), self.genotype[1 + 2 * kind])
+            name: graph(self._cell(kind), self._concat(kind))
             for kind, name in enumerate(KINDS)
         }
 

@@ -79,12 +79,13 @@ def _parse(text: str) -> Genotype:
     given: dict[str, Any] = {word.arg or "": word.value for word in call.keywords}
     if call.args or set(given) != set(Genotype._fields):
         raise ValueError(f"it has not the fields {', '.join(Genotype._fields)} by name")
-    cells = {name: _cell(name, given[name]) for name in ("normal", "reduce")}
-    concat = {
-        name: _concat(name, given[name], len(cells[name.removesuffix("_concat")]) // 2)
-        for name in ("normal_concat", "reduce_concat")
-    }
-    return Genotype(**cells, **concat)
+    normal, reduce = (_cell(name, given[name]) for name in ("normal", "reduce"))
+    return Genotype(
+        normal,
+        _concat("normal_concat", given["normal_concat"], len(normal) // 2),
+        reduce,
+        _concat("reduce_concat", given["reduce_concat"], len(reduce) // 2),
+    )
 
 
 def _cell(name: str, value: ast.expr) -> Cell:

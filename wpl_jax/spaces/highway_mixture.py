@@ -11,6 +11,7 @@ As there, weights' gradients are products over all time steps, after the loop.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,7 @@ _FUNCTIONS = {
 }
 
 
-def edge(source: int, target: int) -> int:
+def edge(source: Any, target: Any) -> Any:
     """The number of the edge between two nodes, by target, then by source."""
     return target * (target - 1) // 2 + source
 
@@ -81,7 +82,7 @@ def _run(inputs, state, recurrent, kernels, first, weights, shifts, carry, max_n
 
     def step(previous, now):
         x, shift = now
-        sums = [0.0] * nodes
+        sums: list[Any] = [0.0] * nodes
         sums[0] = _mix(previous, product_of_few(recurrent, previous) + x, first)
         for source in range(nodes - 1):
             pre = product_of_few(joined[source], sums[source])
