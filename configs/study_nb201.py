@@ -54,7 +54,7 @@ def get_config(which: str = "methods") -> ConfigDict:
         Ranking,
         which="sample",
         architectures=1000,
-        batches=64,
+        batches=128,  # 4,096 images; on 256, tau depends on which they are
         top=0.05,
         bootstrap=200,
         truth="table",
