@@ -66,8 +66,7 @@ class Selector:
         keys = jax.random.split(
             key_for(key, "derive"), self.strategy.candidates.proposed
         )
-        finalists = functools.partial(self.strategy.finalists, strategy)
-        architectures = jax.vmap(finalists)(keys)
+        architectures = self.strategy.propose_finalists(strategy, keys)
         allows = functools.partial(self.reward.allows, self.task.space)
         return selection._replace(
             architectures=architectures, allowed=jax.vmap(allows)(architectures)

@@ -1,8 +1,9 @@
 """The report of searches: how much was forgotten, under which penalty."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from wpl_jax.reports import measures, searched
@@ -23,10 +24,12 @@ from wpl_jax.reports.sections import (
     methods,
     rank_disorder,
     seed_agreement,
+    selection,
     true_order,
     weight_entropy,
 )
 from wpl_jax.reports.sections.section import Report
+from wpl_jax.strategies import Strategy
 from wpl_jax.supernet import Space
 
 # In the order of the page. A section adds nothing if no search has what it shows.
@@ -42,6 +45,7 @@ SECTIONS = (
     forgetting.SECTION,
     child_order.SECTION,
     true_order.SECTION,
+    selection.SECTION,
     from_scratch.SECTION,
     ensembles.SECTION,
     rank_disorder.SECTION,
@@ -73,6 +77,7 @@ def write(
     searches: Sequence[Searched],
     about: str,
     start_epoch: int | None,
+    strategies: Mapping[str, Strategy] = MappingProxyType({}),
 ) -> None:
     """Writes ``report.html``, ``searches.csv`` and ``figures/``.
 
@@ -82,11 +87,12 @@ def write(
       searches: The arms in order, each with its seeds; the first is the main one.
       about: A line about the data.
       start_epoch: First epoch whose children leave a Fisher; None if none do.
+      strategies: Of each arm, for the section on the selection.
     """
     arms: dict[str, list[Searched]] = {}
     for one in searches:
         arms.setdefault(one.arm, []).append(one)
-    report = Report(workdir, config, arms, about, start_epoch)
+    report = Report(workdir, config, arms, about, start_epoch, strategies)
     measures.write(workdir / measures.SEARCHES_FILE, measures.rows_of(report))
     page = Page("A search with shared weights", workdir)
     for section in SECTIONS:

@@ -240,6 +240,7 @@ class Differentiable(Strategy):
     candidates: Candidates = Candidates(proposed=1, screen_batches=1, keep=1)
 
     differentiable = True
+    candidates_are = "discretized from the architecture weights"
 
     def __post_init__(self) -> None:
         """Checks the settings."""

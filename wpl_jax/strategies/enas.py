@@ -61,6 +61,8 @@ class Enas(Strategy):
     tanh_constant: float | None = 2.5
     prior: Literal["none", "distance"] = "none"
 
+    candidates_are = "drawn from the controller"
+
     def __post_init__(self) -> None:
         """Checks the settings."""
         for name in ("steps", "hidden"):

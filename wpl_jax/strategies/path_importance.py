@@ -51,6 +51,7 @@ class PathImportance(Strategy):
     rate: float = 0.5
 
     uses_norms = True
+    candidates_are = "drawn at random"
 
     def __post_init__(self) -> None:
         """Checks the settings."""

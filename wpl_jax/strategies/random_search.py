@@ -30,6 +30,8 @@ class RandomSearch(Strategy):
     candidates: Candidates = Candidates(proposed=1000)
     sampler: Sampler = chosen(SAMPLERS, Uniform())
 
+    candidates_are = "drawn at random"
+
     def __post_init__(self) -> None:
         """Checks that the sampler can draw from the space."""
         self.sampler.check(self.space)

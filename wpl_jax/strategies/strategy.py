@@ -82,6 +82,11 @@ class Strategy(Protocol):
     def candidates(self) -> Candidates:
         """How its best is selected."""
 
+    @property
+    def candidates_are(self) -> str:
+        """What the candidates for the best are, in a few words for the report."""
+        return "proposed by the strategy"
+
     def check_children(self, number: int) -> None:
         """Checks the number of children that are trained together.
 
@@ -196,6 +201,18 @@ class Strategy(Protocol):
         Its ``choice`` alone is selected and trained from scratch.
         """
         return self.propose(state, key)
+
+    def propose_finalists(self, state: State, keys: jax.Array) -> Architecture:
+        """The candidates for the best together; by default :meth:`finalists`.
+
+        Args:
+          state: The strategy's state.
+          keys: PRNG keys, one for each candidate.
+
+        Returns:
+          Arrays with a leading axis of candidates.
+        """
+        return jax.vmap(functools.partial(self.finalists, state))(keys)
 
     def watch(self, state: State) -> dict[str, jax.Array]:
         """What is recorded of the state after each epoch, by name."""

@@ -19,6 +19,7 @@ from wpl_jax.reports.searched import REPORT_FILE, RESULTS_FILE, Searched
 from wpl_jax.runs.machine import Machine
 from wpl_jax.runs.run_directory import check_same_run, in_turn, open_run
 from wpl_jax.runs.share import Share
+from wpl_jax.strategies import STRATEGIES
 from wpl_jax.supernet import Space
 from wpl_jax.tasks import DataCache
 
@@ -141,7 +142,13 @@ def write_report(
     }
     start = min((epoch for epoch in starts if epoch is not None), default=None)
     about = opened[runs[0].arm].about
-    search_report.write(workdir, config.to_dict(), searched, about, start)
+    strategies = of_each_arm(
+        runs,
+        lambda arm, config: build_chosen(
+            STRATEGIES, config, "strategy", space=opened[arm].task.space
+        ),
+    )
+    search_report.write(workdir, config.to_dict(), searched, about, start, strategies)
     print(f"Report: {workdir / REPORT_FILE}")
 
 

@@ -1,14 +1,16 @@
 """The protocol of a section of the report of searches, and statistics over seeds."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from wpl_jax.reports.page import COLORS, Page
 from wpl_jax.reports.searched import Columns, Searched
+from wpl_jax.strategies import Strategy
 
 
 class Report(NamedTuple):
@@ -21,6 +23,7 @@ class Report(NamedTuple):
         one.
       about: A line about the data.
       start_epoch: First epoch whose children leave a Fisher; None if none do.
+      strategies: Of each arm, or of none.
     """
 
     workdir: Path
@@ -28,6 +31,7 @@ class Report(NamedTuple):
     arms: dict[str, list[Searched]]
     about: str
     start_epoch: int | None
+    strategies: Mapping[str, Strategy] = MappingProxyType({})
 
     @property
     def searches(self) -> list[Searched]:

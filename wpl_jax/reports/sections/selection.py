@@ -1,0 +1,36 @@
+"""What ranks the candidates for the best architecture of each arm."""
+
+from wpl_jax.reports.page import Page
+from wpl_jax.reports.sections.section import Report, Section
+
+
+def _show(page: Page, report: Report) -> None:
+    if not report.strategies:
+        return
+    page.heading("What ranks the candidates")
+    rows = []
+    for arm, strategy in report.strategies.items():
+        settings = strategy.candidates
+        kept = min(settings.keep, settings.proposed)
+        rows.append(
+            (
+                arm,
+                f"{settings.proposed}, {strategy.candidates_are}",
+                f"all, {_on(settings.screen_batches)}",
+                f"the best {kept}, {_on(settings.judge_batches)}",
+            )
+        )
+    page.table(("arm", "candidates", "screened", "judged"), rows)
+    page.text(
+        "After the last epoch, candidates are ranked by their validation error with "
+        "the shared weights, first on few batches, and the best of them again on more. "
+        "The best of these is the result. Training from scratch and tables take no "
+        "part in the selection."
+    )
+
+
+def _on(batches: int | None) -> str:
+    return "on all validation data" if batches is None else f"on {batches} batches"
+
+
+SECTION = Section(_show)
