@@ -25,6 +25,24 @@ from wpl_jax.jobs.build import choice
 from wpl_jax.strategies import STRATEGIES
 
 _OF_MIXTURES, _OF_PATHS = 8, 24  # epochs
+_NAO = {
+    "pool": 200,
+    "every": 4,
+    "updates": 300,
+    "score_batches": 8,
+    "target": "reward",
+    "held_out": 0.2,
+    "seeds": 50,
+    "new": 40,
+    "random": 10,
+    "networks": {
+        "embedding": 16,
+        "hidden": 32,
+        "layers": 2,
+        "units": 64,
+        "batch_size": 50,
+    },
+}
 
 
 def get_config(methods: str = "") -> ConfigDict:
@@ -43,9 +61,11 @@ def get_config(methods: str = "") -> ConfigDict:
         STRATEGIES,
         "enas",
         enas={"steps": 100, "learning_rate": 1e-3, "candidates": candidates},
+        nao={"candidates": candidates, **_NAO},
         random={"candidates": candidates},
     )
-    config.strategy.enas, config.strategy.random = of_paths.enas, of_paths.random
+    for name in ("enas", "nao", "random"):
+        config.strategy[name] = of_paths[name]
     known = _arms()
     chosen = methods.split(",") if methods else list(known)
     for name in chosen:
@@ -71,6 +91,7 @@ def _arms() -> dict[str, dict[str, Any]]:
     return {
         "rs_ws": _paths({"name": "random"}, children),
         "enas": _paths({"name": "enas"}, children),
+        "nao": _paths({"name": "nao"}, {**children, "learn_per_call": 100}),
         "darts": _mixtures(adam),
         "darts_with_none": _mixtures(adam, {"exclude_none": False}),
         "darts_second_order": _mixtures({**adam, "order": "second"}),

@@ -30,6 +30,19 @@ from wpl_jax.spaces.architecture_json import architecture_from_json
 from wpl_jax.tasks import TASKS
 from wpl_jax.tasks.guessing import Guess
 
+# A round after each epoch, in two calls, on the toy space.
+NAO = {
+    "pool": 7,
+    "every": 1,
+    "updates": 4,
+    "held_out": 0.5,
+    "seeds": 3,
+    "new": 2,
+    "random": 1,
+    "networks": {"embedding": 3, "hidden": 4, "layers": 1, "units": 3, "batch_size": 4},
+    "candidates": {"proposed": 4, "screen_batches": 1, "keep": 2},
+}
+
 
 @pytest.fixture
 def quick_report(monkeypatch):
@@ -256,14 +269,26 @@ def test_interruptions_change_nothing(
 
 
 @pytest.mark.slow
-def test_interruptions_of_a_differentiable_search_change_nothing(
-    tmp_path, monkeypatch, quick_report
+@pytest.mark.parametrize(
+    ("strategy", "changing"),
+    [
+        (
+            {"name": "differentiable", "differentiable": {}},
+            "children/discretization_gap_loss",
+        ),
+        ({"name": "nao", "nao": NAO}, "strategy/predicted"),
+    ],
+    ids=["differentiable", "nao"],
+)
+def test_interruptions_of_other_strategies_change_nothing(
+    strategy, changing, tmp_path, monkeypatch, quick_report
 ):
+    """After each call, and so in the middle of what a strategy learns in an epoch."""
     config = one_random_search()
-    config.strategy = ConfigDict({"name": "differentiable", "differentiable": {}})
+    config.strategy = ConfigDict(strategy)
     jobs.run(config, tmp_path / "whole", "run")
     lines = records(tmp_path / "whole" / "searches" / "wpl-seed0")
-    assert len({line["children/discretization_gap_loss"] for line in lines}) == 3
+    assert len({str(line[changing]) for line in lines}) == 3
     run_in_parts(config, tmp_path / "parts", 1, monkeypatch)
     for name in ("metrics.jsonl", "results.json"):
         whole, parts = (
@@ -400,12 +425,13 @@ def test_a_search_that_cannot_go_on_says_so(what, tmp_path, monkeypatch, quick_r
 
 
 @pytest.mark.parametrize("penalty", ["none", "l2", "ewc", "wpl"])
-@pytest.mark.parametrize("strategy", ["enas", "random", "differentiable"])
+@pytest.mark.parametrize("strategy", ["enas", "random", "differentiable", "nao"])
 def test_every_strategy_goes_with_every_penalty(strategy, penalty):
     """By shapes alone: whatever the call, the state keeps its form."""
     config = toy.get_config()
     config.strategy.name, config.penalty.name = strategy, penalty
     config.strategy.differentiable = ConfigDict({})
+    config.strategy.nao = ConfigDict(NAO)
     search, data, _ = make_search(config)
     state = jax.eval_shape(search.init, jax.random.key(0))
     phases, plan = set(), make_plan(config, search)
@@ -417,7 +443,7 @@ def test_every_strategy_goes_with_every_penalty(strategy, penalty):
             for new, old in zip(*map(jax.tree.leaves, (after, state)), strict=True):
                 assert (new.shape, new.dtype) == (old.shape, old.dtype)
             phases.add(call.phase)
-    assert ("learn" in phases) == (strategy == "enas")
+    assert ("learn" in phases) == (strategy in ("enas", "nao"))
 
 
 def test_the_main_arm_is_as_long_as_its_own_time(finished, tmp_path, capsys):

@@ -9,6 +9,7 @@ STRATEGIES = Registry(
     {
         "differentiable": "wpl_jax.strategies.differentiable:Differentiable",
         "enas": "wpl_jax.strategies.enas:Enas",
+        "nao": "wpl_jax.strategies.nao:Nao",
         "pada": "wpl_jax.strategies.path_importance:PathImportance",
         "random": "wpl_jax.strategies.random_search:RandomSearch",
     },
