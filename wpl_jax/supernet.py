@@ -51,6 +51,11 @@ class Architecture(NamedTuple):
     gates: jax.Array | None = None  # float32[num_groups, max_choices]
 
 
+# Two groups of decisions, by their numbers; the choices of the first of one group are
+# those of the first of the other, and so on.
+Exchange = tuple[tuple[int, ...], tuple[int, ...]]
+
+
 class Space(Protocol):
     """A supernet: every method is pure and takes the architecture as data.
 
@@ -126,15 +131,26 @@ class Space(Protocol):
         """
         return largest_weights(weights, self.groups)[: len(self.decisions)]
 
-    def canonical_form(self, choice: Any) -> Hashable:
-        """A value that only isomorphic architectures share; by default the choice.
+    @property
+    def exchanges(self) -> tuple[Exchange, ...]:
+        """Groups of decisions whose choices can be exchanged; by default none.
 
-        Isomorphic architectures compute the same function after the same training.
+        The architecture with exchanged choices is isomorphic. No decision is in two of
+        the pairs.
+        """
+        return ()
+
+    def canonical_form(self, choice: Any) -> Hashable:
+        """A value that only isomorphic architectures share.
+
+        Isomorphic architectures compute the same function after the same training. By
+        default it is the choice, with all :attr:`exchanges` in order.
 
         Args:
           choice: ``int[num_decisions]``.
         """
-        return tuple(np.asarray(choice).tolist())
+        ordered = in_order(self, np.asarray(choice)[None], np)
+        return tuple(ordered[0].tolist())
 
     def classes(self) -> np.ndarray | None:
         """One architecture of each isomorphism class; by default, None: not listed.
@@ -386,6 +402,32 @@ def random_choice(key: jax.Array, decisions: Sequence[Decision]) -> jax.Array:
     """Draws every decision uniformly, ``int32[num_decisions]``."""
     bounds = jnp.asarray(num_choices(decisions))
     return jax.random.randint(key, bounds.shape, 0, bounds, jnp.int32)
+
+
+def in_order(space: Space, choices: Any, xp: Any = jnp) -> Any:
+    """Architectures with the choices of each exchange in order, the smaller first.
+
+    Args:
+      space: The space.
+      choices: ``int[n, num_decisions]``.
+      xp: ``numpy``, or ``jax.numpy`` for traced choices.
+
+    Returns:
+      Isomorphic architectures, like ``choices``.
+    """
+    counts, columns = num_choices(space.decisions), list(choices.T)
+    for first, second in space.exchanges:
+        numbers = [0, 0]  # of the choices of a group, the first of them weighs most
+        for pair in zip(first, second, strict=True):
+            sizes = counts[pair[0]]
+            numbers = [
+                n * sizes + columns[i] for n, i in zip(numbers, pair, strict=True)
+            ]
+        swap = numbers[1] < numbers[0]
+        for i, j in zip(first, second, strict=True):
+            a, b = columns[i], columns[j]
+            columns[i], columns[j] = xp.where(swap, b, a), xp.where(swap, a, b)
+    return xp.stack(columns, axis=1)
 
 
 def is_choice(decisions: Sequence[Decision]) -> np.ndarray:

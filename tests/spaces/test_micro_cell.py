@@ -830,3 +830,36 @@ def test_wrong_settings_are_refused(settings, message):
     settings = {"image_shape": (4, 4, 1), "num_classes": 2} | settings
     with pytest.raises(ValueError, match=message):
         MicroCell(**settings)
+
+
+def wires(graph):
+    """Of each node, the operations on states that it adds up, in any order."""
+    found = {}
+    for start, end, _ in graph.edges:
+        if start.endswith(("a", "b")):
+            found.setdefault(end, []).append(graph.nodes[start])
+            found[end] += [s for s, e, _ in graph.edges if e == start]
+    pairs = {
+        node: zip(each[::2], each[1::2], strict=True) for node, each in found.items()
+    }
+    return {node: sorted(each) for node, each in pairs.items()}
+
+
+def test_exchanged_branches_are_the_same_network():
+    assert len(SPACE.exchanges) == 6
+    names = [decision.name for decision in SPACE.decisions]
+    for seed in range(5):
+        choice = np.array(draw_choice(SPACE, seed))
+        graphs, form = SPACE.graphs(choice), SPACE.canonical_form(choice)
+        for first, second in SPACE.exchanges:
+            for i, j in zip(first, second, strict=True):
+                assert names[i].removesuffix("_a") == names[j].removesuffix("_b")
+            other = choice.copy()
+            other[[*first, *second]] = choice[[*second, *first]]
+            found = SPACE.graphs(other)
+            assert all(wires(found[cell]) == wires(graphs[cell]) for cell in graphs)
+            assert SPACE.canonical_form(other) == form
+            changed = choice.copy()
+            changed[first[1]] = (choice[first[1]] + 1) % 5
+            if changed[first[1]] != choice[second[1]]:
+                assert SPACE.canonical_form(changed) != form

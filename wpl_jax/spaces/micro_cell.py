@@ -42,7 +42,7 @@ from wpl_jax.spaces.images import (
     stem_parameters,
 )
 from wpl_jax.spaces.network import Network
-from wpl_jax.supernet import ALL, Architecture, Decision, Graph, Space
+from wpl_jax.supernet import ALL, Architecture, Decision, Exchange, Graph, Space
 
 Params = dict[str, Any]
 
@@ -103,6 +103,12 @@ class MicroCell(Space):
                     name = f"{cell}_{node}_operation_{side}"
                     found.append(Decision(name, OPERATIONS))
         return tuple(found)
+
+    @property
+    def exchanges(self) -> tuple[Exchange, ...]:
+        """The two branches of each node."""
+        firsts = range(0, 4 * self.num_nodes * len(CELLS), 4)
+        return tuple(((i, i + 2), (i + 1, i + 3)) for i in firsts)
 
     def wirings(self, choice: jax.Array) -> Wiring:
         """The graphs of both cells, ``int32[2, nodes, 2]`` each, the normal first."""
