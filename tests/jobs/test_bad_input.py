@@ -388,7 +388,9 @@ def all_calls(epochs, children, steps, per_call, proposed, judged):
 def lazy_calls(epochs, children, steps, per_call, proposed, judged):
     candidates = types.SimpleNamespace(proposed=proposed)
     strategy = types.SimpleNamespace(
-        steps_after=lambda epoch: steps, candidates=candidates
+        steps_after=lambda epoch: steps,
+        check_epochs=lambda number: None,
+        candidates=candidates,
     )
     search = types.SimpleNamespace(
         children=children, strategy=strategy, num_judged=judged

@@ -148,8 +148,9 @@ class Plan(Sequence[Call]):
             all of an epoch.
 
         Raises:
-          SettingError: If it does not divide them.
+          SettingError: If it does not divide them, or the strategy needs more epochs.
         """
+        search.strategy.check_epochs(epochs)
         self._search, self.epochs = search, epochs
         self._learn_per_call = learn_per_call
         calls = (sum(n for _, n, _ in self._phases(epoch)) for epoch in range(epochs))

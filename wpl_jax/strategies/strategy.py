@@ -102,6 +102,17 @@ class Strategy(Protocol):
             expected = "1, as the strategy trains one architecture at a time"
             raise SettingError("children_per_step", number, expected)
 
+    def check_epochs(self, number: int) -> None:
+        """Checks the number of epochs of a search; by default it may be any.
+
+        Args:
+          number: Of epochs.
+
+        Raises:
+          SettingError: About ``epochs``.
+        """
+        del number
+
     def init(self, key: jax.Array) -> State:
         """What it starts from; by default, no state."""
         del key
