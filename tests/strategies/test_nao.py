@@ -222,6 +222,14 @@ def test_the_candidates_are_the_best_of_the_pool():
     np.testing.assert_array_equal(found, expected)
 
 
+def test_a_search_without_a_round_is_refused():
+    NAO.check_epochs(3)
+    with pytest.raises(
+        SettingError, match=r"^epochs is 2, expected at least 3, the ep"
+    ):
+        NAO.check_epochs(2)
+
+
 @pytest.mark.slow
 def test_the_pool_of_a_benchmark_has_no_isomorphic_architectures():
     space = NasBench201((8, 8, 3), 10)

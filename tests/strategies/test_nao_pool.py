@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from helpers.toy import ToySpace
 
+from wpl_jax.spaces.micro_cell import MicroCell
 from wpl_jax.spaces.nasbench201 import NasBench201
 from wpl_jax.spaces.nasbench201_architectures import canonical_form
 from wpl_jax.strategies import nao_pool
@@ -14,7 +15,7 @@ from wpl_jax.strategies.nao_pool import Found, Pool
 from wpl_jax.supernet import Decision, Space
 
 NB201 = NasBench201((8, 8, 3), 10, exclude_none=True)
-TOY = ToySpace()
+MICRO, TOY = MicroCell((8, 8, 3), 10, num_nodes=2), ToySpace()
 
 
 class Large(Space):
@@ -76,6 +77,22 @@ def test_isomorphic_architectures_are_one():
 def test_what_is_not_listed_represents_itself():
     every = jnp.array([[2, 1], [0, 2]])
     np.testing.assert_array_equal(nao_pool.representatives(TOY, every), every)
+
+
+def test_architectures_with_exchanged_branches_are_one():
+    choices = np.asarray(
+        jax.vmap(MICRO.sample)(jax.random.split(jax.random.key(0), 40))
+    )
+    nodes = choices.reshape(40, -1, 2, 2)  # inputs of both branches, then operations
+    swapped = nodes[..., ::-1].reshape(40, -1)
+    found, other = (
+        np.asarray(nao_pool.representatives(MICRO, x)) for x in (choices, swapped)
+    )
+    np.testing.assert_array_equal(found, other)
+    for choice, one in zip(nodes, found.reshape(nodes.shape), strict=True):
+        for branches, ordered in zip(choice, one, strict=True):
+            # Sorted by inputs, then by operations.
+            assert sorted(branches.T.tolist()) == ordered.T.tolist()
 
 
 def test_new_ones_are_neither_known_nor_twice():

@@ -28,6 +28,7 @@ import numpy as np
 import optax
 
 from wpl_jax.common.settings import (
+    SettingError,
     check_bool,
     check_choice,
     check_int,
@@ -136,6 +137,14 @@ class Nao(Strategy):
         fits = self.new + self.random <= self.pool
         expected = f"at most the {self.pool} places of the pool, with those of random"
         require(self, "new", fits, expected)
+
+    def check_epochs(self, number: int) -> None:
+        """Checks that there is a round."""
+        if number < self.every:
+            expected = (
+                f"at least {self.every}, the epochs before the first round of NAO"
+            )
+            raise SettingError("epochs", number, expected)
 
     @staticmethod
     def unread(settings: Mapping[str, Any]) -> dict[str, str]:

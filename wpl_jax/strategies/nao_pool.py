@@ -1,7 +1,8 @@
 """The pool of architectures of NAO: distinct ones, the worst replaced by new ones.
 
-Isomorphic architectures count as one where the space lists its isomorphism classes
-(:meth:`wpl_jax.supernet.Space.classes`).
+Isomorphic architectures count as one, if the space lists its isomorphism classes
+(:meth:`wpl_jax.supernet.Space.classes`) or says which decisions can be exchanged
+(:attr:`wpl_jax.supernet.Space.exchanges`).
 """
 
 import functools
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wpl_jax.supernet import Space, num_choices
+from wpl_jax.supernet import Space, in_order, num_choices
 
 _TRIES = 100  # draws of architectures, before a space has no more distinct ones
 
@@ -157,9 +158,10 @@ def replace_worst(pool: Pool, found: Found, number: jax.Array) -> Pool:
 
 
 def representatives(space: Space, choices: jax.Array) -> jax.Array:
-    """The first architecture of the isomorphism class of each.
+    """One architecture of the isomorphism class of each.
 
-    The architectures themselves, if the space does not list its classes.
+    The first of the class if the space lists its classes. Otherwise the one with all
+    exchanges in order (:func:`wpl_jax.supernet.in_order`).
 
     Args:
       space: The space.
@@ -170,7 +172,7 @@ def representatives(space: Space, choices: jax.Array) -> jax.Array:
     """
     table = _table(space)
     if table is None:
-        return choices
+        return in_order(space, choices)
     counts = num_choices(space.decisions)
     places = np.cumprod((1, *counts[:0:-1]))[::-1].astype(np.int32)
     return jnp.asarray(table)[choices @ places]
