@@ -100,7 +100,7 @@ def test_new_ones_are_neither_known_nor_twice():
     found = Found(jnp.array([[7, 7], [0, 0], [0, 0], [0, 0]]), jnp.int32(1))
     proposals = jnp.array([[0, 10], [2, 12], [7, 7], [5, 5], [2, 12], [0, 0], [8, 8]])
     found = jax.jit(nao_pool.add_new)(pool, found, proposals)
-    assert int(found.count) == 4  # There is no place for the last one.
+    assert int(found.number) == 4  # There is no place for the last one.
     np.testing.assert_array_equal(found.choices, [[7, 7], [2, 12], [5, 5], [0, 0]])
 
 
@@ -114,7 +114,7 @@ def test_tries_end_when_the_buffer_is_full_or_the_tries_are_over():
 
         return nao_pool.collect(pool, nao_pool.nothing(5, 2), propose, tries)
 
-    assert int(collect(2).count) == 3  # (0, 0), (1, 0), (1, 1)
+    assert int(collect(2).number) == 3  # (0, 0), (1, 0), (1, 1)
     assert rows(collect(9).choices) == {(0, 0), (1, 0), (1, 1), (2, 0), (2, 2)}
 
 

@@ -313,7 +313,7 @@ class Nao(Strategy):
             drawn = jax.vmap(self.space.sample)(keys)
             drawn = nao_pool.representatives(self.space, drawn)
             found = nao_pool.add_new(pool, found, drawn)
-        drawn_count = found.count
+        drawn_number = found.number
         found = nao_pool.collect(pool, found, improve, self.most_steps)
         number = state.round + 1
         renewed = nao_pool.replace_worst(pool, found, number)
@@ -321,7 +321,7 @@ class Nao(Strategy):
             pool=renewed,
             weights=self._weights(renewed),
             round=number,
-            seen=self._look(state)._replace(found=found.count - drawn_count),
+            seen=self._look(state)._replace(found=found.number - drawn_number),
         )
 
     def _look(self, state: State) -> Seen:

@@ -72,7 +72,8 @@ class Encoder(nn.Module):
         """Encodes ``int32[n, decisions]``."""
         embedded = nn.Embed(self.tokens, self.embedding)(tokens)
         embedded = nn.Dropout(self.dropout)(embedded, deterministic=not train)
-        return unit(nn.RNN(nn.OptimizedLSTMCell(self.hidden))(embedded))
+        outputs: Any = nn.RNN(nn.OptimizedLSTMCell(self.hidden))(embedded)
+        return unit(outputs)
 
 
 class Predictor(nn.Module):
@@ -219,7 +220,7 @@ class Coder:
           Vectors of norm 1, ``float32[n, decisions, hidden]``.
         """
         tokens = jnp.asarray(self._vocabulary.tokens)[self._rows, choices]
-        return self._encoder.apply(params.encoder, tokens, **_dropout(key))
+        return _apply(self._encoder, params.encoder, tokens, key=key)
 
     def predict(
         self, params: Params, encoded: jax.Array, key: jax.Array | None = None
@@ -235,7 +236,7 @@ class Coder:
           ``float32[n]``.
         """
         mean = unit(jnp.mean(encoded, -2))
-        return self._predictor.apply(params.predictor, mean, **_dropout(key))
+        return _apply(self._predictor, params.predictor, mean, key=key)
 
     def log_probabilities(
         self, params: Params, encoded: jax.Array, choices: jax.Array
@@ -245,7 +246,8 @@ class Coder:
         before = jnp.pad(tokens[:, :-1], ((0, 0), (1, 0)))
         before = before.at[:, 0].set(self._vocabulary.size)
         carry = self._start(encoded)
-        _, logits = self._decoder.apply(params.decoder, carry, before, encoded)
+        found: Any = self._decoder.apply(params.decoder, carry, before, encoded)
+        logits = found[1]
         logits = jnp.where(self._vocabulary.legal, logits, _NEVER)
         log_p = jax.nn.log_softmax(logits)
         return jnp.take_along_axis(log_p, tokens[..., None], -1)[..., 0]
@@ -264,9 +266,10 @@ class Coder:
         def decide(state, decision):
             carry, before = state
             legal, choice_of = decision
-            carry, logits = self._decoder.apply(
+            found: Any = self._decoder.apply(
                 params.decoder, carry, before[:, None], encoded
             )
+            carry, logits = found
             logits = jnp.where(legal, logits[:, 0], _NEVER)
             token = jnp.argmax(logits, -1).astype(jnp.int32)
             return (carry, token), choice_of[token]
@@ -338,11 +341,10 @@ class Coder:
         return Decoder(self._vocabulary.size, self.networks.hidden)
 
 
-def _dropout(key: jax.Array | None) -> dict[str, Any]:
-    """Arguments of a network's ``apply``, without and with dropout."""
-    if key is None:
-        return {"train": False}
-    return {"train": True, "rngs": {"dropout": key}}
+def _apply(module: nn.Module, params: Any, *args: Any, key: jax.Array | None) -> Any:
+    """What a network computes, with dropout if there is a key."""
+    rngs = None if key is None else {"dropout": key}
+    return module.apply(params, *args, train=key is not None, rngs=rngs)
 
 
 def _mean(values: jax.Array, which: jax.Array) -> jax.Array:

@@ -7,8 +7,8 @@ Isomorphic architectures count as one, if the space lists its isomorphism classe
 
 import functools
 import itertools
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,7 @@ class Found(NamedTuple):
     """Architectures that are not in a pool, in a buffer."""
 
     choices: jax.Array  # int32[buffer, decisions]
-    count: jax.Array  # int32[]; how many there are
+    number: jax.Array  # int32[]; how many there are
 
 
 def init(space: Space, key: jax.Array, places: int, number: int) -> Pool:
@@ -93,7 +93,7 @@ def collect(
 
     def is_left(state):
         found, number = state
-        return (found.count < len(found.choices)) & (number < tries)
+        return (found.number < len(found.choices)) & (number < tries)
 
     def add(state):
         found, number = state
@@ -114,13 +114,13 @@ def add_new(pool: Pool, found: Found, proposals: jax.Array) -> Found:
     earlier = jnp.tril(jnp.ones((len(proposals), len(proposals)), bool), -1)
     known = (
         _is_among(proposals, pool.choices, pool.filled)
-        | _is_among(proposals, found.choices, jnp.arange(places) < found.count)
+        | _is_among(proposals, found.choices, jnp.arange(places) < found.number)
         | _is_among(proposals, proposals, earlier)
     )
-    place = jnp.where(known, places, found.count + jnp.cumsum(~known) - 1)
+    place = jnp.where(known, places, found.number + jnp.cumsum(~known) - 1)
     return Found(
         found.choices.at[place].set(proposals, mode="drop"),
-        jnp.minimum(found.count + jnp.sum(~known), places),
+        jnp.minimum(found.number + jnp.sum(~known), places),
     )
 
 
@@ -149,7 +149,7 @@ def replace_worst(pool: Pool, found: Found, number: jax.Array) -> Pool:
     """
     places, buffer = len(pool.choices), len(found.choices)
     worst = order(pool, pool.rewards)[::-1][:buffer]
-    place = jnp.where(jnp.arange(buffer) < found.count, worst, places)
+    place = jnp.where(jnp.arange(buffer) < found.number, worst, places)
     return Pool(
         pool.choices.at[place].set(found.choices, mode="drop"),
         pool.rewards.at[place].set(jnp.nan, mode="drop"),
@@ -170,7 +170,7 @@ def representatives(space: Space, choices: jax.Array) -> jax.Array:
     Returns:
       ``int32[n, decisions]``.
     """
-    table = _table(space)
+    table = _table(cast(Hashable, space))
     if table is None:
         return in_order(space, choices)
     counts = num_choices(space.decisions)
@@ -179,7 +179,7 @@ def representatives(space: Space, choices: jax.Array) -> jax.Array:
 
 
 @functools.lru_cache(maxsize=8)
-def _table(space: Space) -> np.ndarray | None:
+def _table(space: Any) -> np.ndarray | None:
     """The representative of every architecture, the last decision varying fastest."""
     classes = space.classes()
     if classes is None:

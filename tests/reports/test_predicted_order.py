@@ -12,7 +12,7 @@ from wpl_jax.evaluation.table import nasbench201
 from wpl_jax.evaluation.truth_from_table import FromTable
 from wpl_jax.reports import search_report
 from wpl_jax.reports.page import Page
-from wpl_jax.reports.sections import forgetting, predictor
+from wpl_jax.reports.sections import forgetting, predicted_order
 from wpl_jax.reports.sections.section import Report
 from wpl_jax.spaces.nasbench201 import NasBench201
 
@@ -65,7 +65,7 @@ def tau(a, b):
 
 
 def test_taus_are_of_each_round_by_measurements_and_by_the_table(one):
-    found = predictor.taus(one, FromTable("cifar10", "test"))
+    found = predicted_order.taus(one, FromTable("cifar10", "test"))
     table = nasbench201()
     true = table.values("cifar10_test", np.array(HELD_OUT) + 1).tolist()
     for place, number in enumerate((1, 2)):
@@ -79,7 +79,7 @@ def test_taus_are_of_each_round_by_measurements_and_by_the_table(one):
             tau(measured, true),
         )
         np.testing.assert_allclose([each[place] for each in found], expected)
-    without = predictor.taus(one, None)
+    without = predicted_order.taus(one, None)
     np.testing.assert_allclose(without.measured, found.measured)
     assert np.isnan([without.predicted_true, without.measured_true]).all()
 
@@ -93,8 +93,8 @@ def page_of(section, report, folder):
 
 def test_the_section_has_the_last_round(one, tmp_path):
     report = Report(tmp_path, {"arms": {}}, {"nao": [one]}, "data", None)
-    text = page_of(predictor.SECTION, report, tmp_path)
-    found = predictor.taus(one, FromTable("cifar10", "test"))
+    text = page_of(predicted_order.SECTION, report, tmp_path)
+    found = predicted_order.taus(one, FromTable("cifar10", "test"))
     for values in found:
         assert f"<td>{values[-1]:.3f}</td>" in text
     assert "<th>predicted, table</th>" in text
@@ -106,7 +106,7 @@ def test_without_a_table_the_section_compares_with_measurements(tmp_path):
         tmp_path / "toy", ToySpace(), [[0, 0], [1, 0], [2, 0], [0, 1], [0, 2]]
     )
     report = Report(tmp_path, {"arms": {}}, {"nao": [toy]}, "data", None)
-    text = page_of(predictor.SECTION, report, tmp_path)
+    text = page_of(predicted_order.SECTION, report, tmp_path)
     assert f"<td>{tau(PREDICTED[2], MEASURED[2]):.3f}</td>" in text
     assert "table</th>" not in text
 
@@ -116,9 +116,9 @@ def test_a_search_without_a_predictor_or_a_round_has_no_section(one, tmp_path):
     plain = one._replace(metrics=[{"children/best": HELD_OUT[0]}])
     for each in (early, plain):
         report = Report(tmp_path, {"arms": {}}, {"nao": [each]}, "data", None)
-        assert "predictor" not in page_of(predictor.SECTION, report, tmp_path)
+        assert "predictor" not in page_of(predicted_order.SECTION, report, tmp_path)
 
 
 def test_damaged_records_are_named(tmp_path):
     with pytest.raises(UserError, match="held_out"):
-        write_search(tmp_path / "wrong", held_out=[[9] * 6])
+        write_search(tmp_path / "wrong", held_out=[HELD_OUT[0], [9] * 6])
