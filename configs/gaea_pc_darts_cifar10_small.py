@@ -17,7 +17,8 @@ A published cell is trained equally by ``--mode=retrain
 from ml_collections import ConfigDict
 
 from wpl_jax.configs import gaea_nb201_small
-from wpl_jax.jobs.build import choice
+from wpl_jax.evaluation.rank_disorder import Ranking
+from wpl_jax.jobs.build import choice, settings
 from wpl_jax.spaces import SPACES
 
 
@@ -43,6 +44,10 @@ def get_config(data: str = "cifar10") -> ConfigDict:
     config.search.epochs = 6
     config.optimizer.sgd.learning_rate = 0.1
     config.optimizer.sgd.cosine = ConfigDict({"lowest": 0.0, "period": 6, "growth": 1})
+    # For --mode=rank: no table has these cells.
+    config.ranking = settings(
+        Ranking, architectures=30, truth="from_scratch", from_scratch={"epochs": 4}
+    )
     # All channels, and the normalizations of DARTS's retraining.
     config.retrain.epochs = 4
     config.retrain.space = ConfigDict(

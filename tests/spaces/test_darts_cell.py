@@ -229,14 +229,28 @@ def flax_network(space, branches):
     return jax.jit(functools.partial(flax_scores, space, branches))
 
 
+def each_cell(params):
+    """The parameters of each cell; those of equal cells in a row are stacked."""
+    for number in range(len(params)):
+        if (name := f"cells_{number}") in params:
+            count = len(params[name]["first"]["kernel"])
+            stacked = jax.tree.map(
+                lambda k, n=count: k.reshape(n, -1, *k.shape[1:]), params[name]
+            )
+            for cell in range(count):
+                yield jax.tree.map(lambda k, c=cell: k[c], stacked)
+
+
 def flax_scores(space, branches, params, images):
+    cells = list(each_cell(params))
+    assert len(cells) == space.cells
     p = params["stem"]
     x = flax_convolution(images, p["kernel"].reshape(3, 3, images.shape[-1], -1))
     states = [flax_norm(x, *affine_of(p))] * 2
     halved = False
     for number in range(space.cells):
         reduction = number in (space.cells // 3, 2 * space.cells // 3)
-        p = params[f"cells_{number}"]
+        p = cells[number]
         nodes = []
         for name, x in zip(("first", "second"), states, strict=True):
             own = {n: k[0] for n, k in p[name].items()}
@@ -302,8 +316,9 @@ def test_a_child_is_the_network_in_flax():
 
 
 @pytest.mark.slow
-def test_the_network_of_a_genotype_is_the_network_in_flax():
-    space = GenotypeNetwork((8, 8, 2), 3, channels=4, cells=3, cell=CELLS)
+@pytest.mark.parametrize("cells", [3, 12])
+def test_the_network_of_a_genotype_is_the_network_in_flax(cells):
+    space = GenotypeNetwork((8, 8, 2), 3, channels=4, cells=cells, cell=CELLS)
     images, params = images_of(space), params_of(space)
 
     def branches(params, reduction):
