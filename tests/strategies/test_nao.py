@@ -11,8 +11,9 @@ import scipy.stats
 
 from wpl_jax.common.settings import SettingError
 from wpl_jax.spaces.nasbench201 import NasBench201
-from wpl_jax.strategies.nao import Nao, kendall_tau
+from wpl_jax.strategies.nao import Nao
 from wpl_jax.strategies.nao_networks import Networks
+from wpl_jax.strategies.nao_quality import kendall_tau
 from wpl_jax.strategies.strategy import Candidates
 from wpl_jax.supernet import Decision, Space
 
@@ -161,7 +162,7 @@ def test_predictions_rise_along_the_gradient():
 
 
 def test_the_predictor_ranks_architectures_that_it_is_not_trained_on():
-    seen = after_a_round()[0].seen
+    seen = after_a_round()[0].seen.held_out
     places = np.arange(40)[3::4]  # a quarter, evenly spread
     np.testing.assert_array_equal(seen.choices, measured().pool.choices[places])
     np.testing.assert_array_equal(seen.measured, measured().pool.rewards[places])
@@ -171,6 +172,15 @@ def test_the_predictor_ranks_architectures_that_it_is_not_trained_on():
     watched = NAO.watch(after_a_round()[0])
     np.testing.assert_array_equal(watched["predicted"], seen.predicted)
     assert 0 < float(watched["reconstructed"]) <= 1
+
+
+def test_without_held_out_architectures_there_is_no_empty_array():
+    strategy = dataclasses.replace(NAO, held_out=0.0)
+    state = jax.eval_shape(strategy.init, jax.random.key(0))
+    assert all(leaf.size for leaf in jax.tree.leaves(state))
+    after, _ = jax.eval_shape(functools.partial(learn, strategy, steps=PART), state, 0)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    assert set(strategy.watch(state)) == {"rounds", "reconstructed", "found"}
 
 
 def test_held_out_rewards_change_nothing_in_the_networks():
@@ -217,7 +227,7 @@ def test_the_candidates_are_the_best_of_the_pool():
     np.testing.assert_array_equal(found, state.pool.choices[best])
     strategy = dataclasses.replace(NAO, finalists_by="predicted")
     found = strategy.propose_finalists(state, keys).choice
-    predicted = strategy._predict(state.params, state.pool.choices)
+    predicted = strategy._coder.expect(state.params, state.pool.choices)
     expected = state.pool.choices[np.argsort(-np.asarray(predicted))[:8]]
     np.testing.assert_array_equal(found, expected)
 

@@ -35,25 +35,12 @@ from wpl_jax.common.settings import (
     check_number,
     require,
 )
-from wpl_jax.strategies import nao_pool
+from wpl_jax.strategies import nao_pool, nao_quality
 from wpl_jax.strategies.nao_networks import Coder, Networks, Params
 from wpl_jax.strategies.nao_pool import Pool
+from wpl_jax.strategies.nao_quality import Seen
 from wpl_jax.strategies.strategy import Candidates, Learned, RewardsFn, Strategy
 from wpl_jax.supernet import Architecture, Space
-
-
-class Seen(NamedTuple):
-    """What the last round has measured of the networks; nan before the first.
-
-    The networks do not learn the rewards of held-out architectures of the pool.
-    """
-
-    choices: jax.Array  # int32[held out, decisions]
-    predicted: jax.Array  # float32[held out]
-    measured: jax.Array  # float32[held out]; nan of empty places
-    correlation: jax.Array  # float32[]; Kendall's tau of the two
-    reconstructed: jax.Array  # float32[]; share of the pool that is decoded to itself
-    found: jax.Array  # int32[]; new architectures that were decoded
 
 
 class State(NamedTuple):
@@ -160,22 +147,13 @@ class Nao(Strategy):
         initial = self.pool if self.initial is None else self.initial
         pool = nao_pool.init(self.space, keys[0], self.pool, initial)
         params = self._coder.init(keys[1])
-        held_out = int(np.sum(self._held_out))
-        unknown = jnp.full(held_out, jnp.nan)
         return State(
             pool=pool,
             weights=self._weights(pool),
             params=params,
             opt_state=self.networks.optimizer.init(params),
             round=jnp.int32(0),
-            seen=Seen(
-                choices=jnp.zeros((held_out, len(self.space.decisions)), jnp.int32),
-                predicted=unknown,
-                measured=unknown,
-                correlation=jnp.float32(jnp.nan),
-                reconstructed=jnp.float32(jnp.nan),
-                found=jnp.int32(0),
-            ),
+            seen=nao_quality.unknown(pool, self._held_out),
         )
 
     def propose(self, state: State, key: jax.Array) -> Architecture:
@@ -223,28 +201,15 @@ class Nao(Strategy):
         """The best of the pool, by measured or by predicted rewards."""
         values = state.pool.rewards
         if self.finalists_by == "predicted":
-            values = self._predict(state.params, state.pool.choices)
+            values = self._coder.expect(state.params, state.pool.choices)
         filled = jnp.sum(state.pool.filled)
         # All of the pool again, if it has fewer.
         places = nao_pool.order(state.pool, values)[jnp.arange(len(keys)) % filled]
         return Architecture(state.pool.choices[places])
 
     def watch(self, state: State) -> dict[str, jax.Array]:
-        """Of the last round: how well the predictor ranks held-out architectures."""
-        seen = state.seen
-        found = {
-            "rounds": state.round,
-            "reconstructed": seen.reconstructed,
-            "found": seen.found,
-        }
-        if len(seen.choices):
-            found |= {
-                "predictor_tau": seen.correlation,
-                "held_out": seen.choices,
-                "predicted": seen.predicted,
-                "measured": seen.measured,
-            }
-        return found
+        """Rounds so far, and what the last one has measured of the networks."""
+        return {"rounds": state.round, **nao_quality.record(state.seen)}
 
     def _measure(self, state: State, key: jax.Array, rewards_fn: RewardsFn) -> State:
         """Measures the rewards of all on the same validation batches."""
@@ -321,29 +286,10 @@ class Nao(Strategy):
             pool=renewed,
             weights=self._weights(renewed),
             round=number,
-            seen=self._look(state)._replace(found=found.number - drawn_number),
+            seen=nao_quality.look(
+                coder, params, pool, self._held_out, found.number - drawn_number
+            ),
         )
-
-    def _look(self, state: State) -> Seen:
-        """Measures the networks on the pool."""
-        pool = state.pool
-        held_out = np.flatnonzero(self._held_out)
-        choices = pool.choices[held_out]
-        predicted = self._predict(state.params, choices)
-        measured = pool.rewards[held_out]
-        encoded = self._coder.encode(state.params, pool.choices)
-        same = jnp.all(self._coder.decode(state.params, encoded) == pool.choices, -1)
-        return Seen(
-            choices=choices,
-            predicted=predicted,
-            measured=measured,
-            correlation=kendall_tau(predicted, measured),
-            reconstructed=jnp.mean(same, where=pool.filled),
-            found=jnp.int32(0),
-        )
-
-    def _predict(self, params: Params, choices: jax.Array) -> jax.Array:
-        return self._coder.predict(params, self._coder.encode(params, choices))
 
     def _weights(self, pool: Pool) -> jax.Array:
         """In proportion to which children are drawn, float32[places]."""
@@ -371,16 +317,3 @@ class Nao(Strategy):
     @property
     def _coder(self) -> Coder:
         return Coder(self.networks, self.space.decisions)
-
-
-def kendall_tau(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Kendall's tau-b of pairs, without those that are not finite, ``float32[]``.
-
-    nan if all values of one are equal.
-    """
-    there = jnp.isfinite(a) & jnp.isfinite(b)
-    counts = there[:, None] & there[None]
-    signs = [jnp.where(counts, jnp.sign(x[:, None] - x[None]), 0) for x in (a, b)]
-    agree = jnp.sum(signs[0] * signs[1])
-    untied = [jnp.sum(sign**2) for sign in signs]
-    return agree / jnp.sqrt(untied[0] * untied[1])

@@ -238,6 +238,10 @@ class Coder:
         mean = unit(jnp.mean(encoded, -2))
         return _apply(self._predictor, params.predictor, mean, key=key)
 
+    def expect(self, params: Params, choices: jax.Array) -> jax.Array:
+        """The performance that is expected of architectures, ``float32[n]``."""
+        return self.predict(params, self.encode(params, choices))
+
     def log_probabilities(
         self, params: Params, encoded: jax.Array, choices: jax.Array
     ) -> jax.Array:
