@@ -2,7 +2,9 @@
 
     python launch.py --config=configs/nao_rnn_pydoc.py --workdir=runs/nao_pydoc
 
-With the Weight Plasticity Loss and without, on text that needs no download.
+With the Weight Plasticity Loss and without, on text that needs no download: six
+searches, each with its retraining a minute and a half of one core, compilation
+included.
 """
 
 from ml_collections import ConfigDict
