@@ -204,18 +204,18 @@ class Retraining:
     @compiled()
     def statistics(self, state: State, data: Data) -> Any:
         """Batch statistics of the best parameters over the training data."""
-        architecture = Architecture(state.choice)
-        axis = self.devices.every
-        return self.task.statistics(state.best, architecture, data, axis)
+        task: Any = self.task  # One with a predictor has the two methods.
+        architecture, axis = Architecture(state.choice), self.devices.every
+        return task.statistics(state.best, architecture, data, axis)
 
     @compiled(static_argnames="split")
     def evaluate_with(
         self, statistics: Any, state: State, data: Data, split: str
     ) -> Evaluation:
         """What the best parameters are worth with given batch statistics."""
-        axis = self.devices.every
-        architecture = Architecture(state.choice)
-        return self.task.evaluate_with(
+        task: Any = self.task
+        architecture, axis = Architecture(state.choice), self.devices.every
+        return task.evaluate_with(
             statistics, state.best, architecture, data, split, axis
         )
 
@@ -410,5 +410,5 @@ def _kept(retraining, state, data, found, splits) -> Kept:
         evaluation = retraining.evaluate_with(statistics, state, data, split)
         loss, error = (float(each) for each in evaluation)
         metrics |= {f"{split}_loss": finite(loss), f"{split}_error": finite(error)}
-    on_host = jax.device_get((state.choice, state.best, statistics))
-    return Kept(*on_host, metrics)
+    choice, best, statistics = jax.device_get((state.choice, state.best, statistics))
+    return Kept(choice, best, statistics, metrics)

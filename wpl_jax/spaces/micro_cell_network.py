@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 
 from wpl_jax.spaces.batch_normalization import Moments
@@ -41,7 +42,7 @@ def network(space: Any, choice: Any, child: Any, statistics: Any) -> Network:
       child: Parameters of the child.
       statistics: Moments of its normalizations.
     """
-    wirings = Wiring(*(np.asarray(each) for each in space.wirings(choice)))
+    wirings: Any = jax.device_get(space.wirings(choice))
     cells = [Wiring(*(each[kind] for each in wirings)) for kind in range(2)]
     affine, chosen = space.affine, {OPERATIONS[i] for i in wirings.operations.flat}
     return Network(

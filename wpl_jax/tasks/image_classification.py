@@ -342,9 +342,10 @@ class ImageClassification:
             tuple(np.asarray(x, np.float32).tolist())
             for x in (data.mean, data.deviation)
         )
+        height, width, channels = map(int, dataset.image_shape)
         return ImagePredictor(
             dataset.class_names,
-            tuple(map(int, dataset.image_shape)),
+            (height, width, channels),
             mean,
             deviation,
             self.shrink,

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ import numpy as np
 from wpl_jax.data.text.levels import END, LEVELS, UNKNOWN
 from wpl_jax.data.text.source import TextSplit
 from wpl_jax.errors import UserError, printable, shorten
+from wpl_jax.spaces.words import RecurrentSpace
 from wpl_jax.supernet import Architecture, Space
 from wpl_jax.tasks.predictor import Table
 
@@ -108,9 +109,10 @@ class TextPredictor:
         The hidden state is zero before the first word.
         """
         del statistics
-        state = space.initial_state(inputs.shape[0])
-        hidden = space.apply(child, architecture, inputs, state=state)
-        logits = space.logits(child, hidden.raw)
+        of_words = cast(RecurrentSpace, space)
+        state = of_words.initial_state(inputs.shape[0])
+        hidden = of_words.apply(child, architecture, inputs, state=state)
+        logits = of_words.logits(child, hidden.raw)
         return jax.nn.log_softmax(logits.astype(jnp.float32))
 
     def statistics_form(
@@ -174,7 +176,7 @@ class TextPredictor:
     def _rows_of(self, lines, numbers, first, predict):
         ends = [self._end] if self._end is not None else []
         # The line is read after the end of one, which a model has often seen.
-        inputs = [np.int32([*ends, *each]) for each in numbers]
+        inputs = [np.array([*ends, *each], np.int32) for each in numbers]
         longest = max(1, *map(len, inputs))
         width = 2 ** int(np.ceil(np.log2(longest)))  # Few widths are compiled.
         batch = np.zeros((_AT_ONCE, width), np.int32)
@@ -183,19 +185,23 @@ class TextPredictor:
         found = predict(batch)
         unknown = self._numbers.get(UNKNOWN)
         for i, (given, each) in enumerate(zip(inputs, numbers, strict=True)):
-            targets = np.int32([*given[1:], *ends]) if len(given) else given
+            targets = [*given[1:], *ends] if len(given) else []
             losses = [-found[i, t, word] for t, word in enumerate(targets)]
             loss = float(np.mean(losses)) if losses else float("nan")
-            last = found[i, len(given) - 1] if len(given) else None
-            best = None if last is None else int(np.argmax(last))
+            best, probability = "", ""
+            if len(given):
+                last = found[i, len(given) - 1]
+                word = int(np.argmax(last))
+                best = printable(repr(self.vocabulary[word])[1:-1])
+                probability = f"{np.exp(last[word]):.6g}"
             yield (
                 first + i + 1,
                 len(each),
                 int(np.sum(each == unknown)) if unknown is not None else 0,
                 f"{loss:.6g}",
                 f"{np.exp(loss):.6g}",
-                "" if best is None else printable(repr(self.vocabulary[best])[1:-1]),
-                "" if best is None else f"{np.exp(last[best]):.6g}",
+                best,
+                probability,
             )
 
     @property
