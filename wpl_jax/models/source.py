@@ -68,13 +68,16 @@ NNX = Dialect(
     norm="",
     train="",
     helpers={
-        Conv: """def conv(inputs, outputs, size, stride=1, groups=1, *, rngs):
+        Conv: """def conv(
+    inputs, outputs, size, stride=1, groups=1, dilation=1, *, rngs
+):
     return nnx.Conv(
         inputs,
         outputs,
         (size, size),
         stride,
-        padding=size // 2,
+        padding=dilation * (size // 2),
+        kernel_dilation=dilation,
         feature_group_count=groups,
         use_bias=False,
         kernel_init=INIT,
@@ -119,12 +122,13 @@ LINEN = Dialect(
     norm=", not train",
     train=", train",
     helpers={
-        Conv: """def conv(inputs, outputs, size, stride=1, groups=1):
+        Conv: """def conv(inputs, outputs, size, stride=1, groups=1, dilation=1):
     return nn.Conv(
         outputs,
         (size, size),
         stride,
-        padding=size // 2,
+        padding=dilation * (size // 2),
+        kernel_dilation=dilation,
         feature_group_count=groups,
         use_bias=False,
         kernel_init=INIT,
@@ -246,14 +250,7 @@ def _layer(name: str, layer: Layer, dialect: Dialect) -> str:
     """The expression that makes a layer."""
     rngs = ["rngs=rngs"] if dialect is NNX else []
     if isinstance(layer, Several):
-        lists = []
-        for one, count in layer.items:
-            each = _layer(name, one, dialect)
-            lists.append(
-                f"[{each}]" if count == 1 else f"[{each} for _ in range({count})]"
-            )
-        found = " + ".join(lists)
-        return f"nnx.List({found})" if dialect is NNX else found
+        return _list(name, layer, dialect)
     if isinstance(layer, Parameter):
         init = "jax.nn.initializers.zeros" if layer.zeros else "INIT"
         if dialect is NNX:
@@ -264,6 +261,20 @@ def _layer(name: str, layer: Layer, dialect: Dialect) -> str:
     else:
         arguments, called = _given(layer), _HELPERS[type(layer)]
     return f"{called}({', '.join([*map(str, arguments), *rngs])})"
+
+
+def _list(name: str, layer: Several, dialect: Dialect) -> str:
+    """A list of layers, in one line if there is one kind of them."""
+    start, end = ("nnx.List([", "])") if dialect is NNX else ("[", "]")
+    items = []
+    for one, count in layer.items:
+        each = _layer(name, one, dialect)
+        loop = f"{each} for _ in range({count})"
+        if len(layer.items) == 1:
+            return f"{start}{loop}{end}"
+        items.append(each if count == 1 else f"*({loop})")
+    inside = "".join(f"            {item},\n" for item in items)
+    return f"{start}\n{inside}        {end}"
 
 
 _HELPERS: dict[Any, str] = {Conv: "conv", BatchNorm: "batch_norm", Dense: "dense"}

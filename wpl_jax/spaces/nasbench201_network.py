@@ -44,7 +44,8 @@ _REDUCTION = Block(
     },
     "x",
     """y = self.second(self.first(x@train)@train)
-return self.shortcut(@flax.avg_pool(x, (2, 2), (2, 2))) + y""",
+x = @flax.avg_pool(x, window_shape=(2, 2), strides=(2, 2))
+return self.shortcut(x) + y""",
     {"inputs": ""},
 )
 

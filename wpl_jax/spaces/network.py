@@ -20,13 +20,17 @@ Expression = str | int
 
 
 class Conv(NamedTuple):
-    """A convolution without a bias, its input padded by half of the window."""
+    """A convolution without a bias, its input padded by half of the window.
+
+    ``dilation`` is the distance between two pixels of the window.
+    """
 
     inputs: Expression
     outputs: Expression
     size: Expression
     stride: Expression = 1
     groups: Expression = 1
+    dilation: int = 1
 
 
 class BatchNorm(NamedTuple):
@@ -109,12 +113,18 @@ class Network:
     weights: dict[str, np.ndarray]
 
 
+# With keywords, as the converter to ONNX takes them.
 AVERAGE_POOL = """def average_pool(x):
-    window, stride = (3, 3), (1, 1)
-    return @flax.avg_pool(x, window, stride, "SAME", count_include_pad=False)
+    return @flax.avg_pool(
+        x,
+        window_shape=(3, 3),
+        strides=(1, 1),
+        padding="SAME",
+        count_include_pad=False,
+    )
 """
 MAX_POOL = """def max_pool(x):
-    return @flax.max_pool(x, (3, 3), (1, 1), "SAME")
+    return @flax.max_pool(x, window_shape=(3, 3), strides=(1, 1), padding="SAME")
 """
 
 
