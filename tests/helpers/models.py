@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from wpl_jax.models.model import Model
+from wpl_jax.spaces.darts_cell import DartsCell
 from wpl_jax.spaces.micro_cell import MicroCell
 from wpl_jax.spaces.nasbench201 import NasBench201
 from wpl_jax.spaces.recurrent_cell import RecurrentCell
@@ -34,6 +35,23 @@ MODELS = {
     "micro_cell_odd": (
         MicroCell((7, 6, 2), 3, num_nodes=2, filters=2, layers=3, affine=False),
         [0, 1, 0, 1, 2, 0, 4, 3, 1, 1, 2, 0, 0, 2, 1, 0],
+    ),
+    "darts_cell": (
+        DartsCell(SHAPE, 3, channels=4, cells=3, num_nodes=2, affine=True),
+        # Of each node both inputs, then both operations; the normal cell first.
+        [0, 3, 0, 2, 2, 6, 0, 2, 4, 1, 1, 2],
+    ),
+    "darts_cell_parts": (
+        DartsCell(
+            SHAPE,
+            3,
+            channels=4,
+            cells=3,
+            num_nodes=2,
+            channel_parts=2,
+            edge_weights=True,
+        ),
+        [0, 5, 1, 1, 2, 0, 0, 2, 4, 2, 1, 2],
     ),
     "recurrent_cell": (
         RecurrentCell(5, hidden=3, num_nodes=5, init_scale=0.5),

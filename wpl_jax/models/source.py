@@ -243,7 +243,7 @@ def _setup(block: Block, dialect: Dialect) -> str:
     for name, layer in block.layers.items():
         found = f"        self.{name} = {_layer(name, layer, dialect)}"
         lines += _wrapped(found.replace("$", dialect.argument)) + "\n"
-    return lines
+    return lines or "        pass  # It has no parameters.\n"
 
 
 def _layer(name: str, layer: Layer, dialect: Dialect) -> str:

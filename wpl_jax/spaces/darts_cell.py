@@ -24,7 +24,7 @@ import numpy as np
 
 from wpl_jax.common.settings import MOST_NODES, check_bool, check_int, require
 from wpl_jax.errors import UserError
-from wpl_jax.spaces import partial_channels
+from wpl_jax.spaces import darts_blocks, partial_channels
 from wpl_jax.spaces.batch_normalization import Moments, normalize_once
 from wpl_jax.spaces.darts_network import (
     INPUTS,
@@ -46,6 +46,7 @@ from wpl_jax.spaces.darts_operations import (
 )
 from wpl_jax.spaces.genotypes import Genotype, parse
 from wpl_jax.spaces.mixed_edges import Terms, mix
+from wpl_jax.spaces.network import Network
 from wpl_jax.supernet import EVERY_ROW, PAD, Architecture, Decision, Graph
 
 
@@ -466,6 +467,21 @@ class DartsCell(DartsNetwork):
         ]
         whole = tuple(range(INPUTS, self.num_nodes + INPUTS))
         return Genotype(cells[0], whole, cells[1], whole)
+
+    def network(self, choice: Any, child: Any, statistics: Any) -> Network | None:
+        """The cells and the rest of the network, without its auxiliary head."""
+        return darts_blocks.network(
+            self,
+            self._segments,
+            self.genotype(choice),
+            child,
+            statistics,
+            self._weights_of_branch,
+        )
+
+    def _weights_of_branch(self, own, cell, branch, operation):
+        row = cell * INPUTS * self.num_nodes + branch
+        return {key: value[row] for key, value in own.get(operation, {}).items()}
 
     def graphs(self, choice: Any) -> dict[str, Graph]:
         """Both cells, from the two cells before, ``h[-2]`` and ``h[-1]``."""

@@ -87,7 +87,7 @@ def _body(space: Any, choice: np.ndarray) -> str:
     else:
         steps += [
             f"norm = jnp.linalg.norm({following}, axis=-1, keepdims=True)",
-            f"scale = jnp.minimum(1, {space.max_norm!r} / jnp.maximum(norm, 1e-12))",
+            f"scale = jnp.minimum(1.0, {space.max_norm!r} / jnp.maximum(norm, 1e-12))",
             f"return {following} * jax.lax.stop_gradient(scale), output",
         ]
     lines = [
