@@ -30,7 +30,8 @@ from wpl_jax.jobs.build import build_chosen
 from wpl_jax.protections import PENALTIES
 from wpl_jax.search import Search
 from wpl_jax.spaces.highway_scan import ACTIVATIONS, flat
-from wpl_jax.spaces.recurrent_cell import Dropout, RecurrentCell
+from wpl_jax.spaces.recurrent_cell import RecurrentCell
+from wpl_jax.spaces.words import Dropout
 from wpl_jax.strategies import STRATEGIES
 from wpl_jax.supernet import Architecture, gather
 from wpl_jax.tasks.language_model import LanguageModel

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from wpl_jax.spaces.highway_scan import ACTIVATIONS, Wiring, _forward, highway_scan
-from wpl_jax.spaces.recurrent_cell import Dropout, RecurrentCell
+from wpl_jax.spaces.recurrent_cell import RecurrentCell
+from wpl_jax.spaces.words import Dropout
 from wpl_jax.supernet import Architecture, gather, mask, random_choice, scatter
 
 VOCABULARY, HIDDEN, NODES, BATCH, TIME = 7, 6, 5, 3, 4

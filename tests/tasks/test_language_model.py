@@ -10,7 +10,8 @@ from helpers.parts import load_task
 
 from configs import enas_rnn_pydoc
 from wpl_jax.errors import ConfigError, UserError
-from wpl_jax.spaces.recurrent_cell import Dropout, RecurrentCell
+from wpl_jax.spaces.recurrent_cell import RecurrentCell
+from wpl_jax.spaces.words import Dropout
 from wpl_jax.supernet import Architecture
 from wpl_jax.tasks import DataCache, Evaluation, word_losses
 from wpl_jax.tasks.language_model import LanguageModel

@@ -12,7 +12,7 @@ each activation (:mod:`wpl_jax.spaces.highway_mixture`).
 """
 
 import dataclasses
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -26,48 +26,15 @@ from wpl_jax.spaces.highway_scan import (
     ACTIVATIONS,
     Carry,
     Wiring,
-    flat,
     highway_scan,
 )
 from wpl_jax.spaces.network import Network
+from wpl_jax.spaces.words import Dropout, Hidden, drop, linear
 from wpl_jax.supernet import ALL, EVERY_ROW, Architecture, Decision, Graph, Space
 
 Params = dict[str, jax.Array]
 
 _NONE = "none"  # no edge, in a mixture
-
-
-@dataclasses.dataclass(frozen=True)
-class Dropout:
-    """Rates in [0, 1), each mask drawn once for a whole sequence.
-
-    The names and places are those of Merity et al., "Regularizing and Optimizing
-    LSTM Language Models" (2017).
-
-    Attributes:
-      embedding: Of whole words.
-      input: Of the cell's input.
-      output: Of the cell's output.
-      recurrent: Of the weights of the recurrent kernel.
-    """
-
-    embedding: float = 0.0
-    input: float = 0.0
-    output: float = 0.0
-    recurrent: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Checks the rates."""
-        for name in ("embedding", "input", "output", "recurrent"):
-            check_number(self, name, least=0, below=1)
-
-
-class Hidden(NamedTuple):
-    """What a child computes before the softmax."""
-
-    raw: jax.Array  # float[batch, time, hidden]; outputs of the cell
-    dropped: jax.Array  # float[batch, time, hidden]; with dropout
-    state: jax.Array  # float[batch, hidden]; to go on from
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,13 +191,13 @@ class RecurrentCell(Space):
         if dropout is not None and key is None:
             raise ValueError("dropout draws masks: pass key=jax.random.key(...).")
         keys = jax.random.split(jax.random.key(0) if key is None else key, 4)
-        table = _drop(keys[0], child["embedding"], rates.embedding, (-1, 1))
+        table = drop(keys[0], child["embedding"], rates.embedding, (-1, 1))
         x = jnp.take(table, tokens.T, axis=0)  # [time, batch, hidden]
-        x = _drop(keys[1], x, rates.input, (1, -1, -1), axis)
+        x = drop(keys[1], x, rates.input, (1, -1, -1), axis)
         arguments = (
-            _linear(x, child["input"], child["bias"]),
+            linear(x, child["input"], child["bias"]),
             state,
-            _drop(keys[2], child["recurrent"], rates.recurrent, (-1, -1)),
+            drop(keys[2], child["recurrent"], rates.recurrent, (-1, -1)),
             child["edges"],
         )
         if architecture.weights is None:
@@ -242,12 +209,12 @@ class RecurrentCell(Space):
             outputs, state = mixed_highway_scan(
                 *arguments, first, of_edges, self.carry, self.max_norm
             )
-        dropped = _drop(keys[3], outputs, rates.output, (1, -1, -1), axis)
+        dropped = drop(keys[3], outputs, rates.output, (1, -1, -1), axis)
         return Hidden(outputs.swapaxes(0, 1), dropped.swapaxes(0, 1), state)
 
     def logits(self, params: Params, hidden: jax.Array) -> jax.Array:
         """Scores of the words, ``float[..., vocabulary]``."""
-        return _linear(hidden, params["embedding"], params["output_bias"])
+        return linear(hidden, params["embedding"], params["output_bias"])
 
     def initial_state(self, batch: int) -> jax.Array:
         """Zeros, ``float[batch, hidden]``."""
@@ -290,27 +257,3 @@ class RecurrentCell(Space):
         if self.output == "leaves":
             weights = weights.at[parents].set(0)
         return Wiring(parents, activations, weights / weights.sum())
-
-
-def _linear(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-    """``kernel x + bias`` of the last axis of ``x``."""
-    return (flat(x) @ kernel.T + bias).reshape(*x.shape[:-1], -1)
-
-
-def _drop(
-    key: jax.Array,
-    x: jax.Array,
-    rate: float,
-    shape: tuple[int, ...],
-    axis: Axis = NO_AXIS,
-) -> jax.Array:
-    """Inverted dropout with one mask along the axes where ``shape`` is 1.
-
-    The second axis is the batch, of which each device of ``axis`` has a share.
-    """
-    if rate == 0:
-        return x
-    sizes = [x.shape[i] if size == -1 else size for i, size in enumerate(shape)]
-    sizes[1:2] = [size * axis.size for size in sizes[1:2]]
-    kept = axis.shard(jax.random.bernoulli(key, 1 - rate, sizes), 1)
-    return jnp.where(kept, x / (1 - rate), 0)

@@ -19,8 +19,7 @@ from wpl_jax.common.settings import check_choice, check_int, check_number
 from wpl_jax.data import TextDataset, load_text
 from wpl_jax.devices.axis import NO_AXIS
 from wpl_jax.devices.parallel import Devices
-from wpl_jax.spaces.recurrent_cell import Dropout, Hidden
-from wpl_jax.spaces.words import RecurrentSpace
+from wpl_jax.spaces.words import Dropout, Hidden, RecurrentSpace
 from wpl_jax.tasks.guessing import Guess, of_words
 from wpl_jax.tasks.task import Evaluation, Score
 from wpl_jax.tasks.text_predictor import TextPredictor
