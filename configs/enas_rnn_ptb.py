@@ -16,6 +16,7 @@ from ml_collections import ConfigDict, config_dict
 
 from wpl_jax.engine.optimizers import OPTIMIZERS
 from wpl_jax.engine.plan import SearchSettings
+from wpl_jax.evaluation.plain_networks import Baselines
 from wpl_jax.evaluation.rank_disorder import Ranking
 from wpl_jax.jobs.build import choice, settings
 from wpl_jax.protections import PENALTIES
@@ -149,6 +150,8 @@ def get_config() -> ConfigDict:
     config.retrain.epochs = 600
     config.retrain.checkpoint_seconds = 60.0
     config.retrain.patience = 5  # epochs without progress before averaging begins
+    # Beside what is found, plain networks with as many parameters.
+    config.retrain.baselines = settings(Baselines, names=())
     config.retrain.space = ConfigDict(
         {"recurrent_cell": {"hidden": 800, "output": "all"}}
     )

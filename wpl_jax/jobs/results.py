@@ -11,6 +11,7 @@ from wpl_jax.devices import processes
 from wpl_jax.engine.state import State
 from wpl_jax.errors import UserError
 from wpl_jax.evaluation.retrain import RETRAINED_FILE
+from wpl_jax.jobs import baselines
 from wpl_jax.jobs.search_config import Run
 from wpl_jax.reports.searched import ARCHITECTURE_FILE, REMEDY, RESULTS_FILE
 from wpl_jax.runs.run_files import read_text, to_json, write_atomically
@@ -77,7 +78,12 @@ def write_results(
 
 
 def is_finished(each: Run, workdir: Path) -> bool:
-    """Whether a search has ended, with the training from scratch that it asks for."""
+    """Whether a search has ended, with the trainings from scratch that it asks for."""
+    return is_retrained(each, workdir) and baselines.are_trained(each, workdir)
+
+
+def is_retrained(each: Run, workdir: Path) -> bool:
+    """Whether a search has ended, and what it has found has been retrained if asked."""
     folder = each.folder(workdir)
     return (folder / RESULTS_FILE).exists() and (
         not each.config.retrain.epochs or (folder / "retrain" / RETRAINED_FILE).exists()

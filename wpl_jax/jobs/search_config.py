@@ -55,7 +55,9 @@ from wpl_jax.tasks.predictor import Predictor
 
 _MOST_SEEDS = 10_000  # of a configuration: each has a folder
 # What config.retrain holds beside the fields of a Retraining.
-_OF_RETRAINING = ("architecture", "checkpoint_seconds", "space", "task", "optimizer")
+_OF_RETRAINING = (
+    *("architecture", "baselines", "checkpoint_seconds", "optimizer", "space", "task"),
+)
 
 
 # Sections of a configuration in which a part is chosen by name.

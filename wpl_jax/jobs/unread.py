@@ -43,6 +43,8 @@ def by_arm(config: ConfigDict, mode: str) -> dict[str, Unread]:
         if run.arm not in found:
             own = dict.fromkeys(leaves(config.arms[run.arm]), f"{run.arm} sets it")
             common = of_search(run.config)
+            if run.arm != config.main_arm:
+                common["retrain.baselines"] = "they belong to config.main_arm"
             of_arm = common | dict.fromkeys(_OF_RUN, "an arm cannot change it")
             others = [arm for arm in config.arms if arm != run.arm]
             found[run.arm] = {
@@ -84,6 +86,7 @@ def of_file(config: ConfigDict, mode: str) -> Unread:
     """What is not read by a mode that trains one architecture."""
     read = {"job", "seed", "space", "task", "retrain"}
     found = dict.fromkeys({*config} - read, f"--mode={mode} does not read it")
+    found["retrain.baselines"] = f"--mode={mode} does not read it"
     for part in ("space", "task"):
         for field in leaves(get_field(config, f"retrain.{part}")):
             found[f"{part}.{field}"] = f"config.retrain.{part}.{field} replaces it"

@@ -44,6 +44,11 @@ def search_folder(workdir: Path, arm: str, seed: int) -> Path:
     return workdir / "searches" / search_name(arm, seed)
 
 
+def baseline_folder(workdir: Path, name: str, seed: int) -> Path:
+    """The folder of a baseline that was trained beside the searches of a seed."""
+    return workdir / "baselines" / search_name(name, seed)
+
+
 def no_columns(space: Space) -> Mapping[str, Kind]:
     """No columns of the metrics."""
     del space
@@ -72,6 +77,7 @@ class Searched(NamedTuple):
     results: dict[str, Any]
     retrained: dict[str, Any] | None  # what training from scratch gave
     ensembles: dict[str, Growing] | None = None  # of its children, by split
+    baselines: Mapping[str, dict[str, Any]] = {}  # trained like it, by name
 
     @property
     def folder(self) -> str:

@@ -11,6 +11,8 @@ SPACES = Registry(
         "genotype": "wpl_jax.spaces.genotype_network:GenotypeNetwork",
         "micro_cell": "wpl_jax.spaces.micro_cell:MicroCell",
         "nasbench201": "wpl_jax.spaces.nasbench201:NasBench201",
+        "plain_recurrent": "wpl_jax.spaces.plain_recurrent:PlainRecurrent",
         "recurrent_cell": "wpl_jax.spaces.recurrent_cell:RecurrentCell",
+        "residual": "wpl_jax.spaces.residual:ResidualNetwork",
     },
 )

@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 from wpl_jax.devices import processes
 from wpl_jax.errors import UserError
 from wpl_jax.evaluation import rank_files
-from wpl_jax.jobs import ranking
+from wpl_jax.evaluation.retrain import RETRAINED_FILE, read_retrained
+from wpl_jax.jobs import baselines, ranking
 from wpl_jax.jobs.arms import of_each_arm
 from wpl_jax.jobs.build import build_chosen
 from wpl_jax.jobs.results import is_finished
@@ -205,5 +206,11 @@ def read_search(each: Run, workdir: Path, space: Space) -> Searched:
     """
     from wpl_jax.reports import search_report
 
-    epochs = each.config.search.epochs
-    return search_report.read(each.folder(workdir), each.arm, each.seed, space, epochs)
+    epochs, folder = each.config.search.epochs, each.folder(workdir)
+    found = search_report.read(folder, each.arm, each.seed, space, epochs)
+    trained = {
+        name: read_retrained(path)
+        for name, below in baselines.folders(each, workdir).items()
+        if (path := below / RETRAINED_FILE).exists()
+    }
+    return found._replace(baselines=trained)

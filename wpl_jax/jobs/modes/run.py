@@ -11,11 +11,12 @@ from wpl_jax.devices import processes
 from wpl_jax.errors import ConfigError
 from wpl_jax.evaluation import retrain
 from wpl_jax.evaluation.rank_disorder import Ranking
-from wpl_jax.jobs import memory, ranking
+from wpl_jax.jobs import baselines, memory, ranking
 from wpl_jax.jobs.arms import RETRAINING, check_devices, fingerprints, of_each_arm
 from wpl_jax.jobs.modes.report import finish, read_search
 from wpl_jax.jobs.results import (
     is_finished,
+    is_retrained,
     on_all,
     read_architecture,
     write_results,
@@ -44,7 +45,8 @@ def run(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> None
     The process that finishes last writes the report.
 
     Each search ends with the selection of its best architecture, and with that
-    architecture's training from scratch where ``config.retrain.epochs`` is not 0.
+    architecture's training from scratch where ``config.retrain.epochs`` is not 0. Then
+    the baselines of ``config.retrain.baselines`` are trained in the same way.
 
     Args:
       config: As ``configs/enas_rnn_pydoc.py`` gives it.
@@ -96,6 +98,10 @@ def run(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> None
             title = f"[{number}/{len(runs)}] {each.title}"
             with claim(each.folder(workdir)):
                 arms[each.arm].run(each, workdir, title, requests)
+        for number, each in enumerate(runs, 1):
+            title = f"[{number}/{len(runs)}] {each.title}"
+            with claim(each.folder(workdir)):
+                arms[each.arm].train_baselines(each, workdir, title, requests)
         finish(config, workdir, cache, machine.share)
 
 
@@ -118,6 +124,7 @@ class _Arm:
         self._search, self._data, self.about = make_search(config, cache, num_devices)
         self.space = self._search.task.space
         self.needs = [memory.of_search(self._search, self._data)]
+        self._comparison: baselines.Comparison | None = None
         if config.retrain.epochs:
             found = make_retraining(config, cache, num_devices)
             self._retraining, self._retrain_data, self._predictor = found
@@ -129,6 +136,11 @@ class _Arm:
                     "config.retrain.space has other decisions than config.space, "
                     "expected the same. Change sizes there that leave them as they are."
                 )
+            if name == config.main_arm:
+                self._comparison = baselines.Comparison(
+                    baselines.settings_of(config), self._retraining, self._retrain_data
+                )
+                self.needs += self._comparison.needs()
 
     def check_ranking(self, settings: Ranking) -> None:
         """Checks that its architectures can be ranked."""
@@ -163,7 +175,7 @@ class _Arm:
             _search(
                 *(self._config, self._search, self._data), each, folder, title, requests
             )
-        if not processes.broadcast(is_finished(each, workdir)):
+        if not processes.broadcast(is_retrained(each, workdir)):
             retrain.run(
                 self._retraining,
                 self._retrain_data,
@@ -177,6 +189,15 @@ class _Arm:
                     folder / "retrain", self._retraining.task.space, self._predictor
                 ),
             )
+
+    def train_baselines(
+        self, each: Run, workdir: Path, title: str, requests: Requests
+    ) -> None:
+        """Trains the baselines of a search, as far as it has not been done."""
+        if self._comparison is None or processes.broadcast(is_finished(each, workdir)):
+            return
+        choice = on_all(self._read_architecture, each.folder(workdir), self.space)
+        self._comparison.train(each, choice, workdir, title, requests)
 
 
 def _search(

@@ -1,34 +1,80 @@
-"""The best architecture of each search, trained from scratch."""
+"""The best architecture of each search, trained from scratch, beside baselines."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from wpl_jax.reports.page import Page
 from wpl_jax.reports.sections.section import Report, Section, spread
 
+_Trained = Mapping[int, Mapping[str, Any]]  # what training from scratch gave, by seed
+
 
 def _show(page: Page, report: Report) -> None:
-    rows = []
-    for arm, seeds in report.arms.items():
-        found = [s.retrained for s in seeds if s.retrained]
-        if found:
-            errors = [
-                spread([each[f"{split}_error"] for each in found], 2)
-                for split in ("valid", "test")
-            ]
-            parameters = f"{np.mean([each['parameters'] for each in found]):,.0f}"
-            rows.append((arm, *errors, parameters, str(len(found))))
+    arms = {
+        arm: {one.seed: one.retrained for one in seeds if one.retrained}
+        for arm, seeds in report.arms.items()
+    }
+    baselines = _baselines(report)
+    main, *_ = arms.values()
+    error, name = report.error_name, next(iter(arms))
+    rows = [
+        (label, *_cells(found, main))
+        for label, found in (*arms.items(), *baselines.items())
+        if found
+    ]
     if not rows:
         return
-    error = report.error_name
     page.heading("Trained from scratch")
-    page.table(
-        ("arm", f"validation {error}", f"test {error}", "parameters", "seeds"), rows
-    )
+    columns = [
+        *("trained", f"validation {error}", f"test {error}"),
+        *(f"test, minus {name}", "parameters", "seeds"),
+    ]
+    page.table(columns, rows)
     page.text(
         "The best architecture of each search, trained from scratch with the settings "
-        "in config.retrain; ± the standard error over seeds. The test data was used "
-        "for nothing else."
+        "in config.retrain; ± the standard error over seeds. Differences are those of "
+        "the same seed. The test data was used for nothing else."
     )
+    if baselines:
+        page.text(
+            f"Baselines, which no search has found: {', '.join(baselines)}. They are "
+            f"trained in the same way as the best architectures of {name}. Their width "
+            "makes their number of parameters as close as possible to "
+            f"{_target(report, name)}."
+        )
+
+
+def _baselines(report: Report) -> dict[str, _Trained]:
+    """Of each baseline, what training it gave."""
+    found: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for one in report.searches:
+        for name, trained in one.baselines.items():
+            found.setdefault(name, {})[one.seed] = trained
+    return found
+
+
+def _target(report: Report, main: str) -> str:
+    given = report.config["retrain"].get("baselines", {}).get("parameters")
+    return f"{given:,}" if given else f"that of the architecture of {main} of a seed"
+
+
+def _cells(found: _Trained, main: _Trained) -> tuple[str, ...]:
+    """Errors, differences from the main arm, parameters and number of seeds."""
+    errors = (
+        spread([each[f"{split}_error"] for each in found.values()], 2)
+        for split in ("valid", "test")
+    )
+    differences = [
+        found[seed]["test_error"] - main[seed]["test_error"]
+        for seed in found.keys() & main.keys()
+    ]
+    difference = ""
+    if differences and found is not main:
+        difference = spread(differences, 2)
+    parameters = f"{np.mean([each['parameters'] for each in found.values()]):,.0f}"
+    return (*errors, difference, parameters, str(len(found)))
 
 
 SECTION = Section(_show)
