@@ -36,6 +36,7 @@ def get_config() -> ConfigDict:
         {"proposed": 100, "screen_batches": 5, "keep": 5}
     )
     config.retrain.epochs = 10
+    config.retrain.baselines.names = ("residual",)
     config.retrain.space = ConfigDict(
         {"micro_cell": {"filters": 8, "layers": 3, "auxiliary": True}}
     )

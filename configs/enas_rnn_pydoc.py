@@ -47,6 +47,7 @@ def get_config() -> ConfigDict:
     )
     config.retrain.epochs = 6
     config.retrain.patience = 3
+    config.retrain.baselines.names = ("lstm", "gru")
     config.retrain.space = ConfigDict({"recurrent_cell": {"hidden": 64}})
     config.retrain.task = ConfigDict(
         {"language_model": {"dropout": {"input": 0.2, "output": 0.2}}}

@@ -66,6 +66,7 @@ def test_a_search_runs_on_it(page, tmp_path):
     few = ConfigDict({"proposed": 3, "screen_batches": 1, "keep": 1})
     config.strategy.enas.candidates = few
     config.retrain.epochs = 1
+    config.retrain.baselines.names = ()
     config.retrain.space = ConfigDict({"Ladder": {"hidden": 9}})
     jobs.run(config, tmp_path / "run", "run")
     folder = tmp_path / "run" / "searches" / "wpl-seed0"

@@ -29,5 +29,6 @@ def get_config() -> ConfigDict:
         {"proposed": 4, "screen_batches": 1, "keep": 2}
     )
     config.retrain.epochs = 1
+    config.retrain.baselines.names = ()
     config.retrain.task.image_classification.batch_size = 16
     return config

@@ -56,6 +56,7 @@ def get_config() -> ConfigDict:
     )
     config.retrain.epochs = 1
     config.retrain.checkpoint_seconds = 0.0
+    config.retrain.baselines.names = ()
     config.retrain.optimizer.sgd.learning_rate = 0.5  # At 20 it amplifies rounding.
     config.retrain.space = ConfigDict({"recurrent_cell": {"hidden": 5}})
     config.retrain.task = ConfigDict({"language_model": {"batch_size": 20}})

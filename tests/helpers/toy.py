@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from configs import enas_rnn_pydoc
 from wpl_jax.devices.axis import NO_AXIS
+from wpl_jax.evaluation.plain_networks import Baseline
 from wpl_jax.supernet import ALL, EVERY_ROW, Decision, Graph, Space
 from wpl_jax.tasks import Evaluation
 from wpl_jax.tasks.guessing import of_losses
@@ -64,6 +65,27 @@ class ToySpace(Space):
 
     def graphs(self, choice):
         return {"toy": Graph({"in": "in", "out": "out"}, (("in", "out", ""),))}
+
+
+@dataclasses.dataclass(frozen=True)
+class Points(Space):
+    """The prediction is the sum of so many vectors, without a choice."""
+
+    number: int
+    name = "points"
+    decisions = ()
+
+    def init(self, key):
+        return {"vectors": jax.random.normal(key, (self.number, SIZE))}
+
+    def rows(self, architecture):
+        return {"vectors": ALL}
+
+    def apply(self, child, architecture, inputs, **kwargs):
+        return child["vectors"].sum(0)
+
+
+BASELINE = Baseline("helpers.toy:Points", "number")
 
 
 class ToyData(NamedTuple):
@@ -201,6 +223,7 @@ def get_config():
         config.penalty[name].start_epoch = 1
     config.retrain.epochs = 2
     config.retrain.checkpoint_seconds = 1e6
+    config.retrain.baselines.names = ()
     config.retrain.space = ConfigDict()
     config.retrain.task = ConfigDict()
     config.retrain.optimizer.sgd.learning_rate = 0.05

@@ -25,11 +25,12 @@ from wpl_jax.evaluation.plain_networks import (
 from wpl_jax.evaluation.retrain import RETRAINED_FILE, Retraining
 from wpl_jax.jobs import memory
 from wpl_jax.jobs.build import build
-from wpl_jax.jobs.search_config import Run
+from wpl_jax.jobs.search_config import Prepared, Run
+from wpl_jax.models.files import keep_in
 from wpl_jax.registry import settings_name
 from wpl_jax.reports.searched import baseline_folder
 from wpl_jax.runs.machine import Requests
-from wpl_jax.tasks import Data
+from wpl_jax.supernet import Space
 
 _PATH = "retrain.baselines"
 
@@ -69,13 +70,15 @@ class Comparison(NamedTuple):
 
     Attributes:
       settings: Which baselines.
-      retraining: Of the architecture that they are compared with.
-      data: Of its task.
+      prepared: The training of the architecture that they are compared with.
     """
 
     settings: Baselines
-    retraining: Retraining
-    data: Data
+    prepared: Prepared
+
+    @property
+    def _space(self) -> Space:
+        return self.prepared.retraining.task.space
 
     def fit(self, choice: np.ndarray) -> dict[str, Fitted]:
         """The baselines, as large as an architecture, by their names.
@@ -86,7 +89,7 @@ class Comparison(NamedTuple):
         Raises:
           ConfigError: If a baseline is for other data.
         """
-        space, found = self.retraining.task.space, {}
+        space, found = self._space, {}
         parameters = self.settings.parameters or count_parameters(space, choice)
         for name in self.settings.names:
             try:
@@ -103,14 +106,15 @@ class Comparison(NamedTuple):
         """The memory for each, as large as an architecture drawn at random."""
         if not self.settings.names:
             return
-        choice = np.asarray(self.retraining.task.space.sample(jax.random.key(0)))
+        choice = np.asarray(self._space.sample(jax.random.key(0)))
         for fitted in self.fit(choice).values():
-            yield memory.of_retraining(self._training(fitted), self.data)
+            yield memory.of_retraining(self._training(fitted), self.prepared.data)
 
     def _training(self, fitted: Fitted) -> Retraining:
         """The same training of another network."""
-        task = dataclasses.replace(self.retraining.task, space=fitted.space)
-        return dataclasses.replace(self.retraining, task=task)
+        retraining = self.prepared.retraining
+        task = dataclasses.replace(retraining.task, space=fitted.space)
+        return dataclasses.replace(retraining, task=task)
 
     def train(
         self,
@@ -129,7 +133,7 @@ class Comparison(NamedTuple):
           title: What the search is called in what is printed.
           requests: To end between two calls, and to trace some.
         """
-        own = count_parameters(self.retraining.task.space, choice)
+        own = count_parameters(self._space, choice)
         fitted = self.fit(choice)
         for name, folder in folders(each, workdir).items():
             one = fitted[name]
@@ -140,11 +144,12 @@ class Comparison(NamedTuple):
             )
             retrain.run(
                 self._training(one),
-                self.data,
+                self.prepared.data,
                 one.choice,
                 each.seed,
                 folder,
                 f"{title}, {name}",
                 requests,
                 each.config.retrain.checkpoint_seconds,
+                keep=keep_in(folder, one.space, self.prepared.predictor),
             )

@@ -138,7 +138,7 @@ class _Arm:
                 )
             if name == config.main_arm:
                 self._comparison = baselines.Comparison(
-                    baselines.settings_of(config), self._retraining, self._retrain_data
+                    baselines.settings_of(config), found
                 )
                 self.needs += self._comparison.needs()
 

@@ -56,7 +56,7 @@ def _baselines(report: Report) -> dict[str, _Trained]:
 
 
 def _target(report: Report, main: str) -> str:
-    given = report.config["retrain"].get("baselines", {}).get("parameters")
+    given = report.config.get("retrain", {}).get("baselines", {}).get("parameters")
     return f"{given:,}" if given else f"that of the architecture of {main} of a seed"
 
 
