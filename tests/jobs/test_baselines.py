@@ -152,6 +152,7 @@ def test_the_share_of_a_search_of_the_main_arm_has_its_baselines(
         (("lstmm",), r"config.retrain.baselines.names is \('lstmm',\), expected some"),
         (("residual",), "names has 'residual': the space residual needs image_shape"),
         (("helpers.toy:NOTHING",), "helpers.toy has no NOTHING"),
+        (("helpers.toy:SIZE",), "it is no wpl_jax.evaluation.plain_networks.Baseline"),
     ],
 )
 def test_what_is_no_baseline_of_the_data_is_refused(names, said, tmp_path, monkeypatch):

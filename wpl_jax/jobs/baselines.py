@@ -13,10 +13,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from wpl_jax.common.settings import SettingError
+from wpl_jax.devices import processes
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.evaluation import retrain
 from wpl_jax.evaluation.plain_networks import (
     BASELINES,
+    Baseline,
     Baselines,
     Fitted,
     count_parameters,
@@ -94,11 +97,14 @@ class Comparison(NamedTuple):
         for name in self.settings.names:
             try:
                 baseline = BASELINES[name]
+                if not isinstance(baseline, Baseline):
+                    raise UserError(f"it is no {Baseline.__module__}.Baseline")
                 found[settings_name(name)] = fit(baseline, space, parameters)
-            except (ImportError, UserError) as error:
+            except (ImportError, SettingError, UserError) as error:
                 raise ConfigError(
                     f"config.{_PATH}.names has {name!r}: {error}. Expected baselines "
-                    "for the data of the search."
+                    f"for the data of the search, of {sorted(BASELINES)} or "
+                    '"package.module:NAME".'
                 ) from error
         return found
 
@@ -136,6 +142,8 @@ class Comparison(NamedTuple):
         own = count_parameters(self._space, choice)
         fitted = self.fit(choice)
         for name, folder in folders(each, workdir).items():
+            if processes.broadcast((folder / RETRAINED_FILE).exists()):
+                continue
             one = fitted[name]
             print(
                 f"{title}: {name} has {one.width} and {one.parameters:,} parameters, "
