@@ -30,6 +30,7 @@ def make_state(step=0):
             {"kernel": jnp.asarray(rng.normal(size=(3,)), jnp.bfloat16)},
         ],
         "step": np.array(step, np.int32),
+        "empty": np.zeros((0, 2), np.int32),
         "curves": [
             rng.normal(size=(100, 100)),
             rng.random(5) < 0.5,

@@ -224,7 +224,7 @@ class Checkpoints:
                 )
         try:
             # Numpy's arrays, which Orbax takes from one process of several.
-            stored = jax.tree.map(np.asarray, without_keys(state))
+            stored = jax.tree.map(_not_empty, without_keys(state))
             check = {"crc32": _crc32(stored), "form": _form(state), "beside": beside}
             self._find_room(stored)
             with _quiet_threads():
@@ -310,12 +310,23 @@ def _ignore_closed_loops() -> None:
 def _room_for(leaf: Any) -> np.ndarray:
     if is_key(leaf):
         leaf = jax.eval_shape(jax.random.key_data, leaf)
-    return np.zeros(leaf.shape, leaf.dtype)
+    return _not_empty(np.zeros(leaf.shape, leaf.dtype))
+
+
+def _not_empty(leaf: Any) -> np.ndarray:
+    """An array that Orbax can save: one number in place of none.
+
+    A space without decisions has an architecture without choices.
+    """
+    leaf = np.asarray(leaf)
+    return leaf if leaf.size else np.zeros(1, leaf.dtype)
 
 
 def _as(stored: Any, target: Any) -> Any:
-    """A key again where one was."""
-    return jax.random.wrap_key_data(stored) if is_key(target) else stored
+    """A key again where one was, and no number where there was none."""
+    if is_key(target):
+        return jax.random.wrap_key_data(stored)
+    return stored if target.size else np.zeros(target.shape, target.dtype)
 
 
 def _crc32(stored: Any) -> int:
