@@ -7,7 +7,7 @@ trained with its seed and as large as the architecture that it has found.
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -119,7 +119,8 @@ class Comparison(NamedTuple):
     def _training(self, fitted: Fitted) -> Retraining:
         """The same training of another network."""
         retraining = self.prepared.retraining
-        task = dataclasses.replace(retraining.task, space=fitted.space)
+        task: Any = retraining.task
+        task = dataclasses.replace(task, space=fitted.space)
         return dataclasses.replace(retraining, task=task)
 
     def train(

@@ -46,7 +46,7 @@ def _show(page: Page, report: Report) -> None:
         )
 
 
-def _baselines(report: Report) -> dict[str, _Trained]:
+def _baselines(report: Report) -> Mapping[str, _Trained]:
     """Of each baseline, what training it gave."""
     found: dict[str, dict[int, Mapping[str, Any]]] = {}
     for one in report.searches:
