@@ -15,6 +15,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from wpl_jax.common.settings import check_int, require
@@ -198,4 +199,4 @@ def count_parameters(space: Space, choice: np.ndarray) -> int:
       space: Its space.
       choice: ``int32[num_decisions]``.
     """
-    return int(space.costs(Architecture(choice))["parameters"])
+    return int(space.costs(Architecture(jnp.asarray(choice)))["parameters"])
