@@ -236,13 +236,18 @@ def test_unknown_changes_are_refused(changes):
 
 # What data, other parts, or nobody but the user can give.
 REQUIRED = {
+    "darts_cell": {"image_shape": (8, 8, 1), "num_classes": 3},
+    "genotype": {"image_shape": (8, 8, 1), "num_classes": 3},
     "micro_cell": {"image_shape": (8, 8, 1), "num_classes": 3},
     "nasbench201": {"image_shape": (8, 8, 1), "num_classes": 3},
+    "plain_recurrent": {"vocabulary_size": 5, "hidden": 4},
     "recurrent_cell": {"vocabulary_size": 5, "hidden": 4},
+    "residual": {"image_shape": (8, 8, 1), "num_classes": 3},
     "image_classification": {"space": None},
     "language_model": {"space": None},
     "differentiable": {"space": toy.ToySpace()},
     "enas": {"space": toy.ToySpace()},
+    "nao": {"space": toy.ToySpace()},
     "pada": {"space": toy.ToySpace()},
     "random": {"space": toy.ToySpace()},
     "separate_momentum": {"learning_rate": 0.1},
