@@ -38,7 +38,7 @@ def get_config() -> ConfigDict:
     config.optimizer.sgd.exponential.decay = 1.0
     config.optimizer.sgd.clip_norm = 10.0
     config.optimizer.sgd.weight_decay = 5e-7
-    candidates = {"proposed": 100, "screen_batches": 10, "keep": 10}
+    candidates = {"proposed": 100, "screen_batches": 8, "keep": 10}
     config.strategy = choice(
         STRATEGIES,
         "nao",

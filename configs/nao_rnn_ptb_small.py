@@ -4,8 +4,8 @@
         --config.task.data.path=PATH/ptb
 
 The arms are those of the authors' poster on WPL: dropout of 0, .25, .5 and .75, each
-with the Weight Plasticity Loss and without. This selects some of the rates:
-``--config=configs/nao_rnn_ptb_small.py:0,0.5``.
+with the Weight Plasticity Loss and without (``wpl_25``, ``none_25``). This selects some
+of the rates: ``--config=configs/nao_rnn_ptb_small.py:0,0.5``.
 """
 
 from typing import Any
@@ -39,7 +39,7 @@ def get_config(rates: str = _RATES) -> ConfigDict:
     config.retrain.epochs = 0
     config.arms = ConfigDict(
         {
-            f"{penalty}_{rate}": _arm(penalty, float(rate))
+            f"{penalty}_{round(100 * float(rate))}": _arm(penalty, float(rate))
             for rate in rates.split(",")
             for penalty in ("wpl", "none")
         }
