@@ -117,7 +117,8 @@ return self.norm(jnp.concatenate(halves, -1)@norm)""",
 
 def _convolution(name: str, repeats: int, affine: bool) -> Block:
     """Depthwise and pointwise convolutions; those of one repeat are dilated."""
-    c, layers, lines = "$channels", {}, []
+    c, lines = "$channels", []
+    layers: dict[str, Any] = {}
     dilation = 2 if repeats == 1 else 1
     for number in range(1, repeats + 1):
         stride = "$stride" if number == 1 else 1
