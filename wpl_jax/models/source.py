@@ -172,7 +172,7 @@ def write_source(
       network: The network.
       dialect: Of the module.
       about: A sentence for its docstring.
-      inputs: What :func:`prepare` of the module takes, a name.
+      inputs: What ``prepare`` of the module takes, a name.
       prepare: The source of that function.
     """
     usage = textwrap.indent(dialect.usage.format(inputs=inputs), "    ")

@@ -31,7 +31,7 @@ class Convolution(NamedTuple):
     repeats: int = 1
 
     def parameters(self, rows: int, channels: int, affine: bool) -> Params:
-        """The parameters of several, to be drawn by :func:`images.init`.
+        """The parameters of several, to be drawn by ``images.init``.
 
         Args:
           rows: Number of convolutions.

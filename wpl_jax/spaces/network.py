@@ -34,7 +34,7 @@ class Conv(NamedTuple):
 
 
 class BatchNorm(NamedTuple):
-    """Batch normalization (:mod:`wpl_jax.spaces.batch_normalization`)."""
+    """Batch normalization (``wpl_jax.spaces.batch_normalization``)."""
 
     channels: Expression
     affine: Expression = True
@@ -100,7 +100,7 @@ class Network:
         without arguments; it takes what the predictor prepares, normalized images or
         numbers of words, and returns scores of the classes or words.
       kernel_init: How kernels start in a training from scratch: an expression of
-        :mod:`jax.nn.initializers`, written ``init``.
+        ``jax.nn.initializers``, written ``init``.
       functions: Source of functions that the bodies call, such as :data:`AVERAGE_POOL`.
       weights: By dotted paths, such as ``"stage_0.1.conv.kernel"``, in the layout of
         Flax. A batch normalization has ``mean`` and ``var``, and perhaps ``scale`` and

@@ -8,7 +8,7 @@ cell's output is the mean of its leaves, the nodes that are nobody's parent.
 
 With ``output="all"``, the mean of all nodes, there are mixtures as in DARTS (Liu,
 Simonyan, Yang, ICLR 2019): each earlier node is a parent of a node, with a weight for
-each activation (:mod:`wpl_jax.spaces.highway_mixture`).
+each activation (``wpl_jax.spaces.highway_mixture``).
 """
 
 import dataclasses

@@ -7,10 +7,8 @@ pool of architectures is trained. After some epochs follows a round:
 2. Encoder, predictor and decoder (:mod:`wpl_jax.strategies.nao_networks`) are trained
    on the pool.
 3. The representations of the best are moved along the gradient of the prediction,
-
-       h_t' = h_t + step d f / d h_t,
-
-   and decoded. ``step`` grows until enough new architectures are found.
+   ``h_t' = h_t + step d f / d h_t``, and decoded. ``step`` grows until enough new
+   architectures are found.
 4. They replace the worst of the pool.
 
 The second version of the authors' code trains architectures in proportion to their
