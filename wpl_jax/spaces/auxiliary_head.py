@@ -72,7 +72,7 @@ class AuxiliaryHead:
         y, found["first"] = normalized_product(
             pooled[:, :, None], child["first"], given.get("first"), axis
         )
-        y = jax.nn.relu(y).reshape(len(y), 1, 1, -1)
+        y = jax.nn.relu(y).reshape(y.shape[0], 1, 1, -1)
         y, found["second"] = normalized_product(
             y, child["second"], given.get("second"), axis
         )

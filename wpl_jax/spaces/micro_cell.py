@@ -252,7 +252,7 @@ class MicroCell(Space):
             y = multiply(y, child[name]["kernel"])
             y, found[name] = normalized(y, child[name], given.get(name), axis)
             inputs.append(y)
-        kept = axis.shard(self._kept(stage, noise, len(x) * axis.size), axis=3)
+        kept = axis.shard(self._kept(stage, noise, x.shape[0] * axis.size), axis=3)
         (first, last), found["cells"] = run_cells(
             tuple(inputs),
             self.stacks(stage).weights(child["cells"]),
