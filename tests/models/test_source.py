@@ -89,7 +89,8 @@ def test_the_nnx_module_computes_the_same(name, training, tmp_path):
     from flax import nnx
 
     model = make_model(name)
-    inputs = make_inputs(model)
+    # The moments of few pixels amplify rounding.
+    inputs = make_inputs(model, count=16 if training else 3)
     module = written(model, tmp_path, "nnx")
     network = module.load()
     if training:
@@ -117,7 +118,8 @@ def test_the_nnx_module_computes_the_same(name, training, tmp_path):
 @pytest.mark.parametrize(("name", "training"), EVERY)
 def test_the_linen_module_computes_the_same(name, training, tmp_path):
     model = make_model(name)
-    inputs = make_inputs(model)
+    # The moments of few pixels amplify rounding.
+    inputs = make_inputs(model, count=16 if training else 3)
     module = written(model, tmp_path, "linen")
     network, variables = module.load()
     prepared = inputs if model.statistics is None else module.prepare(inputs)
