@@ -16,6 +16,7 @@ from ml_collections import ConfigDict, config_dict
 
 from wpl_jax.engine.optimizers import OPTIMIZERS
 from wpl_jax.engine.plan import SearchSettings
+from wpl_jax.evaluation.ensemble import EnsembleSettings
 from wpl_jax.evaluation.plain_networks import Baselines
 from wpl_jax.evaluation.rank_disorder import Ranking
 from wpl_jax.jobs.build import choice, settings
@@ -143,6 +144,8 @@ def get_config() -> ConfigDict:
     config.ranking = settings(
         Ranking, architectures=30, truth="from_scratch", from_scratch={"epochs": 10}
     )
+    # For --mode=ensemble.
+    config.ensemble = settings(EnsembleSettings)
 
     # From scratch, with settings of its own for the space and the task.
     config.retrain = ConfigDict()

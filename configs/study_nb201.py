@@ -46,7 +46,7 @@ def get_config(which: str = "methods") -> ConfigDict:
     config.search.eval_batches = 8  # 256 images
     config.optimizer.sgd.learning_rate = 0.05
     separate: dict[str, Any] = {"learning_rate": 0.05, "schedule": "complexity"}
-    separate |= {"clip_norm": 5.0, "weight_decay": 3e-4}
+    separate |= {"clip_norm": 5.0, "weight_decay": 3e-4, "decision": "edge_0_1"}
     config.optimizer.separate_momentum = choice(
         OPTIMIZERS, "separate_momentum", separate_momentum=separate
     ).separate_momentum

@@ -66,6 +66,7 @@ def get_config() -> ConfigDict:
     config.layers_b = 3
     config.model_a.steps = 30
     config.model_b.steps = 20
+    config.model_b.sgd.learning_rate = 0.2
     config.model_b.eval_every = 10
     config.stops = (0.2,)
     config.main.shared = 2

@@ -496,7 +496,7 @@ WRONG = {
         "screen_batches is 6, expected at most 5",
     ),
     "retrained task": ({"retrain": {"task": {"sed": 1}}}, "changes a setting"),
-    "strategy": ({"strategy": {"name": "nao"}}, "config.strategy.name is 'nao'"),
+    "strategy": ({"strategy": {"name": "nas"}}, "config.strategy.name is 'nas'"),
     "task": ({"task": {"name": "toi"}}, "config.task.name is 'toi'"),
     "arm": ({"main_arm": "ewc"}, "config.main_arm is 'ewc'"),
     "seeds": ({"num_seeds": 0}, "config.num_seeds is 0"),

@@ -24,9 +24,11 @@ def share(number, count=2):
 def quick_report():
     """A report of what one would show; it has tests of its own."""
 
-    def write(workdir, config, searches, about, start):
+    def write(workdir, config, searches, *others):
         shown = [each._replace(space=None) for each in searches]
-        (workdir / "report.html").write_text(f"{config} {shown} {about} {start}")
+        (workdir / "report.html").write_text(
+            f"{config} {shown} {others}"
+        )
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(search_report, "write", write)

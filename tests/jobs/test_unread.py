@@ -41,7 +41,7 @@ VARIANTS = {
 # Read where parts are put together, or by the data, or by other modes.
 ELSEWHERE = re.compile(
     r"job|seed|num_seeds|arms.*|main_arm|search\..*|(retrain\.)?task\.data\..*|"
-    r"task\.image_classification\.(shrink|shard_images)|ranking\..*|"
+    r"task\.image_classification\.(shrink|shard_images)|(ranking|ensemble)\..*|"
     r"retrain\.(checkpoint_seconds|architecture|baselines\..*)|.*\.name|"
     r"penalty\.wpl\.alpha_inside_average|"
     # Read, but no other sampler fits a recurrent cell.
