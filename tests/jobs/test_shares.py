@@ -26,9 +26,7 @@ def quick_report():
 
     def write(workdir, config, searches, *others):
         shown = [each._replace(space=None) for each in searches]
-        (workdir / "report.html").write_text(
-            f"{config} {shown} {others}"
-        )
+        (workdir / "report.html").write_text(f"{config} {shown} {others}")
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(search_report, "write", write)
