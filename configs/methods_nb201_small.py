@@ -16,6 +16,7 @@ of the arm as well. This selects some of the arms:
 ``--config=configs/methods_nb201_small.py:darts,gaea_darts``.
 """
 
+import functools
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
@@ -25,6 +26,13 @@ from wpl_jax.jobs.build import choice
 from wpl_jax.strategies import STRATEGIES
 
 _OF_MIXTURES, _OF_PATHS = 8, 24  # epochs
+# Settings of an arm that are numbers of epochs of the whole search.
+_SCHEDULES = (
+    "optimizer.sgd.cosine.period",
+    "optimizer.separate_momentum.complexity.epochs",
+    "strategy.differentiable.temperature_epochs",
+    "strategy.pada.epochs",
+)
 _NAO = {
     "pool": 200,
     "every": 4,
@@ -73,7 +81,7 @@ def get_config(methods: str = "") -> ConfigDict:
             raise ValueError(f"{name!r} is not a method. Known are {', '.join(known)}.")
     config.arms = ConfigDict({name: known[name] for name in chosen})
     for arm in config.arms.values():
-        _tie_epochs(arm)
+        tie_epochs(arm)
     config.main_arm = chosen[0]
     return config
 
@@ -118,13 +126,15 @@ def _arms() -> dict[str, dict[str, Any]]:
     }
 
 
-def _tie_epochs(arm: ConfigDict) -> None:
+def tie_epochs(arm: ConfigDict) -> None:
     """Makes the schedules of an arm as long as its search, whatever a flag says."""
     epochs = config_dict.FieldReference(arm.search.epochs)
-    arm.search.epochs = arm.optimizer.sgd.cosine.period = epochs
-    by_gradients = arm.strategy.get("differentiable", {})
-    if "temperature_epochs" in by_gradients:
-        by_gradients.temperature_epochs = epochs
+    arm.search.epochs = epochs
+    for path in _SCHEDULES:
+        *sections, name = path.split(".")
+        section = functools.reduce(lambda s, n: s.get(n, {}), sections, arm)
+        if name in section:
+            section[name] = epochs
 
 
 def _by_gradients(settings: dict[str, Any]) -> dict[str, Any]:

@@ -13,9 +13,10 @@ a group of arms, or some arms with commas between them:
 
 from typing import Any
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
 from wpl_jax.configs import gaea_nb201_small
+from wpl_jax.configs.methods_nb201_small import tie_epochs
 from wpl_jax.engine.optimizers import OPTIMIZERS
 from wpl_jax.evaluation.rank_disorder import Ranking
 from wpl_jax.jobs.build import choice, settings
@@ -68,7 +69,7 @@ def get_config(which: str = "methods") -> ConfigDict:
             raise ValueError(f"{name!r} is no arm or group. Known are {known}.")
     config.arms = ConfigDict({name: every[name] for name in names})
     for arm in config.arms.values():
-        _tie_epochs(arm)
+        tie_epochs(arm)
     config.main_arm = next(iter(config.arms))
     return config
 
@@ -151,15 +152,3 @@ def _arm(*changes: dict[str, Any]) -> dict[str, Any]:
     for change in changes:
         arm.update(change)
     return arm.to_dict()
-
-
-def _tie_epochs(arm: ConfigDict) -> None:
-    """Makes the schedules of an arm as long as its search, whatever a flag says."""
-    epochs = config_dict.FieldReference(arm.search.epochs)
-    arm.search.epochs = epochs
-    if "sgd" in arm.optimizer:
-        arm.optimizer.sgd.cosine.period = epochs
-    else:
-        arm.optimizer.separate_momentum.complexity.epochs = epochs
-    if arm.get("strategy", {}).get("name") == "pada":
-        arm.strategy.pada.epochs = epochs

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import tiny_images, toy
+from helpers.interrupted import Interrupted
 from helpers.on_devices import load, on, text_config
 from helpers.written_search import Written, make_search
 from ml_collections import ConfigDict
@@ -26,7 +27,6 @@ from wpl_jax.jobs.modes import run as run_mode
 from wpl_jax.jobs.search_loop import METRICS
 from wpl_jax.runs import machine
 from wpl_jax.runs.machine import Machine
-from wpl_jax.runs.stopping import StopRequest
 from wpl_jax.supernet import Architecture, gather, random_choice
 from wpl_jax.tasks import image_classification, image_data
 from wpl_jax.tasks.image_data import SPLITS
@@ -188,16 +188,6 @@ def test_architectures_are_ranked_on_several_devices_as_computed():
     nats = [written.loss(each, written.data[1]) for each in architectures]
     np.testing.assert_allclose(found.loss, nats, rtol=1e-5)
     np.testing.assert_allclose(found.error, np.sqrt(2 * np.array(nats)), rtol=1e-5)
-
-
-class Interrupted(StopRequest):
-    """Is told to stop after some calls."""
-
-    left = 0
-
-    def asked(self):
-        type(self).left -= 1
-        return type(self).left < 0
 
 
 # That a search goes on with as many is a fast test of jobs/test_search_run.py.

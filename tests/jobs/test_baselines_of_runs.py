@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from helpers import toy
+from helpers.interrupted import Interrupted
 
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.evaluation import retrain
@@ -93,19 +94,6 @@ def test_the_number_of_parameters_can_be_given(finished, tmp_path, capsys):
     assert "architecture 6.\n" in said
     found = json.loads((workdir / FOLDER / "retrained.json").read_text())
     assert found["parameters"] == 40
-
-
-class Interrupted(StopRequest):
-    """Is told to stop after some calls."""
-
-    left = 0
-
-    def asked(self):
-        type(self).left -= 1
-        return type(self).left < 0
-
-    def exit_code(self):
-        return 143
 
 
 def test_interruptions_change_nothing(finished, tmp_path, monkeypatch, capsys):

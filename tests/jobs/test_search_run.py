@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import toy
+from helpers.interrupted import Interrupted
 from helpers.tiny_search import RUNS, assert_same
 from ml_collections import ConfigDict
 
@@ -25,7 +26,6 @@ from wpl_jax.jobs.search_config import arm_names, expand, make_plan, make_search
 from wpl_jax.reports import search_report
 from wpl_jax.runs import machine
 from wpl_jax.runs.run_directory import open_run
-from wpl_jax.runs.stopping import StopRequest
 from wpl_jax.spaces.architecture_json import architecture_from_json
 from wpl_jax.tasks import TASKS
 from wpl_jax.tasks.guessing import Guess
@@ -225,19 +225,6 @@ def test_damaged_architectures_are_named(name, mode, finished, tmp_path, monkeyp
     assert len(str(caught.value)) < 700
     if mode == "run":
         assert f"Delete {folder / 'results.json'}" in str(caught.value)
-
-
-class Interrupted(StopRequest):
-    """Is told to stop after some calls."""
-
-    left = 0
-
-    def asked(self):
-        type(self).left -= 1
-        return type(self).left < 0
-
-    def exit_code(self):
-        return 143
 
 
 def run_in_parts(config, workdir, calls, monkeypatch):

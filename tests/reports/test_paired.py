@@ -125,7 +125,8 @@ def report(tmp_path_factory):
     ranking_config = {"table": {"split": "test"}}
     arms_config = {"none": {}, "wpl": {}}
     config = {"search": {}, "arms": arms_config, "ranking": ranking_config}
-    return Report(folder, config, arms, "", None)
+    ranks = rank_files.read_ranks(folder, list(ranked))
+    return Report(folder, config, arms, "", None, ranks=ranks)
 
 
 def test_a_row_has_the_order_and_the_selected_by_each_data_set(report):

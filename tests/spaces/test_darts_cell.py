@@ -11,8 +11,9 @@ import pytest
 
 from wpl_jax.common.settings import SettingError
 from wpl_jax.errors import UserError
+from wpl_jax.spaces.branches import switch
 from wpl_jax.spaces.darts_cell import DartsCell
-from wpl_jax.spaces.darts_operations import OPERATIONS, chosen
+from wpl_jax.spaces.darts_operations import OPERATIONS
 from wpl_jax.spaces.genotype_network import GenotypeNetwork
 from wpl_jax.spaces.genotypes import PUBLISHED, Genotype, parse
 from wpl_jax.supernet import Architecture, gather, is_choice, mask
@@ -569,11 +570,10 @@ def test_a_conditional_has_the_gradient_of_the_branch_that_it_takes():
         lambda arguments, fixed: (jnp.sin(arguments["x"]) * fixed, fixed),
         lambda arguments, fixed: (arguments["x"] * arguments["y"] * fixed, -fixed),
     ]
-    run = chosen(branches)
     arguments = {"x": jnp.arange(3.0), "y": jnp.arange(3.0) + 1}
 
     def loss(arguments, index):
-        value, auxiliary = run(index, arguments, jnp.float32(2))
+        value, auxiliary = switch(index, branches, arguments, jnp.float32(2))
         return jnp.sum(value**2), auxiliary
 
     for index, branch in enumerate(branches):

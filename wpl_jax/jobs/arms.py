@@ -17,6 +17,7 @@ from wpl_jax.jobs.search_config import Run, config_for_task, make_search
 from wpl_jax.runs import fingerprint
 from wpl_jax.runs.machine import Machine
 from wpl_jax.runs.resumable import newest
+from wpl_jax.runs.run_directory import claim_data
 from wpl_jax.search import Search
 from wpl_jax.tasks import Data, DataCache
 
@@ -51,6 +52,31 @@ def searches_of(
     return of_each_arm(
         runs, lambda arm, config: make_search(config, cache, machine.devices)
     )
+
+
+def claim_searches(
+    every: list[Run],
+    runs: list[Run],
+    workdir: Path,
+    cache: DataCache,
+    machine: Machine,
+) -> dict[str, tuple[Search, Data, str]]:
+    """:func:`searches_of`, whose data is that of the run from its beginning.
+
+    Args:
+      every: All runs of the configuration.
+      runs: Those of this process.
+      workdir: Of the run, which is open.
+      cache: Of data.
+      machine: How the searches use this machine.
+
+    Raises:
+      UserError: If the data is other data than before.
+    """
+    searches = searches_of(runs, cache, machine)
+    data_of_arms = {arm: found[1] for arm, found in searches.items()}
+    claim_data(workdir, fingerprints(every, data_of_arms))
+    return searches
 
 
 def fingerprints(runs: list[Run], data: Mapping[str, Data]) -> dict[str, str]:

@@ -11,7 +11,6 @@ import numpy as np
 
 from wpl_jax.errors import UserError
 from wpl_jax.evaluation.rank_disorder import estimate_of
-from wpl_jax.evaluation.rank_files import read_ranks
 from wpl_jax.evaluation.ranking_metrics import kendall_tau
 from wpl_jax.evaluation.truth_from_table import FromTable
 from wpl_jax.reports.searched import Searched
@@ -51,14 +50,12 @@ def rows_of(report: Report) -> list[Row]:
     what was selected, and Kendall's tau of the children's losses
     (:mod:`wpl_jax.reports.sections.true_order`).
     """
-    ranks = read_ranks(report.workdir, [one.folder for one in report.searches])
     try:
         truths = find_truths(report)
     except UserError:  # A table that has moved; the report warns of it.
         truths = {}
     return [
-        Row(one.arm, one.seed, _values(report, one, truths, ranks))
-        for one in report.searches
+        Row(one.arm, one.seed, _values(report, one, truths)) for one in report.searches
     ]
 
 
@@ -66,7 +63,6 @@ def _values(
     report: Report,
     one: Searched,
     truths: Mapping[str, FromTable],
-    ranks: dict[str, Any] | None,
 ) -> dict[str, float]:
     error = report.error_name
     found = {
@@ -81,10 +77,10 @@ def _values(
         taus = true_order.orders(one, next(iter(truths.values())))
         for name, each in taus._asdict().items():
             found[f"{TAU}, {name}"] = true_order.of_last(each)
-    if ranks is not None:
+    if report.ranks is not None:
         table = report.config.get("ranking", {}).get("table", {})
         by_test = table.get("split") == "test"
-        found |= _of_ranking(one, truths, ranks, by_test)
+        found |= _of_ranking(one, truths, report.ranks, by_test)
     return found
 
 

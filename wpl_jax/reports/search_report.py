@@ -6,7 +6,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from wpl_jax.reports import measures, searched
+from wpl_jax.evaluation.rank_files import read_ranks
+from wpl_jax.reports import searched
 from wpl_jax.reports.page import Page
 from wpl_jax.reports.searched import REPORT_FILE, Searched
 from wpl_jax.reports.sections import (
@@ -94,8 +95,8 @@ def write(
     arms: dict[str, list[Searched]] = {}
     for one in searches:
         arms.setdefault(one.arm, []).append(one)
-    report = Report(workdir, config, arms, about, start_epoch, strategies)
-    measures.write(workdir / measures.SEARCHES_FILE, measures.rows_of(report))
+    ranks = read_ranks(workdir, [one.folder for one in searches])
+    report = Report(workdir, config, arms, about, start_epoch, strategies, ranks)
     page = Page("A search with shared weights", workdir)
     for section in SECTIONS:
         section.show(page, report)

@@ -26,6 +26,7 @@ from wpl_jax.common.settings import MOST_NODES, check_bool, check_int, require
 from wpl_jax.errors import UserError
 from wpl_jax.spaces import darts_blocks, partial_channels
 from wpl_jax.spaces.batch_normalization import Moments, normalize_once
+from wpl_jax.spaces.branches import switch
 from wpl_jax.spaces.darts_network import (
     INPUTS,
     KINDS,
@@ -40,7 +41,6 @@ from wpl_jax.spaces.darts_operations import (
     POOLS,
     SKIP,
     apply_operation,
-    chosen,
     halving_skip,
     skip_parameters,
 )
@@ -258,7 +258,7 @@ class DartsCell(DartsNetwork):
         """A cell with one operation on each of some edges, one after the other."""
         branches = self._branches(architecture, place.kind)
         halves = place.kind == REDUCTION
-        run = chosen(self._alternatives(halves, axis))
+        alternatives = self._alternatives(halves, axis)
         states = jnp.stack(
             [partial_channels.split(x, self.channel_parts)[0] for x in inputs]
         )
@@ -279,7 +279,7 @@ class DartsCell(DartsNetwork):
                 images = [states[state], part]
             else:
                 index, images = operation, [jnp.where(of_input, states[state], part)]
-            y, found = run(index, (images, weights), given)
+            y, found = switch(index, alternatives, images, weights, given)
             if gates is not None:
                 gates = gates.astype(y.dtype)
                 own = gates[operation]
@@ -312,9 +312,8 @@ class DartsCell(DartsNetwork):
         """What a branch may compute: each operation, at both strides if ``halves``."""
 
         def alternative(name, place, stride):
-            def run(arguments, given):
-                images, weights = arguments
-                return apply_operation(
+            def run(images, weights, given):
+                y, found = apply_operation(
                     name,
                     images[place],
                     weights,
@@ -323,6 +322,7 @@ class DartsCell(DartsNetwork):
                     axis,
                     self.normalize_pools,
                 )
+                return y, jax.lax.stop_gradient(found)
 
             return run
 

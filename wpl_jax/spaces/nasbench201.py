@@ -19,7 +19,6 @@ multiplies the patches with the kernels of all of these edges in one product.
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -31,6 +30,7 @@ from wpl_jax.devices.axis import NO_AXIS, Axis
 from wpl_jax.errors import UserError, shorten
 from wpl_jax.spaces import images, nasbench201_network, partial_channels
 from wpl_jax.spaces.batch_normalization import Moments
+from wpl_jax.spaces.branches import switch
 from wpl_jax.spaces.depthwise import average_pool
 from wpl_jax.spaces.images import Noise, Outputs, UniformKernel
 from wpl_jax.spaces.mixed_edges import Terms, mix
@@ -277,9 +277,9 @@ class NasBench201(Space):
         for edge, (source, target) in enumerate(EDGES):
             one = jax.tree.map(lambda k, e=edge: k[e], (kernels, given))
             part, rest = partial_channels.split(sums[source], self.channel_parts)
-            y, moments = jax.lax.switch(
+            y, moments = switch(
                 architecture.choice[edge],
-                [_recomputed(ON_ONE_EDGE[o], axis) for o in self.operations],
+                [functools.partial(ON_ONE_EDGE[o], axis) for o in self.operations],
                 part,
                 *one,
             )
@@ -357,13 +357,3 @@ class NasBench201(Space):
             if source == target - 1:
                 nodes[str(target)] = "out" if target == NODES - 1 else f"+ {target}"
         return {"cell": Graph(nodes, tuple(edges))}
-
-
-def _recomputed(operation: Callable[..., Any], axis: Axis) -> Callable[..., Any]:
-    """An operation as a branch of a switch that leaves its inputs alone for later.
-
-    Otherwise each branch returns, as zeros, what the backward passes of the others
-    need: for a 3x3 convolution nine copies of the image. That takes longer than the
-    operation, which is computed again instead.
-    """
-    return jax.checkpoint(functools.partial(operation, axis))

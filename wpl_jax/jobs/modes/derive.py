@@ -6,12 +6,12 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from wpl_jax.jobs import memory
-from wpl_jax.jobs.arms import check_devices, fingerprints, restore, searches_of
+from wpl_jax.jobs.arms import check_devices, claim_searches, restore
 from wpl_jax.jobs.results import write_results
 from wpl_jax.jobs.search_config import Run, expand, make_plan, runs_of_share
 from wpl_jax.reports.searched import RESULTS_FILE
 from wpl_jax.runs.machine import Machine, Requests
-from wpl_jax.runs.run_directory import claim, claim_data, open_run
+from wpl_jax.runs.run_directory import claim, open_run
 from wpl_jax.search import Search
 from wpl_jax.tasks import Data, DataCache
 
@@ -25,9 +25,7 @@ def derive(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> N
         open_run(workdir, config.to_dict(), existing=True, alone=alone),
         machine.requests() as requests,
     ):
-        searches = searches_of(runs, DataCache(), machine)
-        data_of_arms = {arm: found[1] for arm, found in searches.items()}
-        claim_data(workdir, fingerprints(every, data_of_arms))
+        searches = claim_searches(every, runs, workdir, DataCache(), machine)
         needs = [memory.of_search(*found[:2]) for found in searches.values()]
         check_devices(needs, machine)
         for each in runs:

@@ -11,12 +11,12 @@ from wpl_jax.devices import processes
 from wpl_jax.evaluation import ensemble as ensembles
 from wpl_jax.evaluation.ensemble import Ensemble, EnsembleSettings
 from wpl_jax.jobs import memory
-from wpl_jax.jobs.arms import check_devices, fingerprints, restore, searches_of
+from wpl_jax.jobs.arms import check_devices, claim_searches, restore
 from wpl_jax.jobs.build import build
-from wpl_jax.jobs.modes.report import Done, finish, open_all, read_search
+from wpl_jax.jobs.modes.report import Done, check_finished, finish
 from wpl_jax.jobs.search_config import Run, expand, runs_of_share
 from wpl_jax.runs.machine import Machine
-from wpl_jax.runs.run_directory import claim, claim_data, open_run
+from wpl_jax.runs.run_directory import claim, open_run
 from wpl_jax.search import Search
 from wpl_jax.supernet import Architecture
 from wpl_jax.tasks import Data, DataCache
@@ -38,13 +38,8 @@ def ensemble(config: ConfigDict, workdir: Path, machine: Machine = Machine()) ->
     alone = machine.share.is_whole
     with open_run(workdir, config.to_dict(), existing=True, alone=alone):
         cache = DataCache()
-        if processes.is_primary():  # For what it says of those that are not there.
-            opened = open_all(runs, cache)
-            for each in runs:
-                read_search(each, workdir, opened[each.arm].task.space)
-        searches = searches_of(runs, cache, machine)
-        data_of_arms = {arm: found[1] for arm, found in searches.items()}
-        claim_data(workdir, fingerprints(every, data_of_arms))
+        check_finished(runs, workdir, cache)
+        searches = claim_searches(every, runs, workdir, cache, machine)
         check_devices([memory.of_search(*f[:2]) for f in searches.values()], machine)
         for each in runs:
             with claim(each.folder(workdir)):

@@ -5,16 +5,15 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from wpl_jax.devices import processes
 from wpl_jax.evaluation.rank_disorder import RANKED, UntrainedError
 from wpl_jax.evaluation.rank_files import is_ranked
 from wpl_jax.jobs import memory, ranking
-from wpl_jax.jobs.arms import check_devices, fingerprints, restore, searches_of
-from wpl_jax.jobs.modes.report import Done, finish, open_all, read_search
+from wpl_jax.jobs.arms import check_devices, claim_searches, restore
+from wpl_jax.jobs.modes.report import Done, check_finished, finish
 from wpl_jax.jobs.search_config import expand, runs_of_share
 from wpl_jax.reports.searched import REMEDY
 from wpl_jax.runs.machine import Machine
-from wpl_jax.runs.run_directory import claim, claim_data, open_run
+from wpl_jax.runs.run_directory import claim, open_run
 from wpl_jax.tasks import DataCache
 from wpl_jax.tasks.guessing import Model, lowest, print_remark
 
@@ -38,13 +37,8 @@ def rank(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> Non
         machine.requests() as requests,
     ):
         cache = DataCache()
-        if processes.is_primary():  # For what it says of those that are not there.
-            opened = open_all(runs, cache)
-            for each in runs:
-                read_search(each, workdir, opened[each.arm].task.space)
-        searches = searches_of(runs, cache, machine)
-        data_of_arms = {arm: found[1] for arm, found in searches.items()}
-        claim_data(workdir, fingerprints(every, data_of_arms))
+        check_finished(runs, workdir, cache)
+        searches = claim_searches(every, runs, workdir, cache, machine)
         for search, data, _ in searches.values():
             ranking.check(settings, search, data)
         spaces = {arm: one.task.space for arm, (one, *_) in searches.items()}

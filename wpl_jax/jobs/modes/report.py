@@ -47,6 +47,23 @@ def open_all(runs: list[Run], cache: DataCache) -> dict[str, OpenedTask]:
     return of_each_arm(runs, lambda arm, config: open_task(config, cache))
 
 
+def check_finished(runs: list[Run], workdir: Path, cache: DataCache) -> None:
+    """Checks that searches have finished, and that their files are not damaged.
+
+    Args:
+      runs: The searches.
+      workdir: Of the run.
+      cache: Of data.
+
+    Raises:
+      UserError: As :func:`read_search` does.
+    """
+    if processes.is_primary():
+        opened = open_all(runs, cache)
+        for each in runs:
+            read_search(each, workdir, opened[each.arm].task.space)
+
+
 class Done(NamedTuple):
     """What the searches of a share are when a mode has ended.
 

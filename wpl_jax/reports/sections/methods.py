@@ -6,8 +6,9 @@ from wpl_jax.reports.sections.section import Report, Section
 
 
 def _show(page: Page, report: Report) -> None:
-    """Only where more than forgetting is compared, and over several seeds."""
+    """The file always; tables where several seeds have more than forgetting."""
     rows = measures.rows_of(report)
+    measures.write(report.workdir / measures.SEARCHES_FILE, rows)
     several = len(report.arms) > 1 and len({row.seed for row in rows}) > 1
     names = (measures.TAU, measures.ACCURACY)
     if not several or not any(n.startswith(names) for n in paired.measures_of(rows)):

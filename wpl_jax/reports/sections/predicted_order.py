@@ -5,15 +5,15 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from wpl_jax.errors import UserError
 from wpl_jax.evaluation.ranking_metrics import kendall_tau
 from wpl_jax.evaluation.truth_from_table import FromTable
-from wpl_jax.reports.page import Page, new_figure
+from wpl_jax.reports.page import Page
 from wpl_jax.reports.searched import Columns, Searched
 from wpl_jax.reports.sections.derived_accuracy import find_truths
 from wpl_jax.reports.sections.section import Report, Section, mean, spread
+from wpl_jax.reports.sections.tau_curves import Curves, tau_curves
 from wpl_jax.runs.run_files import NUMBER, NUMBER_OR_NULL, Kind, below, list_of
 from wpl_jax.supernet import Space, num_choices
 
@@ -114,25 +114,16 @@ def curves(
     report: Report, found: Mapping[str, list[Taus]], pairs: tuple[str, ...]
 ) -> Figure:
     """Kendall's tau over the rounds, a panel for each pair of rankings."""
-    figure = new_figure(2 + 3.1 * len(pairs), 3.8)
-    panels = figure.subplots(1, len(pairs), sharey=True, squeeze=False)[0]
-    for place, (ax, title) in enumerate(zip(panels, pairs, strict=True)):
-        for arm, _, color in report.colored():
-            if arm not in found:
-                continue
-            values = np.array([each[place] for each in found[arm]])
-            rounds = np.arange(1, values.shape[1] + 1)
-            for of_seed in values:
-                ax.plot(rounds, of_seed, color=color, lw=0.6, alpha=0.6)
-            means = [mean(column) for column in values.T]
-            ax.plot(rounds, means, "o-", color=color, ms=3, label=arm)
-        ax.axhline(0, color="0.6", lw=0.8)
-        ax.set(title=title, xlabel="round")
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    panels[0].set_ylabel("Kendall's tau")
-    handles = panels[0].get_legend_handles_labels()
-    figure.legend(*handles, fontsize="small", loc="outside right center")
-    return figure
+    arms = [
+        Curves(arm, color, np.array(found[arm]).swapaxes(0, 1))
+        for arm, _, color in report.colored()
+        if arm in found
+    ]
+
+    def means(values):
+        return np.array([mean(column) for column in values.T])
+
+    return tau_curves(arms, pairs, "round", 2 + 3.1 * len(pairs), means, "o-")
 
 
 SECTION = Section(_show, Columns(of_some=_columns))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from wpl_jax.evaluation.rank_files import SCORES_FILE, read_ranks
+from wpl_jax.evaluation.rank_files import SCORES_FILE
 from wpl_jax.reports.page import Page, new_figure
 from wpl_jax.reports.sections.section import Report, Section
 
@@ -18,7 +18,7 @@ _WHICH = {
 
 
 def _show(page: Page, report: Report) -> None:
-    found = read_ranks(report.workdir, [one.folder for one in report.searches])
+    found = report.ranks
     if found is None:  # --mode=rank writes it.
         return
     error = report.error_name

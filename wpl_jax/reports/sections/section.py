@@ -24,6 +24,8 @@ class Report(NamedTuple):
       about: A line about the data.
       start_epoch: First epoch whose children leave a Fisher; None if none do.
       strategies: Of each arm, or of none.
+      ranks: What :func:`wpl_jax.evaluation.rank_files.read_ranks` read; None if no
+        architectures have been ranked.
     """
 
     workdir: Path
@@ -32,6 +34,7 @@ class Report(NamedTuple):
     about: str
     start_epoch: int | None
     strategies: Mapping[str, Strategy] = MappingProxyType({})
+    ranks: dict[str, Any] | None = None
 
     @property
     def searches(self) -> list[Searched]:

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 
 from wpl_jax.evaluation.rank_disorder import estimate_of
-from wpl_jax.evaluation.rank_files import read_ranks
 from wpl_jax.evaluation.ranking_metrics import kendall_tau
 from wpl_jax.reports.page import Page
 from wpl_jax.reports.sections.section import Report, Section
@@ -51,7 +50,7 @@ def agreement(true: np.ndarray, scores: Sequence[Evaluation]) -> Agreement:
 
 
 def _show(page: Page, report: Report) -> None:
-    found = read_ranks(report.workdir, [one.folder for one in report.searches])
+    found = report.ranks
     several = [(arm, seeds) for arm, seeds in report.arms.items() if len(seeds) > 1]
     if found is None or not several:
         return

@@ -5,15 +5,15 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from wpl_jax.errors import UserError
 from wpl_jax.evaluation.ranking_metrics import kendall_tau
 from wpl_jax.evaluation.truth_from_table import FromTable
-from wpl_jax.reports.page import Page, new_figure
+from wpl_jax.reports.page import Page
 from wpl_jax.reports.searched import Columns, Searched
 from wpl_jax.reports.sections.derived_accuracy import find_truths
 from wpl_jax.reports.sections.section import Report, Section, mean, spread
+from wpl_jax.reports.sections.tau_curves import Curves, tau_curves
 from wpl_jax.runs.run_files import Kind, below, list_of
 from wpl_jax.supernet import Space, num_choices
 
@@ -103,22 +103,11 @@ def of_last(taus: np.ndarray) -> float:
 
 def curves(report: Report, found: Mapping[str, list[Orders]]) -> Figure:
     """Kendall's tau over the epochs, a panel for err1 and one for err2."""
-    figure = new_figure(9, 3.8)
-    panels = figure.subplots(1, 2, sharey=True)
-    for ax, place, title in zip(panels, range(2), _TITLES, strict=True):
-        for arm, _, color in report.recording(CHOICES):
-            taus = np.array([each[place] for each in found[arm]])
-            epochs = np.arange(1, taus.shape[1] + 1)
-            for of_seed in taus:
-                ax.plot(epochs, of_seed, color=color, lw=0.6, alpha=0.6)
-            ax.plot(epochs, taus.mean(0), color=color, label=arm)
-        ax.axhline(0, color="0.6", lw=0.8)
-        ax.set(title=title, xlabel="epoch")
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    panels[0].set_ylabel("Kendall's tau")
-    handles = panels[0].get_legend_handles_labels()
-    figure.legend(*handles, fontsize="small", loc="outside right center")
-    return figure
+    arms = [
+        Curves(arm, color, np.array(found[arm]).swapaxes(0, 1))
+        for arm, _, color in report.recording(CHOICES)
+    ]
+    return tau_curves(arms, _TITLES, "epoch", 9, lambda taus: taus.mean(0))
 
 
 SECTION = Section(_show, Columns(of_some=_columns))
