@@ -8,7 +8,9 @@
 docs/study.md has the question, the comparisons that were fixed before the runs, and the
 results. Each arm is a method with the epochs that it has time for. After a colon stands
 a group of arms, or some arms with commas between them:
-``--config=configs/study_nb201.py:batches``, ``:enas``, ``:none,wpl``.
+``--config=configs/study_nb201.py:batches``, ``:enas``, ``:none,wpl``. The group
+``calibration`` has three values of one setting of each method; docs/study.md has its
+command.
 """
 
 from typing import Any
@@ -22,7 +24,7 @@ from wpl_jax.evaluation.rank_disorder import Ranking
 from wpl_jax.jobs.build import choice, settings
 from wpl_jax.strategies import STRATEGIES
 
-_EPOCHS = 48  # of a method without a penalty
+_EPOCHS = 64  # of a method without a penalty
 _CHILDREN, _BATCHES = 45, 7  # 315 steps an epoch; 5 children may be trained together
 
 
@@ -44,7 +46,7 @@ def get_config(which: str = "methods") -> ConfigDict:
         pada={"candidates": _CANDIDATES},
     )
     config.search.children, config.search.batches = _CHILDREN, _BATCHES
-    config.search.eval_batches = 8  # 256 images
+    config.search.eval_batches = 4  # 128 images
     config.optimizer.sgd.learning_rate = 0.05
     separate: dict[str, Any] = {"learning_rate": 0.05, "schedule": "complexity"}
     separate |= {"clip_norm": 5.0, "weight_decay": 3e-4, "decision": "edge_0_1"}
@@ -55,7 +57,7 @@ def get_config(which: str = "methods") -> ConfigDict:
         Ranking,
         which="sample",
         architectures=1000,
-        batches=128,  # 4,096 images; on 256, tau depends on which they are
+        batches=32,  # 1,024 images; on 256, tau depends on which they are
         top=0.05,
         bootstrap=200,
         truth="table",
@@ -112,16 +114,58 @@ def _enas() -> dict[str, dict[str, Any]]:
 def _batches() -> dict[str, dict[str, Any]]:
     """Children that are trained on one batch, and on 30, as many in all."""
     found = {}
-    for batches in (1, 30):
+    for batches, eval_batches in ((1, 1), (30, 16)):
         children = _CHILDREN * _BATCHES // batches
-        lengths = {"children": children, "batches": batches, "eval_batches": 8}
+        lengths = {"children": children, "batches": batches}
+        lengths["eval_batches"] = eval_batches
         for name in ("none", "l2", "wpl"):
             arm = _arm({"search": lengths}, _methods()[name])
             found[f"{name}_{batches}"] = arm
     return found
 
 
-GROUPS = {"methods": _methods, "enas": _enas, "batches": _batches}
+# The setting of each method that is chosen, and the values that are tried.
+_STRENGTHS = (0.03, 0.1, 0.3)
+_TRIALS: dict[str, tuple[str, tuple[float, ...]]] = {
+    "none": ("optimizer.sgd.learning_rate", (0.025, 0.05, 0.1)),
+    "l2": ("penalty.l2.strength", _STRENGTHS),
+    "ewc": ("penalty.ewc.strength", _STRENGTHS),
+    "wpl": ("penalty.wpl.strength", _STRENGTHS),
+    "wpl_batch": ("penalty.wpl.strength", _STRENGTHS),
+    "wpl_average": ("penalty.wpl.strength", _STRENGTHS),
+    "wpl_replay": ("penalty.wpl_replay.strength", _STRENGTHS),
+    "replay": ("penalty.replay.share", (0.1, 0.25, 0.5)),
+    "nsas": ("penalty.nsas.share", (0.1, 0.25, 0.5)),
+    "orthogonal": ("penalty.orthogonal.directions", (1, 4, 16)),
+    "classes": ("optimizer.sgd.learning_rate", (0.025, 0.05, 0.1)),
+    "fair": ("optimizer.sgd.learning_rate", (0.025, 0.05, 0.1)),
+    "sumnas": ("search.reptile.rate", (0.3, 0.6, 1.0)),
+    "pada": ("strategy.pada.rate", (0.25, 0.5, 0.75)),
+    "calr_ms": ("optimizer.separate_momentum.complexity.omega", (-0.25, -0.5, -1.0)),
+    "ensemble": ("search.average_epochs", (3, 5, 10)),
+}
+
+
+def _calibration() -> dict[str, dict[str, Any]]:
+    """Three values of one setting of each method, in half of the epochs."""
+    found = {}
+    for name, (path, values) in _TRIALS.items():
+        *sections, setting = path.split(".")
+        for place, value in zip(("low", "middle", "high"), values, strict=True):
+            change: dict[str, Any] = {setting: value}
+            for section in reversed(sections):
+                change = {section: change}
+            half = {"search": {"epochs": _EPOCHS // 2}}
+            found[f"{name}_{place}"] = _arm(_methods()[name], change, half)
+    return found
+
+
+GROUPS = {
+    "methods": _methods,
+    "enas": _enas,
+    "batches": _batches,
+    "calibration": _calibration,
+}
 
 
 def _penalized(name: str, **settings_of_penalty: Any) -> dict[str, Any]:
