@@ -26,6 +26,7 @@ from wpl_jax.common.settings import SettingError
 from wpl_jax.devices.parallel import Devices
 from wpl_jax.engine.slope import Slope, SlopeOfPass
 from wpl_jax.engine.training import Batch, stepped_by
+from wpl_jax.errors import UserError
 from wpl_jax.strategies.differentiable import (
     AdamOnConcentrations,
     AdamOnLogits,
@@ -442,7 +443,7 @@ def test_what_cannot_be_mixed_or_trained_at_once_is_refused():
     class Plain(toy.ToySpace):
         mixes = False
 
-    with pytest.raises(SettingError, match="mixes its choices"):
+    with pytest.raises(UserError, match="the space toy has no mixtures"):
         Differentiable(Plain())
     for wrong in ({"split": "valid"}, {"split": "train", "relaxation": "gumbel"}):
         with pytest.raises(SettingError, match="shared_pass"):

@@ -33,6 +33,7 @@ from wpl_jax.common.settings import (
     chosen,
     require,
 )
+from wpl_jax.errors import UserError
 from wpl_jax.registry import Registry
 from wpl_jax.strategies.exponentiated_gradient import exponentiated_gradient
 from wpl_jax.strategies.strategy import Candidates, Slope, Strategy
@@ -264,8 +265,13 @@ class Differentiable(Strategy):
             check_number(self, name, above=0)
         check_int(self, "temperature_epochs", 1)
         check_number(self, "entropy_weight", least=0)
-        expected = "a space that mixes its choices by weights"
-        require(self, "space", self.space.mixes, expected)
+        if not self.space.mixes:
+            raise UserError(
+                "This strategy trains weights of all choices, and the space "
+                f"{self.space.name} has no mixtures of choices with these settings. "
+                "Take a strategy of single paths (random, enas, nao, pada) or another "
+                "space."
+            )
         possible = mixed or self.space.draws
         expected = '"mixture", as the space draws no single path by its weights'
         require(self, "relaxation", possible, expected)

@@ -1,0 +1,113 @@
+"""Every strategy with every penalty on every space, and with it its task.
+
+A combination either has calls that keep the form of the state, or is refused in one
+sentence before anything is compiled. What the calls compute is tested part by part.
+"""
+
+import functools
+import itertools
+
+import jax
+import pytest
+from helpers import tiny_images, tiny_search
+from ml_collections import ConfigDict
+
+from wpl_jax.errors import UserError
+from wpl_jax.jobs.build import choice
+from wpl_jax.jobs.search_config import expand, make_plan, make_search
+from wpl_jax.protections import PENALTIES
+from wpl_jax.spaces import SPACES
+from wpl_jax.strategies import STRATEGIES
+from wpl_jax.tasks.data_cache import DataCache
+
+CANDIDATES = {"proposed": 4, "screen_batches": 1, "keep": 1, "judge_batches": 1}
+NETWORKS = {"embedding": 2, "hidden": 2, "units": 2, "batch_size": 2}
+# Tiny sizes of all parts. A new part has a line here, or its defaults.
+SETTINGS_OF_STRATEGIES = {
+    "differentiable": {"candidates": CANDIDATES | {"proposed": 1}},
+    "enas": {"steps": 2, "candidates": CANDIDATES},
+    "nao": {
+        **{"every": 1, "pool": 4, "updates": 2, "seeds": 2, "new": 2, "random": 1},
+        "candidates": CANDIDATES,
+        "networks": NETWORKS,
+    },
+    "pada": {"candidates": CANDIDATES, "epochs": 2},
+    "random": {"candidates": CANDIDATES},
+}
+SETTINGS_OF_SPACES = {
+    "darts_cell": {"channels": 2, "cells": 3, "num_nodes": 2},
+    "genotype": {"channels": 2, "cells": 3},
+    "micro_cell": {"filters": 2, "num_nodes": 2, "layers": 3},
+    "nasbench201": {"channels": 2, "cells": 1},
+    "plain_recurrent": {"hidden": 4},
+    "recurrent_cell": {"hidden": 4, "num_nodes": 3, "output": "all"},
+    "residual": {},
+}
+OF_TEXT = ("plain_recurrent", "recurrent_cell")
+# Networks without decisions, which are trained from scratch and never searched.
+FIXED = ("genotype", "plain_recurrent", "residual")
+SEARCHED = [name for name in SPACES if name not in FIXED]
+WITHOUT_MIXTURES = ("micro_cell",)
+
+
+@pytest.fixture(scope="module")
+def cache():
+    """The data of all combinations, which is opened once."""
+    return DataCache()
+
+
+def combination(space, strategy, penalty):
+    """A configuration of two epochs with the three parts."""
+    tiny = tiny_search if space in OF_TEXT else tiny_images
+    config = tiny.get_config()
+    config.arms = ConfigDict({"only": {}})
+    config.main_arm = "only"
+    sizes = {space: SETTINGS_OF_SPACES.get(space, {})}
+    config.space = choice(SPACES, space, **sizes)
+    own = {strategy: SETTINGS_OF_STRATEGIES.get(strategy, {})}
+    config.strategy = choice(STRATEGIES, strategy, **own)
+    config.penalty = choice(PENALTIES, penalty)
+    config.search.update({"epochs": 2, "children": 2, "batches": 2})
+    config.search.update({"eval_batches": 1, "learn_per_call": 1})
+    return expand(config)[0]
+
+
+def is_refused(space, strategy):
+    """Whether a strategy needs what a space does not have."""
+    return strategy == "differentiable" and space in WITHOUT_MIXTURES
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("space", SEARCHED)
+def test_a_strategy_runs_on_a_space_or_is_refused_in_a_sentence(space, strategy, cache):
+    run = combination(space, strategy, "wpl")
+    if is_refused(space, strategy):
+        with pytest.raises(UserError, match=f"space {space} has no") as refusal:
+            make_search(run.config, cache=cache)
+        assert len(str(refusal.value)) < 250
+    else:
+        search, _, _ = make_search(run.config, cache=cache)
+        make_plan(run.config, search)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("penalty", PENALTIES)
+@pytest.mark.parametrize(
+    ("space", "strategy"),
+    [pair for pair in itertools.product(SEARCHED, STRATEGIES) if not is_refused(*pair)],
+)
+def test_every_combination_keeps_the_form_of_the_state(space, strategy, penalty, cache):
+    run = combination(space, strategy, penalty)
+    search, data, _ = make_search(run.config, cache=cache)
+    plan = make_plan(run.config, search)
+    state = jax.eval_shape(search.init, run.key())
+    numbers = {call.phase: number for number, call in enumerate(plan)}
+    for phase in {"train", "learn"} & numbers.keys():
+        advance = functools.partial(plan.advance, data=data, number=numbers[phase])
+        after = jax.eval_shape(advance, state)
+        assert jax.tree.map(form, after) == jax.tree.map(form, state)
+
+
+def form(x):
+    """What a compiled function depends on."""
+    return x.shape, x.dtype
