@@ -11,7 +11,7 @@ from helpers.processes import free_port, processes
 from helpers.tiny import call, environment
 from helpers.tiny_search import RUNS
 
-from configs import enas_rnn_pydoc
+from configs import enas_rnn_pydoc, methods_nb201_small, study_nb201
 from wpl_jax.devices import parallel
 from wpl_jax.jobs.search_config import make_search
 
@@ -125,6 +125,20 @@ def test_the_readme_names_every_guide():
     readme = (ROOT / "README.md").read_text("utf-8")
     for guide in set(PAGES[1:]) - {ROOT / "docs" / "index.md"}:
         assert f"docs/{guide.name}" in readme, guide.name
+
+
+def test_the_arms_and_configurations_of_the_systems_are_there():
+    text = (ROOT / "docs" / "systems.md").read_text("utf-8")
+    strategies, methods, papers = text.split("\n## ")[1:]
+    for part, config in ((strategies, methods_nb201_small), (methods, study_nb201)):
+        rows = re.findall(r"^\|.*\| (`\w+`(?:, `\w+`)*) \|", part, re.MULTILINE)
+        arms = {arm for row in rows for arm in re.findall(r"`(\w+)`", row)}
+        assert len(arms) >= 12
+        assert arms <= set(config.get_config().arms)
+    configs = re.findall(r"^\| [^|]+ \| `(\w+)` \|", papers, re.MULTILINE)
+    assert len(configs) == 7
+    for config in configs:
+        assert (ROOT / "configs" / f"{config}.py").is_file(), config
 
 
 def test_a_search_takes_the_settings_of_the_plan_for_a_box():
