@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from wpl_jax.errors import UserError, shorten
+from wpl_jax.parts import Part, sum_of_uses
 
 
 class Decision(NamedTuple):
@@ -160,18 +161,44 @@ class Space(Protocol):
         """
         return None
 
-    def costs(self, architecture: Architecture) -> dict[str, jax.Array]:
-        """Costs of a child by name; by default ``"parameters"``, ``int32[]``.
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What children consist of; by default (), the space does not list it."""
+        return ()
+
+    def uses(self, architecture: Architecture) -> jax.Array:
+        """How often each of the :attr:`parts` is used, ``float32[parts]``.
+
+        Of a mixture the expected numbers for a child that is drawn by its weights. They
+        are differentiable in the weights.
 
         Args:
-          architecture: The child.
+          architecture: The child or the mixture.
         """
-        key = jax.eval_shape(lambda: jax.random.key(0))
-        return {
-            "parameters": count_parameters(
-                jax.eval_shape(self.init, key), self.rows(architecture)
-            )
-        }
+        del architecture
+        return jnp.zeros(len(self.parts))
+
+    def costs(self, architecture: Architecture) -> dict[str, jax.Array]:
+        """Costs by name: ``"parameters"``, and with parts ``"multiply_adds"``.
+
+        Args:
+          architecture: A child, or a mixture with :attr:`parts`, whose costs are
+            expected ones.
+
+        Returns:
+          ``float32[]``; the parameters of a child are ``int32[]``.
+        """
+        found, parts = {}, self.parts
+        if architecture.weights is None:
+            key = jax.eval_shape(lambda: jax.random.key(0))
+            shapes = jax.eval_shape(self.init, key)
+            found["parameters"] = count_parameters(shapes, self.rows(architecture))
+        if parts:
+            uses = self.uses(architecture)
+            for name in ("parameters", "multiply_adds"):
+                of_parts = [getattr(part, name) for part in parts]
+                found.setdefault(name, sum_of_uses(uses, of_parts))
+        return found
 
     def network(self, choice: Any, child: Any, statistics: Any) -> Any:
         """One child to be written out as Flax source; by default, None: it cannot be.

@@ -24,7 +24,7 @@ import numpy as np
 
 from wpl_jax.common.settings import MOST_NODES, check_bool, check_int, require
 from wpl_jax.errors import UserError
-from wpl_jax.spaces import darts_blocks, partial_channels
+from wpl_jax.spaces import darts_blocks, darts_parts, partial_channels
 from wpl_jax.spaces.batch_normalization import Moments, normalize_once
 from wpl_jax.spaces.branches import switch
 from wpl_jax.spaces.darts_network import (
@@ -243,6 +243,53 @@ class DartsCell(DartsNetwork):
         places = jnp.arange(cells * len(branches.target))
         row = jnp.arange(cells)[:, None] * rows + row
         return jnp.where(jnp.tile(there, cells), row.ravel(), PAD + places)
+
+    # What it costs.
+
+    def _parts_of_cell(self, name, place):
+        reduction = place.kind == REDUCTION
+        return [
+            darts_parts.operation_part(
+                name, operation, place, halves, self, self.channel_parts
+            )
+            for halves in ((False, True) if reduction else (False,))
+            for operation in OPERATIONS[1:]
+        ]
+
+    def _uses_in_cell(self, architecture, place):
+        """Of a mixture, those of two inputs a node that are drawn by their weights.
+
+        Without ``edge_weights`` all inputs are equally probable. ``none`` is excluded,
+        as in :meth:`discretize`.
+        """
+        if architecture.weights is None:
+            branches = self._branches(architecture._replace(gates=None), place.kind)
+            source = branches.source
+            first = self.operations.index(OPERATIONS[1])
+            chosen = jax.nn.one_hot(branches.operation - first, len(OPERATIONS) - 1)
+        else:
+            source, chosen = self._expected(architecture.weights, place.kind)
+        if place.kind != REDUCTION:
+            return jnp.sum(chosen, 0)
+        halves = (jnp.asarray(source) < INPUTS)[:, None]
+        of_strides = [jnp.where(halves, 0, chosen), jnp.where(halves, chosen, 0)]
+        return jnp.concatenate([jnp.sum(each, 0) for each in of_strides])
+
+    def _expected(self, weights, kind):
+        """Sources of edges, and expected uses, ``float32[edges, operations]``."""
+        nodes = np.arange(self.num_nodes)
+        source = np.concatenate([np.arange(node + INPUTS) for node in nodes])
+        target = np.repeat(nodes, nodes + INPUTS)
+        first = self.operations.index(OPERATIONS[1])
+        own = weights[kind * self._edges :][: self._edges]
+        usable = own[:, first : len(self.operations)]
+        total = jnp.sum(usable, 1, keepdims=True)
+        usable = usable / jnp.maximum(total, 1e-9)
+        share = jnp.asarray(INPUTS / (target + INPUTS), jnp.float32)
+        if self.edge_weights:
+            groups = self._group_of_inputs(kind, 0) + target
+            share = INPUTS * weights[groups, source]
+        return source, usable * share[:, None]
 
     # The forward pass.
 

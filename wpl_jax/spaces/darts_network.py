@@ -17,9 +17,11 @@ import jax.numpy as jnp
 
 from wpl_jax.common.settings import check_bool, check_int, require
 from wpl_jax.devices.axis import NO_AXIS, Axis
-from wpl_jax.spaces import images
+from wpl_jax.parts import Part
+from wpl_jax.spaces import darts_parts, images
 from wpl_jax.spaces.auxiliary_head import AuxiliaryHead
 from wpl_jax.spaces.genotypes import Cell
+from wpl_jax.spaces.image_parts import size_of
 from wpl_jax.spaces.images import Noise, Outputs, UniformKernel, affine_parameters
 from wpl_jax.spaces.nasbench201_operations import affine_convolution, convolve
 from wpl_jax.supernet import ALL, Architecture, Graph, Space
@@ -114,6 +116,14 @@ class DartsNetwork(Space):
         """Rows of these parameters that are not all of them, as in ``rows``."""
         raise NotImplementedError
 
+    def _parts_of_cell(self, name: str, place: Place) -> list[Part]:
+        """The operations of a cell, at both strides where there are two."""
+        raise NotImplementedError
+
+    def _uses_in_cell(self, architecture: Architecture, place: Place) -> jax.Array:
+        """How often a cell uses each of its operations, ``float32[parts]``."""
+        raise NotImplementedError
+
     def _run_cell(
         self,
         place: Place,
@@ -206,6 +216,30 @@ class DartsNetwork(Space):
         place = self._last_reduction
         channels = place.channels * len(self._nodes_out(REDUCTION))
         return AuxiliaryHead(place.size, channels, self.num_classes, affine=True)
+
+    @functools.cached_property
+    def parts(self):
+        """The stem, inputs and operations of equal cells, and the classifier."""
+        found = [darts_parts.stem_part(self, STEM_FACTOR * self.channels)]
+        for number, (place, _, _) in enumerate(self._segments):
+            name = f"cells_{number}"
+            found.append(darts_parts.inputs_part(name, place, self.affine))
+            found += self._parts_of_cell(name, place)
+        features = place.channels * len(self._nodes_out(place.kind))
+        found.append(darts_parts.head_part(self, place, features))
+        if self.auxiliary:  # It is for training alone.
+            parameters = size_of(self._auxiliary_head.parameters())
+            found.append(Part("auxiliary", parameters, 0))
+        return tuple(found)
+
+    def uses(self, architecture):
+        """Those of all cells; see :meth:`_uses_in_cell`."""
+        once = jnp.ones(1)
+        found = [once]
+        for place, cells, _ in self._segments:
+            of_cell = self._uses_in_cell(architecture, place)
+            found.append(cells * jnp.concatenate([once, of_cell]))
+        return jnp.concatenate([*found, once, *[once] * self.auxiliary])
 
     def rows(self, architecture: Architecture) -> Any:
         """The rows of the operations that are used, and all other parameters."""

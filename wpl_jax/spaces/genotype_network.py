@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from wpl_jax.common.settings import SettingError
 from wpl_jax.errors import UserError
+from wpl_jax.spaces import darts_parts
 from wpl_jax.spaces.batch_normalization import Moments, normalize_once
 from wpl_jax.spaces.darts_network import (
     INPUTS,
@@ -102,9 +103,7 @@ class GenotypeNetwork(DartsNetwork):
             if name in CONVOLUTIONS:
                 own = CONVOLUTIONS[name].parameters(cells, size, self.affine)
             elif name == _CROSSED:
-                kernel = UniformKernel((cells, _LENGTH * size, size), _LENGTH * size)
-                affine = affine_parameters((cells, size), self.affine)
-                own = {"first": kernel, "second": kernel, **affine}
+                own = self._crossed_parameters((cells,), size)
             elif name == SKIP and halves:
                 own = skip_parameters(cells, size, self.affine)
             else:
@@ -112,9 +111,39 @@ class GenotypeNetwork(DartsNetwork):
             found[f"branch_{number}"] = own
         return found
 
+    def _crossed_parameters(self, rows, size):
+        kernel = UniformKernel((*rows, _LENGTH * size, size), _LENGTH * size)
+        affine = affine_parameters((*rows, size), self.affine)
+        return {"first": kernel, "second": kernel, **affine}
+
     def _rows_of_cells(self, architecture, place, cells):
         del architecture, place, cells
         return {}
+
+    def _operations(self, place):
+        """Of each branch the operation, and whether it halves the image."""
+        reduction = place.kind == REDUCTION
+        cell = self._cell(place.kind)
+        return [(name, reduction and state < INPUTS) for name, state in cell]
+
+    def _parts_of_cell(self, name, place):
+        found = []
+        for operation, halves in sorted(set(self._operations(place))):
+            if operation == _CROSSED:
+                parameters = self._crossed_parameters((), place.channels)
+                part = darts_parts.crossed_part(
+                    *(name, operation, place, halves, parameters, _LENGTH, _crossed)
+                )
+            else:
+                part = darts_parts.operation_part(name, operation, place, halves, self)
+            found.append(part)
+        return found
+
+    def _uses_in_cell(self, architecture, place):
+        del architecture
+        operations = self._operations(place)
+        counts = [operations.count(one) for one in sorted(set(operations))]
+        return jnp.asarray(counts, jnp.float32)
 
     def _run_cell(self, place, architecture, weights, inputs, given, noise, axis):
         del architecture

@@ -15,6 +15,7 @@ convolution: these are what children share.
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -23,7 +24,7 @@ import jax.numpy as jnp
 
 from wpl_jax.common.settings import MOST_NODES, check_bool, check_int, require
 from wpl_jax.devices.axis import NO_AXIS, Axis
-from wpl_jax.spaces import micro_cell_network
+from wpl_jax.spaces import micro_cell_network, micro_cell_parts
 from wpl_jax.spaces.auxiliary_head import AuxiliaryHead
 from wpl_jax.spaces.cell_graph import OPERATIONS, run_cells
 from wpl_jax.spaces.cell_layout import Wiring, used
@@ -135,7 +136,7 @@ class MicroCell(Space):
         kinds = jnp.array(self.cells_of_stage(stage))
         return jax.tree.map(lambda w: w[kinds], wirings)
 
-    def _size(self, stage: int) -> tuple[int, int]:
+    def size_of_stage(self, stage: int) -> tuple[int, int]:
         """Height and width of a stage."""
         height, width, _ = self.image_shape
         return math.ceil(height / 2**stage), math.ceil(width / 2**stage)
@@ -173,7 +174,7 @@ class MicroCell(Space):
             }
             channels = stacks.filters
         if self.auxiliary:
-            found["auxiliary"] = self._auxiliary_head.parameters()
+            found["auxiliary"] = self.auxiliary_head.parameters()
         return found
 
     def stacks(self, stage: int) -> CellStacks:
@@ -182,9 +183,12 @@ class MicroCell(Space):
         return CellStacks(cells, self.num_nodes, filters, self.affine)
 
     @property
-    def _auxiliary_head(self) -> AuxiliaryHead:
+    def auxiliary_head(self) -> AuxiliaryHead:
         """Behind the first cell of the last stage."""
-        size, channels = self._size(STAGES - 1), self.filters * 2 ** (STAGES - 1)
+        size, channels = (
+            self.size_of_stage(STAGES - 1),
+            self.filters * 2 ** (STAGES - 1),
+        )
         return AuxiliaryHead(size, channels, self.num_classes, self.affine)
 
     def rows(self, architecture: Architecture) -> Any:
@@ -235,7 +239,7 @@ class MicroCell(Space):
                 stage, child[name], wirings, x, noise, given.get(name), axis
             )
         if self.auxiliary:
-            auxiliary, found["auxiliary"] = self._auxiliary_head.apply(
+            auxiliary, found["auxiliary"] = self.auxiliary_head.apply(
                 child["auxiliary"], behind_first, given.get("auxiliary"), axis
             )
         logits = classify(x, child["classifier"], noise, axis)
@@ -276,6 +280,15 @@ class MicroCell(Space):
 
         keys = jax.random.split(jax.random.fold_in(noise.key, stage), cells)
         return jax.vmap(of_cell)(keys, depth * noise.drop_path)
+
+    @functools.cached_property
+    def parts(self):
+        """The stem, inputs, operations and outputs of stages, and the classifier."""
+        return micro_cell_parts.parts(self)
+
+    def uses(self, architecture):
+        """Operations of all cells, and nodes without a successor."""
+        return micro_cell_parts.uses(self, architecture)
 
     def network(self, choice: Any, child: Any, statistics: Any) -> Network:
         """The network without its auxiliary head."""

@@ -28,7 +28,12 @@ import numpy as np
 from wpl_jax.common.settings import check_bool, check_int, require
 from wpl_jax.devices.axis import NO_AXIS, Axis
 from wpl_jax.errors import UserError, shorten
-from wpl_jax.spaces import images, nasbench201_network, partial_channels
+from wpl_jax.spaces import (
+    images,
+    nasbench201_network,
+    nasbench201_parts,
+    partial_channels,
+)
 from wpl_jax.spaces.batch_normalization import Moments
 from wpl_jax.spaces.branches import switch
 from wpl_jax.spaces.depthwise import average_pool
@@ -340,6 +345,15 @@ class NasBench201(Space):
         if architecture.weights is None:
             return 1 / target
         return architecture.weights[len(EDGES) + target - 2, source]
+
+    @functools.cached_property
+    def parts(self):
+        """The stem, reductions, the operations of each stage, and the classifier."""
+        return nasbench201_parts.parts(self, STAGES)
+
+    def uses(self, architecture):
+        """Operations are used in each cell of a stage."""
+        return nasbench201_parts.uses(self, STAGES, architecture)
 
     def network(self, choice: Any, child: Any, statistics: Any) -> Network:
         """The cells and the rest of the network."""

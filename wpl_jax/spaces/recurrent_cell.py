@@ -12,6 +12,7 @@ each activation (``wpl_jax.spaces.highway_mixture``).
 """
 
 import dataclasses
+import functools
 from typing import Any, Literal
 
 import jax
@@ -20,7 +21,7 @@ import numpy as np
 
 from wpl_jax.common.settings import MOST_NODES, check_choice, check_int, check_number
 from wpl_jax.devices.axis import NO_AXIS, Axis
-from wpl_jax.spaces import recurrent_cell_network
+from wpl_jax.spaces import recurrent_cell_network, recurrent_cell_parts
 from wpl_jax.spaces.highway_mixture import edge, mixed_highway_scan
 from wpl_jax.spaces.highway_scan import (
     ACTIVATIONS,
@@ -228,6 +229,16 @@ class RecurrentCell(Space):
         node = jnp.arange(1, self.num_nodes)
         edges = node * (node - 1) // 2 + architecture.choice[1::2]
         return whole | {"edges": edges}
+
+    @functools.cached_property
+    def parts(self):
+        """Embedding and softmax, and the cell: all children cost the same."""
+        return recurrent_cell_parts.parts(self)
+
+    def uses(self, architecture):
+        """Each part is used once."""
+        del architecture
+        return recurrent_cell_parts.uses(self)
 
     def network(self, choice: Any, child: Any, statistics: Any) -> Network:
         """The cell over time, the embedding and the softmax."""
