@@ -24,7 +24,7 @@ from wpl_jax.evaluation.rank_disorder import Ranking
 from wpl_jax.jobs.build import choice, settings
 from wpl_jax.strategies import STRATEGIES
 
-_EPOCHS = 64  # of a method without a penalty
+_EPOCHS = 96  # of a method without a penalty
 _CHILDREN, _BATCHES = 45, 7  # 315 steps an epoch; 5 children may be trained together
 
 
@@ -46,7 +46,7 @@ def get_config(which: str = "methods") -> ConfigDict:
         pada={"candidates": _CANDIDATES},
     )
     config.search.children, config.search.batches = _CHILDREN, _BATCHES
-    config.search.eval_batches = 4  # 128 images
+    config.search.eval_batches = 2  # 64 images
     config.optimizer.sgd.learning_rate = 0.05
     separate: dict[str, Any] = {"learning_rate": 0.05, "schedule": "complexity"}
     separate |= {"clip_norm": 5.0, "weight_decay": 3e-4, "decision": "edge_0_1"}
@@ -76,7 +76,7 @@ def get_config(which: str = "methods") -> ConfigDict:
     return config
 
 
-_CANDIDATES = {"proposed": 1000, "screen_batches": 8, "keep": 50, "judge_batches": 100}
+_CANDIDATES = {"proposed": 1000, "screen_batches": 4, "keep": 20, "judge_batches": 100}
 
 
 def _methods() -> dict[str, dict[str, Any]]:
@@ -114,7 +114,7 @@ def _enas() -> dict[str, dict[str, Any]]:
 def _batches() -> dict[str, dict[str, Any]]:
     """Children that are trained on one batch, and on 30, as many in all."""
     found = {}
-    for batches, eval_batches in ((1, 1), (30, 16)):
+    for batches, eval_batches in ((1, 1), (30, 8)):
         children = _CHILDREN * _BATCHES // batches
         lengths = {"children": children, "batches": batches}
         lengths["eval_batches"] = eval_batches
@@ -147,7 +147,7 @@ _TRIALS: dict[str, tuple[str, tuple[float, ...]]] = {
 
 
 def _calibration() -> dict[str, dict[str, Any]]:
-    """Three values of one setting of each method, in half of the epochs."""
+    """Three values of one setting of each method, in a third of the epochs."""
     found = {}
     for name, (path, values) in _TRIALS.items():
         *sections, setting = path.split(".")
@@ -155,8 +155,8 @@ def _calibration() -> dict[str, dict[str, Any]]:
             change: dict[str, Any] = {setting: value}
             for section in reversed(sections):
                 change = {section: change}
-            half = {"search": {"epochs": _EPOCHS // 2}}
-            found[f"{name}_{place}"] = _arm(_methods()[name], change, half)
+            third = {"search": {"epochs": _EPOCHS // 3}}
+            found[f"{name}_{place}"] = _arm(_methods()[name], change, third)
     return found
 
 
