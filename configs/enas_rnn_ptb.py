@@ -23,6 +23,7 @@ from wpl_jax.jobs.build import choice, settings
 from wpl_jax.protections import PENALTIES
 from wpl_jax.spaces import SPACES
 from wpl_jax.strategies import STRATEGIES
+from wpl_jax.strategies.limits import LimitSettings
 from wpl_jax.strategies.rewards import REWARDS
 from wpl_jax.tasks import TASKS
 
@@ -93,7 +94,11 @@ def get_config() -> ConfigDict:
         },
         optax={},
     )
-    config.reward = choice(REWARDS, "task")
+    # "mnasnet": times (cost / target) to a power. It is also for strategies that learn
+    # from gradients, whose loss has the logarithm of it.
+    config.reward = choice(REWARDS, "task", mnasnet={"target": None})
+    # The most that a child may cost: parameters, multiply_adds, latency_ms.
+    config.limits = settings(LimitSettings)
     config.strategy = choice(
         STRATEGIES,
         "enas",

@@ -43,7 +43,7 @@ ELSEWHERE = re.compile(
     r"job|seed|num_seeds|arms.*|main_arm|search\..*|(retrain\.)?task\.data\..*|"
     r"task\.image_classification\.(shrink|shard_images)|(ranking|ensemble)\..*|"
     r"retrain\.(checkpoint_seconds|architecture|baselines\..*)|.*\.name|"
-    r"penalty\.wpl\.alpha_inside_average|"
+    r"penalty\.wpl\.alpha_inside_average|limits\.latency_ms|"
     # Read, but no other sampler fits a recurrent cell.
     r"strategy\.random\.sampler"
 )
@@ -84,7 +84,7 @@ def values(old):
         return [text for text in TEXTS if text != old]
     if isinstance(old, int):
         return [old + 1, old - 1, old + 3, 2 * old]
-    return [0.37, 0.73, 7] if old is None or old < 1 else [old * 1.5, 0.5]
+    return [0.37, 0.73, 7, 1e9] if old is None or old < 1 else [old * 1.5, 0.5]
 
 
 def parts(config):

@@ -8,9 +8,10 @@ from helpers import toy
 from helpers.written_search import make_search
 
 from wpl_jax.common.settings import SettingError
+from wpl_jax.spaces.costs import Costs
 from wpl_jax.spaces.micro_cell import MicroCell
 from wpl_jax.strategies.random_search import RandomSearch
-from wpl_jax.strategies.rewards import Limited, TaskReward
+from wpl_jax.strategies.rewards import Limited, MnasNet, TaskReward
 from wpl_jax.strategies.strategy import Candidates
 from wpl_jax.supernet import PAD, Architecture, gather
 from wpl_jax.tasks import Evaluation, ranking
@@ -85,3 +86,34 @@ def test_wrong_settings_are_refused():
     architecture = Architecture(jnp.array([0, 0]))
     with pytest.raises(ValueError, match=r"no cost 'flops', expected one of \['param"):
         Limited(1, "flops").allows(TASK.space, architecture)
+
+
+@pytest.mark.parametrize(
+    ("below", "above"), [(-0.07, -0.07), (0.0, -1.0), (-0.1, -2.0)]
+)
+def test_a_power_of_the_cost_weights_the_reward(below, above):
+    reward = MnasNet(4.0, "parameters", below, above)
+    for choice, cost in (([0, 0], 2), ([0, 2], 4), ([1, 1], 6)):
+        architecture = Architecture(jnp.array(choice))
+        exponent = below if cost <= 4 else above
+        expected = np.exp(-0.5) * (cost / 4) ** exponent
+        found = reward(TASK, EVALUATION, architecture)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+        # Minus the logarithm of the reward is the loss with the term.
+        term = reward.loss(TASK.space, architecture)
+        np.testing.assert_allclose(0.5 + term, -np.log(expected), rtol=1e-6)
+        assert bool(reward.allows(TASK.space, architecture))
+
+
+def test_the_hard_term_of_a_loss_is_zero_below_the_limit():
+    for choice, cost in (([0, 0], 2), ([1, 1], 6)):
+        term = Limited(4, exponent=2.0).loss(
+            TASK.space, Architecture(jnp.array(choice))
+        )
+        np.testing.assert_allclose(term, 2 * max(0, np.log(cost / 4)), rtol=1e-6)
+    assert float(TaskReward().loss(TASK.space, Architecture(jnp.array([1, 1])))) == 0
+
+
+def test_a_reward_whose_cost_the_space_does_not_count_is_refused():
+    with pytest.raises(SettingError, match=r"one of \['parameters'\], which the space"):
+        MnasNet(1.0, "latency_ms", costs=Costs(TASK.space))

@@ -172,6 +172,20 @@ def chosen(known: Mapping[str, Any], default: Any = dataclasses.MISSING) -> Any:
     return dataclasses.field(default=default, metadata={"known": known})
 
 
+def given(default: Any) -> Any:
+    """A field that no configuration sets: who builds the part gives it a value.
+
+    Args:
+      default: The value without one.
+    """
+    return dataclasses.field(default=default, metadata={"given": True})
+
+
+def is_given(field: dataclasses.Field) -> bool:
+    """Whether a field is one of :func:`given`."""
+    return bool(field.metadata.get("given"))
+
+
 def _is_within(
     value: Any,
     least: float = -math.inf,

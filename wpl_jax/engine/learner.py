@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from wpl_jax.devices.compiled import compiled
 from wpl_jax.devices.parallel import ONE_DEVICE, Devices
@@ -42,7 +43,10 @@ class Learner:
             del step
             evaluator = Evaluator(self.task, self.devices)
             architectures = Architecture(choices)
-            return evaluator.rewards(params, architectures, data, keys, self.reward)
+            found = evaluator.rewards(params, architectures, data, keys, self.reward)
+            # What may not be proposed is worth nothing.
+            allowed = jax.vmap(self.strategy.limits.allows)(choices)
+            return jnp.where(allowed, found, 0)
 
         key = key_for(key, "learn", epoch)
         learned = self.strategy.learn(state, key, rewards, first, steps)

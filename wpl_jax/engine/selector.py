@@ -1,7 +1,6 @@
 """Selection of the best architecture, after the last epoch."""
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -67,7 +66,11 @@ class Selector:
             key_for(key, "derive"), self.strategy.candidates.proposed
         )
         architectures = self.strategy.propose_finalists(strategy, keys)
-        allows = functools.partial(self.reward.allows, self.task.space)
+
+        def allows(architecture):
+            by_reward = self.reward.allows(self.task.space, architecture)
+            return by_reward & self.strategy.limits.allows(architecture.choice)
+
         return selection._replace(
             architectures=architectures, allowed=jax.vmap(allows)(architectures)
         )

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from ml_collections import ConfigDict, config_dict
 
+from wpl_jax.common.settings import is_given
 from wpl_jax.errors import ConfigError
 from wpl_jax.jobs.config_fields import (
     get_field,
@@ -269,8 +270,23 @@ def _unread(known, config, cls, field, path, others) -> dict[str, str]:
     return found | unread_choices(cls, config, below_path)
 
 
+def offered(cls: Any, **values: Any) -> dict[str, Any]:
+    """Those of some values that a part has fields for (:func:`settings.given`).
+
+    Args:
+      cls: Dataclass of the part.
+      **values: By the names of fields.
+    """
+    names = {field.name for field in dataclasses.fields(cls) if is_given(field)}
+    return {name: value for name, value in values.items() if name in names}
+
+
 def _fields(cls: Any) -> dict[str, Any]:
-    return {field.name: field for field in dataclasses.fields(cls) if field.init}
+    return {
+        field.name: field
+        for field in dataclasses.fields(cls)
+        if field.init and not is_given(field)
+    }
 
 
 def _known(field: Any) -> Mapping[str, Any] | None:

@@ -29,6 +29,7 @@ from wpl_jax.jobs.build import (
     build_chosen,
     check_sections,
     find_class,
+    offered,
     section_of,
 )
 from wpl_jax.jobs.config_fields import (
@@ -47,7 +48,10 @@ from wpl_jax.reports.searched import search_folder, search_name
 from wpl_jax.runs.share import Share
 from wpl_jax.search import Search
 from wpl_jax.spaces import SPACES
+from wpl_jax.spaces.costs import Costs, Latency
 from wpl_jax.strategies import STRATEGIES, Strategy
+from wpl_jax.strategies.limits import NO_LIMITS, Limits, LimitSettings
+from wpl_jax.strategies.limits import find as find_limits
 from wpl_jax.strategies.rewards import REWARDS, Reward
 from wpl_jax.supernet import Space
 from wpl_jax.tasks import TASKS, Data, DataCache, Task
@@ -218,7 +222,10 @@ def choose_devices(
 
 
 def make_search(
-    config: ConfigDict, cache: DataCache | None = None, num_devices: int | None = 1
+    config: ConfigDict,
+    cache: DataCache | None = None,
+    num_devices: int | None = 1,
+    latency: Latency | None = None,
 ) -> tuple[Search, Data, str]:
     """Builds one search from its configuration, and loads its data.
 
@@ -226,9 +233,10 @@ def make_search(
       config: Of one arm.
       cache: What has been loaded before; None for nothing.
       num_devices: Number of devices; None for as many as divide the work equally.
+      latency: Of the parts of its space; None if it has not been measured.
 
     Returns:
-      The search, its data, and a line about the data.
+      The search, its data, and lines about the data and the limits.
 
     Raises:
       UserError: If the configuration or the data is wrong.
@@ -239,8 +247,12 @@ def make_search(
     opened = open_task(config, cache)
     task = opened.task
     devices = choose_devices(config, task, num_devices, settings.children_per_step)
-    strategy = build_chosen(STRATEGIES, config, "strategy", space=task.space)
-    reward = build_chosen(REWARDS, config, "reward")
+    costs = Costs(task.space, latency)
+    reward = _build_offered(REWARDS, config, "reward", {"costs": costs})
+    limits = make_limits(config, costs)
+    offer = {"limits": limits, "reward": reward}
+    strategy = _build_offered(STRATEGIES, config, "strategy", offer, space=task.space)
+    _check_limited(config, strategy, limits)
     _check_inherits(strategy, Strategy)
     _check_inherits(protection, Protection)
     _check_inherits(reward, Reward)
@@ -282,7 +294,43 @@ def make_search(
             devices=devices,
         )
     make_plan(config, search)  # To see at once that its calls come out even.
-    return search, data, opened.about
+    told = [opened.about, strategy.limits.describe()]
+    return search, data, "\n".join(filter(None, told))
+
+
+def make_limits(config: ConfigDict, costs: Costs) -> Limits:
+    """The limits of ``config.limits``, if there are any.
+
+    Args:
+      config: Of one arm.
+      costs: What children cost.
+
+    Raises:
+      ConfigError: If a limit is wrong, or no child is within the limits.
+    """
+    if "limits" not in config:
+        return NO_LIMITS
+    settings = build(LimitSettings, config, "limits")
+    if not settings.most:
+        return NO_LIMITS
+    with naming("limits"):
+        return find_limits(costs, settings)
+
+
+def _build_offered(known, config, path, offer, **fields):
+    """A part that takes of an offer what it has fields for."""
+    fields |= offered(find_class(known, config, f"{path}.name"), **offer)
+    return build_chosen(known, config, path, **fields)
+
+
+def _check_limited(config: ConfigDict, strategy: Strategy, limits: Limits) -> None:
+    if limits.most and not strategy.limits.most:
+        name = f"limits.{limits.most[0][0]}"
+        expected = (
+            f"None, as the strategy {config.strategy.name!r} keeps no limits: it has "
+            "no field of that name"
+        )
+        raise wrong(name, limits.most[0][1], expected)
 
 
 def _check_inherits(part: Any, base: type) -> None:

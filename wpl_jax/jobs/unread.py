@@ -15,6 +15,8 @@ from wpl_jax.jobs.search_config import config_for_task, expand
 from wpl_jax.protections import PENALTIES
 from wpl_jax.spaces import SPACES
 from wpl_jax.strategies import STRATEGIES
+from wpl_jax.strategies.limits import LimitSettings
+from wpl_jax.strategies.rewards import REWARDS
 from wpl_jax.tasks import TASKS
 
 # Of dotted names of fields, or of those below which all fields are meant, the reasons.
@@ -61,10 +63,12 @@ def of_search(config: ConfigDict) -> Unread:
     found = {
         **build.unread(STRATEGIES, config, "strategy"),
         **build.unread(PENALTIES, config, "penalty"),
+        **build.unread(REWARDS, config, "reward"),
         **build.unread(OPTIMIZERS, config, "optimizer"),
         **build.unread(OPTIMIZERS, config, "retrain.optimizer"),
         **build.unread(SPACES, config, "space"),
         **build.unread_choices(SearchSettings, config, "search"),
+        **_of_limits(config),
         "retrain.architecture": "it is for --mode=retrain and --mode=evaluate",
     }
     in_search, in_retraining = _of_task(config), _of_task(config_for_task(config))
@@ -75,6 +79,18 @@ def of_search(config: ConfigDict) -> Unread:
     for field in own & in_retraining.keys():
         found[f"retrain.{field}"] = f"for the retraining {in_retraining[field]}"
     return found
+
+
+def _of_limits(config: ConfigDict) -> Unread:
+    if "limits" not in config:
+        return {}
+    limits = build.build(LimitSettings, config, "limits")
+    if not limits.most:
+        why = "config.limits has no limit"
+        return dict.fromkeys(("limits.draws", "limits.weight"), why)
+    if build.find_class(STRATEGIES, config, "strategy.name").differentiable:
+        return {"limits.draws": "the strategy draws no children"}
+    return {"limits.weight": "the strategy does not learn from gradients"}
 
 
 def _of_task(config: ConfigDict) -> Unread:

@@ -31,11 +31,14 @@ from wpl_jax.common.settings import (
     check_int,
     check_number,
     chosen,
+    given,
     require,
 )
 from wpl_jax.errors import UserError
 from wpl_jax.registry import Registry
 from wpl_jax.strategies.exponentiated_gradient import exponentiated_gradient
+from wpl_jax.strategies.limits import NO_LIMITS, Limits
+from wpl_jax.strategies.rewards import Reward, TaskReward
 from wpl_jax.strategies.strategy import Candidates, Slope, Strategy
 from wpl_jax.supernet import Architecture, Space, is_choice
 
@@ -224,6 +227,8 @@ class Differentiable(Strategy):
       entropy_weight: Factor of the weights' mean entropy, which is added to the loss.
       candidates: How the best is selected. All finalists are the same architecture,
         so one is enough.
+      limits: What finalists keep to. Expected costs beyond them add to the loss.
+      reward: Of the search; what it has about costs is added to the loss.
     """
 
     space: Space
@@ -239,6 +244,8 @@ class Differentiable(Strategy):
     temperature_epochs: int = 250
     entropy_weight: float = 0.0
     candidates: Candidates = Candidates(proposed=1, screen_batches=1, keep=1)
+    limits: Limits = given(NO_LIMITS)
+    reward: Reward = given(TaskReward())
 
     differentiable = True
     candidates_are = "discretized from the architecture weights"
@@ -275,6 +282,13 @@ class Differentiable(Strategy):
         possible = mixed or self.space.draws
         expected = '"mixture", as the space draws no single path by its weights'
         require(self, "relaxation", possible, expected)
+        if self.limits.most and not self.space.parts:
+            raise UserError(
+                f"The space {self.space.name} does not list what its children consist "
+                "of (Space.parts), so a mixture has no expected costs, which this "
+                "strategy limits. Leave out config.limits, or take a strategy of "
+                "single paths."
+            )
 
     @property
     def shares_pass(self) -> bool:
@@ -311,6 +325,7 @@ class Differentiable(Strategy):
             unrolled=self.order == "second",
         )
         gradient += self.entropy_weight * jax.grad(self._entropy)(state.theta)
+        gradient += jax.grad(self._loss_of_costs)(state.theta)
         updates, opt_state = self.optimizer.transform().update(
             gradient, state.opt_state, state.theta
         )
@@ -322,9 +337,9 @@ class Differentiable(Strategy):
         return state, self.propose(state, key_of_proposal)
 
     def finalists(self, state: State, key: jax.Array) -> Architecture:
-        """The architecture to which the weights are discretized."""
+        """The architecture to which the weights are discretized, within the limits."""
         del key
-        return Architecture(self.space.discretize(self._probabilities(state.theta)))
+        return Architecture(self._derived(self._probabilities(state.theta)))
 
     def watch(self, state: State) -> dict[str, jax.Array]:
         """The weights, their entropy in nats, and the derived architecture."""
@@ -332,8 +347,11 @@ class Differentiable(Strategy):
         return {
             "weights": weights,
             "entropy_of_weights": self._entropy(state.theta),
-            "derived": self.space.discretize(weights),
+            "derived": self._derived(weights),
         }
+
+    def _derived(self, weights: jax.Array) -> jax.Array:
+        return self.limits.discretize(self.space, weights)
 
     @property
     def _there(self) -> jax.Array:
@@ -347,6 +365,13 @@ class Differentiable(Strategy):
         p = self._probabilities(theta)
         log_p = jnp.log(jnp.where(p > 0, p, 1))
         return -jnp.mean(jnp.sum(p * log_p, -1))
+
+    def _loss_of_costs(self, theta: jax.Array) -> jax.Array:
+        """What the expected costs of the mixture add to the loss, float32[]."""
+        p = self._probabilities(theta)
+        choice = self.space.discretize(jax.lax.stop_gradient(p))
+        mixture = Architecture(choice, weights=p)
+        return self.limits.loss(mixture) + self.reward.loss(self.space, mixture)
 
     def _relax(self, state: State, key: jax.Array) -> Any:
         """A differentiable function from parameters to the architecture."""

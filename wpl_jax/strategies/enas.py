@@ -9,8 +9,15 @@ import numpy as np
 import optax
 
 from wpl_jax import controller
-from wpl_jax.common.settings import check_bool, check_choice, check_int, check_number
+from wpl_jax.common.settings import (
+    check_bool,
+    check_choice,
+    check_int,
+    check_number,
+    given,
+)
 from wpl_jax.strategies import reinforce
+from wpl_jax.strategies.limits import NO_LIMITS, Limits
 from wpl_jax.strategies.strategy import Candidates, Learned, RewardsFn, Strategy
 from wpl_jax.supernet import Architecture, Decision, Space, num_choices
 
@@ -45,6 +52,8 @@ class Enas(Strategy):
       tanh_constant: Bounds them, None for no bound.
       prior: ``"none"``, or ``"distance"``: ``-d^2 / 6`` in nats on the ordered
         choices, ``d`` the distance to the last, counted from 1 (the official code).
+      limits: What proposals keep to. The controller learns from all that it draws; what
+        is beyond the limits has a reward of 0.
     """
 
     space: Space
@@ -60,6 +69,7 @@ class Enas(Strategy):
     temperature: float = 5.0
     tanh_constant: float | None = 2.5
     prior: Literal["none", "distance"] = "none"
+    limits: Limits = given(NO_LIMITS)
 
     candidates_are = "drawn from the controller"
 
@@ -96,8 +106,14 @@ class Enas(Strategy):
 
     def propose(self, state: State, key: jax.Array) -> Architecture:
         """Draws from the controller."""
-        drawn = controller.sample(state.params, key, self._counts, **self._policy)
-        return Architecture(drawn.architecture)
+
+        def draw(key):
+            policy = self._policy
+            return controller.sample(
+                state.params, key, self._counts, **policy
+            ).architecture
+
+        return Architecture(self.limits.keep(draw, key))
 
     def learn(
         self,

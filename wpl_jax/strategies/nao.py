@@ -31,9 +31,11 @@ from wpl_jax.common.settings import (
     check_choice,
     check_int,
     check_number,
+    given,
     require,
 )
 from wpl_jax.strategies import nao_pool, nao_quality
+from wpl_jax.strategies.limits import NO_LIMITS, Limits
 from wpl_jax.strategies.nao_networks import Coder, Networks, Params
 from wpl_jax.strategies.nao_pool import Pool
 from wpl_jax.strategies.nao_quality import Seen
@@ -83,6 +85,7 @@ class Nao(Strategy):
       finalists_by: What the candidates of the selection are the best of the pool by:
         ``"measured"`` rewards, or ``"predicted"`` ones.
       candidates: How the best is selected.
+      limits: What the architectures of the pool keep to.
     """
 
     space: Space
@@ -104,6 +107,7 @@ class Nao(Strategy):
     trains: Literal["pool", "newest"] = "pool"
     finalists_by: Literal["measured", "predicted"] = "measured"
     candidates: Candidates = Candidates()
+    limits: Limits = given(NO_LIMITS)
 
     def __post_init__(self) -> None:
         """Checks the settings."""
@@ -143,7 +147,7 @@ class Nao(Strategy):
         """A pool of random architectures, and random networks."""
         keys = jax.random.split(key)
         initial = self.pool if self.initial is None else self.initial
-        pool = nao_pool.init(self.space, keys[0], self.pool, initial)
+        pool = nao_pool.init(self.space, keys[0], self.pool, initial, self.limits)
         params = self._coder.init(keys[1])
         return State(
             pool=pool,
@@ -273,11 +277,10 @@ class Nao(Strategy):
         found = nao_pool.nothing(self.new + self.random, len(self.space.decisions))
         if self.random:
             keys = jax.random.split(key, self.random)
-            drawn = jax.vmap(self.space.sample)(keys)
-            drawn = nao_pool.representatives(self.space, drawn)
-            found = nao_pool.add_new(pool, found, drawn)
+            drawn = nao_pool.draw(self.space, keys, self.limits)
+            found = nao_pool.add_new(pool, found, drawn, self.limits)
         drawn_number = found.number
-        found = nao_pool.collect(pool, found, improve, self.most_steps)
+        found = nao_pool.collect(pool, found, improve, self.most_steps, self.limits)
         number = state.round + 1
         renewed = nao_pool.replace_worst(pool, found, number)
         return state._replace(

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wpl_jax.strategies.limits import NO_LIMITS, Limits
 from wpl_jax.supernet import Space, in_order, num_choices
 
 _TRIES = 100  # draws of architectures, before a space has no more distinct ones
@@ -49,7 +50,13 @@ class Found(NamedTuple):
     number: jax.Array  # int32[]; how many there are
 
 
-def init(space: Space, key: jax.Array, places: int, number: int) -> Pool:
+def init(
+    space: Space,
+    key: jax.Array,
+    places: int,
+    number: int,
+    limits: Limits = NO_LIMITS,
+) -> Pool:
     """Distinct random architectures, fewer if the space has no more.
 
     Args:
@@ -57,6 +64,7 @@ def init(space: Space, key: jax.Array, places: int, number: int) -> Pool:
       key: PRNG key.
       places: Of the pool.
       number: How many of them are filled.
+      limits: What they keep to.
     """
     decisions = len(space.decisions)
     empty = Pool(
@@ -65,12 +73,18 @@ def init(space: Space, key: jax.Array, places: int, number: int) -> Pool:
         born=jnp.full(places, -1),
     )
 
-    def draw(place):
+    def propose(place):
         keys = jax.random.split(jax.random.fold_in(key, place), number)
-        return representatives(space, jax.vmap(space.sample)(keys))
+        return draw(space, keys, limits)
 
-    found = collect(empty, nothing(number, decisions), draw, _TRIES)
+    found = collect(empty, nothing(number, decisions), propose, _TRIES, limits)
     return replace_worst(empty, found, jnp.int32(0))
+
+
+def draw(space: Space, keys: jax.Array, limits: Limits) -> jax.Array:
+    """Random architectures within the limits, ``int32[len(keys), decisions]``."""
+    keep = functools.partial(limits.keep, space.sample)
+    return representatives(space, jax.vmap(keep)(keys))
 
 
 def nothing(buffer: int, decisions: int) -> Found:
@@ -79,7 +93,11 @@ def nothing(buffer: int, decisions: int) -> Found:
 
 
 def collect(
-    pool: Pool, found: Found, propose: Callable[[jax.Array], jax.Array], tries: int
+    pool: Pool,
+    found: Found,
+    propose: Callable[[jax.Array], jax.Array],
+    tries: int,
+    limits: Limits = NO_LIMITS,
 ) -> Found:
     """Adds proposals that are new, until the buffer is full.
 
@@ -89,6 +107,7 @@ def collect(
       propose: Architectures ``int32[n, decisions]`` of a try with a number,
         ``int32[]``.
       tries: How many there are at most.
+      limits: What is added keeps to them.
     """
 
     def is_left(state):
@@ -97,18 +116,21 @@ def collect(
 
     def add(state):
         found, number = state
-        return add_new(pool, found, propose(number)), number + 1
+        return add_new(pool, found, propose(number), limits), number + 1
 
     return jax.lax.while_loop(is_left, add, (found, jnp.int32(0)))[0]
 
 
-def add_new(pool: Pool, found: Found, proposals: jax.Array) -> Found:
+def add_new(
+    pool: Pool, found: Found, proposals: jax.Array, limits: Limits = NO_LIMITS
+) -> Found:
     """Adds those that are in neither the pool nor the buffer, each once.
 
     Args:
       pool: The pool.
       found: The buffer. What does not fit into it is dropped.
       proposals: ``int32[n, decisions]``.
+      limits: Those beyond them are not added.
     """
     places = len(found.choices)
     earlier = jnp.tril(jnp.ones((len(proposals), len(proposals)), bool), -1)
@@ -116,6 +138,7 @@ def add_new(pool: Pool, found: Found, proposals: jax.Array) -> Found:
         _is_among(proposals, pool.choices, pool.filled)
         | _is_among(proposals, found.choices, jnp.arange(places) < found.number)
         | _is_among(proposals, proposals, earlier)
+        | ~jax.vmap(limits.allows)(proposals)
     )
     place = jnp.where(known, places, found.number + jnp.cumsum(~known) - 1)
     return Found(

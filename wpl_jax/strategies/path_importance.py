@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wpl_jax.common.settings import check_int, check_number
+from wpl_jax.common.settings import check_int, check_number, given
+from wpl_jax.strategies.limits import NO_LIMITS, Limits
 from wpl_jax.strategies.strategy import Candidates, Strategy
 from wpl_jax.supernet import Architecture, Decision, Space, is_choice
 
@@ -43,12 +44,14 @@ class PathImportance(Strategy):
       epochs: Epochs in which ``share`` grows from 0 to 1, linearly; in the paper, all
         epochs of the search.
       rate: Of the running mean, which starts at 0 in each epoch.
+      limits: What proposals and candidates keep to.
     """
 
     space: Space
     candidates: Candidates = Candidates(proposed=1000)
     epochs: int = 250
     rate: float = 0.5
+    limits: Limits = given(NO_LIMITS)
 
     uses_norms = True
     candidates_are = "drawn at random"
@@ -73,7 +76,11 @@ class PathImportance(Strategy):
     def propose(self, state: State, key: jax.Array) -> Architecture:
         """Draws each decision."""
         logits = jnp.log(state.probabilities)[self._kinds]
-        return Architecture(jax.random.categorical(key, logits).astype(jnp.int32))
+
+        def draw(key):
+            return jax.random.categorical(key, logits).astype(jnp.int32)
+
+        return Architecture(self.limits.keep(draw, key))
 
     def after_step(
         self, state: State, architectures: Architecture, norms: jax.Array
@@ -93,7 +100,7 @@ class PathImportance(Strategy):
     def finalists(self, state: State, key: jax.Array) -> Architecture:
         """Draws from the space: the probabilities are for training alone."""
         del state
-        return Architecture(self.space.sample(key))
+        return Architecture(self.limits.keep(self.space.sample, key))
 
     def watch(self, state: State) -> dict[str, jax.Array]:
         """The probabilities of each decision's choices."""

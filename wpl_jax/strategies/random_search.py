@@ -6,10 +6,12 @@ more.
 """
 
 import dataclasses
+import functools
 
 import jax
 
-from wpl_jax.common.settings import chosen
+from wpl_jax.common.settings import chosen, given, require
+from wpl_jax.strategies.limits import NO_LIMITS, Limits
 from wpl_jax.strategies.samplers import SAMPLERS, Sampler, Uniform
 from wpl_jax.strategies.strategy import Candidates, Strategy
 from wpl_jax.supernet import Architecture, Space
@@ -24,17 +26,25 @@ class RandomSearch(Strategy):
       candidates: How the best is selected.
       sampler: How architectures are drawn; those that are trained together are drawn
         together.
+      limits: What the drawn architectures keep to.
     """
 
     space: Space
     candidates: Candidates = Candidates(proposed=1000)
     sampler: Sampler = chosen(SAMPLERS, Uniform())
+    limits: Limits = given(NO_LIMITS)
 
     candidates_are = "drawn at random"
 
     def __post_init__(self) -> None:
-        """Checks that the sampler can draw from the space."""
+        """Checks that the sampler can draw from the space, within the limits."""
         self.sampler.check(self.space)
+        expected = (
+            "another one with config.limits, which redraw single children: this one "
+            "draws several that belong together"
+        )
+        possible = not (self.sampler.joint and self.limits.most)
+        require(self, "sampler", possible, expected)
 
     def check_children(self, number: int) -> None:
         """Checks what the sampler needs of the number of children in a step."""
@@ -43,9 +53,14 @@ class RandomSearch(Strategy):
     def propose(self, state: tuple[()], key: jax.Array) -> Architecture:
         """Draws one architecture."""
         del state
-        return Architecture(self.sampler.draw(self.space, key[None])[0])
+        return Architecture(self.limits.keep(self._draw, key))
 
     def propose_several(self, state: tuple[()], keys: jax.Array) -> Architecture:
         """Draws architectures together."""
         del state
-        return Architecture(self.sampler.draw(self.space, keys))
+        drawn = self.sampler.draw(self.space, keys)
+        redraw = functools.partial(self.limits.redraw, draw=self._draw)
+        return Architecture(jax.vmap(lambda c, k: redraw(c, key=k))(drawn, keys))
+
+    def _draw(self, key):
+        return self.sampler.draw(self.space, key[None])[0]

@@ -1,13 +1,14 @@
 """Rewards of architectures, and limits on which of them may be selected."""
 
 import dataclasses
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from wpl_jax.common.settings import check_number, require
+from wpl_jax.common.settings import check_number, given, require
 from wpl_jax.registry import Registry
+from wpl_jax.spaces.costs import Costs
 from wpl_jax.supernet import Architecture, Space
 from wpl_jax.tasks.task import Evaluation, Task
 
@@ -36,6 +37,19 @@ class Reward(Protocol):
         del space, architecture
         return jnp.bool(True)
 
+    def loss(self, space: Space, architecture: Architecture) -> jax.Array:
+        """What it adds to the loss of a mixture, ``float32[]``; by default, 0.
+
+        Strategies that learn from gradients minimise it with the loss. The costs of the
+        mixture are expected ones, with a gradient in its weights.
+
+        Args:
+          space: The space.
+          architecture: The mixture.
+        """
+        del space, architecture
+        return jnp.float32(0)
+
 
 @dataclasses.dataclass(frozen=True)
 class TaskReward(Reward):
@@ -43,50 +57,120 @@ class TaskReward(Reward):
 
 
 @dataclasses.dataclass(frozen=True)
+class MnasNet(Reward):
+    """The task's reward, weighted by a power of a cost.
+
+    Tan et al., "MnasNet: Platform-Aware Neural Architecture Search for Mobile" (CVPR
+    2019), equations 2 and 3: ``reward * (cost / target) ** w``, where ``w`` is
+    ``below`` up to the target, and ``above`` beyond it. The paper has -0.07 for both (a
+    soft constraint), or 0 and -1 (a hard one).
+
+    The loss of a mixture is minus the logarithm of a probability, so the term that is
+    added to it is ``-w log(expected cost / target)``.
+
+    Attributes:
+      target: Of the cost.
+      cost: Which one: ``"parameters"``, ``"multiply_adds"`` or ``"latency_ms"``.
+      below: The exponent up to the target, at most 0.
+      above: The exponent beyond it, at most 0.
+      costs: What children cost; None for the costs of the task's space.
+    """
+
+    target: float
+    cost: str = "multiply_adds"
+    below: float = -0.07
+    above: float = -0.07
+    costs: Costs | None = given(None)
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        check_number(self, "target", above=0)
+        check_number(self, "below", most=0)
+        check_number(self, "above", most=0)
+        _check_cost(self)
+
+    def __call__(self, task, evaluation, architecture):
+        """The task's reward times the power of the cost."""
+        # Of a mixture: what is left of it, and not all that it is mixed of.
+        child = Architecture(architecture.choice)
+        log_ratio, exponent = self._terms(task.space, child)
+        return task.reward(evaluation) * jnp.exp(exponent * log_ratio)
+
+    def loss(self, space, architecture):
+        """Minus the exponent times the logarithm of the expected cost's share."""
+        log_ratio, exponent = self._terms(space, architecture)
+        return -exponent * log_ratio
+
+    def _terms(self, space, architecture):
+        log_ratio = jnp.log(_cost(self, space, architecture) / self.target)
+        return log_ratio, jnp.where(log_ratio > 0, self.above, self.below)
+
+
+@dataclasses.dataclass(frozen=True)
 class Limited(Reward):
     """The task's reward, less for what costs more than a limit.
 
-    The soft constraint of Tan et al., "MnasNet: Platform-Aware Neural Architecture
-    Search for Mobile" (CVPR 2019), equation 2 with a weight of 0 below the limit:
-    ``reward * min(1, limit / cost) ** exponent``. What is selected in the end is within
-    the limit, if any candidate is.
+    The hard constraint of :class:`MnasNet`: ``reward * min(1, limit / cost) **
+    exponent``. What is selected in the end is within the limit, if any candidate is.
+    ``config.limits`` limits what is proposed.
 
     Attributes:
       limit: Of the cost.
-      cost: Which cost, by its name in :meth:`wpl_jax.supernet.Space.costs`.
+      cost: Which cost, as in :class:`MnasNet`.
       exponent: How fast the reward falls beyond the limit; 0 for the selection alone.
+      costs: As in :class:`MnasNet`.
     """
 
     limit: float
     cost: str = "parameters"
     exponent: float = 1.0
+    costs: Costs | None = given(None)
 
     def __post_init__(self) -> None:
         """Checks the settings."""
         check_number(self, "limit", above=0)
-        named = isinstance(self.cost, str) and bool(self.cost)
-        require(self, "cost", named, "the name of a cost of the space")
         check_number(self, "exponent", least=0)
+        _check_cost(self)
 
     def __call__(self, task, evaluation, architecture):
         """The task's reward, reduced by a power of the cost beyond the limit."""
-        share = self.limit / self._cost(task.space, architecture)
-        return task.reward(evaluation) * jnp.minimum(1, share) ** self.exponent
+        return self._hard(task, evaluation, architecture)
 
     def allows(self, space, architecture):
         """Whether the cost is within the limit."""
-        return self._cost(space, architecture) <= self.limit
+        child = Architecture(architecture.choice)
+        return _cost(self, space, child) <= self.limit
 
-    def _cost(self, space, architecture):
-        # Of a mixture: what is left of it, and not all that it is mixed of.
-        costs = space.costs(Architecture(architecture.choice))
-        if self.cost not in costs:
-            raise ValueError(
-                f"The space {space.name} has no cost {self.cost!r}, expected one of "
-                f"{sorted(costs)}."
-            )
-        return costs[self.cost].astype(jnp.float32)
+    def loss(self, space, architecture):
+        """The exponent times the logarithm of the expected cost beyond the limit."""
+        return self._hard.loss(space, architecture)
+
+    @property
+    def _hard(self):
+        return MnasNet(self.limit, self.cost, 0.0, -self.exponent, self.costs)
+
+
+def _check_cost(reward: Any) -> None:
+    named = isinstance(reward.cost, str) and bool(reward.cost)
+    require(reward, "cost", named, "the name of a cost of the space")
+    if reward.costs is not None:
+        names = reward.costs.names
+        expected = f"one of {sorted(names)}, which the space {reward.costs.space.name}"
+        require(reward, "cost", reward.cost in names, f"{expected} counts")
+
+
+def _cost(reward, space: Space, architecture: Architecture) -> jax.Array:
+    costs = (reward.costs or Costs(space))(architecture)
+    if reward.cost not in costs:
+        raise ValueError(
+            f"The space {space.name} has no cost {reward.cost!r}, expected one of "
+            f"{sorted(costs)}."
+        )
+    return costs[reward.cost].astype(jnp.float32)
 
 
 # By name: dataclasses with the methods of :class:`Reward`.
-REWARDS = Registry("wpl_jax.rewards", {"task": TaskReward, "limited": Limited})
+REWARDS = Registry(
+    "wpl_jax.rewards",
+    {"task": TaskReward, "limited": Limited, "mnasnet": MnasNet},
+)

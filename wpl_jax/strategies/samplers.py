@@ -28,7 +28,13 @@ class Sampler(Protocol):
     """Draws architectures; its methods are pure.
 
     A class that inherits from this one has the defaults of its checks.
+
+    Attributes:
+      joint: Whether architectures that are drawn together belong together, so that a
+        single one cannot be drawn again.
     """
+
+    joint: bool = False
 
     def draw(self, space: Space, keys: jax.Array) -> jax.Array:
         """Architectures that are trained together, ``int32[len(keys), decisions]``.
@@ -69,6 +75,8 @@ class Uniform(Sampler):
 @dataclasses.dataclass(frozen=True)
 class Fair(Sampler):
     """Every choice of every decision equally often (FairNAS)."""
+
+    joint = True
 
     def draw(self, space, keys):
         """Random permutations of the choices, one for each decision."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 
 from wpl_jax.common.settings import SettingError, check_int
+from wpl_jax.strategies.limits import NO_LIMITS, Limits
 from wpl_jax.strategies.reinforce import RewardsFn
 from wpl_jax.supernet import Architecture
 
@@ -64,10 +65,13 @@ class Strategy(Protocol):
         at a time, of a space that supports weights and gates.
       uses_norms: Whether it learns from norms of the shared weights' gradients
         (:meth:`after_step`).
+      limits: What its proposals keep to. A strategy that can do so has a field of this
+        name, ``limits: Limits = given(NO_LIMITS)``.
     """
 
     differentiable: bool = False
     uses_norms: bool = False
+    limits: Limits = NO_LIMITS
 
     @property
     def shares_pass(self) -> bool:
