@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         update_average,
     )
     from wpl_jax.jobs.python import Found, run
+    from wpl_jax.jobs.python_retrain import retrain
     from wpl_jax.models.export import export
     from wpl_jax.models.files import load
     from wpl_jax.models.model import Model
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         remember_gradients,
     )
     from wpl_jax.strategies.exponentiated_gradient import exponentiated_gradient
+    from wpl_jax.tasks.array_task import task
 
 __version__ = "0.1.0"
 
@@ -67,9 +69,11 @@ __all__ = [
     "proximal_weight_plasticity",
     "remember_gradients",
     "replace",
+    "retrain",
     "run",
     "sample_class",
     "square",
+    "task",
     "update_average",
     "weight_plasticity",
 ]
@@ -80,10 +84,12 @@ _MODULES = (
     "wpl_jax.penalty",
     "wpl_jax.protections.orthogonal_gradients",
     "wpl_jax.strategies.exponentiated_gradient",
+    "wpl_jax.tasks.array_task",
     "wpl_jax.models.model",
     "wpl_jax.models.files",
     "wpl_jax.models.export",
     "wpl_jax.jobs.python",
+    "wpl_jax.jobs.python_retrain",
 )
 
 

@@ -93,6 +93,7 @@ class Search:
 
     def __post_init__(self) -> None:
         """Checks that the parts go together."""
+        self.protection.check_task(self.task)
         self.strategy.check_children(self.children_per_step)
         self.optimizer.check_children(self.task.space, self.children_per_step)
         learns = self.strategy.differentiable or self.strategy.uses_norms

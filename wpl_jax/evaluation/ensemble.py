@@ -27,6 +27,7 @@ from wpl_jax.runs.run_files import (
 )
 from wpl_jax.supernet import Architecture, Space, gather
 from wpl_jax.tasks import Data, Evaluation, Task
+from wpl_jax.tasks.averaging import averaging_of
 
 ENSEMBLE_FILE = "ensemble.json"
 SPLITS = ("valid", "test")
@@ -54,7 +55,7 @@ class Growing(NamedTuple):
     """Evaluations of members and of ensembles, ``float32[members]`` each.
 
     Attributes:
-      together: At ``k``, the mean of the probabilities of the first ``k + 1`` members.
+      together: At ``k``, the mean of the predictions of the first ``k + 1`` members.
       alone: At ``k``, member ``k``.
     """
 
@@ -87,6 +88,7 @@ class Ensemble:
           split: ``"valid"`` or ``"test"``.
         """
         task, axis = self.task, self.devices.every
+        averaging = averaging_of(task)
 
         def begin(architecture):
             child = gather(params, task.space.rows(architecture))
@@ -103,13 +105,14 @@ class Ensemble:
                 found, carry = task.predict_batch(
                     child, architecture, data, split, index, carry, axis
                 )
-                total = jnp.logaddexp(total, found)
+                total = averaging.add(total, found)
                 count += 1.0
-                together = score(total - jnp.log(count), index)
+                together = score(averaging.divide(total, count), index)
                 return (total, count), (carry, together, score(found, index))
 
             # One after the other: mapped at once, a choice would become all choices.
-            start = jnp.full(shape.shape, -jnp.inf, shape.dtype), jnp.float32(0)
+            nothing = jnp.full(shape.shape, averaging.start, shape.dtype)
+            start = nothing, jnp.float32(0)
             _, (carries, *scores) = jax.lax.scan(add, start, (*members, carries))
             return carries, scores
 

@@ -220,6 +220,17 @@ class Retraining:
         )
 
     @compiled(static_argnames="split")
+    def measure(
+        self, statistics: Any, state: State, data: Data, split: str
+    ) -> dict[str, jax.Array]:
+        """Metrics of the best parameters by name; {} of a task without metrics."""
+        task: Any = self.task
+        if not hasattr(task, "measure"):
+            return {}
+        architecture, axis = Architecture(state.choice), self.devices.every
+        return task.measure(statistics, state.best, architecture, data, split, axis)
+
+    @compiled(static_argnames="split")
     def evaluate(self, state: State, data: Data, split: str) -> Evaluation:
         """What the best parameters are worth on the whole of a split."""
         return self._evaluate(state.best, state, data, split)
@@ -386,6 +397,7 @@ def _finish(
             raise _diverged(folder, f"a loss of {loss} on {split} data")
         found[f"{split}_loss"] = loss
         found[f"{split}_error"] = error
+        found |= _measures(retraining, None, state, data, split)
         told.append(f"{error:.2f} on {_TOLD.get(split, split)} data")
     if keep is not None:
         keep(_kept(retraining, state, data, found, splits))
@@ -401,6 +413,13 @@ def _finish(
     return found
 
 
+def _measures(retraining, statistics, state, data, split) -> dict[str, Any]:
+    """The task's own metrics on a split, as they are written; {} without any."""
+    found = retraining.measure(statistics, state, data, split)
+    values = {name: finite(value) for name, value in found.items()}
+    return {f"{split}_metrics": values} if values else {}
+
+
 def _kept(retraining, state, data, found, splits) -> Kept:
     """The best parameters, and what they are worth where each example is alone."""
     statistics = retraining.statistics(state, data)
@@ -410,5 +429,6 @@ def _kept(retraining, state, data, found, splits) -> Kept:
         evaluation = retraining.evaluate_with(statistics, state, data, split)
         loss, error = (float(each) for each in evaluation)
         metrics |= {f"{split}_loss": finite(loss), f"{split}_error": finite(error)}
+        metrics |= _measures(retraining, statistics, state, data, split)
     choice, best, statistics = jax.device_get((state.choice, state.best, statistics))
     return Kept(choice, best, statistics, metrics)

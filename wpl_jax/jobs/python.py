@@ -1,5 +1,6 @@
 """A search from Python, in a script or a notebook: :func:`wpl_jax.run`."""
 
+import inspect
 import json
 import types
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import numpy as np
 
 from wpl_jax.common.settings import MOST_SEED, check_int
 from wpl_jax.engine.plan import Plan, most_epochs
+from wpl_jax.errors import UserError
 from wpl_jax.jobs.search_loop import Job, advance_all, resumable
 from wpl_jax.runs import fingerprint
 from wpl_jax.runs.in_memory import InMemory
@@ -21,7 +23,7 @@ from wpl_jax.runs.run_directory import claim_data, open_run
 from wpl_jax.search import Search
 from wpl_jax.spaces.architecture_json import names_of_choices
 from wpl_jax.supernet import Architecture, gather
-from wpl_jax.tasks import Data, ranking
+from wpl_jax.tasks import Data, Task, ranking
 
 _TITLE = "Search"
 
@@ -50,7 +52,7 @@ class Found(NamedTuple):
 
 def run(
     search: Search,
-    dataset: Any,
+    dataset: Any = None,
     *,
     epochs: int,
     seed: int = 0,
@@ -68,7 +70,7 @@ def run(
       search: What is searched, and how.
       dataset: Of the search's task, as :func:`wpl_jax.data.load_images`,
         :func:`wpl_jax.data.images_of_arrays` or :func:`wpl_jax.data.load_text` return
-        it.
+        it. None for the data of a task that has its own, such as :func:`wpl_jax.task`.
       epochs: How many, at least 1.
       seed: Of all randomness, from 0 to 2**32 - 1.
       workdir: Folder for checkpoints and metrics, in which the same call goes on where
@@ -91,6 +93,7 @@ def run(
     check_int(arguments, "seed", 0, most=MOST_SEED)
     check_int(arguments, "learn_per_call", 1, optional=True)
     plan = Plan(search, epochs, learn_per_call)
+    dataset = own_if_none(search.task, dataset)
     search.task.check(dataset)
     data = search.task.put(dataset, search.devices)
     guess = search.task.guess(data)
@@ -121,6 +124,18 @@ def run(
             state = job.state
     lines = whole_records(folder / METRICS_FILE)
     return _found(search, data, state, [_without_step(line) for line in lines])
+
+
+def own_if_none(task: Task, dataset: Any) -> Any:
+    """The data set, or that of the task."""
+    if dataset is not None:
+        return dataset
+    if inspect.signature(task.open).parameters:
+        raise UserError(
+            f"{type(task).__name__} has no data of its own: pass a dataset, such as "
+            "wpl_jax.data.load_images(...), beside the search."
+        )
+    return task.open()
 
 
 def _without_step(line: bytes) -> dict[str, Any]:

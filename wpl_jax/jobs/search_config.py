@@ -184,7 +184,11 @@ def open_task(config: ConfigDict, cache: DataCache | None = None) -> OpenedTask:
     with naming(section_of(config, "task")):
         settings.check(dataset)
     sizes = settings.space_sizes(dataset)
-    space = build_chosen(SPACES, config, "space", **sizes)
+    fields = getattr(
+        find_class(SPACES, config, "space.name"), "__dataclass_fields__", sizes
+    )
+    taken = {name: size for name, size in sizes.items() if name in fields}
+    space = build_chosen(SPACES, config, "space", **taken)
     _check_inherits(space, Space)
     task = dataclasses.replace(settings, space=space)
     layout = {name: getattr(task, name) for name in task.data_fields}

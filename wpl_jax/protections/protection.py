@@ -31,7 +31,10 @@ class Trained(NamedTuple):
 
 
 class Estimator(Protocol):
-    """How the Fisher of a child is estimated."""
+    """How the Fisher of a child is estimated.
+
+    If ``labels`` is ``"model"``, it draws labels from the model.
+    """
 
     def estimate(
         self,
@@ -65,6 +68,14 @@ class Protection(Estimator, Protocol):
 
     start_epoch: int | None = None
     companions: int = 0
+
+    def check_task(self, task: FisherLoss) -> None:
+        """Checks that a task has what the penalty needs; by default, any has.
+
+        Raises:
+          UserError: If it has not.
+        """
+        del task
 
     def alpha(self, epoch: jax.Array) -> jax.Array:
         """Strength of the penalty in an epoch, ``float32[]``; by default 0."""

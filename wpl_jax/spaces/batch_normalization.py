@@ -1,7 +1,7 @@
 """Batch normalization (Ioffe and Szegedy, 2015) over devices that share a batch."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +53,15 @@ def pooled(each: Moments) -> Moments:
     """
     mean, variance = each
     return Moments(jnp.mean(mean, 0), jnp.mean(variance, 0) + jnp.var(mean, 0))
+
+
+def pooled_tree(found: Any) -> Any:
+    """:func:`pooled` for all moments of a tree; of other leaves the mean."""
+    return jax.tree.map(
+        lambda m: pooled(m) if isinstance(m, Moments) else jnp.mean(m, 0),
+        found,
+        is_leaf=lambda m: isinstance(m, Moments),
+    )
 
 
 def normalization_backward(gradient, x, scale, batch_stats, of_batch, axis):

@@ -13,7 +13,7 @@ import numpy as np
 from wpl_jax.runs.run_files import NUMBER, check_fields
 
 # How far chance may take an error below its expectation, in standard errors.
-_STANDARD_ERRORS = 3.0
+STANDARD_ERRORS = 3.0
 
 NO_BETTER = "no better than guessing"
 
@@ -53,7 +53,7 @@ def of_losses(losses: np.ndarray, to_error: Callable[[float], float]) -> Guess:
     """
     losses = np.asarray(losses, np.float64)
     loss = float(np.mean(losses))
-    least = loss - _STANDARD_ERRORS * float(np.std(losses)) / np.sqrt(len(losses))
+    least = loss - STANDARD_ERRORS * float(np.std(losses)) / np.sqrt(len(losses))
     return Guess(loss, to_error(loss), to_error(least))
 
 
@@ -90,7 +90,7 @@ def of_classes(labels: np.ndarray) -> Guess:
     shares = np.bincount(labels) / len(labels)
     wrong = 1 - float(np.max(shares))
     there = shares[shares > 0]
-    margin = _STANDARD_ERRORS * np.sqrt(wrong * (1 - wrong) / len(labels))
+    margin = STANDARD_ERRORS * np.sqrt(wrong * (1 - wrong) / len(labels))
     return Guess(
         loss=float(-np.sum(there * np.log(there))),
         error=100 * wrong,
@@ -147,7 +147,7 @@ def remark(models: Iterable[Model], error_name: str, remedy: str) -> str:
     return (
         f"{NO_BETTER.capitalize()} on the validation data: {'; '.join(found)}. A guess "
         "knows how often each class or word occurs, and nothing else; chance may take "
-        f"it {_STANDARD_ERRORS:g} standard errors lower. Nothing can be concluded from "
+        f"it {STANDARD_ERRORS:g} standard errors lower. Nothing can be concluded from "
         f"a model at this level. {remedy}"
     )
 

@@ -3,38 +3,26 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 
-from wpl_jax.common.shuffling import shuffled
 from wpl_jax.devices.axis import Axis
 from wpl_jax.tasks.augmentation import Augmentation, augment
+from wpl_jax.tasks.example_batches import Batches
 from wpl_jax.tasks.image_data import Data, normalized
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageBatches:
+class ImageBatches(Batches):
     """The batches of the splits.
 
     Attributes:
-      size: Images of a batch, which devices divide.
       augmentation: Of training images.
     """
 
-    size: int
     augmentation: Augmentation
 
     def count(self, data: Data, split: str) -> int:
         """Whole batches of a split."""
         return len(getattr(data, split).labels) // self.size
-
-    def places(self, index: jax.Array, axis: Axis) -> jax.Array:
-        """Places in its split of a batch's images, those of this device, ``int32[]``.
-
-        Args:
-          index: Number of the batch, ``int32[]``.
-          axis: Devices that share it.
-        """
-        return index * self.size + axis.shard(jnp.arange(self.size))
 
     def batch(
         self, data: Data, split: str, index: jax.Array, axis: Axis
@@ -63,9 +51,7 @@ class ImageBatches:
           axis: Devices that share it.
         """
         examples = getattr(data, split)
-        count, batches = len(examples.labels), self.count(data, split)
-        key_of_pass = jax.random.fold_in(jax.random.key(0), step // batches)
-        places = shuffled(key_of_pass, self.places(step % batches, axis), count)
+        places = self.shuffled(step, len(examples.labels), axis)
         images = examples.images[places]
         images = augment(key, images, self.augmentation, data, axis)
         return images, examples.labels[places]

@@ -28,7 +28,7 @@ from wpl_jax.data import ImageDataset, open_images
 from wpl_jax.devices.axis import NO_AXIS
 from wpl_jax.devices.parallel import ONE_DEVICE, Devices
 from wpl_jax.errors import UserError
-from wpl_jax.spaces.batch_normalization import Moments, pooled
+from wpl_jax.spaces.batch_normalization import pooled_tree
 from wpl_jax.spaces.images import ImageSpace, Noise
 from wpl_jax.tasks.augmentation import Augmentation
 from wpl_jax.tasks.guessing import Guess, of_classes
@@ -366,11 +366,7 @@ class ImageClassification:
             return self.space.apply(child, architecture, images, axis=axis).batch_stats
 
         found = jax.lax.map(one, jnp.arange(self.num_batches(data, "train")))
-        return jax.tree.map(
-            lambda m: pooled(m) if isinstance(m, Moments) else jnp.mean(m, 0),
-            found,
-            is_leaf=lambda m: isinstance(m, Moments),
-        )
+        return pooled_tree(found)
 
     def begin_split(self, child, architecture, data, axis=NO_AXIS):
         """The batch statistics to normalize with, None for each batch's own."""

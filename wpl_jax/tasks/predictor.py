@@ -34,7 +34,10 @@ class Predictor(Protocol):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """What is predicted: the name of each class, or the words of a vocabulary."""
+        """What is predicted: the name of each class, or the words of a vocabulary.
+
+        Of a task that predicts numbers there are none.
+        """
 
     def prepare(self, inputs: Any) -> np.ndarray:
         """Inputs as an array for :meth:`apply`.
@@ -58,6 +61,8 @@ class Predictor(Protocol):
         inputs: jax.Array,
     ) -> jax.Array:
         """Log-probabilities, ``float32[..., labels]``; can be compiled.
+
+        Of a task that predicts numbers, the numbers.
 
         Args:
           space: The space.
@@ -112,6 +117,7 @@ class Predictor(Protocol):
 PREDICTORS = Registry(
     "wpl_jax.predictors",
     {
+        "arrays": "wpl_jax.tasks.array_predictor:ArrayPredictor",
         "images": "wpl_jax.tasks.image_predictor:ImagePredictor",
         "text": "wpl_jax.tasks.text_predictor:TextPredictor",
     },

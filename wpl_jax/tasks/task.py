@@ -97,6 +97,9 @@ class Task(FisherLoss, Protocol):
     """
 
     error_name: str  # of Evaluation.error
+    # A task may have two more: ``averaging``, how an ensemble averages predictions (by
+    # default those of log-probabilities), and ``can_sample``, whether targets can be
+    # drawn from the model (by default they can).
     data_fields: tuple[str, ...]  # settings that :meth:`put` depends on
 
     @property
@@ -122,7 +125,10 @@ class Task(FisherLoss, Protocol):
         """Checks that the settings fit a data set; a SettingError names one."""
 
     def space_sizes(self, dataset: Any) -> dict[str, Any]:
-        """Fields of the space that follow from the data set."""
+        """Fields of a space that follow from the data set.
+
+        A space is given those that it has.
+        """
 
     def put(self, dataset: Any, devices: Devices) -> Data:
         """Puts a data set on devices; a UserError if its content is wrong."""
@@ -191,6 +197,8 @@ class Task(FisherLoss, Protocol):
         self, child: Any, architecture: Architecture, data: Data, inputs: Any
     ) -> jax.Array:
         """Log-probabilities in evaluation mode, ``float32[..., classes]``.
+
+        Of a task that predicts numbers, the numbers.
 
         Args:
           child: Its parameters.

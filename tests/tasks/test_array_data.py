@@ -1,0 +1,123 @@
+"""Arrays of one's own: what is wrong with them is said, and splits are disjoint."""
+
+import jax
+import numpy as np
+import pytest
+from helpers.tabular import numbers
+
+import wpl_jax
+from wpl_jax.data import DataError
+from wpl_jax.tasks.array_data import place
+
+X, Y = numbers(20)
+
+
+def with_value(array, place, value):
+    found = array.copy()
+    found[place] = value
+    return found
+
+
+@pytest.mark.parametrize(
+    ("train", "said"),
+    [
+        (
+            (with_value(X, (7, 1), np.nan), Y),
+            r"inputs of train: found NaN in example 7",
+        ),
+        ((with_value(X, 3, np.inf), Y), "infinity in example 3; 1 of 20 examples"),
+        ((X, with_value(Y, 4, np.nan)), "targets of train: found NaN in example 4"),
+        ((X, Y[:-1]), "found 19 targets; expected 20, one for each input"),
+        ((X, 3.0), "found no axis of targets"),
+        ((X[:, 0], Y), r"shape \(20,\).*x\.reshape\(-1, 1\)"),
+        ((X[:1], Y[:1]), "found 1 examples; expected at least 2"),
+        ((X.astype(str), Y), "values of dtype <U.*replace text by numbers"),
+        ((X.astype(object), Y), "values of dtype object"),
+        ((X * 1e39, Y), "values beyond float32"),
+        ((X, np.full(20, 2**40)), "values beyond int32"),
+        (X, r"argument train: found .*expected a pair \(inputs, targets\)"),
+    ],
+)
+def test_wrong_arrays_are_named(train, said):
+    with pytest.raises(DataError, match=said):
+        wpl_jax.task(kind="regression", train=train)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"valid": (X[:, :2], Y)}, r"inputs of valid: found float32\[2\].*as in train"),
+        ({"test": (X, Y[:, 0])}, r"targets of test: found float32\[\]"),
+        ({"test": (X.astype(int), Y)}, r"found int32\[3\].*float32\[3\]"),
+        ({"valid": 0.01}, "0.01, which is 0 of 16 training examples; expected 2 to"),
+        ({"test": 19}, "19, which is 19 of 20"),
+        ({"test": None}, "argument test: found None"),
+    ],
+)
+def test_splits_fit_together(arguments, said):
+    with pytest.raises(DataError, match=said):
+        wpl_jax.task(kind="regression", train=(X, Y), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("targets", "said"),
+    [
+        (np.arange(20) % 3 - 1, "found the class -1"),
+        (np.arange(20) / 2, "targets that are floats, such as 0.0"),
+    ],
+)
+def test_classes_are_numbers_from_zero(targets, said):
+    with pytest.raises(DataError, match=said):
+        wpl_jax.task(kind="classification", train=(X, targets))
+    with pytest.raises(DataError, match="2 names, and class 2"):
+        wpl_jax.task(
+            kind="classification", train=(X, np.arange(20) % 3), class_names=["a", "b"]
+        )
+
+
+def test_examples_are_held_out_at_random_and_once():
+    x = np.arange(40.0).reshape(20, 2)
+    task = wpl_jax.task(kind="regression", train=(x, x[:, :1]), valid=3, test=0.25)
+    again = wpl_jax.task(kind="regression", train=(x, x[:, :1]), valid=3, test=0.25)
+    other = wpl_jax.task(
+        kind="regression", train=(x, x[:, :1]), valid=3, test=0.25, seed=1
+    )
+    splits = [task.dataset.train, task.dataset.valid, task.dataset.test]
+    assert [len(split.inputs) for split in splits] == [12, 3, 5]
+    rows = np.concatenate([split.inputs for split in splits])
+    assert sorted(map(tuple, rows)) == sorted(map(tuple, x))
+    for split in splits:
+        np.testing.assert_array_equal(split.inputs[:, :1], split.targets)
+    np.testing.assert_array_equal(again.dataset.test.inputs, splits[2].inputs)
+    assert not np.array_equal(other.dataset.test.inputs, splits[2].inputs)
+
+
+def test_features_are_standardized_by_the_training_examples():
+    x, y = numbers(30)
+    x = np.concatenate([x, np.full((30, 1), 7.0)], 1)  # A feature that is constant.
+    given = {"train": (x[:20], y[:20]), "valid": (x[20:25], y[20:25])}
+    task = wpl_jax.task(kind="regression", test=(x[25:], y[25:]), **given)
+    data = jax.device_get(place(task.dataset, standardize=True))
+    np.testing.assert_allclose(data.mean, x[:20].mean(0), rtol=1e-6)
+    expected = [*x[:20, :3].std(0), 1]
+    np.testing.assert_allclose(data.deviation, expected, rtol=1e-6)
+    # In another order, inputs and targets alike.
+    pairs = {tuple(row): float(t[0]) for row, t in zip(*data.train, strict=True)}
+    rows = np.float32(x[:20])
+    assert pairs == {
+        tuple(r): np.float32(t) for r, t in zip(rows, y[:20, 0], strict=True)
+    }
+
+
+def test_whole_numbers_stay_whole_and_become_floats_where_they_are_targets():
+    x = np.arange(40).reshape(20, 2)
+    task = wpl_jax.task(kind="regression", train=(x, x[:, :1]))
+    assert task.dataset.train.inputs.dtype == np.int32
+    assert task.dataset.train.targets.dtype == np.float32
+    x = x % 2 == 0
+    task = wpl_jax.task(kind="classification", train=(x, x[:, 0]))
+    assert task.dataset.train.targets.dtype == np.int32
+    assert task.dataset.class_names == ("0", "1")
+    assert task.dataset.describe() == (
+        "arrays: examples 14 train, 2 valid, 4 test; inputs 2; 2 classes"
+    )

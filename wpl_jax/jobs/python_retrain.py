@@ -1,0 +1,143 @@
+"""A training from scratch from Python: :func:`wpl_jax.retrain`."""
+
+import contextlib
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wpl_jax.common.settings import MOST_INT, MOST_SEED, SettingError
+from wpl_jax.devices.parallel import ONE_DEVICE, Devices
+from wpl_jax.engine.optimizers import Optimizer
+from wpl_jax.engine.plan import COUNTED
+from wpl_jax.errors import UserError
+from wpl_jax.evaluation import retrain as from_scratch
+from wpl_jax.evaluation.retrain import Kept, Retraining
+from wpl_jax.jobs.python import own_if_none
+from wpl_jax.models.files import MODEL_FILE, keep_in
+from wpl_jax.models.model import Model
+from wpl_jax.runs import fingerprint
+from wpl_jax.runs.machine import Machine
+from wpl_jax.runs.run_directory import claim_data, open_run
+from wpl_jax.supernet import Space
+from wpl_jax.tasks import Task
+
+_TITLE = "Retraining"
+
+
+def retrain(
+    task: Task,
+    architecture: Any,
+    dataset: Any = None,
+    *,
+    optimizer: Optimizer,
+    epochs: int,
+    patience: int | None = None,
+    seed: int = 0,
+    workdir: str | Path | None = None,
+    checkpoint_seconds: float = 60.0,
+    devices: Devices = ONE_DEVICE,
+) -> Model:
+    """Trains one architecture from scratch, and returns the model.
+
+    Args:
+      task: With its space, which may be larger than that of the search, with the same
+        decisions.
+      architecture: As :func:`wpl_jax.run` returns it: ``Found.architecture``,
+        ``int32[num_decisions]``, or ``Found.choices``, by the names of the decisions.
+      dataset: Of the task; None for the data of a task that has its own.
+      optimizer: How weights are trained.
+      epochs: Passes over the training data.
+      patience: Epochs without improvement, after which weights are averaged; None for
+        never.
+      seed: Of all randomness, from 0 to 2**32 - 1.
+      workdir: Folder for checkpoints, metrics and the file of the model, from which the
+        same call resumes, and which :func:`wpl_jax.load` reads. None to keep nothing.
+      checkpoint_seconds: Between two checkpoints.
+      devices: Among which each batch is divided.
+
+    Returns:
+      The model with the lowest validation error.
+
+    Raises:
+      UserError: If an argument or the data is wrong, before anything is compiled; or
+        if training diverges.
+      SystemExit: With a workdir, after a signal, once all is saved.
+    """
+    if not hasattr(task, "predictor"):
+        raise UserError(
+            f"{type(task).__name__} has no method predictor, which says how a model "
+            "prepares its inputs: see wpl_jax.tasks.predictor."
+        )
+    if not 0 <= seed <= MOST_SEED:
+        raise SettingError("seed", seed, f"a whole number from 0 to {MOST_SEED}")
+    retraining = Retraining(task, optimizer, epochs, patience, devices)
+    choice = _choice_of(task.space, architecture)
+    dataset = own_if_none(task, dataset)
+    task.check(dataset)
+    data = task.put(dataset, devices)
+    if epochs > MOST_INT // task.num_batches(data, "train"):
+        raise SettingError("epochs", epochs, f"fewer: {COUNTED}")
+    predictor = task.predictor(dataset, data)
+    models: list[Model] = []
+    about = {"retraining": repr(retraining), "choice": choice.tolist(), "seed": seed}
+    with contextlib.ExitStack() as stack:
+        if workdir is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        else:
+            folder = Path(workdir)
+        write = keep_in(folder, task.space, predictor) if workdir is not None else None
+
+        def keep(kept: Kept) -> None:
+            path = None if write is None else (folder / MODEL_FILE).absolute()
+            model = Model(task.space, kept.choice, predictor, *kept[1:], path=path)
+            models.append(model)
+            if write is not None:
+                write(kept)
+
+        stack.enter_context(open_run(folder, about))
+        requests = stack.enter_context(Machine().requests())
+        claim_data(folder, fingerprint.of_each({_TITLE: data}))
+        from_scratch.run(
+            retraining,
+            data,
+            choice,
+            seed,
+            folder,
+            _TITLE,
+            requests,
+            checkpoint_seconds,
+            keep=keep,
+        )
+    return models[0]
+
+
+def _choice_of(space: Space, given: Any) -> np.ndarray:
+    """The index of each decision's choice, ``int32[num_decisions]``."""
+    names = [decision.name for decision in space.decisions]
+    if isinstance(given, Mapping):
+        if set(given) != set(names):
+            raise UserError(
+                f"architecture has the decisions {sorted(given)}, expected {names}, "
+                "those of the space."
+            )
+        choices = []
+        for name, options in ((d.name, d.choices) for d in space.decisions):
+            if given[name] not in options:
+                raise UserError(
+                    f"architecture has {given[name]!r} as {name}, expected one of "
+                    f"{list(options)}."
+                )
+            choices.append(options.index(given[name]))
+        return np.asarray(choices, np.int32)
+    found = np.asarray(given)
+    most = np.array([len(decision.choices) for decision in space.decisions])
+    fits = found.shape == most.shape and np.issubdtype(found.dtype, np.integer)
+    if not fits or np.any(found < 0) or np.any(found >= most):
+        raise UserError(
+            f"architecture is {given!r}, expected the index of a choice for each of "
+            f"{names}, as Found.architecture of wpl_jax.run, or its Found.choices."
+        )
+    return found.astype(np.int32)

@@ -1,0 +1,211 @@
+"""Predictions for arrays that no data set holds: those of a model's user."""
+
+import csv
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from wpl_jax.errors import UserError
+from wpl_jax.supernet import Architecture, Space
+from wpl_jax.tasks.array_data import to_inputs
+from wpl_jax.tasks.kinds import KINDS
+from wpl_jax.tasks.network_call import call
+from wpl_jax.tasks.predictor import Table
+
+_AT_ONCE = 64  # examples of a compiled call
+
+
+def standardized(inputs: jax.Array, mean: Any, deviation: Any) -> jax.Array:
+    """Inputs by the mean and the deviation of each feature, the last axis."""
+    return (inputs.astype(jnp.float32) - mean) / deviation
+
+
+@dataclasses.dataclass(frozen=True)
+class ArrayPredictor:
+    """How arrays are prepared for a model.
+
+    Attributes:
+      shape: Of an input.
+      dtype: Of inputs, ``"float32"`` or ``"int32"``.
+      kind: Of the targets, as in :func:`wpl_jax.task`.
+      classes: Name of each class; None if targets are no classes.
+      mean: Of each feature over the training inputs; None without standardization.
+      deviation: Standard deviation of each feature, the same.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    kind: str | None = None
+    classes: tuple[str, ...] | None = None
+    mean: tuple[float, ...] | None = None
+    deviation: tuple[float, ...] | None = None
+
+    name = "arrays"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes; without classes there are none."""
+        return self.classes or ()
+
+    def prepare(self, inputs: Any) -> np.ndarray:
+        """Inputs as a batch, ``[batch, ...]``.
+
+        Args:
+          inputs: The same, or one input.
+
+        Raises:
+          UserError: If they have another size, or are not finite.
+        """
+        found = np.asarray(inputs)
+        if found.shape == self.shape:
+            found = found[None]
+        if found.ndim != len(self.shape) + 1 or found.shape[1:] != self.shape:
+            raise UserError(
+                f"The inputs have shape {np.shape(inputs)}, expected "
+                f"[n, {', '.join(map(str, self.shape))}], that of the training inputs."
+            )
+        found = to_inputs(found, "inputs")
+        if self.dtype == "int32" and found.dtype != np.int32:
+            raise UserError(
+                f"The inputs are {found.dtype}, expected whole numbers, as the "
+                "training inputs were."
+            )
+        return found.astype(self.dtype)
+
+    def to_network(self, inputs: jax.Array) -> jax.Array:
+        """Inputs as the network takes them."""
+        if self.mean is None or self.deviation is None:
+            return inputs
+        mean, deviation = jnp.float32(self.mean), jnp.float32(self.deviation)
+        return standardized(inputs, mean, deviation)
+
+    def apply(
+        self,
+        space: Space,
+        child: Any,
+        architecture: Architecture,
+        statistics: Any,
+        inputs: jax.Array,
+    ) -> jax.Array:
+        """Log-probabilities of the classes, or what the network returns.
+
+        An input is judged by itself: activations are normalized with ``statistics``.
+        """
+        given = statistics if jax.tree.leaves(statistics) else None
+        network = self.to_network(inputs)
+        outputs = call(space, child, architecture, network, batch_stats=given).logits
+        return KINDS[self.kind].predictions(outputs)
+
+    def statistics_form(
+        self, space: Space, child: Any, architecture: Architecture
+    ) -> Any:
+        """Shapes of the batch statistics, those of a batch of two inputs."""
+
+        def found(child, inputs):
+            network = self.to_network(inputs)
+            return call(space, child, architecture, network).batch_stats
+
+        inputs = jax.ShapeDtypeStruct((2, *self.shape), np.dtype(self.dtype))
+        return jax.eval_shape(found, child, inputs)
+
+    def form(self) -> tuple[tuple[int | str, ...], np.dtype]:
+        """Any number of inputs."""
+        return ("batch", *self.shape), np.dtype(self.dtype)
+
+    def source(self) -> tuple[str, str]:
+        """As :meth:`to_network`."""
+        body = "    return jnp.asarray(inputs)\n"
+        if self.mean is not None:
+            body = (
+                '    mean, deviation = SETTINGS["mean"], SETTINGS["deviation"]\n'
+                "    return (inputs - jnp.array(mean)) / jnp.array(deviation)\n"
+            )
+        shape = ", ".join(map(str, self.shape))
+        return "inputs", (
+            'SETTINGS = ABOUT["predictor"]["settings"]\n'
+            'LABELS = SETTINGS["classes"]\n\n\n'
+            "def prepare(inputs):\n"
+            f'    """Inputs, {self.dtype}[n, {shape}], standardized."""\n'
+            f"{body}"
+        )
+
+    def table(self, path: Path, predict: Callable[[np.ndarray], np.ndarray]) -> Table:
+        """A row for each example of a ``.npy`` or ``.csv`` file.
+
+        A ``.csv`` file has a row for each example and a column for each feature; a
+        first row without numbers is skipped. The columns of the table are the number of
+        the example and, of classes, the class, its probability and the probabilities of
+        all; otherwise the outputs.
+        """
+        inputs = self._read(path)
+        if self.classes:
+            columns: tuple[str, ...] = (
+                "example",
+                "class",
+                "probability",
+                *self.classes,
+            )
+        else:
+            count = int(np.prod(self._run(inputs[:1], predict).shape[1:]))
+            outputs = [f"output_{i}" for i in range(count)]
+            columns = ("example", *(outputs if count > 1 else ["output"]))
+        return Table(columns, self._rows(inputs, predict))
+
+    def _rows(self, inputs, predict) -> Iterator[tuple[Any, ...]]:
+        for first in range(0, len(inputs), _AT_ONCE):
+            found = self._run(inputs[first : first + _AT_ONCE], predict)
+            for number, row in enumerate(found.reshape(len(found), -1), first):
+                if not self.classes:
+                    yield (number, *(f"{x:.6g}" for x in row))
+                    continue
+                probabilities = np.exp(row)
+                best = int(np.argmax(row))
+                each = (f"{p:.6g}" for p in probabilities)
+                yield (number, self.classes[best], f"{probabilities[best]:.6g}", *each)
+
+    def _run(self, some, predict):
+        padding = np.zeros((_AT_ONCE - len(some), *self.shape), some.dtype)
+        return predict(np.concatenate([some, padding]))[: len(some)]
+
+    def _read(self, path: Path) -> np.ndarray:
+        try:
+            if path.suffix.lower() == ".csv":
+                return self._checked(path, self._read_csv(path))
+            return self._checked(path, np.load(path, allow_pickle=False))
+        except (OSError, EOFError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} cannot be read: {error}.") from error
+        except UserError:
+            raise
+        except ValueError as error:
+            raise UserError(
+                f"{path} cannot be read as numbers: {error}. Give a .npy file, or a "
+                ".csv file with a row for each example."
+            ) from error
+
+    def _checked(self, path: Path, inputs: np.ndarray) -> np.ndarray:
+        try:
+            return self.prepare(inputs)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+
+    def _read_csv(self, path: Path) -> np.ndarray:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.reader(file) if row]
+        if rows and not _are_numbers(rows[0]):
+            rows = rows[1:]
+        dtype = np.int64 if self.dtype == "int32" else np.float64
+        inputs = np.array([[dtype(x) for x in row] for row in rows], dtype)
+        return inputs.reshape(len(rows), *self.shape) if inputs.size else inputs
+
+
+def _are_numbers(row: list[str]) -> bool:
+    try:
+        [float(x) for x in row]
+    except ValueError:
+        return False
+    return True
