@@ -7,7 +7,10 @@ import jax
 
 
 def switch(
-    index: jax.Array, branches: Sequence[Callable[..., Any]], *operands: Any
+    index: jax.Array,
+    branches: Sequence[Callable[..., Any]],
+    *operands: Any,
+    keep: Callable[..., bool] | None = None,
 ) -> Any:
     """``jax.lax.switch`` whose backward pass computes the chosen branch again.
 
@@ -19,5 +22,9 @@ def switch(
       index: Number of the branch, ``int32[]``.
       branches: Functions of the operands, with results of the same form.
       *operands: Of the branch.
+      keep: Policy of :func:`jax.checkpoint` that names what is kept and not computed
+        again. All branches return as many arrays as the one that keeps most.
     """
-    return jax.lax.switch(index, [jax.checkpoint(b) for b in branches], *operands)
+    return jax.lax.switch(
+        index, [jax.checkpoint(b, policy=keep) for b in branches], *operands
+    )
