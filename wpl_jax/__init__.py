@@ -7,6 +7,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from wpl_jax.choices.choice import choice, choice_of_inputs, fixed_choices
+    from wpl_jax.choices.images import image_space
+    from wpl_jax.choices.space import space_of
     from wpl_jax.fisher import (
         batch_fisher,
         clip_norm,
@@ -52,12 +55,16 @@ __all__ = [
     "WeightPlasticityState",
     "accumulate",
     "batch_fisher",
+    "choice",
+    "choice_of_inputs",
     "clip_norm",
     "consolidate",
     "explain_per_example",
     "exponentiated_gradient",
     "export",
+    "fixed_choices",
     "flush",
+    "image_space",
     "load",
     "moving_average",
     "normalize",
@@ -72,6 +79,7 @@ __all__ = [
     "retrain",
     "run",
     "sample_class",
+    "space_of",
     "square",
     "task",
     "update_average",
@@ -80,6 +88,9 @@ __all__ = [
 
 # What jobs import takes seconds, so their names are looked up last.
 _MODULES = (
+    "wpl_jax.choices.choice",
+    "wpl_jax.choices.images",
+    "wpl_jax.choices.space",
     "wpl_jax.fisher",
     "wpl_jax.penalty",
     "wpl_jax.protections.orthogonal_gradients",

@@ -1,0 +1,1 @@
+"""Search spaces of networks that call :func:`wpl_jax.choice`."""

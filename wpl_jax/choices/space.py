@@ -1,0 +1,277 @@
+"""Search spaces of networks with choices."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from wpl_jax.choices.branches import choose, gated, mix, trace
+from wpl_jax.choices.context import Call, running
+from wpl_jax.choices.discovery import Discovered, discover
+from wpl_jax.choices.layout import Layout, is_run, lay_out
+from wpl_jax.choices.networks import FunctionNetwork, Mode, ModuleNetwork, Network
+from wpl_jax.choices.pictures import graph
+from wpl_jax.errors import UserError
+from wpl_jax.supernet import Architecture, Decision, Graph, Space
+
+
+class Derived(NamedTuple):
+    """What a space takes from its network.
+
+    Attributes:
+      network: The network.
+      found: Its choices.
+      layout: Where its parameters are.
+    """
+
+    network: Network
+    found: Discovered
+    layout: Layout
+
+
+class ChoiceSpace(Space):
+    """A space whose decisions are the choices of a network.
+
+    A class that inherits from it has :meth:`make_network` and :attr:`examples`.
+    """
+
+    mixes = True
+
+    def make_network(self) -> Network:
+        """The network, with the settings of the space."""
+        raise NotImplementedError
+
+    @property
+    def examples(self) -> tuple[Any, ...]:
+        """Shapes of the inputs that the network is traced with."""
+        raise NotImplementedError
+
+    @functools.cached_property
+    def derived(self) -> Derived:
+        """What tracing the network finds.
+
+        Raises:
+          UserError: If one of its choices is wrong.
+        """
+        network = self.make_network()
+        found = discover(network, self.examples)
+        return Derived(network, found, lay_out(found))
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """The choices of the network, in the order of their first calls."""
+        return self.derived.found.decisions
+
+    def init(self, key: jax.Array) -> Any:
+        """The shared parameters.
+
+        Args:
+          key: PRNG key.
+
+        Returns:
+          ``shared``, parameters outside of choices by name; ``choices``, for each
+          decision its stacks. A row of a stack is the parameter of one branch.
+        """
+        params = self.derived.network.init(key)
+        return self.derived.layout.stack(jax.tree.leaves(params))
+
+    def rows(self, architecture: Architecture) -> Any:
+        """The row of the chosen branch in each stack."""
+        return self.derived.layout.rows(architecture)
+
+    def run(
+        self, child: Any, architecture: Architecture, *inputs: Any, mode: Mode
+    ) -> tuple[Any, Any]:
+        """Runs a child.
+
+        Args:
+          child: Its parameters.
+          architecture: The child, a child with gates, or a mixture.
+          *inputs: Of the network.
+          mode: Training or evaluation.
+
+        Returns:
+          What the network returns, and its batch statistics.
+        """
+        with running(_Child(self.decisions, architecture)):
+            params = self.params_of(child, architecture.weights is not None)
+            return self.derived.network.run(params, inputs, mode)
+
+    def params_of(self, child: Any, whole: bool = False) -> Any:
+        """Parameters of a child as the network takes them.
+
+        Args:
+          child: As :func:`wpl_jax.supernet.gather` takes them out.
+          whole: Whether these are all rows, as those of a mixture.
+
+        Returns:
+          The tree of the network. A branch that the child does not run has zeros, or
+          parameters of the branch that it runs.
+        """
+        leaves = self.derived.layout.unstack(child, whole)
+        return jax.tree.unflatten(self.derived.found.tree, leaves)
+
+    def module(self, child: Any, batch_stats: Any = None) -> Any:
+        """The network of a child as an ordinary NNX module.
+
+        It runs inside of ``wpl_jax.fixed_choices``, with the names of the child's
+        choices.
+
+        Args:
+          child: Parameters of the child, such as those of a trained model.
+          batch_stats: Its batch statistics; None for those that a module starts with.
+
+        Raises:
+          UserError: If the network is no module.
+        """
+        network = self.derived.network
+        if not isinstance(network, ModuleNetwork):
+            raise UserError(
+                f"The network of {self.name} is a function. Call it with the "
+                "parameters that params_of returns."
+            )
+        return network.module(self.params_of(child), batch_stats)
+
+    def canonical_form(self, choice: Any) -> Hashable:
+        """The choice; those inside of branches that do not run are left out."""
+        choice = np.asarray(choice)
+        return tuple(
+            int(number) if bool(is_run(choice, places)) else -1
+            for number, places in zip(choice, self.derived.found.places, strict=True)
+        )
+
+    def graphs(self, choice: Any) -> dict[str, Graph]:
+        """The chosen branches, in the order in which they feed each other."""
+        return {"network": graph(self.derived.found, np.asarray(choice))}
+
+
+class _Child:
+    """The pass that runs a child, or a mixture."""
+
+    def __init__(self, decisions: tuple[Decision, ...], architecture: Architecture):
+        self._decisions = {d.name: (i, d) for i, d in enumerate(decisions)}
+        self._architecture = architecture
+
+    def choose(self, call: Call) -> Any:
+        number, decision = self._decisions.get(call.name, (0, None))
+        if decision is None or decision.choices != tuple(call.branches):
+            raise UserError(
+                f"The choice {call.name!r} among {list(call.branches)} was not made "
+                "when the space was derived. Choices may depend on settings of the "
+                "network, and neither on its inputs nor on whether it is trained."
+            )
+        choice, weights, gates = self._architecture
+        branches = trace(call)
+        if weights is not None:
+            return mix(branches, weights[number, : len(call.branches)])
+        found = choose(branches, choice[number])
+        if gates is None:
+            return found
+        return gated(found, gates[number, : len(call.branches)], choice[number])
+
+
+@dataclasses.dataclass(frozen=True)
+class FunctionSpace(ChoiceSpace):
+    """The space that :func:`wpl_jax.space_of` returns.
+
+    Attributes:
+      function: The network, or what makes a module.
+      initializer: What draws the parameters; None of a module.
+      inputs: Shapes of the network's inputs.
+    """
+
+    function: Callable[..., Any]
+    initializer: Callable[[jax.Array], Any] | None
+    inputs: tuple[Any, ...] = dataclasses.field(hash=False)
+
+    def __post_init__(self) -> None:
+        """Derives the space."""
+        _ = self.derived
+
+    def __repr__(self) -> str:
+        """The names of the functions, which are the same in each process."""
+        made_of = [f for f in (self.function, self.initializer) if f is not None]
+        names = (f"{f.__module__}.{_name(f)}" for f in made_of)
+        return f"space_of({', '.join(names)})"
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """The name of the function."""
+        return _name(self.function).rpartition(".")[2]
+
+    @property
+    def examples(self) -> tuple[Any, ...]:
+        """Shapes of the inputs."""
+        return self.inputs
+
+    def make_network(self) -> Network:
+        """The function, or the module."""
+        if self.initializer is None:
+            return ModuleNetwork(self.function)
+        return FunctionNetwork(self.function, self.initializer)
+
+    def apply(
+        self,
+        child: Any,
+        architecture: Architecture,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """What the network returns.
+
+        Args:
+          child: Parameters of the child.
+          architecture: The child or the mixture.
+          *args: Inputs of the network.
+          **kwargs: ``key``, ``batch_stats`` and ``axis`` of a
+            :class:`wpl_jax.choices.networks.Mode`.
+        """
+        found, _ = self.run(child, architecture, *args, mode=Mode(**kwargs))
+        return found
+
+
+def _name(function: Callable[..., Any]) -> str:
+    """The name of a function, of an object that of its class."""
+    return getattr(function, "__qualname__", type(function).__qualname__)
+
+
+def space_of(
+    network: Callable[..., Any],
+    *inputs: Any,
+    init: Callable[[jax.Array], Any] | None = None,
+) -> FunctionSpace:
+    """The search space of a network that calls :func:`wpl_jax.choice`.
+
+    A task of one's own trains it: ``space.apply(child, architecture, *inputs)`` returns
+    what the network returns. For the task of image classification use
+    :func:`wpl_jax.image_space`.
+
+    Args:
+      network: A function of parameters and inputs; without ``init``, a function of
+        ``flax.nnx.Rngs`` that makes an NNX module.
+      *inputs: Examples of the inputs, or their :class:`jax.ShapeDtypeStruct`.
+      init: Draws the parameters of all branches from a PRNG key.
+
+    Returns:
+      The space.
+
+    Raises:
+      UserError: If a choice is wrong, with its name. Nothing is compiled.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp
+      >>> import wpl_jax
+      >>> def network(params, x):
+      ...     branches = {"wide": lambda x: x @ params["w"], "double": lambda x: 2 * x}
+      ...     return wpl_jax.choice("layer", branches, x)
+      >>> init = lambda key: {"w": jax.random.normal(key, (3, 3))}
+      >>> space = wpl_jax.space_of(network, jnp.ones((1, 3)), init=init)
+      >>> space.decisions
+      (Decision(name='layer', choices=('wide', 'double'), ordered=False),)
+    """
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), x.dtype), inputs)
+    return FunctionSpace(network, init, shapes)
