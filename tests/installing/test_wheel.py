@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -83,3 +84,21 @@ def test_the_package_imports_little_and_has_its_data(installed, tmp_path):
     loaded = {module.partition(".")[0] for module in modules}
     assert "wpl_jax" in loaded
     assert not loaded & {"absl", "flax", "jax", "ml_collections", "numpy", "orbax"}
+
+
+@pytest.mark.slow
+def test_the_space_of_fifteen_lines_is_searched(installed, tmp_path):
+    page = (ROOT / "docs" / "new_space.md").read_text("utf-8")
+    space, search = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[:2]
+    (tmp_path / "ladder.py").write_text(space)
+    few = {
+        "epochs=4": "epochs=1",
+        "children=10": "children=2",
+        "batches=20": "batches=2",
+    }
+    for old, new in few.items():
+        assert old in search
+        search = search.replace(old, new)
+    (tmp_path / "search.py").write_text(search)
+    printed = call(installed / "python", "search.py", cwd=tmp_path)
+    assert "{'layer_0': " in printed
