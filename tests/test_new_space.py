@@ -13,8 +13,13 @@ from jax import export as jax_export
 from ml_collections import ConfigDict
 
 import wpl_jax
+from wpl_jax.engine.optimizers import Sgd
 from wpl_jax.errors import UserError
 from wpl_jax.jobs import registry as jobs
+from wpl_jax.protections import NoProtection
+from wpl_jax.search import Search
+from wpl_jax.strategies.random_search import RandomSearch
+from wpl_jax.strategies.strategy import Candidates
 from wpl_jax.supernet import Architecture, Decision, gather, mask, random_choice
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "new_space.md"
@@ -57,6 +62,25 @@ def test_a_function_is_a_space(page):
     assert space.decisions == (Decision("layer", ("relu", "skip")),)
     shapes = jax.eval_shape(space.init, jax.random.key(0))
     assert shapes["choices"]["layer"]["relu"].shape == (1, 5, 5)
+
+
+def test_a_table_is_searched_with_a_task_of_its_own(page):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 5)).astype(np.float32)
+    task = wpl_jax.task(kind="regression", train=(x, x[:, :2]), valid=12, test=12)
+    space = page["Table"]((5,), (2,), hidden=3)
+    search = Search(
+        task=task(space, batch_size=6),
+        strategy=RandomSearch(space, Candidates(2, 1, 1)),
+        protection=NoProtection(),
+        optimizer=Sgd(learning_rate=0.01),
+        children=1,
+        batches=1,
+        eval_batches=1,
+    )
+    found = wpl_jax.run(search, epochs=1)
+    assert found.choices["activation"] in ("relu", "tanh", "gelu")
+    assert np.shape(found.predict(x[:4])) == (4, 2)
 
 
 def test_children_use_their_rows_and_no_others(page):

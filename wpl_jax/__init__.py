@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wpl_jax.choices.choice import choice, choice_of_inputs, fixed_choices
-    from wpl_jax.choices.images import image_space
+    from wpl_jax.choices.examples import space
     from wpl_jax.choices.space import space_of
     from wpl_jax.fisher import (
         batch_fisher,
@@ -64,7 +64,6 @@ __all__ = [
     "export",
     "fixed_choices",
     "flush",
-    "image_space",
     "load",
     "moving_average",
     "normalize",
@@ -79,6 +78,7 @@ __all__ = [
     "retrain",
     "run",
     "sample_class",
+    "space",
     "space_of",
     "square",
     "task",
@@ -89,7 +89,7 @@ __all__ = [
 # What jobs import takes seconds, so their names are looked up last.
 _MODULES = (
     "wpl_jax.choices.choice",
-    "wpl_jax.choices.images",
+    "wpl_jax.choices.examples",
     "wpl_jax.choices.space",
     "wpl_jax.fisher",
     "wpl_jax.penalty",

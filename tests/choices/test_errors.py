@@ -158,10 +158,10 @@ def test_integers_cannot_be_mixed():
 
 
 @pytest.mark.parametrize(
-    ("scores", "said"), [(4, r"float32\[2,4\] for 2 images"), (3, None)]
+    ("scores", "said"), [(4, r"float32\[2,4\] for 2 examples"), (3, None)]
 )
 def test_scores_of_the_classes_are_expected(scores, said):
-    @wpl_jax.image_space
+    @wpl_jax.space
     class Network(nnx.Module):
         def __init__(self, image_shape, num_classes, *, rngs):
             self.last = nnx.Linear(image_shape[0], scores, rngs=rngs)
@@ -186,9 +186,11 @@ def test_signatures_without_sizes_are_refused():
         def __init__(self, hidden, *, rngs):
             pass
 
-    with pytest.raises(UserError, match=r"NoRngs is made from \(image_shape"):
-        wpl_jax.image_space(NoRngs)
+    with pytest.raises(
+        UserError, match=r"NoRngs is made from \(image_shape, num_classes\)"
+    ):
+        wpl_jax.space(NoRngs)
     with pytest.raises(UserError, match=r"NoSizes is made from \(hidden\)"):
-        wpl_jax.image_space(NoSizes)
+        wpl_jax.space(NoSizes)
     with pytest.raises(UserError, match=r"init\(key, image_shape, num_classes"):
-        wpl_jax.image_space(lambda params, x: x, init=lambda key: {})
+        wpl_jax.space(lambda params, x: x, init=lambda key: {})

@@ -228,7 +228,7 @@ def test_pictures_follow_the_arrays():
 
 
 def test_spaces_of_the_same_settings_are_equal():
-    @wpl_jax.image_space(init=lambda key, image_shape, num_classes, layers: {})
+    @wpl_jax.space(init=lambda key, image_shape, num_classes, layers: {})
     def network(params, images, layers):
         x = images.mean((1, 2))
         for i in range(layers):

@@ -31,7 +31,7 @@ def init(key, image_shape, num_classes, channels: int = 4):
     return jax.tree.unflatten(tree, drawn)
 
 
-@wpl_jax.image_space(init=init)
+@wpl_jax.space(init=init)
 def plain(params, images):
     first, second = params["first"], params["second"]
     x = convolve(images, params["stem"])
@@ -98,7 +98,7 @@ class Block(nnx.Module):
         return self.norm(self.conv(nnx.relu(x)))
 
 
-@wpl_jax.image_space
+@wpl_jax.space
 class Modular(nnx.Module):
     """A module: branches that are modules, that close over modules, and functions."""
 

@@ -21,7 +21,7 @@ def choice(
     """Runs one of several branches; which one is what a search decides.
 
     It belongs into a plain JAX function, or into the ``__call__`` of a Flax NNX module,
-    of which :func:`wpl_jax.image_space` or :func:`wpl_jax.space_of` makes a search
+    of which :func:`wpl_jax.space` or :func:`wpl_jax.space_of` makes a search
     space. A parameter that only branches use is trained only in children that run such
     a branch.
 

@@ -79,7 +79,7 @@ def current(name: str) -> Pass:
     if found is None:
         raise UserError(
             f"The choice {name!r} is made outside of a search space, so nothing says "
-            "which branch runs. Make a space of the network (wpl_jax.image_space, "
+            "which branch runs. Make a space of the network (wpl_jax.space, "
             "wpl_jax.space_of), or call it inside wpl_jax.fixed_choices(...)."
         )
     return found

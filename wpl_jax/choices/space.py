@@ -15,6 +15,7 @@ from wpl_jax.choices.discovery import Discovered, discover
 from wpl_jax.choices.layout import Layout, is_run, lay_out
 from wpl_jax.choices.networks import FunctionNetwork, Mode, ModuleNetwork, Network
 from wpl_jax.choices.pictures import graph
+from wpl_jax.devices.axis import NO_AXIS, Axis
 from wpl_jax.errors import UserError
 from wpl_jax.supernet import Architecture, Decision, Graph, Space
 
@@ -219,7 +220,9 @@ class FunctionSpace(ChoiceSpace):
         child: Any,
         architecture: Architecture,
         *args: Any,
-        **kwargs: Any,
+        key: jax.Array | None = None,
+        batch_stats: Any = None,
+        axis: Axis = NO_AXIS,
     ) -> Any:
         """What the network returns.
 
@@ -227,10 +230,12 @@ class FunctionSpace(ChoiceSpace):
           child: Parameters of the child.
           architecture: The child or the mixture.
           *args: Inputs of the network.
-          **kwargs: ``key``, ``batch_stats`` and ``axis`` of a
-            :class:`wpl_jax.choices.networks.Mode`.
+          key: PRNG key of a training step; None in evaluation.
+          batch_stats: Batch statistics to normalize with; None for those of the batch.
+          axis: Devices that divide the batch.
         """
-        found, _ = self.run(child, architecture, *args, mode=Mode(**kwargs))
+        mode = Mode(key, batch_stats, axis)
+        found, _ = self.run(child, architecture, *args, mode=mode)
         return found
 
 
@@ -246,9 +251,9 @@ def space_of(
 ) -> FunctionSpace:
     """The search space of a network that calls :func:`wpl_jax.choice`.
 
-    A task of one's own trains it: ``space.apply(child, architecture, *inputs)`` returns
-    what the network returns. For the task of image classification use
-    :func:`wpl_jax.image_space`.
+    ``space.apply(child, architecture, *inputs)`` returns what the network returns. A
+    network for batches of examples whose sizes the data gives is made a space by
+    :func:`wpl_jax.space`.
 
     Args:
       network: A function of parameters and inputs; without ``init``, a function of
