@@ -8,8 +8,14 @@ import numpy as np
 
 import wpl_jax
 from wpl_jax.devices.axis import NO_AXIS
+from wpl_jax.engine.optimizers import Sgd
+from wpl_jax.protections.estimators import Batch
+from wpl_jax.protections.quadratic import WeightPlasticity
+from wpl_jax.search import Search
 from wpl_jax.spaces.batch_normalization import Moments
 from wpl_jax.spaces.images import Outputs
+from wpl_jax.strategies.random_search import RandomSearch
+from wpl_jax.strategies.strategy import Candidates
 from wpl_jax.supernet import ALL, EVERY_ROW, Decision, Graph, Space
 
 CHOICES = ("relu", "tanh")
@@ -125,3 +131,22 @@ Sines = wpl_jax.task(
     name="sines",
     metrics={"distance": lambda outputs, targets: jnp.abs(outputs - targets)[:, 0]},
 )
+
+SPACE = Layers((3,))
+
+
+def search_of_sines(**changes):
+    """A search of sines that compiles fast."""
+    given = {
+        "task": Sines(SPACE, batch_size=8),
+        "strategy": RandomSearch(SPACE, Candidates(4, 1, 2)),
+        "protection": WeightPlasticity(strength=0.1, start_epoch=0, estimator=Batch()),
+        "optimizer": Sgd(0.05, clip_norm=1.0),
+        "children": 3,
+        "batches": 4,
+        "eval_batches": 1,
+    }
+    return Search(**given | changes)
+
+
+SEARCH = search_of_sines()

@@ -9,7 +9,15 @@ import jax
 import numpy as np
 import pytest
 from helpers import tiny_images
-from helpers.tabular import Layers, Normalized, Sines, layers_in_numpy, numbers
+from helpers.tabular import (
+    SPACE,
+    Layers,
+    Normalized,
+    Sines,
+    layers_in_numpy,
+    numbers,
+    search_of_sines,
+)
 from helpers.toy import ToyTask
 from ml_collections import ConfigDict
 
@@ -21,41 +29,24 @@ from wpl_jax.jobs.build import choice
 from wpl_jax.jobs.python import own_if_none
 from wpl_jax.jobs.search_config import expand, make_plan, make_search
 from wpl_jax.protections import PENALTIES
-from wpl_jax.protections.estimators import Batch, PerExample
+from wpl_jax.protections.estimators import PerExample
 from wpl_jax.protections.quadratic import WeightPlasticity
 from wpl_jax.runs.machine import Machine
-from wpl_jax.search import Search
 from wpl_jax.strategies import STRATEGIES
-from wpl_jax.strategies.random_search import RandomSearch
-from wpl_jax.strategies.strategy import Candidates
 from wpl_jax.tasks.image_classification import ImageClassification
 
 X, Y = numbers(120)
-SPACE = Layers((3,))
 NAME = "helpers.tabular:Sines"
-
-
-def make(**changes):
-    given = {
-        "task": Sines(SPACE, batch_size=8),
-        "strategy": RandomSearch(SPACE, Candidates(4, 1, 2)),
-        "protection": WeightPlasticity(strength=0.1, start_epoch=0, estimator=Batch()),
-        "optimizer": Sgd(0.05, clip_norm=1.0),
-        "children": 3,
-        "batches": 4,
-        "eval_batches": 1,
-    }
-    return Search(**given | changes)
 
 
 @pytest.fixture(scope="module")
 def found():
-    return wpl_jax.run(make(), epochs=2)
+    return wpl_jax.run(search_of_sines(), epochs=2)
 
 
 def test_a_search_resumes_and_predicts(found, tmp_path):
-    first = wpl_jax.run(make(), epochs=2, workdir=tmp_path)
-    again = wpl_jax.run(make(), epochs=2, workdir=tmp_path)
+    first = wpl_jax.run(search_of_sines(), epochs=2, workdir=tmp_path)
+    again = wpl_jax.run(search_of_sines(), epochs=2, workdir=tmp_path)
     for one in (first, again):
         assert one.metrics == found.metrics
         assert one.choices == found.choices
@@ -63,7 +54,9 @@ def test_a_search_resumes_and_predicts(found, tmp_path):
     assert predicted.shape == (5, 1)
     other = wpl_jax.task(kind="regression", train=(X, Y + 1), name="sines")
     with pytest.raises(UserError, match="other"):
-        wpl_jax.run(make(task=other(SPACE, batch_size=8)), epochs=2, workdir=tmp_path)
+        wpl_jax.run(
+            search_of_sines(task=other(SPACE, batch_size=8)), epochs=2, workdir=tmp_path
+        )
 
 
 def test_what_is_found_is_trained_from_scratch_and_loaded(found, tmp_path):
@@ -120,10 +113,10 @@ def test_a_fisher_of_the_model_needs_to_know_how_targets_are_drawn():
     of_model = WeightPlasticity(estimator=PerExample(labels="model"))
     unknown = wpl_jax.task(loss=loss, train=(X, Y))(SPACE, batch_size=8)
     with pytest.raises(UserError, match=r"does not say how\. Pass sample_targets="):
-        make(task=unknown, protection=of_model)
+        search_of_sines(task=unknown, protection=of_model)
     known = wpl_jax.task(loss=loss, train=(X, Y), sample_targets=lambda key, y: y + 1)
-    make(task=known(SPACE, batch_size=8), protection=of_model)
-    make(task=unknown, protection=WeightPlasticity(estimator=PerExample()))
+    search_of_sines(task=known(SPACE, batch_size=8), protection=of_model)
+    search_of_sines(task=unknown, protection=WeightPlasticity(estimator=PerExample()))
 
 
 def test_a_task_without_data_of_its_own_says_so():

@@ -13,7 +13,7 @@ from wpl_jax.errors import UserError
 from wpl_jax.evaluation.table import nasbench201
 from wpl_jax.jobs.compare import compare, labelled, main
 from wpl_jax.reports import comparison, found
-from wpl_jax.runs.monitor import wall_seconds
+from wpl_jax.runs.loggers.tensorboard import wall_seconds
 
 SKIP, ALL_3X3, BEST = [1] * 6, [3] * 6, [3, 3, 1, 1, 3, 3]
 

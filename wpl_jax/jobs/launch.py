@@ -39,6 +39,7 @@ from wpl_jax.errors import UserError
 from wpl_jax.jobs import command_line
 from wpl_jax.jobs import registry as jobs
 from wpl_jax.runs import console
+from wpl_jax.runs.loggers import find_loggers
 from wpl_jax.runs.machine import Machine
 from wpl_jax.runs.profiling import TraceRequest
 from wpl_jax.runs.share import Share
@@ -116,6 +117,12 @@ _FORMAT = flags.DEFINE_multi_string(
     "Format of --mode=export: nnx, linen, onnx or stablehlo; may be given several "
     "times.",
 )
+_LOG = flags.DEFINE_multi_string(
+    "log",
+    [],
+    "Logger of metrics beside TensorBoard: wandb, mlflow or package.module:Name; may "
+    "be given several times.",
+)
 
 
 def _run(argv: list[str]) -> None:
@@ -142,6 +149,7 @@ def _run(argv: list[str]) -> None:
             input=Path(_INPUT.value) if _INPUT.value else None,
             output=Path(_OUTPUT.value) if _OUTPUT.value else None,
             formats=tuple(_FORMAT.value),
+            loggers=find_loggers(_LOG.value),
         )
         with _processes():
             if _CONFIG.value is not None:

@@ -3,7 +3,7 @@
 import inspect
 import json
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from wpl_jax.errors import UserError
 from wpl_jax.jobs.search_loop import Job, advance_all, resumable
 from wpl_jax.runs import fingerprint
 from wpl_jax.runs.in_memory import InMemory
+from wpl_jax.runs.loggers import find_loggers
 from wpl_jax.runs.machine import Machine
 from wpl_jax.runs.monitor import METRICS_FILE, whole_records
 from wpl_jax.runs.run_directory import claim_data, open_run
@@ -60,6 +61,7 @@ def run(
     learn_per_call: int | None = None,
     max_bad_steps: int = 10,
     checkpoint_seconds: float = 60.0,
+    loggers: Sequence[Any] = (),
 ) -> Found:
     """Searches, and returns the best architecture and a model that predicts.
 
@@ -79,6 +81,8 @@ def run(
       max_bad_steps: Steps in a row that are not finite, after which the search goes
         back to the start of the epoch.
       checkpoint_seconds: Between two checkpoints.
+      loggers: Of metrics, beside TensorBoard: names such as ``"wandb"``, or functions;
+        see :mod:`wpl_jax.runs.loggers`.
 
     Raises:
       UserError: If an argument or the data is wrong, or the folder is that of another
@@ -92,7 +96,7 @@ def run(
     check_int(arguments, "epochs", 1, most=most)
     check_int(arguments, "seed", 0, most=MOST_SEED)
     check_int(arguments, "learn_per_call", 1, optional=True)
-    plan = Plan(search, epochs, learn_per_call)
+    plan, named = Plan(search, epochs, learn_per_call), find_loggers(loggers)
     dataset = own_if_none(search.task, dataset)
     search.task.check(dataset)
     data = search.task.put(dataset, search.devices)
@@ -109,13 +113,14 @@ def run(
             title=_TITLE,
             landmark=plan.begins_epoch,
             place=search.devices.replicate,
+            loggers=named,
         ) as in_memory:
             advance(in_memory)
         return _found(search, data, in_memory.state, in_memory.records)
     folder = Path(workdir)
     about = {"search": repr(search), "epochs": epochs, "seed": seed}
     found = fingerprint.of_each({_TITLE: data})
-    with open_run(folder, about), Machine().requests() as requests:
+    with open_run(folder, about), Machine(loggers=named).requests() as requests:
         claim_data(folder, found)
         with resumable(
             search, plan, seed, folder, _TITLE, requests, checkpoint_seconds

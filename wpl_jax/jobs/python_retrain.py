@@ -2,7 +2,7 @@
 
 import contextlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from wpl_jax.jobs.python import own_if_none
 from wpl_jax.models.files import MODEL_FILE, keep_in
 from wpl_jax.models.model import Model
 from wpl_jax.runs import fingerprint
+from wpl_jax.runs.loggers import find_loggers
 from wpl_jax.runs.machine import Machine
 from wpl_jax.runs.run_directory import claim_data, open_run
 from wpl_jax.supernet import Space
@@ -39,6 +40,7 @@ def retrain(
     workdir: str | Path | None = None,
     checkpoint_seconds: float = 60.0,
     devices: Devices = ONE_DEVICE,
+    loggers: Sequence[Any] = (),
 ) -> Model:
     """Trains one architecture from scratch, and returns the model.
 
@@ -57,6 +59,8 @@ def retrain(
         same call resumes, and which :func:`wpl_jax.load` reads. None to keep nothing.
       checkpoint_seconds: Between two checkpoints.
       devices: Among which each batch is divided.
+      loggers: Of metrics, beside TensorBoard: names such as ``"wandb"``, or functions;
+        see :mod:`wpl_jax.runs.loggers`.
 
     Returns:
       The model with the lowest validation error.
@@ -74,6 +78,7 @@ def retrain(
     if not 0 <= seed <= MOST_SEED:
         raise SettingError("seed", seed, f"a whole number from 0 to {MOST_SEED}")
     retraining = Retraining(task, optimizer, epochs, patience, devices)
+    machine = Machine(loggers=find_loggers(loggers))
     choice = _choice_of(task.space, architecture)
     dataset = own_if_none(task, dataset)
     task.check(dataset)
@@ -98,7 +103,7 @@ def retrain(
                 write(kept)
 
         stack.enter_context(open_run(folder, about))
-        requests = stack.enter_context(Machine().requests())
+        requests = stack.enter_context(machine.requests())
         claim_data(folder, fingerprint.of_each({_TITLE: data}))
         from_scratch.run(
             retraining,

@@ -18,8 +18,8 @@ from wpl_jax.jobs.build import build
 from wpl_jax.jobs.config_fields import naming, with_changes, wrong
 from wpl_jax.jobs.search_config import make_retraining
 from wpl_jax.reports.searched import Searched
+from wpl_jax.runs.loggers.tensorboard import wall_seconds
 from wpl_jax.runs.machine import Machine, Requests
-from wpl_jax.runs.monitor import wall_seconds
 from wpl_jax.search import Search
 from wpl_jax.supernet import Space
 from wpl_jax.tasks import Data, DataCache, Evaluation

@@ -33,6 +33,7 @@ FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
     "input": {"search": ("predict",)},
     "output": {"search": ("export", "predict")},
     "format": {"search": ("export",)},
+    "log": {"search": ("run", "retrain", "rank"), "two_models": ("run",)},
 }
 # Modes of a search's job that read what a run has left, and no configuration.
 WITHOUT_CONFIG = ("export", "predict")
@@ -105,6 +106,7 @@ def _check_flags(job: str, mode: str, machine: Machine) -> None:
         "input": machine.input is not None,
         "output": machine.output is not None,
         "format": bool(machine.formats),
+        "log": bool(machine.loggers),
     }
     for flag, modes_of_jobs in FLAGS.items():
         if given[flag] and mode not in modes_of_jobs.get(job, ()):

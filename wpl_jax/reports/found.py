@@ -11,7 +11,7 @@ from wpl_jax.reports.searched import (
     RESULTS_FILE,
     search_folder,
 )
-from wpl_jax.runs.monitor import wall_seconds
+from wpl_jax.runs.loggers.tensorboard import wall_seconds
 from wpl_jax.runs.run_directory import CONFIG_FILE, differing_fields
 from wpl_jax.runs.run_files import NUMBER, OBJECT, TEXT, list_of, read_json
 

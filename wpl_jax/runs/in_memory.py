@@ -1,7 +1,7 @@
 """A job that keeps nothing in files: its state and metrics are in memory."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from wpl_jax.common.trees import is_key, without_keys
+from wpl_jax.runs.loggers import Logged, Loggers, NamedLogger
 from wpl_jax.runs.progress import Progress
 
 
@@ -31,6 +32,7 @@ class InMemory(contextlib.AbstractContextManager):
         title: str,
         landmark: Callable[[int], bool],
         place: Callable[[Any], Any] = lambda state: state,
+        loggers: Sequence[NamedLogger] = (),
     ):
         """Starts anew.
 
@@ -41,16 +43,19 @@ class InMemory(contextlib.AbstractContextManager):
           title: What progress lines begin with.
           landmark: After which numbers of calls the state is kept, to go back to.
           place: Puts a state that was kept where the calls want it.
+          loggers: Of the metrics.
         """
         self.state, self.note, self.took = start(), "", 1
         self.records: list[dict[str, Any]] = []
         self._total, self._done, self._went_back = total, 0, False
         self._record_of, self._landmark, self._place = record_of, landmark, place
         self._progress = Progress(total, 0, title)
+        self._loggers = Loggers(loggers, Logged(title, 0, None))
         self._keep()
 
     def __exit__(self, *exc: object) -> None:
         self._progress.close()
+        self._loggers.close()
 
     def calls(self) -> Iterator[int]:
         """Yields the numbers of the calls that are left to be made."""
@@ -69,6 +74,7 @@ class InMemory(contextlib.AbstractContextManager):
         """Keeps one record of the metrics."""
         del self.records[number:]
         self.records.append(dict(values))
+        self._loggers.log(number, values)
 
     def go_back(self) -> None:
         """Within a call: takes the state of the newest landmark, and goes on there."""

@@ -10,16 +10,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from wpl_jax.runs.loggers import NamedLogger
 from wpl_jax.runs.profiling import TraceRequest
 from wpl_jax.runs.share import Share
 from wpl_jax.runs.stopping import GRACE_SECONDS, StopRequest
 
 
 class Requests(NamedTuple):
-    """Requests of the user that running jobs see between two calls."""
+    """Requests of the user that running jobs see between two calls.
+
+    Attributes:
+      stop: To end.
+      trace: To trace some calls.
+      loggers: Of metrics, beside TensorBoard.
+    """
 
     stop: StopRequest
     trace: TraceRequest | None = None
+    loggers: tuple[NamedLogger, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +46,7 @@ class Machine:
       input: File or folder of examples to predict.
       output: File or folder to write; None for one in the folder of the run.
       formats: In which a model is exported.
+      loggers: Of metrics, beside TensorBoard.
     """
 
     devices: int | None = 1
@@ -49,9 +58,10 @@ class Machine:
     input: Path | None = None
     output: Path | None = None
     formats: tuple[str, ...] = ()
+    loggers: tuple[NamedLogger, ...] = ()
 
     @contextlib.contextmanager
     def requests(self) -> Iterator[Requests]:
         """The requests to the jobs that run inside this context, in the main thread."""
         with StopRequest(self.grace_seconds) as stop:
-            yield Requests(stop, self.trace)
+            yield Requests(stop, self.trace, self.loggers)

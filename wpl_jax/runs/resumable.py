@@ -99,7 +99,9 @@ class Resumable(contextlib.AbstractContextManager):
                 self._checkpoints.save(0, self.state)
                 self._checkpoints.verify(0, like)
             self._note_saved()
-            self._metrics = closing(Metrics, folder, resume_at=record_of(self._done))
+            self._metrics = closing(
+                Metrics, folder, record_of(self._done), title, requests.loggers
+            )
             self._progress = closing(Progress, total, self._done, title)
             self._tracer = closing(Tracer, folder, requests.trace)
             self._closing = stack.pop_all()
