@@ -81,5 +81,7 @@ def test_a_space_from_outside_is_registered_searched_and_predicts(run):
     assert SPACES["convolutions"] is found.Convolutions
     assert found.predicted.shape == found.labels.shape
     params = space.init(jax.random.key(0))
-    assert params["3x3"].shape == (2, 3, 3, 2, 2)
+    assert params["shared"]["stem/kernel"].shape == (3, 3, 1, 2)
+    shapes = {x.shape for x in jax.tree.leaves(params["choices"]["layer_1"])}
+    assert shapes == {(2, 2), (1, 1, 1, 2, 2), (1, 3, 3, 2, 2)}
     assert list(found.found.choices) == ["layer_0", "layer_1"]

@@ -30,6 +30,14 @@ TINY = {
     "retrain.epochs": 0,
 }
 
+ARRAYS = """
+import numpy as np
+
+rng = np.random.default_rng(0)
+images = rng.integers(0, 256, (600, 8, 8, 1), np.uint8)
+labels = rng.integers(0, 10, 600)
+"""
+
 
 def call(*command, cwd):
     """Runs a command that does not see this environment."""
@@ -99,6 +107,11 @@ def test_the_space_of_fifteen_lines_is_searched(installed, tmp_path):
     for old, new in few.items():
         assert old in search
         search = search.replace(old, new)
-    (tmp_path / "search.py").write_text(search)
+    # The images that are built in need an extra.
+    digits = 'load_images("digits")'
+    assert digits in search
+    search = search.replace(digits, "images_of_arrays((images, labels))")
+    search = search.replace("import load_images", "import images_of_arrays")
+    (tmp_path / "search.py").write_text(ARRAYS + search)
     printed = call(installed / "python", "search.py", cwd=tmp_path)
     assert "{'layer_0': " in printed

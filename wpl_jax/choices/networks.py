@@ -74,7 +74,7 @@ class FunctionNetwork(Network):
 class ModuleNetwork(Network):
     """A Flax NNX module; ``nnx.Param`` are the parameters.
 
-    Batch statistics are those of :class:`flax.nnx.BatchNorm`. Other variables are
+    Batch statistics are those of ``flax.nnx.BatchNorm``. Other variables are
     constants: each run starts from what the module was made with.
     """
 

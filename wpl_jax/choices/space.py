@@ -258,7 +258,7 @@ def space_of(
     Args:
       network: A function of parameters and inputs; without ``init``, a function of
         ``flax.nnx.Rngs`` that makes an NNX module.
-      *inputs: Examples of the inputs, or their :class:`jax.ShapeDtypeStruct`.
+      *inputs: Examples of the inputs, or their ``jax.ShapeDtypeStruct``.
       init: Draws the parameters of all branches from a PRNG key.
 
     Returns:
