@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import wpl_jax
 from wpl_jax.choices.choice import choice, choice_of_inputs
@@ -166,6 +167,35 @@ def test_a_choice_in_a_transformed_body_is_one_decision(network):
         for _ in range(2):  # Traced functions are not mistaken for those before.
             np.testing.assert_allclose(run(space, [number], X), expected, rtol=1e-6)
     assert list(space.init(jax.random.key(0))["choices"]["wave"]) == ["w"]
+
+
+class Passing(nnx.Module):
+    """Its parameters are arguments of transformed functions."""
+
+    def __init__(self, rngs):
+        self.a, self.b, self.c = (nnx.Linear(3, 3, rngs=rngs) for _ in range(3))
+
+    @nnx.remat
+    def block(self, x):
+        return self.c(choice("layer", {"a": self.a, "b": self.b}, x))
+
+    def __call__(self, x):
+        return nnx.jit(lambda module, x: module.block(x))(self, x)
+
+
+def test_parameters_that_calls_are_given_belong_to_their_branches():
+    space = wpl_jax.space_of(Passing, jnp.ones((1, 3)))
+    shapes = jax.tree.map(jnp.shape, space.init(jax.random.key(0)))
+    assert shapes == {
+        "shared": {"c/bias": (3,), "c/kernel": (3, 3)},
+        "choices": {"layer": {"bias": (2, 3), "kernel": (2, 3, 3)}},
+    }
+    own = space.params_of(space.init(jax.random.key(0)), whole=True)
+    for number, name in enumerate("ab"):
+        x = X[None]
+        for layer in (name, "c"):
+            x = x @ own[layer]["kernel"] + own[layer]["bias"]
+        np.testing.assert_allclose(run(space, [number], X[None]), x, rtol=1e-5)
 
 
 def test_inputs_are_chosen_with_their_gradients():

@@ -34,8 +34,8 @@ ARRAYS = """
 import numpy as np
 
 rng = np.random.default_rng(0)
-images = rng.integers(0, 256, (600, 8, 8, 1), np.uint8)
-labels = rng.integers(0, 10, 600)
+images = rng.integers(0, 256, (1200, 8, 8, 1), np.uint8)
+labels = rng.integers(0, 10, 1200)
 """
 
 

@@ -1,23 +1,26 @@
 """What tracing a network finds: its choices, and the branches that use a parameter."""
 
 import contextlib
-import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Literal, get_opaque_trace_state
+from jax.extend.core import get_opaque_trace_state
 
 from wpl_jax.choices.branches import Branches, trace
 from wpl_jax.choices.context import Call, running
 from wpl_jax.choices.networks import Mode, Network
+from wpl_jax.choices.uses import (
+    Chain,
+    branches_that_use,
+    edges,
+    name_of_stand_in,
+    used,
+)
 from wpl_jax.common.checks import check_inexact, leaves_by_path
 from wpl_jax.errors import UserError
 from wpl_jax.supernet import Decision
-
-# Branches, one inside the other: decisions and their choices, by number.
-Chain = tuple[tuple[int, int], ...]
 
 
 class Parameter(NamedTuple):
@@ -87,11 +90,11 @@ def discover(network: Network, inputs: tuple[Any, ...]) -> Discovered:
             "The network makes no choice: call wpl_jax.choice or "
             "wpl_jax.choice_of_inputs in it."
         )
-    outside = _used(jaxpr)[: len(leaves)]
+    in_calls = branches_that_use(jaxpr.jaxpr, seen.calls)[: len(leaves)]
     parameters = tuple(
-        Parameter(name, leaf.shape, leaf.dtype, None if used else frozenset(chains))
-        for name, leaf, used, chains in zip(
-            names, leaves, outside, seen.uses, strict=True
+        Parameter(name, leaf.shape, leaf.dtype, None if more is None else more | chains)
+        for name, leaf, more, chains in zip(
+            names, leaves, in_calls, seen.uses, strict=True
         )
     )
     return Discovered(
@@ -99,7 +102,7 @@ def discover(network: Network, inputs: tuple[Any, ...]) -> Discovered:
         tuple(map(frozenset, seen.places.values())),
         parameters,
         tree,
-        _edges(jaxpr, len(leaves), len(seen.decisions)),
+        edges(jaxpr, len(leaves), len(seen.decisions)),
         form,
     )
 
@@ -111,6 +114,7 @@ class _Discovery:
         self.decisions: dict[str, Decision] = {}
         self.places: dict[str, set[Chain]] = {}
         self.uses: list[set[Chain]] = [set() for _ in leaves]
+        self.calls: list[list[frozenset[Chain]]] = []
         self._number_of = {id(leaf): i for i, leaf in enumerate(leaves)}
         self._leaves = leaves  # Kept, as identities are those of living objects.
         self._shared: dict[str, bool] = {}
@@ -161,65 +165,25 @@ class _Discovery:
 
         These depend on all that the branches use, but for the parameters.
         """
-        operands = jax.tree.leaves((branches.modules.state, branches.call.operands))
-        others = [x for x in operands if id(x) not in self._number_of]
+        arguments = jax.tree.leaves((branches.modules.state, branches.call.operands))
+        # By identity: other arrays, and the branches that use them.
+        others: dict[int, tuple[Any, set[Chain]]] = {}
         for choice, jaxpr in enumerate(branches.traced):
-            used = [
-                x for x, is_used in zip(operands, _used(jaxpr), strict=True) if is_used
+            own = [
+                x for x, is_used in zip(arguments, used(jaxpr), strict=True) if is_used
             ]
-            for array in (*used, *jaxpr.consts):
+            for array in (*own, *jaxpr.consts):
+                chains = others.setdefault(id(array), (array, set()))[1]
                 if id(array) in self._number_of:
-                    chain = (*self._chain, (number, choice))
-                    self.uses[self._number_of[id(array)]].add(chain)
-                elif not any(array is x for x in others):
-                    others.append(array)
+                    chains = self.uses[self._number_of[id(array)]]
+                chains.add((*self._chain, (number, choice)))
+        operands = [x for i, x in others.items() if i not in self._number_of]
+        self.calls.append([frozenset(chains) for _, chains in operands])
 
         def stand_in(*others: Any) -> Any:
             del others
             form = branches.form
             return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), form)
 
-        stand_in.__name__ = _MARK + str(number)
-        return jax.jit(stand_in)(*others)
-
-
-_MARK = "wpl_jax_choice_"
-
-
-def _used(jaxpr: ClosedJaxpr) -> list[bool]:
-    """Which arguments of a traced function it uses."""
-    inner = jaxpr.jaxpr
-    used = {
-        id(v) for v in itertools.chain(inner.outvars, *(e.invars for e in inner.eqns))
-    }
-    return [id(v) in used for v in inner.invars]
-
-
-def _edges(
-    jaxpr: ClosedJaxpr, num_params: int, outputs: int
-) -> tuple[tuple[int, int], ...]:
-    """Which decisions feed which, as far as they are outside of loops and branches."""
-    inner = jaxpr.jaxpr
-    inputs = inner.invars[num_params:]
-    sources = {id(v): frozenset([-1]) for v in inputs}
-    edges: list[tuple[int, int]] = []
-
-    def feeding(variables: Any) -> frozenset[int]:
-        found = (
-            sources.get(id(v), frozenset())
-            for v in variables
-            if not isinstance(v, Literal)
-        )
-        return frozenset().union(*found)
-
-    for equation in inner.eqns:
-        found = feeding(equation.invars)
-        name = str(equation.params.get("name", ""))
-        if name.startswith(_MARK):
-            number = int(name.removeprefix(_MARK))
-            edges += [(source, number) for source in sorted(found)]
-            found = frozenset([number])
-        for variable in equation.outvars:
-            sources[id(variable)] = found
-    edges += [(source, outputs) for source in sorted(feeding(inner.outvars))]
-    return tuple(dict.fromkeys(edges))
+        stand_in.__name__ = name_of_stand_in(number, len(self.calls) - 1)
+        return jax.jit(stand_in)(*(array for array, _ in operands))
