@@ -26,6 +26,7 @@ from benchmarks import (
     nasbench201,
     penalty,
     search,
+    storage,
 )
 
 BENCHMARKS = {
@@ -39,6 +40,7 @@ BENCHMARKS = {
     "nasbench201": nasbench201.rows,
     "penalty": penalty.rows,
     "search": search.rows,
+    "storage": storage.rows,
 }
 
 _ONLY = flags.DEFINE_multi_enum(

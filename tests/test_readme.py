@@ -1,5 +1,7 @@
-"""The Python code of the README and of docs/penalty.md runs as it stands."""
+"""The Python code of the README and of the guides to the penalty runs as it stands."""
 
+import contextlib
+import io
 import re
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import wpl_jax
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 PENALTY = ROOT / "docs" / "penalty.md"
+MISTAKES = ROOT / "docs" / "ewc_mistakes.md"
 
 
 def blocks(path):
@@ -74,3 +77,20 @@ def test_the_penalty_of_the_guide_protects_a_flax_nnx_model():
     ):
         np.testing.assert_array_equal(anchor, param)
     assert any(np.any(fisher) for fisher in jax.tree.leaves(state.fisher))
+
+
+@pytest.mark.parametrize("page", [PENALTY, MISTAKES], ids=lambda path: path.stem)
+def test_code_of_a_guide_prints_what_stands_beside_it(page):
+    """Comments of prints begin with what is printed."""
+    code = blocks(page)
+    said = [
+        line.split("  # ")[1]
+        for block in code
+        for line in block.splitlines()
+        if line.lstrip().startswith("print(")
+    ]
+    assert len(said) >= 3
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        run(page, *code)
+    for line, comment in zip(printed.getvalue().splitlines(), said, strict=True):
+        assert comment.startswith(line), (line, comment)

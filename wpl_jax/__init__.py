@@ -10,15 +10,22 @@ if TYPE_CHECKING:
     from wpl_jax.choices.choice import choice, choice_of_inputs, fixed_choices
     from wpl_jax.choices.examples import space
     from wpl_jax.choices.space import space_of
+    from wpl_jax.continual import Calibration, calibrate, remember, with_plasticity
     from wpl_jax.fisher import (
         batch_fisher,
         clip_norm,
+        exact_fisher,
         explain_per_example,
+        fisher_of_batches,
         flush,
+        ggn_diagonal,
+        memory_aware_synapses,
         normalize,
         per_example_fisher,
+        reversed_cross_entropy,
         sample_class,
         square,
+        trained_only,
         update_average,
     )
     from wpl_jax.jobs.python import Found, run
@@ -43,28 +50,37 @@ if TYPE_CHECKING:
         orthogonal_gradients,
         remember_gradients,
     )
+    from wpl_jax.runs.importance import Importance, load_importance, save_importance
     from wpl_jax.strategies.exponentiated_gradient import exponentiated_gradient
     from wpl_jax.tasks.array_task import task
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Calibration",
     "Found",
+    "Importance",
     "Model",
     "OrthogonalGradientsState",
     "WeightPlasticityState",
     "accumulate",
     "batch_fisher",
+    "calibrate",
     "choice",
     "choice_of_inputs",
     "clip_norm",
     "consolidate",
+    "exact_fisher",
     "explain_per_example",
     "exponentiated_gradient",
     "export",
+    "fisher_of_batches",
     "fixed_choices",
     "flush",
+    "ggn_diagonal",
     "load",
+    "load_importance",
+    "memory_aware_synapses",
     "moving_average",
     "normalize",
     "online",
@@ -73,17 +89,22 @@ __all__ = [
     "per_example_fisher",
     "plasticity_states",
     "proximal_weight_plasticity",
+    "remember",
     "remember_gradients",
     "replace",
     "retrain",
+    "reversed_cross_entropy",
     "run",
     "sample_class",
+    "save_importance",
     "space",
     "space_of",
     "square",
     "task",
+    "trained_only",
     "update_average",
     "weight_plasticity",
+    "with_plasticity",
 ]
 
 # What jobs import takes seconds, so their names are looked up last.
@@ -93,8 +114,10 @@ _MODULES = (
     "wpl_jax.choices.space",
     "wpl_jax.fisher",
     "wpl_jax.penalty",
+    "wpl_jax.continual",
     "wpl_jax.protections.orthogonal_gradients",
     "wpl_jax.strategies.exponentiated_gradient",
+    "wpl_jax.runs.importance",
     "wpl_jax.tasks.array_task",
     "wpl_jax.models.model",
     "wpl_jax.models.files",

@@ -7,9 +7,8 @@ penalty. What differs is the rule by which a new anchor and Fisher meet the old 
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -17,49 +16,17 @@ import optax
 from wpl_jax.common.checks import (
     check_finite,
     check_importances,
-    check_inexact,
     check_range,
     check_real,
 )
-from wpl_jax.common.trees import (
-    aligned,
-    aligned_mask,
-    check_same_paths,
-    widen,
-    zero_importance,
-)
+from wpl_jax.common.storage import decode, encode
+from wpl_jax.common.trees import aligned, aligned_mask, check_same_paths
+from wpl_jax.plasticity_state import map_states
 
 Rule = Callable[
     [jax.Array, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]
 ]
 _BELOW_ONE = 1 - 2.0**-24  # the largest share that float32 tells from 1
-
-
-class WeightPlasticityState(NamedTuple):
-    """What the penalty remembers of the models trained so far."""
-
-    count: chex.Array  # shape=(), dtype=jnp.int32; updates seen, for schedules
-    anchor: optax.Params  # like the parameters, at least float32
-    fisher: optax.Params  # like the parameters, real, at least float32
-
-
-def init_state(params: optax.Params) -> WeightPlasticityState:
-    """The state before the first model has been trained: no anchor has an effect.
-
-    Raises:
-      ValueError: If a parameter is not a float or complex array.
-    """
-    check_inexact(params)
-    # Zeros and not the parameters: a state that aliased them could not be donated
-    # beside them, and `init` also runs on shapes alone. With the Fisher at zero
-    # the anchor has no effect.
-    return WeightPlasticityState(
-        count=jnp.zeros([], jnp.int32),
-        # A mean of anchors in bfloat16 would lose small steps.
-        anchor=jax.tree.map(lambda p: widen(jnp.zeros_like(p)), params),
-        # bfloat16 would lose the Fisher's range of many orders of magnitude.
-        fisher=zero_importance(params),
-    )
 
 
 def replace(old_anchor, old_fisher, anchor, fisher):
@@ -179,7 +146,8 @@ def consolidate(
         check_same_paths("anchor", anchor, state.anchor)
         check_same_paths("fisher", fisher, state.anchor)
 
-        def combine(old_anchor, old_fisher, anchor, fisher, mask):
+        def combine(stored_anchor, stored_fisher, anchor, fisher, mask):
+            old_anchor, old_fisher = decode(stored_anchor), decode(stored_fisher)
             new = rule(old_anchor, old_fisher, anchor, _sane(fisher, old_fisher.dtype))
             new_anchor, new_fisher = _pair(new, old_anchor.shape)
             # What a rule adds up may not leave the range either: an infinite Fisher
@@ -189,8 +157,11 @@ def consolidate(
             return tuple(
                 # `jnp.array` copies: an anchor that aliased the parameters could not
                 # be donated beside them.
-                jnp.array(jnp.where(write, new, old), old.dtype)
-                for new, old in ((new_anchor, old_anchor), (new_fisher, old_fisher))
+                jnp.array(jnp.where(write, encode(new, old.dtype), old), old.dtype)
+                for new, old in (
+                    (new_anchor, stored_anchor),
+                    (new_fisher, stored_fisher),
+                )
             )
 
         old_leaves, treedef = jax.tree.flatten(state.anchor)
@@ -216,54 +187,6 @@ def consolidate(
     check_importances("fisher", fisher)
     check_finite("anchor", anchor)
     return written
-
-
-def map_states(
-    function: Callable[[WeightPlasticityState], WeightPlasticityState],
-    opt_state: optax.OptState,
-) -> optax.OptState:
-    """Applies a function to the states of all penalties in an optimizer state.
-
-    Raises:
-      ValueError: If there is none.
-    """
-    plasticity_states(opt_state)  # Raises where there is nothing to write to.
-    return jax.tree.map(
-        lambda node: function(node) if _is_state(node) else node,
-        opt_state,
-        is_leaf=_is_state,
-    )
-
-
-def plasticity_states(opt_state: optax.OptState) -> list[WeightPlasticityState]:
-    """The states of all penalties in an optimizer state, in order of the tree.
-
-    Args:
-      opt_state: An optimizer state, nested in any way.
-
-    Returns:
-      At least one state; the running Fisher average is ``states[0].fisher``.
-
-    Raises:
-      ValueError: If there is none.
-    """
-    found = [
-        leaf
-        for leaf in jax.tree.leaves(opt_state, is_leaf=_is_state)
-        if _is_state(leaf)
-    ]
-    if not found:
-        raise ValueError(
-            "This optimizer state holds no weight_plasticity state (it is a "
-            f"{type(opt_state).__name__}). Chain wpl_jax.weight_plasticity(...) or "
-            "wpl_jax.proximal_weight_plasticity(...) into the optimizer and pass the "
-            "state that its init returned."
-        )
-    return found
-
-
-def _is_state(node: Any) -> bool:
-    return isinstance(node, WeightPlasticityState)
 
 
 def _sane(fisher: jax.Array, dtype: Any) -> jax.Array:

@@ -16,6 +16,12 @@ it computes:
   takes for free from a backward pass it needs anyway (Benyahia et al., 2019,
   section 3.2). Where the gradients of the examples are independent with mean zero
   it is smaller by the size of the batch; where they agree it is as large.
+- :func:`exact_fisher`: the expectation over all classes of a classifier, without
+  labels.
+- :func:`ggn_diagonal`: the diagonal of the generalized Gauss-Newton matrix of any
+  convex loss of the outputs, the Fisher diagonal of most losses that are likelihoods.
+- :func:`memory_aware_synapses`: the sensitivity of the outputs, which is no Fisher but
+  takes its place.
 
 All functions are pure and jittable, take any pytree of parameters, and return
 trees like it in at least float32.
@@ -29,18 +35,21 @@ import jax.numpy as jnp
 from wpl_jax.common.checks import (
     check_differentiable,
     check_scalar_loss,
-    check_whole,
     is_size,
     leaves_by_path,
 )
-from wpl_jax.common.divisors import largest_divisor
-from wpl_jax.common.trees import squared_magnitude, widen, zero_importance
+from wpl_jax.common.trees import squared_magnitude, zero_importance
+from wpl_jax.curvature.batches import fisher_of_batches, trained_only
+from wpl_jax.curvature.chunks import check_weights, count_examples, mean_over_chunks
 from wpl_jax.curvature.labels import Resample, sample_class
-from wpl_jax.curvature.placement import automatic, count_shards, varying_like
+from wpl_jax.curvature.likelihood import exact_fisher, reversed_cross_entropy
+from wpl_jax.curvature.mean_gradient import mean_gradient
+from wpl_jax.curvature.outputs import ggn_diagonal, memory_aware_synapses
+from wpl_jax.curvature.placement import automatic, varying_like
+from wpl_jax.curvature.plans import Way
 from wpl_jax.curvature.scales import clip_norm, flush, normalize, update_average
 from wpl_jax.curvature.squared_gradients import (
     Loss,
-    Way,
     sum_squared_gradients,
     ways,
 )
@@ -51,17 +60,20 @@ __all__ = [
     "Way",
     "batch_fisher",
     "clip_norm",
+    "exact_fisher",
     "explain_per_example",
+    "fisher_of_batches",
     "flush",
+    "ggn_diagonal",
+    "memory_aware_synapses",
     "normalize",
     "per_example_fisher",
+    "reversed_cross_entropy",
     "sample_class",
     "square",
+    "trained_only",
     "update_average",
 ]
-
-# Examples whose gradients autodiff adds up in half precision.
-FEW = 8
 
 
 def per_example_fisher(
@@ -72,6 +84,7 @@ def per_example_fisher(
     chunk_size: int = 128,
     resample: Resample | None = None,
     key: jax.Array | None = None,
+    weights: Any = None,
 ) -> Any:
     """Mean over examples of the squared per-example gradients.
 
@@ -90,6 +103,8 @@ def per_example_fisher(
         label has been drawn from the model, for the true Fisher. Without it the
         labels are those of the data (empirical Fisher).
       key: PRNG key for ``resample``.
+      weights: ``[n]`` of 0 and 1: examples that count, and padding, whose loss has to
+        be finite too. All count by default; where none does, the Fisher is 0.
 
     Returns:
       A tree like ``params``, in squared units of the loss.
@@ -106,54 +121,19 @@ def per_example_fisher(
       >>> print(wpl_jax.per_example_fisher(loss, jnp.array(1.0), (x, y)))
       2.5
     """
-    _count(examples)
-    check_whole("chunk_size", chunk_size)
+    count_examples(examples)
     check_differentiable(params)
     draw = _resampler(resample, key, params, examples)
-    shards = count_shards(examples)
 
-    def mean_squares(params, examples):
-        check_scalar_loss(loss, params, examples)
-        params = varying_like(params, examples)
-        return _mean_squares(loss, params, examples, chunk_size, shards, draw)
-
-    return automatic(mean_squares, params, examples)
-
-
-def _mean_squares(loss: Loss, params, examples, chunk_size: int, shards: int, draw):
-    """The mean of the squared gradients, chunk after chunk."""
-    # A chunk takes equally many of each device's examples. Chunks are slices, so that
-    # nothing is copied or padded, and as even as they can be. The last one starts early
-    # enough to be full; what it repeats is counted once.
-    n = _count(examples)
-    here = n // shards
-    chunks = -(-here // max(chunk_size // shards, 1))
-    size = -(-here // chunks)
-
-    def add_chunk(total, start):
-        first = jnp.minimum(start, here - size)
-        chunk = jax.tree.map(lambda x: _slice(x, shards, first, size), examples)
-        index = first + jnp.arange(size)
-        weight = jnp.tile((index >= start).astype(jnp.float32), shards)
-        numbers = (jnp.arange(shards)[:, None] * here + index).reshape(-1)
+    def of_chunk(params, chunk, weight, numbers):
+        check_scalar_loss(loss, params, chunk)
         chunk = draw(params, chunk, numbers)
         # A weight of 1 or 0 on the loss is a weight of 1 or 0 on its square.
-        squares = sum_squared_gradients(
+        return sum_squared_gradients(
             lambda p, item: item[0] * loss(p, item[1]), params, (weight, chunk)
         )
-        return jax.tree.map(jnp.add, total, squares), None
 
-    starts = jnp.arange(0, here, size)
-    zeros = varying_like(zero_importance(params), examples)
-    total, _ = jax.lax.scan(add_chunk, zeros, starts)
-    return jax.tree.map(lambda x: x / n, total)
-
-
-def _slice(x, shards: int, first, size: int) -> jax.Array:
-    """The same slice of what each device has of an array's first axis."""
-    by_device = jnp.reshape(x, (shards, len(x) // shards, *x.shape[1:]))
-    taken = jax.lax.dynamic_slice_in_dim(by_device, first, size, axis=1)
-    return taken.reshape(shards * size, *x.shape[1:])
+    return mean_over_chunks(of_chunk, params, examples, chunk_size, weights)
 
 
 def explain_per_example(loss: Loss, params: Any, examples: Any) -> dict[str, Way]:
@@ -186,7 +166,7 @@ def explain_per_example(loss: Loss, params: Any, examples: Any) -> dict[str, Way
       s each - used by mul
       w squares - meets 1 row of each example
     """
-    _count(examples)
+    count_examples(examples)
     check_differentiable(params)
     check_scalar_loss(loss, params, examples)
     names = [where for where, _ in leaves_by_path(params)]
@@ -201,6 +181,7 @@ def batch_fisher(
     batch_size: int | None = None,
     resample: Resample | None = None,
     key: jax.Array | None = None,
+    weights: Any = None,
 ) -> Any:
     """Mean over mini-batches of the squared gradient of the mean loss.
 
@@ -212,6 +193,8 @@ def batch_fisher(
         all are one batch, as in the paper.
       resample: As in :func:`per_example_fisher`.
       key: As in :func:`per_example_fisher`.
+      weights: ``[n]`` of 0 and 1: examples that count, and padding. A mini-batch of
+        padding alone does not count.
 
     Returns:
       A tree like ``params``. With ``batch_size=1`` it is that of
@@ -222,62 +205,40 @@ def batch_fisher(
         ``batch_size`` does not divide their number, or ``resample`` comes without
         a ``key``.
     """
-    n = _count(examples)
+    n = count_examples(examples)
     check_differentiable(params)
     size = n if batch_size is None else batch_size
     if not is_size(size) or n % size:
         raise ValueError(
             f"batch_size must divide the number of examples, got {size!r} for {n}."
         )
+    check_weights(weights, n)
     draw = _resampler(resample, key, params, examples)
+    kept = jnp.ones(n) if weights is None else jnp.asarray(weights) != 0
+    items = examples, kept.astype(jnp.float32)
 
-    def mean_squares(params, examples):
-        check_scalar_loss(loss, params, examples)
-        params = varying_like(params, examples)
+    def weighted_loss(params, item):
+        return item[1] * loss(params, item[0])
+
+    def mean_squares(params, items):
+        check_scalar_loss(loss, params, items[0])
+        params = varying_like(params, items)
 
         def add_batch(total, start):
-            batch = jax.tree.map(
-                lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), examples
+            batch, kept = jax.tree.map(
+                lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), items
             )
             batch = draw(params, batch, start + jnp.arange(size))
-            gradient = _mean_gradient(loss, params, batch)
-            return jax.tree.map(jnp.add, total, square(gradient)), None
+            gradient = mean_gradient(weighted_loss, params, (batch, kept))
+            share = jnp.maximum(jnp.sum(kept), 1) / size
+            squares = jax.tree.map(lambda g: squared_magnitude(g / share), gradient)
+            return jax.tree.map(jnp.add, total, squares), jnp.any(kept > 0)
 
-        zeros = varying_like(zero_importance(params), examples)
-        total, _ = jax.lax.scan(add_batch, zeros, jnp.arange(0, n, size))
-        return jax.tree.map(lambda x: x / (n // size), total)
+        zeros = varying_like(zero_importance(params), items)
+        total, counted = jax.lax.scan(add_batch, zeros, jnp.arange(0, n, size))
+        return jax.tree.map(lambda x: x / jnp.maximum(jnp.sum(counted), 1), total)
 
-    return automatic(mean_squares, params, examples)
-
-
-def _mean_gradient(loss: Loss, params, batch):
-    """The gradient of the mean loss of a batch, at least float32.
-
-    Autodiff adds up a batch in the dtype of the parameters, where in half precision the
-    later examples of many vanish. There a few are differentiated at a time.
-    """
-
-    def mean_loss(params, some):
-        return jnp.mean(jax.vmap(loss, (None, 0))(params, some))
-
-    def gradient(some):
-        return jax.tree.map(widen, jax.grad(mean_loss)(params, some))
-
-    if all(widen(leaf).dtype == leaf.dtype for leaf in jax.tree.leaves(params)):
-        return gradient(batch)
-    n = _count(batch)
-    size = largest_divisor(n, FEW)
-
-    def add(total, some):
-        return jax.tree.map(jnp.add, total, gradient(some)), None
-
-    # Of each device's examples as many.
-    parts = jax.tree.map(
-        lambda x: jnp.moveaxis(x.reshape(size, n // size, *x.shape[1:]), 1, 0), batch
-    )
-    zeros = jax.tree.map(lambda p: widen(jnp.zeros_like(p)), params)
-    total, _ = jax.lax.scan(add, varying_like(zeros, batch), parts)
-    return jax.tree.map(lambda g: g / (n // size), total)
+    return automatic(mean_squares, params, items)
 
 
 def square(gradient: Any) -> Any:
@@ -293,18 +254,6 @@ def square(gradient: Any) -> Any:
       Its entries squared, at least float32.
     """
     return jax.tree.map(squared_magnitude, gradient)
-
-
-def _count(examples: Any) -> int:
-    """Number of examples, from the leading axes of a pytree."""
-    shapes = [jnp.shape(x) for x in jax.tree.leaves(examples)]
-    sizes = {shape[0] if shape else 0 for shape in shapes}
-    if len(sizes) != 1 or 0 in sizes:
-        raise ValueError(
-            "examples must be arrays with one leading axis of the same length of at "
-            f"least 1, the examples; got shapes {shapes}."
-        )
-    return sizes.pop()
 
 
 def _resampler(resample: Resample | None, key: jax.Array | None, params, examples):

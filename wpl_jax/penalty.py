@@ -29,7 +29,8 @@ Parameters may be complex. Their Fisher is real, ``|gradient|^2``, and the penal
 parameters before they go into ``update``: ``jax.tree.map(jnp.conj, gradients)``.
 """
 
-from typing import Any
+import functools
+from typing import Any, Literal
 
 import chex
 import jax
@@ -37,6 +38,7 @@ import jax.numpy as jnp
 import optax
 
 from wpl_jax.common.checks import LARGEST, check_range
+from wpl_jax.common.storage import decode
 from wpl_jax.common.trees import (
     aligned,
     aligned_mask,
@@ -45,15 +47,18 @@ from wpl_jax.common.trees import (
 )
 from wpl_jax.consolidation import (
     Rule,
-    WeightPlasticityState,
     accumulate,
     consolidate,
-    init_state,
-    map_states,
     moving_average,
     online,
-    plasticity_states,
     replace,
+)
+from wpl_jax.plasticity_state import (
+    Storage,
+    WeightPlasticityState,
+    init_state,
+    map_states,
+    plasticity_states,
 )
 
 __all__ = [
@@ -71,9 +76,15 @@ __all__ = [
     "weight_plasticity",
 ]
 
+AnchorDtype = Literal["bfloat16", "int8"] | None
+FisherDtype = Literal["bfloat16", "uint8"] | None
+
 
 def weight_plasticity(
     alpha: optax.ScalarOrSchedule,
+    *,
+    anchor_dtype: AnchorDtype = None,
+    fisher_dtype: FisherDtype = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Adds the gradient of the Weight Plasticity Loss to the updates.
 
@@ -90,6 +101,11 @@ def weight_plasticity(
       alpha: Strength of the penalty, a number of at least 0 or a schedule of the
         update count. Its unit depends on how the Fisher was scaled, see
         :func:`wpl_jax.fisher.normalize`.
+      anchor_dtype: How the state stores anchors. None for the dtype of each parameter,
+        at least float32; ``"bfloat16"``; or ``"int8"``, a logarithm in 8 bits to 4.4 %.
+        Anchors are then not exactly the weights that a model was left at.
+      fisher_dtype: The same of the Fisher; ``"uint8"`` is a logarithm in 8 bits to 9 %,
+        from 9e-13 to 1.2e7. A normalized Fisher lies within.
 
     Returns:
       A transformation whose ``update`` needs ``params`` and takes an optional
@@ -98,7 +114,7 @@ def weight_plasticity(
       step without a recompilation.
 
     Raises:
-      ValueError: If ``alpha`` is a negative number.
+      ValueError: If ``alpha`` is a negative number, or a dtype is not known.
 
     Examples:
       >>> import jax.numpy as jnp, optax, wpl_jax
@@ -114,6 +130,7 @@ def weight_plasticity(
       [1.  2.5]
     """
     _check_nonnegative("alpha", alpha)
+    init_fn = _init(anchor_dtype, fisher_dtype)
 
     def update_fn(updates, state, params=None, *, mask=None, **extra_args):
         del extra_args
@@ -126,12 +143,15 @@ def weight_plasticity(
 
         return _update_leaves(add_pull, updates, state, params, mask)
 
-    return optax.GradientTransformationExtraArgs(init_state, update_fn)
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def proximal_weight_plasticity(
     alpha: optax.ScalarOrSchedule,
     learning_rate: optax.ScalarOrSchedule,
+    *,
+    anchor_dtype: AnchorDtype = None,
+    fisher_dtype: FisherDtype = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Applies the Weight Plasticity Loss as a proximal step, stable at any alpha.
 
@@ -153,13 +173,16 @@ def proximal_weight_plasticity(
       alpha: As in :func:`weight_plasticity`.
       learning_rate: The learning rate of the rest of the chain, a number of at
         least 0 or the same schedule.
+      anchor_dtype: As in :func:`weight_plasticity`.
+      fisher_dtype: As in :func:`weight_plasticity`.
 
     Returns:
       A transformation with the same state, extra argument ``mask`` and
       consolidation as :func:`weight_plasticity`.
 
     Raises:
-      ValueError: If ``alpha`` or ``learning_rate`` is a negative number.
+      ValueError: If ``alpha`` or ``learning_rate`` is a negative number, or a dtype is
+        not known.
 
     Examples:
       >>> import jax.numpy as jnp, optax, wpl_jax
@@ -177,6 +200,7 @@ def proximal_weight_plasticity(
     """
     _check_nonnegative("alpha", alpha)
     _check_nonnegative("learning_rate", learning_rate)
+    init_fn = _init(anchor_dtype, fisher_dtype)
 
     def update_fn(updates, state, params=None, *, mask=None, **extra_args):
         del extra_args
@@ -195,7 +219,7 @@ def proximal_weight_plasticity(
 
         return _update_leaves(shrink, updates, state, params, mask)
 
-    return optax.GradientTransformationExtraArgs(init_state, update_fn)
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def penalty_value(
@@ -241,6 +265,12 @@ def penalty_value(
     return total
 
 
+def _init(anchor_dtype: AnchorDtype, fisher_dtype: FisherDtype) -> Any:
+    storage = Storage(anchor_dtype, fisher_dtype)
+    storage.check()
+    return functools.partial(init_state, storage=storage)
+
+
 def _update_leaves(rule, updates, state, params, mask):
     """Maps ``rule`` over the leaves and advances the count."""
     if params is None:
@@ -256,8 +286,8 @@ def _update_leaves(rule, updates, state, params, mask):
         for each in zip(
             map(jnp.asarray, leaves),
             aligned("params", params, updates),
-            aligned("anchor", state.anchor, updates),
-            aligned("fisher", state.fisher, updates),
+            map(decode, aligned("anchor", state.anchor, updates)),
+            map(decode, aligned("fisher", state.fisher, updates)),
             aligned_mask(mask, updates),
             strict=True,
         )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from wpl_jax import explain_per_example
-from wpl_jax.curvature import squared_gradients
+from wpl_jax.curvature import each_example
 from wpl_jax.curvature.squared_gradients import sum_squared_gradients
 
 N = 6  # examples
@@ -299,7 +299,7 @@ def test_equals_the_squares_of_gradients_written_out(name):
     ["recurrence", "stacked layers", "nested loops", "attention, tied", "convolved"],
 )
 def test_large_gradients_one_example_after_the_other(name, monkeypatch):
-    monkeypatch.setattr(squared_gradients, "LARGE", 1)
+    monkeypatch.setattr(each_example, "LARGE", 1)
     assert_squares(*MODELS[name]())
 
 

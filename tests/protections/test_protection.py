@@ -373,7 +373,7 @@ WRONG = [
     ("wpl.eta", 1.5),
     ("wpl.eta", -0.5),
     ("wpl.step", "implicit"),
-    ("wpl.estimator", "exact"),
+    ("wpl.estimator", "guessed"),
     ("wpl.per_example.labels", "none"),
     ("wpl.per_example.split", "test"),
     ("wpl.per_example.batches", 0),

@@ -15,6 +15,7 @@ import wpl_jax
 from wpl_jax.data import images_of_arrays
 from wpl_jax.devices.parallel import ONE_DEVICE, Devices
 from wpl_jax.errors import UserError
+from wpl_jax.protections.estimators import Exact
 from wpl_jax.supernet import Architecture, gather
 from wpl_jax.tasks.image_classification import ImageClassification
 
@@ -226,6 +227,20 @@ def test_targets_are_drawn_from_the_model():
     other = OF_ARRAYS.sample_labels(jax.random.key(0), child, architecture, one)
     assert other.targets.dtype == one.targets.dtype
     assert other.inputs is one.inputs
+
+
+def test_classes_have_log_probabilities_for_the_exact_fisher():
+    _, data, child, architecture = both()
+    examples = OF_ARRAYS.fisher_examples(child, architecture, data, "valid", 0)
+    one = jax.tree.map(lambda x: x[0], examples)
+    log_p = np.float64(OF_ARRAYS.log_probabilities(child, architecture, one))
+    np.testing.assert_allclose(np.exp(log_p).sum(), 1, rtol=1e-5)
+    loss = OF_ARRAYS.example_loss(child, architecture, one)
+    np.testing.assert_allclose(loss, -log_p[one.targets], rtol=1e-5)
+    Exact().check_task(OF_ARRAYS)
+    numbers, _ = tasks_of_numbers(kind="regression")
+    with pytest.raises(UserError, match="the task has none"):
+        Exact().check_task(numbers)
 
 
 def huber(outputs, targets):

@@ -593,6 +593,20 @@ def test_sampled_classes_follow_the_models_probabilities():
     assert np.all(np.abs(frequency - p) < 4.5 * np.sqrt(p * (1 - p) / n))
 
 
+def test_log_probabilities_are_those_of_the_classes_of_an_image():
+    task = measured("batch")
+
+    @jax.jit
+    def found():
+        examples = task.fisher_examples(CHILD, ARCHITECTURE, DATA, "valid", 0)
+        of_each = jax.vmap(task.log_probabilities, (None, None, 0))
+        return of_each(CHILD, ARCHITECTURE, examples)
+
+    x, _ = batch_of("valid", 0)
+    expected = np.log(probabilities(logits_of(x, batch_stats_of(x))[0]))
+    np.testing.assert_allclose(found(), expected, **ROUNDING)
+
+
 def test_the_reward_is_the_share_that_is_right():
     found = Evaluation(loss=None, error=np.array([0.0, 25.0, 100.0]))
     np.testing.assert_allclose(PLAIN.reward(found), [1, 0.75, 0])

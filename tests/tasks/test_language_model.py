@@ -261,6 +261,15 @@ def test_sampled_words_follow_the_models_probabilities():
     assert np.all(np.abs(pairs - p) < 4.5 * deviation(p, n) + 1 / n)
 
 
+def test_log_probabilities_are_those_of_the_words_of_a_sequence():
+    inputs, targets = window("valid", 0)
+    of_each = jax.jit(jax.vmap(TASK.log_probabilities, (None, None, 0)))
+    found = of_each(CHILD, ARCHITECTURE, (inputs, targets))
+    np.testing.assert_allclose(
+        found, log_probabilities(read(inputs, ZERO)), rtol=2e-6, atol=2e-6
+    )
+
+
 def deviation(p, n):
     """Of the frequency of what has probability ``p`` in ``n`` draws."""
     return np.sqrt(p * (1 - p) / n)

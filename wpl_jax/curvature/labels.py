@@ -57,7 +57,7 @@ class _Resample:
 
     def __call__(self, key, params, example):
         """The example with a label drawn from the model."""
-        inputs, label = _pair(example)
+        inputs, label = pair_of(example)
         draw, _ = _DISTRIBUTIONS[self.distribution]
         return inputs, draw(key, self.logits(params, inputs), jnp.asarray(label))
 
@@ -67,7 +67,7 @@ class _Resample:
         Raises:
           ValueError: If they are not of the distribution.
         """
-        inputs, label = _pair(examples)
+        inputs, label = pair_of(examples)
         of_one = example_shape(inputs)
         shape = jax.eval_shape(self.logits, params, of_one).shape
         entries = known_entries(label)
@@ -76,10 +76,15 @@ class _Resample:
             check(entries)
 
 
-def _pair(example: Any) -> tuple[Any, Any]:
+def pair_of(example: Any) -> tuple[Any, Any]:
+    """The inputs and the label of an example.
+
+    Raises:
+      ValueError: If it is no pair.
+    """
     if not isinstance(example, tuple | list) or len(example) != 2:
         raise ValueError(
-            "sample_class takes examples that are pairs (inputs, label), got a "
+            "Examples must be pairs (inputs, label), got a "
             f"{type(example).__name__}. Write resample(key, params, example) for "
             "others."
         )

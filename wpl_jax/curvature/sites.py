@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wpl_jax.common.trees import widen
+from wpl_jax.common.trees import squared_magnitude, widen
 from wpl_jax.curvature.program import is_inexact
 from wpl_jax.curvature.split import Split
 from wpl_jax.curvature.uses import Product, Use, axes_without
@@ -30,7 +30,9 @@ MOST_ROWS = 4
 # Squares, summed over the examples.
 
 
-def squares_of_products(use: Use, product: Product, value, rows, results) -> jax.Array:
+def squares_of_products(
+    use: Use, product: Product, value, rows, results, magnitude=squared_magnitude
+) -> jax.Array:
     """The sum over examples of the squared gradient, of products of few rows.
 
     Args:
@@ -39,13 +41,15 @@ def squares_of_products(use: Use, product: Product, value, rows, results) -> jax
       value: The met value, for its shape.
       rows: Of all its uses, as :func:`rows_and_results` gives them.
       results: The gradients of the results, likewise.
+      magnitude: The square, or of products of one row any function of an array for
+        which that of a product is the product of those of its factors.
 
     Returns:
       An array like the value, at least float32.
     """
     count = rows.shape[1]
     if count <= 1:
-        rows, results = jnp.square(rows), jnp.square(results)
+        rows, results = magnitude(rows), magnitude(results)
         return _handed_down(use, product, value, _joined(rows), _joined(results))
     # Of two different rows each pair stands for both orders of it.
     pairs = list(itertools.combinations_with_replacement(range(count), 2))
@@ -57,7 +61,9 @@ def squares_of_products(use: Use, product: Product, value, rows, results) -> jax
     return jnp.maximum(total, 0)  # Below zero by rounding.
 
 
-def squares_of_lookup(use: Use, rows, value, records, found) -> jax.Array:
+def squares_of_lookup(
+    use: Use, rows, value, records, found, magnitude=squared_magnitude
+) -> jax.Array:
     """The sum over examples of the squared gradient of a table whose rows are read.
 
     What an example reads twice has the sum of both gradients, which is squared once.
@@ -68,6 +74,7 @@ def squares_of_lookup(use: Use, rows, value, records, found) -> jax.Array:
       value: The table, for its shape.
       records: As of :func:`squares_of_products`.
       found: As of :func:`squares_of_products`.
+      magnitude: The square, or another function of an array, entry by entry.
     """
     number = use.site.number
     indices = _by_step(use, records[number][1])[0]  # [steps, examples, ...]
@@ -82,7 +89,7 @@ def squares_of_lookup(use: Use, rows, value, records, found) -> jax.Array:
     same = indices[:, :, None] == indices[:, None, :]
     total = jnp.einsum("nst,ntw->nsw", same.astype(gradient.dtype), gradient)
     first = jnp.argmax(same, -1) == jnp.arange(indices.shape[1])
-    squares = jnp.where(first[..., None], jnp.square(total), 0)
+    squares = jnp.where(first[..., None], magnitude(total), 0)
     table = jnp.zeros((len(value), squares.shape[-1]), squares.dtype)
     table = table.at[indices].add(squares, mode="drop")
     return table.reshape(value.shape)

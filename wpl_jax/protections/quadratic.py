@@ -19,7 +19,6 @@ from wpl_jax.common.settings import (
 )
 from wpl_jax.common.trees import zero_importance
 from wpl_jax.devices.axis import NO_AXIS
-from wpl_jax.errors import UserError
 from wpl_jax.protections import fisher_changes
 from wpl_jax.protections.estimators import ESTIMATORS, PerExample, Uniform
 from wpl_jax.protections.fisher_changes import Change, Child, RunningAverage
@@ -84,15 +83,11 @@ class Quadratic(Protection):
         return {}
 
     def check_task(self, task):
-        """Checks that labels can be drawn from the model, if the Fisher needs them."""
-        labels = getattr(self._estimator, "labels", "data")
-        if labels == "model" and not getattr(task, "can_sample", True):
-            raise UserError(
-                'The penalty draws targets from the model (labels="model"), and the '
-                "task does not say how. Pass sample_targets=, a function of a key and "
-                'the outputs for one example, or kind="classification" or '
-                '"regression" to wpl_jax.task; or take labels="data".'
-            )
+        """Checks that the task has what the estimator needs."""
+        # An estimator of one's own need not check anything.
+        check = getattr(self._estimator, "check_task", None)
+        if check is not None:
+            check(task)
 
     def alpha(self, epoch):
         """Alpha: ``strength``, which falls linearly from ``decay_from`` on."""

@@ -10,11 +10,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+import ml_dtypes
 import numpy as np
 
 from wpl_jax.errors import UserError, printable
 
-_DTYPES = {"F32": "<f4", "F64": "<f8", "F16": "<f2", "I32": "<i4", "I64": "<i8"}
+_DTYPES: dict[str, Any] = {
+    "F32": "<f4",
+    "F64": "<f8",
+    "F16": "<f2",
+    "BF16": ml_dtypes.bfloat16,
+    "I32": "<i4",
+    "I64": "<i8",
+}
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 _ALIGNED = 8  # bytes, at which arrays begin
 _LONGEST = 100_000_000  # bytes of the JSON object, the limit of the format
@@ -45,8 +53,20 @@ def to_safetensors(
     return b"".join([len(text).to_bytes(8, "little"), text, *parts])
 
 
-def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+_MODEL = (
+    "a model that wpl_jax saved",
+    "Give the folder of a run, or the model.safetensors in it.",
+)
+
+
+def read_safetensors(
+    path: Path, kind: tuple[str, str] = _MODEL
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The arrays of a file by name, and its texts.
+
+    Args:
+      path: The file.
+      kind: What it should be, and what to do if it is not, for messages.
 
     Raises:
       UserError: If it cannot be read, or is no file of this format.
@@ -57,7 +77,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     length = int.from_bytes(content[:8], "little")
     if len(content) < 8 or length > min(_LONGEST, len(content) - 8):
-        _wrong(path, "its beginning is not that of a safetensors file")
+        _wrong(path, kind, "its beginning is not that of a safetensors file")
     try:
         header = json.loads(content[8 : 8 + length])
         about = header.pop("__metadata__", {})
@@ -65,9 +85,9 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]
             name: _array(content, 8 + length, **one) for name, one in header.items()
         }
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-        _wrong(path, printable(str(error)))
+        _wrong(path, kind, printable(str(error)))
     if not isinstance(about, dict):
-        _wrong(path, "its metadata is no object")
+        _wrong(path, kind, "its metadata is no object")
     return arrays, about
 
 
@@ -81,8 +101,6 @@ def _array(content, start, dtype, shape, data_offsets):
     return found.reshape(shape)
 
 
-def _wrong(path: Path, why: str) -> NoReturn:
-    raise UserError(
-        f"{path} is not a model that wpl_jax saved ({why}). Give the folder of a run, "
-        "or the model.safetensors in it."
-    )
+def _wrong(path: Path, kind: tuple[str, str], why: str) -> NoReturn:
+    expected, remedy = kind
+    raise UserError(f"{path} is not {expected} ({why}). {remedy}")

@@ -81,6 +81,11 @@ class ArrayTask:
         """Whether :meth:`sample_labels` can draw targets from the model."""
         return self.objective.can_sample
 
+    @property
+    def has_classes(self) -> bool:
+        """Whether the outputs are scores of classes."""
+        return self.objective.of_kind.has_classes
+
     @classmethod
     def open(cls) -> ArrayDataset:
         """The arrays."""
@@ -367,6 +372,11 @@ class ArrayTask:
         outputs = self._outputs_of_example(child, architecture, example)[0]
         drawn = self.objective.sample(key, outputs)
         return example._replace(targets=drawn.astype(example.targets.dtype))
+
+    def log_probabilities(self, child, architecture, example):
+        """Those of all classes, if :attr:`has_classes`."""
+        outputs = self._outputs_of_example(child, architecture, example)[0]
+        return self.objective.of_kind.predictions(outputs)
 
     def guess(self, data: Data) -> Guess:
         """The best constant output."""

@@ -441,6 +441,11 @@ class ImageClassification:
         label = jax.random.categorical(key, logits).astype(example.label.dtype)
         return example._replace(label=label)
 
+    def log_probabilities(self, child, architecture, example):
+        """Those of all classes of the image."""
+        logits = self._logits_of_example(child, architecture, example)[0]
+        return jax.nn.log_softmax(logits.astype(jnp.float32))
+
     def guess(self, data: Data) -> Guess:
         """Always the most frequent class."""
         return of_classes(np.asarray(data.valid.labels))

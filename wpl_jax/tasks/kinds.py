@@ -29,6 +29,7 @@ class Kind:
       error: The same, for the error; None for the loss.
       sample: Draws the targets of one example, ``sample(key, outputs)``; None if
         nothing is known about them.
+      has_classes: Whether :meth:`predictions` are log-probabilities of classes.
       averaging: How an ensemble averages :meth:`predictions`.
     """
 
@@ -36,6 +37,7 @@ class Kind:
     loss: PerExample | None = None
     error: PerExample | None = None
     sample: Callable[[jax.Array, jax.Array], Any] | None = None
+    has_classes = False
     averaging: Averaging = OF_OUTPUTS
 
     def check(self, outputs: Any, targets: Any) -> None:
@@ -68,6 +70,7 @@ class Classification(Kind):
     """Numbers of classes; outputs are a score for each class, the last axis."""
 
     error_name = "% error"
+    has_classes = True
     averaging = OF_PROBABILITIES
 
     @staticmethod

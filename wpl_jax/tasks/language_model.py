@@ -301,6 +301,12 @@ class LanguageModel:
         logits = self.space.logits(child, hidden.raw[0])
         return inputs, jax.random.categorical(key, logits).astype(targets.dtype)
 
+    def log_probabilities(self, child, architecture, example):
+        """Those of all words at each place of the sequence, from a zero state."""
+        hidden = self._alone(child, architecture, example[0])
+        logits = self.space.logits(child, hidden.raw[0])
+        return jax.nn.log_softmax(logits.astype(jnp.float32))
+
     def guess(self, data: Data) -> Guess:
         """Each word with its frequency in the training text."""
         valid = np.asarray(data.valid)[:, 1:]  # The first words are not predicted.

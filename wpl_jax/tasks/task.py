@@ -83,6 +83,16 @@ class FisherLoss(Protocol):
     ) -> Any:
         """The example with labels drawn from the model, for the true Fisher."""
 
+    def log_probabilities(
+        self, child: Any, architecture: Architecture, example: Any
+    ) -> jax.Array:
+        """Those of all classes, ``float32[..., classes]``, for the exact Fisher.
+
+        Leading axes are its predictions, such as words. :meth:`example_loss` is the
+        mean over them of the log-probabilities of the labels, with the sign changed. A
+        task without classes need not have this method.
+        """
+
 
 class Task(FisherLoss, Protocol):
     """Data, loss and reward for the children of one space.
@@ -97,9 +107,10 @@ class Task(FisherLoss, Protocol):
     """
 
     error_name: str  # of Evaluation.error
-    # A task may have two more: ``averaging``, how an ensemble averages predictions (by
-    # default those of log-probabilities), and ``can_sample``, whether targets can be
-    # drawn from the model (by default they can).
+    # A task may have three more: ``averaging``, how an ensemble averages predictions
+    # (by default those of log-probabilities); ``can_sample``, whether targets can be
+    # drawn from the model (by default they can); and ``has_classes``, whether
+    # :meth:`log_probabilities` can be called (by default, whether it is there).
     data_fields: tuple[str, ...]  # settings that :meth:`put` depends on
 
     @property

@@ -88,6 +88,11 @@ class LossOfA(FisherLoss):
         logits = apply_layers(child, example[0], self.activation)
         return example[0], jax.random.categorical(key, logits)
 
+    def log_probabilities(self, child, architecture, example):
+        """Those of all classes of the image."""
+        del architecture
+        return jax.nn.log_softmax(apply_layers(child, example[0], self.activation))
+
 
 def fisher_of_a(
     key: jax.Array,

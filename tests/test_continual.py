@@ -1,0 +1,300 @@
+"""A task in a few lines: what it does is what its parts do step by step."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from flax.training.train_state import TrainState
+from helpers.raising import assert_says
+
+import wpl_jax
+from wpl_jax.common.trees import without_keys
+
+RNG = np.random.default_rng(0)
+X = jnp.asarray(RNG.normal(size=(12, 3)), jnp.float32)
+Y = jnp.asarray(RNG.integers(4, size=12))
+PARAMS = {"w": jnp.asarray(RNG.normal(size=(3, 4)), jnp.float32), "b": jnp.zeros(4)}
+ALPHA, RATE = 3.0, 0.1
+
+
+def logits(params, x):
+    return x @ params["w"] + params["b"]
+
+
+def loss(params, example):
+    x, y = example
+    return -jax.nn.log_softmax(logits(params, x))[y]
+
+
+def assert_close(got, want, rtol=1e-5):
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(g, w, rtol, 1e-7)
+
+
+def gradient(params):
+    return jax.grad(lambda p: jnp.mean(jax.vmap(loss, (None, 0))(p, (X, Y))))(params)
+
+
+# The optimizer.
+
+
+def by_hand(step, optimizer, alpha):
+    if step == "explicit":
+        return optax.chain(wpl_jax.weight_plasticity(alpha), optimizer)
+    return optax.chain(optimizer, wpl_jax.proximal_weight_plasticity(alpha, RATE))
+
+
+def run(tx, state, steps=3):
+    """Parameters after some steps away from the anchor."""
+    params = jax.tree.map(lambda p: p + 0.5, PARAMS)
+
+    @jax.jit
+    def step(params, state):
+        updates, state = tx.update(gradient(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    for _ in range(steps):
+        params, state = step(params, state)
+    return params
+
+
+def consolidated(tx):
+    fisher = jax.tree.map(lambda p: jnp.full_like(p, 2.0), PARAMS)
+    return wpl_jax.consolidate(tx.init(PARAMS), PARAMS, fisher)
+
+
+@pytest.mark.parametrize("step", ["explicit", "proximal"])
+def test_it_is_the_chain_that_one_would_write(step):
+    tx = wpl_jax.with_plasticity(
+        optax.sgd, alpha=ALPHA, learning_rate=RATE, step=step, momentum=0.9
+    )
+    want = by_hand(step, optax.sgd(RATE, momentum=0.9), ALPHA)
+    assert_close(run(tx, consolidated(tx)), run(want, consolidated(want)))
+
+
+def test_alpha_of_a_state_can_be_set_and_mapped_over():
+    tx = wpl_jax.with_plasticity(optax.sgd, alpha=ALPHA, learning_rate=RATE)
+    state = consolidated(tx)
+    alphas = jnp.array([0.0, 1.0, 50.0])
+    found = jax.jit(
+        jax.vmap(lambda alpha: run(tx, optax.tree.set(state, alpha=alpha)))
+    )(alphas)
+    for i, alpha in enumerate(alphas):
+        tx = by_hand("proximal", optax.sgd(RATE), float(alpha))
+        want = run(tx, consolidated(tx))
+        assert_close(jax.tree.map(lambda x, i=i: x[i], found), want)
+
+
+def test_schedules_are_those_of_both():
+    schedule = lambda count: 0.1 / (1 + count)  # noqa: E731
+    tx = wpl_jax.with_plasticity(optax.sgd, alpha=ALPHA, learning_rate=schedule)
+    want = optax.chain(
+        optax.sgd(schedule), wpl_jax.proximal_weight_plasticity(ALPHA, schedule)
+    )
+    assert_close(run(tx, consolidated(tx)), run(want, consolidated(want)))
+
+
+def test_masks_reach_the_penalty():
+    tx = wpl_jax.with_plasticity(optax.sgd, alpha=ALPHA, learning_rate=RATE)
+    state = consolidated(tx)
+    moved = jax.tree.map(lambda p: p + 1, PARAMS)
+    zero = jax.tree.map(jnp.zeros_like, moved)
+    mask = {"w": jnp.zeros(()), "b": jnp.ones(())}
+    updates, _ = tx.update(zero, state, moved, mask=mask)
+    assert not np.any(updates["w"])
+    np.testing.assert_allclose(updates["b"], -0.6 / 1.6, rtol=1e-5)
+
+
+# Remembering.
+
+
+def fisher_by_hand(normalize=True):
+    fisher = wpl_jax.per_example_fisher(loss, PARAMS, (X, Y))
+    return wpl_jax.normalize(fisher) if normalize else fisher
+
+
+def test_a_pair_of_parameters_and_state():
+    tx = wpl_jax.with_plasticity(optax.adam, alpha=ALPHA, learning_rate=RATE)
+    params, opt_state = wpl_jax.remember((PARAMS, tx.init(PARAMS)), loss, (X, Y))
+    assert params is PARAMS
+    (state,) = wpl_jax.plasticity_states(opt_state)
+    assert_close(state.fisher, fisher_by_hand())
+    assert_close(state.anchor, PARAMS)
+
+
+def test_data_may_be_batches():
+    tx = wpl_jax.weight_plasticity(1.0)
+    batches = ((X[i : i + 4], Y[i : i + 4]) for i in (0, 4, 8))
+    _, state = wpl_jax.remember(
+        (PARAMS, tx.init(PARAMS)), loss, batches, normalize=None
+    )
+    assert_close(state.fisher, fisher_by_hand(normalize=False))
+
+
+def test_estimators_and_rules_are_those_of_the_library():
+    tx = wpl_jax.weight_plasticity(1.0)
+    state = PARAMS, tx.init(PARAMS)
+    options = {"estimator": wpl_jax.exact_fisher, "chunk_size": 5}
+    for _ in range(2):
+        state = wpl_jax.remember(state, logits, X, rule=wpl_jax.accumulate, **options)
+    want = wpl_jax.normalize(wpl_jax.exact_fisher(logits, PARAMS, X))
+    assert_close(state[1].fisher, jax.tree.map(lambda f: 2 * f, want))
+    padded = X.at[6:].set(9.0)
+    _, state = wpl_jax.remember(
+        (PARAMS, tx.init(PARAMS)),
+        logits,
+        padded,
+        weights=lambda batch: jnp.arange(12) < 6,
+        key=jax.random.key(0),
+        samples=300,
+        estimator=wpl_jax.exact_fisher,
+    )
+    want = wpl_jax.normalize(wpl_jax.exact_fisher(logits, PARAMS, X[:6]))
+    assert_close(state.fisher, want, rtol=0.3)
+
+
+def test_a_train_state_of_linen():
+    model = nn.Dense(4)
+    params = model.init(jax.random.key(0), X[0])
+    tx = wpl_jax.with_plasticity(optax.sgd, alpha=ALPHA, learning_rate=RATE)
+    state = TrainState.create(apply_fn=model.apply, params=params, tx=tx)
+
+    def of_example(params, example):
+        return -jax.nn.log_softmax(model.apply(params, example[0]))[example[1]]
+
+    after = wpl_jax.remember(state, of_example, (X, Y))
+    (found,) = wpl_jax.plasticity_states(after.opt_state)
+    want = wpl_jax.normalize(wpl_jax.per_example_fisher(of_example, params, (X, Y)))
+    assert_close(found.fisher, want)
+    assert after.step == state.step
+    assert after.params is state.params
+
+
+class Noisy(nnx.Module):
+    """Batch statistics and dropout: in training mode the loss is another."""
+
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.first = nnx.Linear(3, 5, rngs=rngs)
+        self.norm = nnx.BatchNorm(5, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+        self.last = nnx.Linear(5, 4, rngs=rngs)
+
+    def __call__(self, x):
+        return self.last(self.dropout(nnx.tanh(self.norm(self.first(x)))))
+
+
+def test_a_model_of_nnx_in_evaluation_mode():
+    model = Noisy()
+    model.norm.mean[...] = jnp.full(5, 0.3)
+    tx = wpl_jax.with_plasticity(optax.sgd, alpha=ALPHA, learning_rate=RATE)
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    before = jax.tree.map(jnp.copy, nnx.state(model))
+
+    def of_example(model, example):
+        return -jax.nn.log_softmax(model(example[0]))[example[1]]
+
+    pair = wpl_jax.remember((model, optimizer), of_example, (X, Y), normalize=None)
+    assert pair[0] is model
+    assert pair[1] is optimizer
+    # The model stays as it was: its mode, its counts, its statistics.
+    assert not model.dropout.deterministic
+    assert_close(without_keys(nnx.state(model)), without_keys(before))
+    (found,) = wpl_jax.plasticity_states(optimizer.opt_state)
+    model.eval()
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+
+    def by_hand(params, example):
+        return of_example(nnx.merge(graph, params, rest, copy=True), example)
+
+    each = jax.vmap(jax.grad(by_hand), (None, 0))(params, (X, Y))
+    want = jax.tree.leaves(jax.tree.map(lambda g: jnp.mean(g**2, 0), each))
+    for got, expected in zip(jax.tree.leaves(found.fisher), want, strict=True):
+        np.testing.assert_allclose(got, expected, 1e-4, 1e-7)
+
+
+# The choice of alpha.
+
+ACCURACIES = {0.1: (0.5, 0.9), 1.0: (0.86, 0.7), 10.0: (0.87, 0.8), 100.0: (0.9, 0.2)}
+
+
+@pytest.mark.parametrize(
+    ("keep", "alpha", "within"),
+    [(0.0, 0.1, True), (0.95, 10.0, True), (0.99, 100.0, True), (1.0, 100.0, True)],
+)
+def test_alpha_keeps_enough_at_the_least_cost(keep, alpha, within):
+    found = wpl_jax.calibrate(ACCURACIES.get, 0.9, keep=keep, alphas=list(ACCURACIES))
+    assert found.alpha == alpha
+    assert found.within is within
+    np.testing.assert_allclose(found.old, [0.5, 0.86, 0.87, 0.9])
+    np.testing.assert_allclose(found.new, [0.9, 0.7, 0.8, 0.2])
+
+
+def test_where_no_alpha_keeps_enough_it_is_the_one_that_keeps_most():
+    found = wpl_jax.calibrate(ACCURACIES.get, 0.95, keep=1.0, alphas=[0.1, 10.0, 1.0])
+    assert (found.alpha, found.within) == (10.0, False)
+
+
+def test_seeds_are_averaged_and_what_diverged_is_not_chosen():
+    of_seeds = {
+        1.0: (jnp.array([0.8, 1.0]), np.array([0.5, 0.7])),
+        2.0: (np.array([0.9, 0.9]), np.array([0.5, np.nan])),
+    }
+    found = wpl_jax.calibrate(of_seeds.get, [0.8, 1.0], keep=1.0, alphas=[1.0, 2.0])
+    assert found.alpha == 1.0
+    np.testing.assert_allclose(found.new, [0.6, np.nan])
+
+
+def test_it_chooses_for_quadratics_what_algebra_says():
+    """Old loss (w - 1)^2, new (w + 1)^2: the penalty of strength a ends at
+    w = (a - 2) / (a + 2), where the old accuracy 1 - (1 - w) / 2 is a / (a + 2)."""
+    params = {"w": jnp.float32(1.0)}
+    tx = wpl_jax.with_plasticity(optax.sgd, alpha=1.0, learning_rate=0.05)
+    state = wpl_jax.consolidate(tx.init(params), params, {"w": jnp.float32(1.0)})
+
+    @jax.jit
+    def train(alpha):
+        def step(carry, _):
+            p, state = carry
+            slope = jax.tree.map(lambda w: 2 * (w + 1), p)
+            updates, state = tx.update(slope, state, p)
+            return (optax.apply_updates(p, updates), state), None
+
+        start = params, optax.tree.set(state, alpha=alpha)
+        (p, _), _ = jax.lax.scan(step, start, None, 3000)
+        return p["w"]
+
+    def evaluate(alpha):
+        w = train(jnp.float32(alpha))
+        return (1 + w) / 2, (1 - w) / 2
+
+    found = wpl_jax.calibrate(evaluate, 1.0, keep=0.8, alphas=[1, 4, 7.9, 8.1, 20, 100])
+    np.testing.assert_allclose(found.old, found.alphas / (found.alphas + 2), atol=1e-3)
+    assert found.alpha == 8.1  # a / (a + 2) >= 0.8 from a = 8 on
+
+
+# Errors.
+
+
+def test_what_does_not_fit_is_named():
+    make = wpl_jax.with_plasticity
+    for wrong, words in (
+        ({"alpha": -1.0, "learning_rate": 0.1}, ["alpha", "-1.0"]),
+        ({"alpha": 1.0, "learning_rate": -0.1}, ["learning_rate", "-0.1"]),
+        ({"alpha": 1.0, "learning_rate": 0.1, "step": "x"}, ["step", "'x'"]),
+    ):
+        assert_says(lambda wrong=wrong: make(optax.sgd, **wrong), words)
+    tx = optax.sgd(0.1)
+    state = PARAMS, tx.init(PARAMS)
+    assert_says(lambda: wpl_jax.remember(PARAMS, loss, (X, Y)), ["TrainState", "dict"])
+    assert_says(
+        lambda: wpl_jax.remember(state, loss, (X, Y)), ["holds no weight_plasticity"]
+    )
+    assert_says(lambda: wpl_jax.remember(state, loss, 3), ["data must be", "int"])
+    keep = lambda keep: wpl_jax.calibrate(None, 1.0, keep=keep)  # noqa: E731
+    assert_says(keep, ["keep", "95"], 95)
+    assert_says(lambda: wpl_jax.calibrate(None, 1.0, alphas=[]), ["alphas is empty"])

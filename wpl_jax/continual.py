@@ -1,0 +1,276 @@
+"""Continual learning in a few lines: an optimizer, remembering a task, choosing alpha.
+
+:func:`with_plasticity` builds an optimizer under the penalty, :func:`remember`
+estimates a Fisher and consolidates it, and :func:`calibrate` chooses alpha. They are
+made of :mod:`wpl_jax.penalty` and :mod:`wpl_jax.fisher`, which do the same in steps.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from wpl_jax import fisher as fisher_lib
+from wpl_jax import penalty as penalty_lib
+from wpl_jax.common.checks import check_range
+
+# Of a Fisher with mean 1: from hardly any penalty to nearly frozen weights.
+ALPHAS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
+
+
+def with_plasticity(
+    optimizer: Callable[..., optax.GradientTransformation],
+    *,
+    alpha: optax.ScalarOrSchedule,
+    learning_rate: optax.ScalarOrSchedule,
+    step: Literal["proximal", "explicit"] = "proximal",
+    anchor_dtype: penalty_lib.AnchorDtype = None,
+    fisher_dtype: penalty_lib.FisherDtype = None,
+    **settings: Any,
+) -> optax.GradientTransformationExtraArgs:
+    """An optimizer under the penalty; alpha and learning rate are given once.
+
+    Both are part of the state, as hyperparameters of ``optax.inject_hyperparams``. So
+    ``optax.tree.set(opt_state, alpha=jnp.float32(3))`` changes alpha without another
+    transform or compilation, and alpha may be mapped over (``jax.vmap``).
+
+    Args:
+      optimizer: Makes an optimizer from ``learning_rate=`` and ``settings``, such as
+        ``optax.sgd`` or ``optax.adamw``.
+      alpha: Strength of the penalty, a number of at least 0 or a schedule.
+      learning_rate: Of the optimizer, and of the proximal step: a number or a schedule.
+      step: ``"proximal"`` for :func:`wpl_jax.proximal_weight_plasticity` after the
+        optimizer, ``"explicit"`` for :func:`wpl_jax.weight_plasticity` before it.
+      anchor_dtype: As in :func:`wpl_jax.weight_plasticity`.
+      fisher_dtype: As in :func:`wpl_jax.weight_plasticity`.
+      **settings: Of the optimizer.
+
+    Returns:
+      A transformation for ``tx.update(gradients, state, params, mask=mask)``.
+
+    Raises:
+      ValueError: If an argument is none of these.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, optax, wpl_jax
+      >>> tx = wpl_jax.with_plasticity(
+      ...     optax.sgd, alpha=10.0, learning_rate=0.1, momentum=0.9)
+      >>> params = {"w": jnp.ones(2)}
+      >>> state = tx.init(params)
+      >>> state = optax.tree.set(state, alpha=jnp.float32(3.0))
+      >>> print(optax.tree.get(state, "alpha"))
+      3.0
+    """
+    stored: dict[str, Any] = {
+        "anchor_dtype": anchor_dtype,
+        "fisher_dtype": fisher_dtype,
+    }
+    if step not in ("proximal", "explicit"):
+        raise ValueError(f"step must be 'proximal' or 'explicit', got {step!r}.")
+    # A wrong number is an error here, and not where `init` is called.
+    penalty_lib.proximal_weight_plasticity(alpha, learning_rate, **stored)
+
+    def make(alpha, learning_rate):
+        inner = optimizer(learning_rate=learning_rate, **settings)
+        if step == "explicit":
+            return optax.chain(penalty_lib.weight_plasticity(alpha, **stored), inner)
+        proximal = penalty_lib.proximal_weight_plasticity(
+            alpha, learning_rate, **stored
+        )
+        return optax.chain(inner, proximal)
+
+    injected = optax.inject_hyperparams(make, hyperparam_dtype=jnp.float32)
+    return injected(alpha=alpha, learning_rate=learning_rate)
+
+
+def remember(
+    state: Any,
+    loss: Callable[[Any, Any], jax.Array],
+    data: Any,
+    *,
+    estimator: Callable[..., Any] = fisher_lib.per_example_fisher,
+    normalize: Literal["unit", "loss"] | None = "unit",
+    rule: penalty_lib.Rule = penalty_lib.replace,
+    weights: Callable[[Any], jax.Array] | None = None,
+    key: jax.Array | None = None,
+    **settings: Any,
+) -> Any:
+    """Remembers what has been trained: estimates its Fisher and moves the anchor to it.
+
+    Call it after a task and before the next one. The penalty protects from then on.
+
+    Args:
+      state: One of
+
+        - a ``TrainState`` of Flax Linen, or another object with ``params``,
+          ``opt_state`` and ``replace``;
+        - a pair ``(model, optimizer)`` of Flax NNX, ``nnx.Optimizer``;
+        - a pair ``(params, opt_state)``.
+
+      loss: ``loss(params, example)`` of one example, as the estimator takes it: of
+        :func:`wpl_jax.exact_fisher` the logits. With NNX ``loss(model, example)``; the
+        model that it gets is in evaluation mode. With Linen the loss itself has to
+        apply the model in evaluation mode.
+      data: Examples, a pytree of arrays with a leading axis; or an iterator of such
+        batches, of one size if possible. A list of arrays is a pytree: pass
+        ``iter(batches)`` if it is one of batches.
+      estimator: ``estimator(loss, params, examples, **settings)``, of
+        :mod:`wpl_jax.fisher`.
+      normalize: Scale of the Fisher, see :func:`wpl_jax.normalize`; None for the raw
+        one.
+      rule: How it meets what earlier tasks left, see :func:`wpl_jax.consolidate`.
+      weights: ``weights(batch) -> [n]`` of 0 and 1, for padding.
+      key: PRNG key of estimators that draw.
+      **settings: Of the estimator.
+
+    Returns:
+      What ``state`` was, with the new optimizer state. Of NNX it is the same pair,
+      whose optimizer has been changed in place.
+
+    Raises:
+      ValueError: If the state is none of these or holds no penalty, or the data have
+        no examples.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax, wpl_jax
+      >>> tx = wpl_jax.with_plasticity(optax.sgd, alpha=10.0, learning_rate=0.1)
+      >>> params = {"w": jnp.ones(2)}
+      >>> loss = lambda params, x: jnp.sum(params["w"] * x) ** 2
+      >>> state = params, tx.init(params)
+      >>> params, opt_state = wpl_jax.remember(state, loss, jnp.ones((4, 2)))
+      >>> print(wpl_jax.plasticity_states(opt_state)[0].fisher["w"])
+      [1. 1.]
+    """
+    params, opt_state, function, put = _open(state, loss)
+
+    def estimate(params, examples, **drawn):
+        return estimator(function, params, examples, **drawn, **settings)
+
+    fisher = fisher_lib.fisher_of_batches(
+        estimate, params, _batches(data), weights=weights, key=key
+    )
+    if normalize is not None:
+        fisher = fisher_lib.normalize(fisher, scale=normalize)
+    return put(penalty_lib.consolidate(opt_state, params, fisher, rule=rule))
+
+
+def _open(state: Any, loss: Callable[[Any, Any], jax.Array]) -> Any:
+    """Parameters, optimizer state, loss of the parameters, and what puts it back."""
+    if all(hasattr(state, name) for name in ("params", "opt_state", "replace")):
+        return (
+            state.params,
+            state.opt_state,
+            loss,
+            lambda opt_state: state.replace(opt_state=opt_state),
+        )
+    pair = tuple(state) if isinstance(state, tuple | list) else ()
+    if len(pair) != 2:
+        raise ValueError(
+            "state must be a TrainState, a pair (model, optimizer) of Flax NNX, or a "
+            f"pair (params, opt_state), got a {type(state).__name__}."
+        )
+    first, second = pair[0], pair[1]
+    if hasattr(second, "opt_state") and hasattr(second, "wrt"):
+        return _open_nnx(first, second, loss)
+    return first, second, loss, lambda opt_state: (first, opt_state)
+
+
+def _open_nnx(model: Any, optimizer: Any, loss: Callable[[Any, Any], jax.Array]) -> Any:
+    from flax import nnx  # Importing it takes a second.
+
+    parts: Any = nnx.split(model, optimizer.wrt, ...)
+    graph, params, rest = parts
+
+    def of_params(params, example):
+        whole = nnx.merge(graph, params, rest, copy=True)
+        whole.eval()
+        return loss(whole, example)
+
+    def put(opt_state):
+        optimizer.opt_state = opt_state
+        return model, optimizer
+
+    return params, optimizer.opt_state, of_params, put
+
+
+def _batches(data: Any) -> Iterable[Any]:
+    """Batches; arrays are one batch of all examples."""
+    is_tree = isinstance(data, Mapping | list | tuple)
+    is_stream = isinstance(data, Iterable) and not isinstance(data, str)
+    if is_stream and not is_tree and not hasattr(data, "shape"):
+        return data
+    leaves = jax.tree.leaves(data)
+    if leaves and all(hasattr(x, "shape") for x in leaves):
+        return [data]
+    raise ValueError(
+        "data must be a pytree of arrays with a leading axis of examples, or an "
+        f"iterable of such batches, got a {type(data).__name__}."
+    )
+
+
+class Calibration(NamedTuple):
+    """The choice of alpha, and what it was made from."""
+
+    alpha: float
+    within: bool  # whether it keeps as much as was asked for
+    alphas: np.ndarray  # float[n]; those that were tried
+    old: np.ndarray  # float[n]; accuracies of the old task
+    new: np.ndarray  # float[n]; accuracies of the new task
+
+
+def calibrate(
+    evaluate: Callable[[float], tuple[Any, Any]],
+    before: Any,
+    *,
+    keep: float = 0.95,
+    alphas: Sequence[float] = ALPHAS,
+) -> Calibration:
+    """Chooses the alpha that keeps enough of the old task at the least cost of the new.
+
+    Among the alphas with which the old task keeps ``keep`` of its accuracy, it is the
+    one with the best accuracy of the new task. If there is none, it is the alpha with
+    the best accuracy of the old task. The accuracies have to be of held-out examples:
+    neither those that models are trained on, nor those of a final test.
+
+    Args:
+      evaluate: ``evaluate(alpha) -> (old, new)``: trains the new task under the penalty
+        of this strength and returns the accuracies of both tasks after it. Arrays, as
+        of several seeds, are averaged.
+      before: Accuracy of the old task before the new one is trained.
+      keep: Share of it that is to be kept, in [0, 1].
+      alphas: Strengths to try, by default decades for a Fisher of mean 1
+        (:func:`wpl_jax.normalize`).
+
+    Returns:
+      The chosen alpha, and the accuracies of all.
+
+    Raises:
+      ValueError: If ``keep`` is not in [0, 1], or there are no alphas.
+
+    Examples:
+      >>> import wpl_jax
+      >>> accuracies = {0.1: (0.5, 0.9), 1.0: (0.86, 0.8), 10.0: (0.9, 0.4)}
+      >>> chosen = wpl_jax.calibrate(
+      ...     accuracies.get, before=0.9, keep=0.95, alphas=list(accuracies))
+      >>> print(chosen.alpha, chosen.within)
+      1.0 True
+    """
+    check_range("keep", keep, 0, 1, "a number in [0, 1]")
+    if not len(alphas):
+        raise ValueError("alphas is empty, expected at least one number.")
+    pairs = [evaluate(alpha) for alpha in alphas]
+    old, new = (
+        np.array([np.mean(np.asarray(pair[i], np.float64)) for pair in pairs])
+        for i in range(2)
+    )
+    needed = keep * np.mean(np.asarray(before, np.float64))
+    kept = old >= needed
+    chosen = np.where(kept, new, -np.inf) if kept.any() else old
+    # Accuracies that are not numbers are those of a training that diverged.
+    best = int(np.argmax(np.nan_to_num(chosen, nan=-np.inf, neginf=-np.inf)))
+    return Calibration(
+        float(alphas[best]), bool(kept.any()), np.asarray(alphas), old, new
+    )
