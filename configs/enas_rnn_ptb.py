@@ -17,6 +17,7 @@ from ml_collections import ConfigDict, config_dict
 from wpl_jax.engine.optimizers import OPTIMIZERS
 from wpl_jax.engine.plan import SearchSettings
 from wpl_jax.evaluation.ensemble import EnsembleSettings
+from wpl_jax.evaluation.latency import LatencySettings
 from wpl_jax.evaluation.plain_networks import Baselines
 from wpl_jax.evaluation.rank_disorder import Ranking
 from wpl_jax.jobs.build import choice, settings
@@ -99,6 +100,8 @@ def get_config() -> ConfigDict:
     config.reward = choice(REWARDS, "task", mnasnet={"target": None})
     # The most that a child may cost: parameters, multiply_adds, latency_ms.
     config.limits = settings(LimitSettings)
+    # For limits of latency_ms, and for --mode=latency.
+    config.latency = settings(LatencySettings)
     config.strategy = choice(
         STRATEGIES,
         "enas",

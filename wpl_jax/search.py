@@ -363,6 +363,7 @@ class Search:
             entropy=seen.entropy,
             best=architectures.choice[ranking(seen.err2)[0]],
             choices=architectures.choice if architectures.weights is None else None,
+            errors=seen.err2.error if architectures.weights is None else None,
             alpha=self.protection.active(epoch) * self.protection.alpha(epoch),
             rate=self.optimizer.rate(epoch) * state.rate_scale,
             skipped=state.skipped.of_epoch,

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from wpl_jax.errors import UserError, shorten
-from wpl_jax.parts import Part, sum_of_uses
+from wpl_jax.parts import Part, Program, sum_of_uses
 
 
 class Decision(NamedTuple):
@@ -177,6 +177,16 @@ class Space(Protocol):
         """
         del architecture
         return jnp.zeros(len(self.parts))
+
+    def program(self, choice: Any, batch: int) -> Program | None:
+        """A whole child in evaluation, to be timed; by default None: it cannot be.
+
+        Args:
+          choice: ``int32[num_decisions]``, a constant of the program.
+          batch: Number of images, or of sequences of words.
+        """
+        del choice, batch
+        return None
 
     def costs(self, architecture: Architecture) -> dict[str, jax.Array]:
         """Costs by name: ``"parameters"``, and with parts ``"multiply_adds"``.

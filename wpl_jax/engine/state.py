@@ -76,6 +76,7 @@ class Measured(NamedTuple):
     entropy: jax.Array  # float32[]; nats, the same
     best: jax.Array  # int32[decisions]; choice of the epoch's child of lowest err2
     choices: jax.Array | None  # int32[children, decisions]; None of mixtures
+    errors: jax.Array | None  # float32[children]; of these, as err2
     alpha: jax.Array  # float32[]; 0 before the first Fisher
     rate: jax.Array  # float32[]; learning rate
     skipped: jax.Array  # int32[]; number of skipped steps

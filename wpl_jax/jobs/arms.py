@@ -13,6 +13,7 @@ from wpl_jax.engine.state import State
 from wpl_jax.errors import UserError
 from wpl_jax.jobs import memory
 from wpl_jax.jobs.config_fields import changes_of
+from wpl_jax.jobs.latency import measured
 from wpl_jax.jobs.search_config import Run, config_for_task, make_search
 from wpl_jax.runs import fingerprint
 from wpl_jax.runs.machine import Machine
@@ -46,12 +47,15 @@ def of_each_arm(
 
 
 def searches_of(
-    runs: list[Run], cache: DataCache, machine: Machine
+    runs: list[Run], workdir: Path, cache: DataCache, machine: Machine
 ) -> dict[str, tuple[Search, Data, str]]:
     """The search of each arm, its data and a line about the data; seeds share them."""
-    return of_each_arm(
-        runs, lambda arm, config: make_search(config, cache, machine.devices)
-    )
+    latency_of = measured(workdir)
+
+    def make(arm: str, config: ConfigDict) -> tuple[Search, Data, str]:
+        return make_search(config, cache, machine.devices, latency_of)
+
+    return of_each_arm(runs, make)
 
 
 def claim_searches(
@@ -73,7 +77,7 @@ def claim_searches(
     Raises:
       UserError: If the data is other data than before.
     """
-    searches = searches_of(runs, cache, machine)
+    searches = searches_of(runs, workdir, cache, machine)
     data_of_arms = {arm: found[1] for arm, found in searches.items()}
     claim_data(workdir, fingerprints(every, data_of_arms))
     return searches

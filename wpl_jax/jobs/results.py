@@ -10,6 +10,7 @@ import numpy as np
 from wpl_jax.devices import processes
 from wpl_jax.engine.state import State
 from wpl_jax.errors import UserError
+from wpl_jax.evaluation import candidates
 from wpl_jax.evaluation.retrain import RETRAINED_FILE
 from wpl_jax.jobs import baselines
 from wpl_jax.jobs.search_config import Run
@@ -57,6 +58,7 @@ def write_results(
     architecture = selection.architectures.choice[selection.kept[best]]
     text = architecture_to_json(search.task.space, architecture)
     write_atomically(folder / f"{prefix}{ARCHITECTURE_FILE}", text)
+    candidates.write(folder, selection)
     loss, error = (float(each[best]) for each in selection.judged)
     if not np.isfinite(loss):
         raise UserError(

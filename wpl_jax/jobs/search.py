@@ -9,6 +9,7 @@ calls is all that is needed to resume it.
 from wpl_jax.jobs.modes.derive import derive
 from wpl_jax.jobs.modes.ensemble import ensemble
 from wpl_jax.jobs.modes.export import export
+from wpl_jax.jobs.modes.measure_latency import measure_latency
 from wpl_jax.jobs.modes.measure_time import measure_time
 from wpl_jax.jobs.modes.predict import predict
 from wpl_jax.jobs.modes.rank import rank
@@ -25,6 +26,7 @@ MODES = {
     "ensemble": ensemble,
     "report": report,
     "time": measure_time,
+    "latency": measure_latency,
     "predict": predict,
     "export": export,
 }

@@ -229,7 +229,7 @@ def make_search(
     config: ConfigDict,
     cache: DataCache | None = None,
     num_devices: int | None = 1,
-    latency: Latency | None = None,
+    latency_of: Callable[[Space], Latency | None] = lambda space: None,
 ) -> tuple[Search, Data, str]:
     """Builds one search from its configuration, and loads its data.
 
@@ -237,7 +237,8 @@ def make_search(
       config: Of one arm.
       cache: What has been loaded before; None for nothing.
       num_devices: Number of devices; None for as many as divide the work equally.
-      latency: Of the parts of its space; None if it has not been measured.
+      latency_of: A function of a space, the measured latency of its parts; None if it
+        has not been measured.
 
     Returns:
       The search, its data, and lines about the data and the limits.
@@ -251,7 +252,7 @@ def make_search(
     opened = open_task(config, cache)
     task = opened.task
     devices = choose_devices(config, task, num_devices, settings.children_per_step)
-    costs = Costs(task.space, latency)
+    costs = Costs(task.space, latency_of(task.space))
     reward = _build_offered(REWARDS, config, "reward", {"costs": costs})
     limits = make_limits(config, costs)
     offer = {"limits": limits, "reward": reward}

@@ -29,6 +29,7 @@ METRICS = {
     "child_reward": "children/reward",
     "best": "children/best",
     "choices": "children/choices",
+    "errors": "children/errors",
     "reward": "strategy/reward",
     "entropy": "strategy/entropy",
     "alpha": "penalty/alpha",

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from wpl_jax.errors import UserError
-from wpl_jax.evaluation import ensemble
+from wpl_jax.evaluation import candidates, ensemble
+from wpl_jax.evaluation.candidates import Evaluated
 from wpl_jax.evaluation.ensemble import Growing
 from wpl_jax.evaluation.retrain import RETRAINED_FILE, read_retrained
 from wpl_jax.runs.monitor import METRICS_FILE, whole_records
@@ -78,6 +79,7 @@ class Searched(NamedTuple):
     retrained: dict[str, Any] | None  # what training from scratch gave
     ensembles: dict[str, Growing] | None = None  # of its children, by split
     baselines: Mapping[str, dict[str, Any]] = {}  # trained like it, by name
+    candidates: Evaluated | None = None  # of its selection
 
     @property
     def folder(self) -> str:
@@ -129,7 +131,11 @@ def read(
     scratch = folder / "retrain" / RETRAINED_FILE
     retrained = read_retrained(scratch) if scratch.exists() else None
     together = ensemble.read(folder)
-    return Searched(arm, seed, space, metrics, results, retrained, together)
+    evaluated = candidates.read(folder, space)
+    return Searched(
+        *(arm, seed, space, metrics, results, retrained, together),
+        candidates=evaluated,
+    )
 
 
 def _read_metrics(

@@ -16,7 +16,7 @@ LATENCY = "latency_ms"
 UNITS = {
     "parameters": "parameters",
     "multiply_adds": "multiply-adds",
-    LATENCY: "latency, ms",
+    LATENCY: "ms of latency",
 }
 _AT_ONCE = 256  # architectures whose costs are computed at a time
 

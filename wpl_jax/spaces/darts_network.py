@@ -18,10 +18,9 @@ import jax.numpy as jnp
 from wpl_jax.common.settings import check_bool, check_int, require
 from wpl_jax.devices.axis import NO_AXIS, Axis
 from wpl_jax.parts import Part
-from wpl_jax.spaces import darts_parts, images
+from wpl_jax.spaces import darts_parts, image_parts, images
 from wpl_jax.spaces.auxiliary_head import AuxiliaryHead
 from wpl_jax.spaces.genotypes import Cell
-from wpl_jax.spaces.image_parts import size_of
 from wpl_jax.spaces.images import Noise, Outputs, UniformKernel, affine_parameters
 from wpl_jax.spaces.nasbench201_operations import affine_convolution, convolve
 from wpl_jax.supernet import ALL, Architecture, Graph, Space
@@ -228,7 +227,7 @@ class DartsNetwork(Space):
         features = place.channels * len(self._nodes_out(place.kind))
         found.append(darts_parts.head_part(self, place, features))
         if self.auxiliary:  # It is for training alone.
-            parameters = size_of(self._auxiliary_head.parameters())
+            parameters = image_parts.size_of(self._auxiliary_head.parameters())
             found.append(Part("auxiliary", parameters, 0))
         return tuple(found)
 
@@ -240,6 +239,10 @@ class DartsNetwork(Space):
             of_cell = self._uses_in_cell(architecture, place)
             found.append(cells * jnp.concatenate([once, of_cell]))
         return jnp.concatenate([*found, once, *[once] * self.auxiliary])
+
+    def program(self, choice, batch):
+        """The network on a batch of images."""
+        return image_parts.program(self, choice, batch)
 
     def rows(self, architecture: Architecture) -> Any:
         """The rows of the operations that are used, and all other parameters."""

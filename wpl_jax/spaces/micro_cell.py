@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from wpl_jax.common.settings import MOST_NODES, check_bool, check_int, require
 from wpl_jax.devices.axis import NO_AXIS, Axis
-from wpl_jax.spaces import micro_cell_network, micro_cell_parts
+from wpl_jax.spaces import image_parts, micro_cell_network, micro_cell_parts
 from wpl_jax.spaces.auxiliary_head import AuxiliaryHead
 from wpl_jax.spaces.cell_graph import OPERATIONS, run_cells
 from wpl_jax.spaces.cell_layout import Wiring, used
@@ -289,6 +289,10 @@ class MicroCell(Space):
     def uses(self, architecture):
         """Operations of all cells, and nodes without a successor."""
         return micro_cell_parts.uses(self, architecture)
+
+    def program(self, choice, batch):
+        """The network on a batch of images."""
+        return image_parts.program(self, choice, batch)
 
     def network(self, choice: Any, child: Any, statistics: Any) -> Network:
         """The network without its auxiliary head."""

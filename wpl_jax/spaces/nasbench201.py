@@ -29,6 +29,7 @@ from wpl_jax.common.settings import check_bool, check_int, require
 from wpl_jax.devices.axis import NO_AXIS, Axis
 from wpl_jax.errors import UserError, shorten
 from wpl_jax.spaces import (
+    image_parts,
     images,
     nasbench201_network,
     nasbench201_parts,
@@ -354,6 +355,10 @@ class NasBench201(Space):
     def uses(self, architecture):
         """Operations are used in each cell of a stage."""
         return nasbench201_parts.uses(self, STAGES, architecture)
+
+    def program(self, choice, batch):
+        """The network on a batch of images."""
+        return image_parts.program(self, choice, batch)
 
     def network(self, choice: Any, child: Any, statistics: Any) -> Network:
         """The cells and the rest of the network."""

@@ -240,6 +240,10 @@ class RecurrentCell(Space):
         del architecture
         return recurrent_cell_parts.uses(self)
 
+    def program(self, choice, batch):
+        """The language model on sequences of words."""
+        return recurrent_cell_parts.program(self, choice, batch)
+
     def network(self, choice: Any, child: Any, statistics: Any) -> Network:
         """The cell over time, the embedding and the softmax."""
         return recurrent_cell_network.network(self, choice, child, statistics)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from wpl_jax.parts import TIMED_WORDS, Part, Program, example
 from wpl_jax.spaces.highway_scan import highway_scan
 from wpl_jax.spaces.words import linear
+from wpl_jax.supernet import Architecture, gather
 
 
 def parts(space: Any) -> tuple[Part, Part]:
@@ -58,3 +59,16 @@ def parts(space: Any) -> tuple[Part, Part]:
 def uses(space: Any) -> jax.Array:
     """Each part is used once, ``float32[parts]``."""
     return jnp.ones(len(space.parts))
+
+
+def program(space: Any, choice: Any, batch: int) -> Program:
+    """A whole child on sequences of words; the choice is a constant of the program."""
+    architecture = Architecture(jnp.asarray(choice))
+    params = gather(space.init(jax.random.key(0)), space.rows(architecture))
+
+    def run(state, child, tokens):
+        hidden = space.apply(child, architecture, tokens, state=state)
+        return space.logits(child, hidden.raw)
+
+    tokens = jnp.zeros((batch, TIMED_WORDS), jnp.int32)
+    return run, (space.initial_state(batch), params, tokens)

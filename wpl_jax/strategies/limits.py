@@ -211,7 +211,7 @@ def find(costs: Costs, settings: LimitSettings) -> Limits:
     for name, most in settings.most:
         if name not in names:
             why = (
-                "for which the parts of its children have to be measured"
+                "for which its parts have to be measured first, with --mode=latency"
                 if name == LATENCY and costs.space.parts
                 else f"as the space {costs.space.name} counts {', '.join(names)} alone"
             )

@@ -81,7 +81,7 @@ def measure_time(
         is too small for an epoch of some arm.
     """
     first = {each.arm: each for each in reversed(expand(config))}
-    searches = searches_of(list(first.values()), DataCache(), machine)
+    searches = searches_of(list(first.values()), workdir, DataCache(), machine)
     needs = [memory.of_search(*found[:2]) for found in searches.values()]
     check_devices(needs, machine)
     watches = {

@@ -11,7 +11,7 @@ from wpl_jax.devices import processes
 from wpl_jax.errors import ConfigError
 from wpl_jax.evaluation import retrain
 from wpl_jax.evaluation.rank_disorder import Ranking
-from wpl_jax.jobs import baselines, memory, ranking
+from wpl_jax.jobs import baselines, latency, memory, ranking
 from wpl_jax.jobs.arms import RETRAINING, check_devices, fingerprints, of_each_arm
 from wpl_jax.jobs.modes.report import finish, read_search
 from wpl_jax.jobs.results import (
@@ -67,7 +67,9 @@ def run(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> None
     said = f"This run is finished: {page}"
     # The data first: a folder is claimed by nothing that cannot run.
     try:
-        arms = _make_arms(runs, cache, machine)
+        missing = latency.is_missing(every, workdir)
+        latency_of = latency.unknown if missing else latency.measured(workdir)
+        arms = _make_arms(runs, cache, machine, latency_of)
     except DataError as error:
         if not finished:
             raise
@@ -87,6 +89,10 @@ def run(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> None
         machine.requests() as requests,
     ):
         claim_data(workdir, data)
+        if missing:
+            spaces = list(dict.fromkeys(arm.space for arm in arms.values()))
+            latency.measure(config, spaces, workdir)
+            arms = _make_arms(runs, cache, machine, latency.measured(workdir))
         if processes.is_primary():
             for each in runs:
                 with claim(each.folder(workdir)):  # Another process would be named.
@@ -106,11 +112,14 @@ def run(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> None
 
 
 def _make_arms(
-    runs: list[Run], cache: DataCache, machine: Machine
+    runs: list[Run],
+    cache: DataCache,
+    machine: Machine,
+    latency_of: latency.LatencyOf,
 ) -> dict[str, "_Arm"]:
     """By name; they share what they have in common of the data."""
     return of_each_arm(
-        runs, lambda arm, config: _Arm(arm, config, cache, machine.devices)
+        runs, lambda arm, config: _Arm(arm, config, cache, machine.devices, latency_of)
     )
 
 
@@ -118,10 +127,17 @@ class _Arm:
     """What the seeds of an arm share: data and compiled functions."""
 
     def __init__(
-        self, name: str, config: ConfigDict, cache: DataCache, num_devices: int | None
+        self,
+        name: str,
+        config: ConfigDict,
+        cache: DataCache,
+        num_devices: int | None,
+        latency_of: latency.LatencyOf,
     ):
         self._name, self._config = name, config
-        self._search, self._data, self.about = make_search(config, cache, num_devices)
+        self._search, self._data, self.about = make_search(
+            config, cache, num_devices, latency_of
+        )
         self.space = self._search.task.space
         self.needs = [memory.of_search(self._search, self._data)]
         self._comparison: baselines.Comparison | None = None
