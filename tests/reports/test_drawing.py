@@ -1,5 +1,6 @@
 """Pictures of architectures: the language of Graphviz, places, axes and films."""
 
+import itertools
 import os
 import re
 import shutil
@@ -14,7 +15,8 @@ from matplotlib.patches import FancyArrowPatch
 from PIL import Image
 
 from wpl_jax.errors import UserError
-from wpl_jax.reports.drawing import animate, draw, layout, to_dot
+from wpl_jax.reports.drawing import animate, draw, size, to_dot
+from wpl_jax.reports.layers import layers
 from wpl_jax.reports.page import new_figure
 from wpl_jax.spaces.recurrent_cell import RecurrentCell
 from wpl_jax.supernet import Graph
@@ -108,7 +110,7 @@ def test_graphviz_draws_each_node_and_each_edge(graph):
 
 @pytest.mark.parametrize("graph", [NASTY, SKIPPING, *random_graphs()])
 def test_nodes_stand_right_of_all_that_feed_them_and_apart(graph):
-    places = layout(graph)
+    places = layers(graph).places
     assert places.keys() == graph.nodes.keys()
     for start, end, _ in graph.edges:
         assert places[end][0] > places[start][0]
@@ -122,18 +124,55 @@ def test_columns_are_the_longest_ways(graph):
         before = [longest(start) for start, end, _ in graph.edges if end == name]
         return 1 + max(before) if before else 0
 
-    found = {name: column for name, (column, _) in layout(graph).items()}
+    found = {name: column for name, (column, _) in layers(graph).places.items()}
     assert found == {name: longest(name) for name in graph.nodes}
 
 
-@pytest.mark.parametrize("graph", [NASTY, *random_graphs()])
-def test_columns_are_centered_and_in_order(graph):
-    columns = {}
-    for column, row in layout(graph).values():
+@pytest.mark.parametrize("graph", [NASTY, SKIPPING, *random_graphs()])
+def test_columns_are_centered_and_edges_pass_between_nodes(graph):
+    found, columns = layers(graph), {}
+    for column, row in found.points:
         columns.setdefault(column, []).append(row)
     for rows in columns.values():
-        assert np.sum(rows) == 0
-        np.testing.assert_array_equal(np.diff(rows), -1)
+        assert abs(max(rows) + min(rows)) < 0.6  # An edge is thinner than a node.
+    for (start, end, _), way in zip(graph.edges, found.ways, strict=True):
+        first, last = (found.places[name][0] for name in (start, end))
+        assert [column for column, _ in way] == list(range(int(first) + 1, int(last)))
+        for column, row in way:
+            in_the_way = [y for x, y in found.places.values() if x == column]
+            assert all(abs(row - y) > 0.7 for y in in_the_way)
+
+
+def crossings(order, edges):
+    """Pairs of edges between two columns that cross, by the nodes' positions."""
+    pairs = itertools.combinations([(order[a], order[b]) for a, b in edges], 2)
+    return sum((a - c) * (b - d) < 0 for (a, b), (c, d) in pairs)
+
+
+def test_as_few_edges_cross_as_can_be():
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        left, right = "abcd", "wxyz"
+        pairs = [p for p in itertools.product(left, right) if rng.random() < 0.4]
+        pairs += [pair for pair in zip(left, right, strict=True) if pair not in pairs]
+        graph = Graph(dict.fromkeys(left + right, ""), tuple((*p, "") for p in pairs))
+        least = min(
+            crossings({n: i for side in sides for i, n in enumerate(side)}, pairs)
+            for sides in itertools.product(
+                itertools.permutations(left), itertools.permutations(right)
+            )
+        )
+        rows = {name: y for name, (_, y) in layers(graph).places.items()}
+        given = {n: i for side in (left, right) for i, n in enumerate(side)}
+        found = crossings(rows, pairs)
+        assert found <= crossings(given, pairs)
+        assert found <= 2 * least  # The best order takes exponential time to find.
+
+
+def test_a_figure_grows_with_its_graph():
+    small, large = random_graphs()[0], random_graphs()[-1]
+    assert size(small)[0] < size(large)[0]
+    assert size(small)[1] < size(large)[1]
 
 
 # On axes.
@@ -144,7 +183,7 @@ def test_each_node_is_one_text_at_its_place(graph, ax):
     draw(graph, ax)
     assert sorted(labels(ax)) == sorted(graph.nodes.values())
     shown = {t.get_text(): t.get_position() for t in ax.texts if t.get_text()}
-    places = layout(graph)
+    places = layers(graph).places
     assert shown == {label: places[name] for name, label in graph.nodes.items()}
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
     for x, y in shown.values():
@@ -174,6 +213,17 @@ def test_each_edge_is_an_arrow_from_border_to_border(dpi, monkeypatch):
             box = box.get_path().get_extents(box.get_transform())
             assert box.padded(near).contains(*point)
             assert not box.padded(-near).contains(*point)
+
+
+def test_equal_operations_have_one_color(ax):
+    graph = random_graphs()[-1]
+    draw(graph, ax)
+    colors = {t.get_text(): t.get_bbox_patch().get_edgecolor() for t in ax.texts}
+    by_operation = {}
+    for label in list(graph.nodes.values())[1:-1]:
+        by_operation.setdefault(label.split()[1], set()).add(colors[label])
+    assert all(len(found) == 1 for found in by_operation.values())
+    assert len(set.union(*by_operation.values())) == len(by_operation) > 1
 
 
 def test_edges_may_have_labels(ax):

@@ -391,7 +391,7 @@ def test_section_of_ones_own_reads_columns_that_some_searches_record(
 
 
 def test_page_stands_on_its_own(page, written):
-    assert not {"script", "link", "iframe", "object", "img"} & page.tags
+    assert not {"link", "iframe", "object", "img"} & page.tags
     assert "svg" in page.tags
     assert page.links  # Markers are drawn by reference, within the page.
     assert all(link.startswith("#") for link in page.links)
@@ -403,8 +403,10 @@ def test_page_stands_on_its_own(page, written):
 def test_same_searches_give_the_same_bytes(searches, written, tmp_path):
     search_report.write(tmp_path, CONFIG, read_all(searches), ABOUT, START)
     for path in written.rglob("*.*"):
-        again = tmp_path / path.relative_to(written)
-        assert again.read_bytes() == path.read_bytes(), path.name
+        again = (tmp_path / path.relative_to(written)).read_bytes()
+        # Commands name the folder.
+        again = again.replace(bytes(tmp_path), bytes(written))
+        assert again == path.read_bytes(), path.name
 
 
 # What is read.

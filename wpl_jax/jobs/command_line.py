@@ -199,3 +199,23 @@ def _below(config: Any, field: str) -> Any:
             return None
         config = config[name]
     return config
+
+
+def config_flags_of(argv: Sequence[str]) -> tuple[str, ...]:
+    """The flags that choose a configuration and its fields, as they were given.
+
+    Args:
+      argv: Without the name of the program.
+
+    Examples:
+      >>> config_flags_of(["--config", "a.py", "--workdir=b", "--config.seed=3"])
+      ('--config=a.py', '--config.seed=3')
+    """
+    found: list[str] = []
+    words = iter(argv)
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if not re.fullmatch(r"--?config(\..+)?", name):
+            continue
+        found.append(word if equals else f"{word}={next(words, '')}")
+    return tuple(found)

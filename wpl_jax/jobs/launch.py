@@ -150,6 +150,7 @@ def _run(argv: list[str]) -> None:
             output=Path(_OUTPUT.value) if _OUTPUT.value else None,
             formats=tuple(_FORMAT.value),
             loggers=find_loggers(_LOG.value),
+            config_flags=command_line.config_flags_of(sys.argv[1:]),
         )
         with _processes():
             if _CONFIG.value is not None:

@@ -1,15 +1,20 @@
 """Pictures of architectures, with Graphviz's language and without Graphviz."""
 
 import io
+import itertools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.patches import FancyArrowPatch
+from matplotlib.path import Path as PlotPath
 from matplotlib.text import Text
 from PIL import Image
 
 from wpl_jax.reports.animation import write_gif
+from wpl_jax.reports.layers import layers
 from wpl_jax.reports.page import COLORS, new_figure, save
 from wpl_jax.supernet import Graph
 
@@ -35,39 +40,55 @@ def to_dot(graph: Graph) -> str:
     return head + "\n".join(lines) + "\n}\n"
 
 
-def layout(graph: Graph) -> dict[str, tuple[float, float]]:
-    """Places nodes: across by their depth, the longest way to them; down in order.
+def size(graph: Graph) -> tuple[float, float]:
+    """Width and height of a figure that has room for the graph, in inches."""
+    found = layers(graph)
+    columns = [x for x, _ in found.places.values()]
+    rows = [
+        y for _, y in (*found.places.values(), *(p for way in found.ways for p in way))
+    ]
+    longest = max(map(len, graph.nodes.values()))
+    width = (1 + max(columns)) * max(1.1, 0.5 + 0.09 * longest)
+    return max(4.0, width), 0.8 + 0.5 * (max(rows) - min(rows))
 
-    Returns:
-      Of each node its column, and its row around 0.
+
+class _Way:
+    """The way of an edge: from border to border, flat where it passes other nodes.
+
+    Attributes:
+      ax: The axes.
+      points: That it passes, in their data's coordinates.
     """
-    depth = dict.fromkeys(graph.nodes, 0)
-    for name in graph.nodes:  # Each comes after those that feed it.
-        feeding = [depth[a] for a, b, _ in graph.edges if b == name]
-        depth[name] = 1 + max(feeding, default=-1)
-    places = {}
-    for column in set(depth.values()):
-        names = [name for name in graph.nodes if depth[name] == column]
-        for i, name in enumerate(names):
-            places[name] = (float(column), (len(names) - 1) / 2 - i)
-    return places
 
+    def __init__(self, ax: Axes, points: Sequence[tuple[float, float]]):
+        self._ax, self._points = ax, points
 
-def height(graph: Graph) -> float:
-    """Of a figure that has room for the graph, in inches."""
-    rows = [y for _, y in layout(graph).values()]
-    return 2.5 + 0.5 * (max(rows) - min(rows))
+    def __call__(self, start, end, shrinkA=0, shrinkB=0, patchA=None, patchB=None):  # noqa: N803 - matplotlib's names.
+        """The path in pixels, as FancyArrowPatch asks for it."""
+        del shrinkA
+        first, last = (
+            p.get_path().get_extents(p.get_transform()) for p in (patchA, patchB)
+        )
+        passed = [tuple(self._ax.transData.transform(point)) for point in self._points]
+        points = [(first.x1, start[1]), *passed, (last.x0 - shrinkB, end[1])]
+        vertices, codes = [points[0]], [PlotPath.MOVETO]
+        for (x0, y0), (x1, y1) in itertools.pairwise(points):
+            middle = (x0 + x1) / 2
+            vertices += [(middle, y0), (middle, y1), (x1, y1)]
+            codes += [PlotPath.CURVE4] * 3
+        return PlotPath(vertices, codes)
 
 
 class _Edge(FancyArrowPatch):
     """From the border of one node's box to that of another's, and behind them all."""
 
-    def __init__(self, start: Text, end: Text, **style):
+    def __init__(self, start: Text, end: Text, way: _Way, **style):
         super().__init__(
             start.get_position(),
             end.get_position(),
             patchA=start.get_bbox_patch(),
             patchB=end.get_bbox_patch(),
+            connectionstyle=way,  # type: ignore[arg-type]
             arrowstyle="-|>",
             shrinkA=0,
             shrinkB=1,
@@ -84,47 +105,60 @@ class _Edge(FancyArrowPatch):
         super().draw(renderer)
 
 
+def _colors(graph: Graph) -> dict[str, str]:
+    """A color for each operation, by the nodes; inputs, outputs and sums have none."""
+    ends = {a for a, _, _ in graph.edges} & {b for _, b, _ in graph.edges}
+    operations = {
+        name: re.sub(r"^\d+\s+", "", label)  # A number says which node it is.
+        for name, label in graph.nodes.items()
+        if name in ends and not label.startswith("+")
+    }
+    by_name = dict(zip(sorted(set(operations.values())), itertools.cycle(COLORS)))
+    return {name: by_name[operation] for name, operation in operations.items()}
+
+
 def draw(graph: Graph, ax: Axes) -> None:
-    """Draws the graph with matplotlib alone."""
-    places = layout(graph)
+    """Draws the graph with matplotlib alone, equal operations in one color."""
+    found, colors = layers(graph), _colors(graph)
     ax.clear()
     ax.axis("off")
     nodes = {}
-    for name, (x, y) in places.items():
-        ends = not any(b == name for _, b, _ in graph.edges) or not any(
-            a == name for a, _, _ in graph.edges
-        )
+    for name, (x, y) in found.places.items():
+        color = colors.get(name, "#666666")
         nodes[name] = ax.text(
             x,
             y,
             graph.nodes[name],
             ha="center",
             va="center",
-            fontsize="small",
+            fontsize="medium",
             bbox={
                 "boxstyle": "round",
-                "facecolor": "#f2f2f2" if ends else "white",
-                "edgecolor": "#444444" if ends else COLORS[0],
+                "facecolor": _pale(color) if name in colors else "#f2f2f2",
+                "edgecolor": color,
             },
         )
-    for start, end, label in graph.edges:
-        (x0, y0), (x1, y1) = places[start], places[end]
-        # An edge that skips columns goes around the nodes in between.
-        bend = 0.0 if x1 - x0 == 1 else 0.25 + 0.03 * (x1 - x0)
-        ax.add_patch(
-            _Edge(nodes[start], nodes[end], connectionstyle=f"arc3,rad={bend}")
-        )
+    for (start, end, label), way in zip(graph.edges, found.ways, strict=True):
+        ax.add_patch(_Edge(nodes[start], nodes[end], _Way(ax, way)))
         if label:
+            ends = found.places[start], found.places[end]
+            points = [ends[0], *way, ends[1]]
+            (x0, y0), (x1, y1) = points[:2]
             ax.text((x0 + x1) / 2, (y0 + y1) / 2, label, fontsize="x-small")
-    columns, rows = zip(*places.values(), strict=True)
+    columns, rows = zip(*found.points, strict=True)
     ax.set_xlim(-0.6, max(columns) + 0.6)
-    ax.set_ylim(min(rows) - 1.2, max(rows) + 0.8)
+    ax.set_ylim(min(rows) - 0.7, max(rows) + 0.7)
+
+
+def _pale(color: str) -> tuple[float, ...]:
+    """The color, mixed with white."""
+    return tuple(0.82 + 0.18 * part for part in to_rgb(color))
 
 
 def animate(graphs: Sequence[Graph], titles: Sequence[str], path: Path) -> None:
     """Writes a GIF that shows one graph after the other."""
-    width = max(max(x for x, _ in layout(graph).values()) for graph in graphs)
-    figure = new_figure(2 + 1.1 * width, max(map(height, graphs)))
+    sizes = [size(graph) for graph in graphs]
+    figure = new_figure(max(w for w, _ in sizes), max(h for _, h in sizes) + 0.4)
     ax = figure.subplots()
 
     frames = []

@@ -42,7 +42,15 @@ figure { margin: 1.5rem 0; overflow-x: auto; }
 figure svg { max-width: 100%; height: auto; }
 figcaption { color: #555; font-size: 0.9rem; }
 .warning { border-left: 4px solid #D55E00; padding-left: 0.7rem; }
-pre { background: #f5f5f5; padding: 0.7rem; overflow-x: auto; font-size: 0.8rem; }
+.interactive .canvas { position: relative; }
+.interactive canvas { width: 100%; height: 26rem; cursor: crosshair; }
+.interactive label { margin-right: 1rem; } .interactive span { margin-left: 0.3rem; }
+#children-tip { position: absolute; background: #fffffff2; border: 1px solid #888;
+                padding: 0.3rem 0.5rem; font-size: 0.8rem; pointer-events: none;
+                white-space: nowrap; }
+#children-tip.wide { columns: 2; }
+pre { background: #f5f5f5; padding: 0.7rem; font-size: 0.8rem;
+      white-space: pre-wrap; overflow-wrap: anywhere; }
 </style>
 <h1>$title</h1>
 $body
@@ -83,6 +91,10 @@ class Page:
     def code(self, text: str) -> None:
         """Adds a block of preformatted text."""
         self._parts.append(f"<pre>{_escaped(text)}</pre>")
+
+    def raw(self, markup: str) -> None:
+        """Adds HTML as it is; what is in it from outside has to be escaped."""
+        self._parts.append(markup)
 
     def table(self, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Adds a table of text cells."""

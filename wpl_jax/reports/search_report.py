@@ -14,6 +14,7 @@ from wpl_jax.reports.sections import (
     architecture_weights,
     best_architectures,
     child_order,
+    children,
     derived_accuracy,
     derived_operations,
     discretization_gap,
@@ -28,6 +29,7 @@ from wpl_jax.reports.sections import (
     rank_disorder,
     seed_agreement,
     selection,
+    summary,
     true_order,
     weight_entropy,
 )
@@ -37,6 +39,7 @@ from wpl_jax.supernet import Space
 
 # In the order of the page. A section adds nothing if no search has what it shows.
 SECTIONS = (
+    summary.SECTION,
     guessing.SECTION,
     introduction.SECTION,
     methods.SECTION,
@@ -45,6 +48,7 @@ SECTIONS = (
     architecture_weights.SECTION,
     derived_operations.SECTION,
     discretization_gap.SECTION,
+    children.SECTION,
     forgetting.SECTION,
     child_order.SECTION,
     true_order.SECTION,
@@ -83,6 +87,7 @@ def write(
     about: str,
     start_epoch: int | None,
     strategies: Mapping[str, Strategy] = MappingProxyType({}),
+    flags: Sequence[str] = (),
 ) -> None:
     """Writes ``report.html``, ``searches.csv`` and ``figures/``.
 
@@ -93,12 +98,13 @@ def write(
       about: A line about the data.
       start_epoch: First epoch whose children leave a Fisher; None if none do.
       strategies: Of each arm, for the section on the selection.
+      flags: Of the command line, that choose the configuration and its fields.
     """
     arms: dict[str, list[Searched]] = {}
     for one in searches:
         arms.setdefault(one.arm, []).append(one)
     ranks = read_ranks(workdir, [one.folder for one in searches])
-    report = Report(workdir, config, arms, about, start_epoch, strategies, ranks)
+    report = Report(workdir, config, arms, about, start_epoch, strategies, ranks, flags)
     page = Page("A search with shared weights", workdir)
     for section in SECTIONS:
         section.show(page, report)

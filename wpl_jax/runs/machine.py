@@ -47,6 +47,8 @@ class Machine:
       output: File or folder to write; None for one in the folder of the run.
       formats: In which a model is exported.
       loggers: Of metrics, beside TensorBoard.
+      config_flags: Flags of the command line that choose the configuration and its
+        fields, for commands that a report shows.
     """
 
     devices: int | None = 1
@@ -59,6 +61,7 @@ class Machine:
     output: Path | None = None
     formats: tuple[str, ...] = ()
     loggers: tuple[NamedLogger, ...] = ()
+    config_flags: tuple[str, ...] = ()
 
     @contextlib.contextmanager
     def requests(self) -> Iterator[Requests]:

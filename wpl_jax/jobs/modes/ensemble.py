@@ -44,7 +44,7 @@ def ensemble(config: ConfigDict, workdir: Path, machine: Machine = Machine()) ->
         for each in runs:
             with claim(each.folder(workdir)):
                 _of_search(settings, each, workdir, *searches[each.arm][:2])
-        finish(config, workdir, cache, machine.share, _EVALUATED)
+        finish(config, workdir, cache, machine, _EVALUATED)
 
 
 def _of_search(

@@ -69,4 +69,4 @@ def rank(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> Non
                 search.task.guess(data),
             )
             print_remark([remark], search.task.error_name, REMEDY)
-        finish(config, workdir, cache, machine.share, _RANKED)
+        finish(config, workdir, cache, machine, _RANKED)

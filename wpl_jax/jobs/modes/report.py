@@ -19,7 +19,6 @@ from wpl_jax.protections import PENALTIES
 from wpl_jax.reports.searched import REPORT_FILE, RESULTS_FILE, Searched
 from wpl_jax.runs.machine import Machine
 from wpl_jax.runs.run_directory import check_same_run, in_turn, open_run
-from wpl_jax.runs.share import Share
 from wpl_jax.strategies import STRATEGIES
 from wpl_jax.supernet import Space
 from wpl_jax.tasks import DataCache
@@ -39,7 +38,8 @@ def report(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> N
             del by_path[workdir.resolve()]  # The first, under whatever name.
             folders = [workdir, *by_path.values()]
             check_same_run(folders)
-            write_report(config, folders, DataCache(), rank_anew=len(folders) > 1)
+            anew = len(folders) > 1
+            write_report(config, folders, DataCache(), machine.config_flags, anew)
 
 
 def open_all(runs: list[Run], cache: DataCache) -> dict[str, OpenedTask]:
@@ -85,7 +85,7 @@ def finish(
     config: ConfigDict,
     workdir: Path,
     cache: DataCache,
-    share: Share,
+    machine: Machine,
     done: Done = FINISHED,
 ) -> None:
     """Writes the report at the end of the last share of a folder.
@@ -96,7 +96,7 @@ def finish(
       config: Of the run.
       workdir: Folder of the run, which is open.
       cache: Of data.
-      share: That has ended.
+      machine: With the share that has ended.
       done: What its searches are now.
     """
     if not processes.is_primary():
@@ -105,10 +105,11 @@ def finish(
     with in_turn(workdir):
         left = [each.title for each in runs if not done.holds(each, workdir)]
         if not left:
-            return write_report(config, [workdir], cache, rank_anew=done.ranked)
+            flags = machine.config_flags
+            return write_report(config, [workdir], cache, flags, done.ranked)
     print(
-        f"Share {share} is finished. {len(left)} of {len(runs)} searches are not "
-        f"{done.name} in {workdir}: {_some(left)}. The share "
+        f"Share {machine.share} is finished. {len(left)} of {len(runs)} searches are "
+        f"not {done.name} in {workdir}: {_some(left)}. The share "
         "that finishes last writes the report. If the others have folders of their "
         "own, --mode=report --join=FOLDER writes it.",
         flush=True,
@@ -126,6 +127,7 @@ def write_report(
     config: ConfigDict,
     folders: Sequence[Path],
     cache: DataCache,
+    flags: Sequence[str] = (),
     rank_anew: bool = False,
 ) -> None:
     """Writes the report of all searches of a configuration, which have finished.
@@ -134,6 +136,7 @@ def write_report(
       config: Of the run.
       folders: That hold the searches; the report is written to the first.
       cache: Of data.
+      flags: Of the command line, that choose the configuration and its fields.
       rank_anew: Whether rankings are compared again, if they have been before.
 
     Raises:
@@ -166,7 +169,9 @@ def write_report(
             STRATEGIES, config, "strategy", space=opened[arm].task.space
         ),
     )
-    search_report.write(workdir, config.to_dict(), searched, about, start, strategies)
+    search_report.write(
+        workdir, config.to_dict(), searched, about, start, strategies, flags
+    )
     print(f"Report: {workdir / REPORT_FILE}")
 
 

@@ -108,7 +108,7 @@ def run(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> None
             title = f"[{number}/{len(runs)}] {each.title}"
             with claim(each.folder(workdir)):
                 arms[each.arm].train_baselines(each, workdir, title, requests)
-        finish(config, workdir, cache, machine.share)
+        finish(config, workdir, cache, machine)
 
 
 def _make_arms(

@@ -4,7 +4,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from wpl_jax.reports.drawing import animate, draw, height, to_dot
+from wpl_jax.reports.drawing import animate, draw, size, to_dot
 from wpl_jax.reports.page import Page, new_figure
 from wpl_jax.reports.sections.section import Report, Section
 from wpl_jax.runs.run_files import write_atomically
@@ -18,7 +18,7 @@ def _show(page: Page, report: Report) -> None:
         best = min(seeds, key=lambda s: s.results["valid_error"])
         for cell, graph in best.space.graphs(best.results["architecture"]).items():
             name = f"{cell}_{arm}"
-            figure = new_figure(10, height(graph))
+            figure = new_figure(*size(graph))
             draw(graph, figure.subplots())
             page.figure(
                 figure,

@@ -26,6 +26,7 @@ class Report(NamedTuple):
       strategies: Of each arm, or of none.
       ranks: What :func:`wpl_jax.evaluation.rank_files.read_ranks` read; None if no
         architectures have been ranked.
+      flags: Of the command line, that choose the configuration and its fields.
     """
 
     workdir: Path
@@ -35,6 +36,7 @@ class Report(NamedTuple):
     start_epoch: int | None
     strategies: Mapping[str, Strategy] = MappingProxyType({})
     ranks: dict[str, Any] | None = None
+    flags: Sequence[str] = ()
 
     @property
     def searches(self) -> list[Searched]:
