@@ -11,6 +11,7 @@ from benchmarks import (
     nasbench201,
     scaling,
     search,
+    storage,
 )
 
 
@@ -97,3 +98,14 @@ def test_the_estimates_of_scaling_count_the_papers_search():
     assert found["training and Fisher"] == pytest.approx((2 * 10 * 3, 2 * 10 * 6))
     assert found["err1 and err2"] == (2 * 2 * 5, 2 * 2 * 10)
     assert found["controller"] == (64, 128)
+
+
+@pytest.mark.slow
+def test_accuracies_of_penalties_in_fewer_bits(monkeypatch):
+    pytest.importorskip("sklearn")
+    for name, value in (("SEEDS", 2), ("STEPS", 3), ("ALPHAS", (0.0, 1.0))):
+        monkeypatch.setattr(storage, name, value)
+    monkeypatch.setattr(storage, "STORED", storage.STORED[::3])
+    rows = list(storage.rows())
+    assert_figures(rows)
+    assert [row["figure"][-7:] for row in rows[::2]] == ["alpha 0", "alpha 1"] * 2

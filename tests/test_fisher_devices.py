@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from wpl_jax import batch_fisher, per_example_fisher
+from wpl_jax import (
+    batch_fisher,
+    exact_fisher,
+    ggn_diagonal,
+    memory_aware_synapses,
+    per_example_fisher,
+)
 
 DEVICES = 4
 
@@ -104,3 +110,37 @@ def test_in_a_shard_map_squares_come_before_the_sum_over_devices(estimator):
         jax.device_put(examples, NamedSharding(mesh, PartitionSpec("d"))),
     )
     assert_equal(jax.device_get(got), want)
+
+
+def outputs(p, x):
+    return jnp.tanh(x @ p["w"] + p["b"]) @ p["v"]
+
+
+OF_OUTPUTS = {
+    "exact": functools.partial(exact_fisher, outputs, chunk_size=8),
+    "ggn": functools.partial(
+        ggn_diagonal, outputs, lambda z, x: jax.nn.logsumexp(z), chunk_size=8
+    ),
+    "mas": functools.partial(memory_aware_synapses, outputs, chunk_size=8),
+}
+
+
+@pytest.mark.parametrize("name", OF_OUTPUTS)
+def test_estimators_of_outputs_on_a_mesh_and_in_a_shard_map(name):
+    params, examples = problem()
+    estimate, want = OF_OUTPUTS[name], OF_OUTPUTS[name](params, examples)
+    mesh = jax.make_mesh((DEVICES,), ("d",), devices=jax.devices()[:DEVICES])
+    everywhere, divided = (
+        NamedSharding(mesh, PartitionSpec(*spec)) for spec in ((), ("d",))
+    )
+    params, examples = jax.device_put((params, examples), (everywhere, divided))
+    with jax.set_mesh(mesh):
+        got = jax.jit(estimate)(params, examples)
+    assert_equal(jax.device_get(got), want)
+    mapped = jax.shard_map(
+        lambda params, examples: jax.lax.pmean(estimate(params, examples), "d"),
+        mesh=mesh,
+        in_specs=(PartitionSpec(), PartitionSpec("d")),
+        out_specs=PartitionSpec(),
+    )
+    assert_equal(jax.device_get(jax.jit(mapped)(params, examples)), want)

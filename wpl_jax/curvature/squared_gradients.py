@@ -102,7 +102,7 @@ def sum_over_directions(
     each = [i for i, way in enumerate(plan.ways) if way.name == "each"]
 
     def along(direction):
-        (found,) = pull(direction.astype(values.dtype))
+        (found,) = pull(varying_like(direction.astype(values.dtype), values))
         squares = {
             i: jnp.zeros_like(squared_magnitude(leaf)) for i, leaf in enumerate(leaves)
         }

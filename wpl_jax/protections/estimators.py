@@ -138,8 +138,7 @@ class Exact:
     """The Fisher diagonal with the expectation over all classes.
 
     Labels are neither read nor drawn, see :func:`wpl_jax.exact_fisher`. It takes a
-    backward pass for each class of each prediction: for ten classes about as long as
-    ten times ``PerExample``. With ``samples`` it takes so many backward passes.
+    backward pass for each class of each prediction, or ``samples`` of them.
 
     Attributes:
       split: What it is estimated on, ``"valid"`` or ``"train"``.
