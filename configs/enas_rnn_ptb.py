@@ -159,6 +159,8 @@ def get_config() -> ConfigDict:
     config.retrain = ConfigDict()
     config.retrain.architecture = ""  # for --mode=retrain, the file
     config.retrain.epochs = 600
+    # A folder of a search or a training, whose weights are taken where they fit.
+    config.retrain.start_from = config_dict.placeholder(str)
     config.retrain.checkpoint_seconds = 60.0
     config.retrain.patience = 5  # epochs without progress before averaging begins
     # Beside what is found, plain networks with as many parameters.

@@ -122,9 +122,15 @@ class Search:
         return self.children_per_step if phase == "train" else 1
 
     @compiled()
-    def init(self, key: jax.Array) -> State:
-        """The state before the first epoch; all randomness comes from the key."""
-        params = self.task.space.init(key_for(key, "params"))
+    def init(self, key: jax.Array, params: Any = None) -> State:
+        """The state before the first epoch; all randomness comes from the key.
+
+        Args:
+          key: PRNG key.
+          params: Shared parameters to start from; None for :meth:`init_params`.
+        """
+        if params is None:
+            params = self.init_params(key)
         strategy = self.strategy.init(key_for(key, "strategy"))
         mixes = self._child().weights is not None
         derived = no_evaluations(self.children) if mixes else None
@@ -155,6 +161,10 @@ class Search:
             selection=self._selector.init(strategy, key),
             averaged=averaged,
         )
+
+    def init_params(self, key: jax.Array) -> Any:
+        """The shared parameters that a search with this key starts from."""
+        return self.task.space.init(key_for(key, "params"))
 
     @compiled(donate_argnames="state")
     def begin_epoch(self, state: State, epoch: jax.Array) -> State:

@@ -64,11 +64,13 @@ class Space(Protocol):
     inherits from this one has the defaults of its methods.
 
     Attributes:
+      word_rows: Paths of parameters with a row for each word of the vocabulary.
       mixes: Whether :meth:`apply` knows what to do with the weights of an
         architecture. If not, strategies that need them refuse the space.
     """
 
     name: str
+    word_rows: tuple[str, ...] = ()
     mixes: bool = False
 
     @property

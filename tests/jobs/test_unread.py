@@ -42,7 +42,7 @@ VARIANTS = {
 ELSEWHERE = re.compile(
     r"job|seed|num_seeds|arms.*|main_arm|search\..*|(retrain\.)?task\.data\..*|"
     r"task\.image_classification\.(shrink|shard_images)|(ranking|ensemble)\..*|"
-    r"retrain\.(checkpoint_seconds|architecture|baselines\..*)|.*\.name|"
+    r"retrain\.(checkpoint_seconds|architecture|start_from|baselines\..*)|.*\.name|"
     r"penalty\.wpl\.alpha_inside_average|limits\.latency_ms|latency\..*|"
     # Read, but no other sampler fits a recurrent cell.
     r"strategy\.random\.sampler"

@@ -53,6 +53,8 @@ class SearchSettings:
       max_bad_steps: Steps in a row that are not finite, after which the search goes
         back to the start of the epoch.
       checkpoint_seconds: Between two checkpoints.
+      start_from: Folder of another search, or of a training from scratch, whose weights
+        are taken where they fit; None for initial weights.
     """
 
     epochs: int = 12
@@ -65,6 +67,7 @@ class SearchSettings:
     learn_per_call: int = 20
     max_bad_steps: int = 10
     checkpoint_seconds: float = 20.0
+    start_from: str | None = None
 
     def __post_init__(self) -> None:
         """Checks the settings."""

@@ -112,12 +112,18 @@ class Retraining:
         check_int(self, "patience", 1, optional=True, most=_MOST_PATIENCE)
 
     @compiled()
-    def init(self, key: jax.Array, choice: jax.Array) -> State:
-        """The state before the first step."""
-        space = self.task.space
-        params = gather(
-            space.init(jax.random.fold_in(key, 0)), space.rows(Architecture(choice))
-        )
+    def init(self, key: jax.Array, choice: jax.Array, params: Any = None) -> State:
+        """The state before the first step.
+
+        Args:
+          key: PRNG key.
+          choice: Of the architecture, ``int32[num_decisions]``.
+          params: Shared parameters of the space, of which the child's are taken; None
+            for :meth:`init_params`.
+        """
+        if params is None:
+            params = self.init_params(key)
+        params = gather(params, self.task.space.rows(Architecture(choice)))
         return State(
             key=key,
             choice=choice,
@@ -135,6 +141,10 @@ class Retraining:
             loss=jnp.float32(0),
             skipped=jnp.int32(0),
         )
+
+    def init_params(self, key: jax.Array) -> Any:
+        """The shared parameters of which a training with this key takes the child's."""
+        return self.task.space.init(jax.random.fold_in(key, 0))
 
     @compiled(donate_argnames="state")
     def train(self, state: State, data: Data, epoch, first, end) -> State:
@@ -252,6 +262,7 @@ def run(
     checkpoint_seconds: float,
     splits: Sequence[str] = ("valid", "test"),
     keep: Callable[[Kept], None] | None = None,
+    start_from: Callable[[Any], Any] | None = None,
 ) -> dict[str, Any]:
     """Trains from wherever an earlier process stopped, and writes the result.
 
@@ -267,6 +278,8 @@ def run(
       splits: On which the best parameters are evaluated in the end.
       keep: Receives the best parameters once training has ended, before
         ``retrained.json`` is written; None to leave them in the checkpoint alone.
+      start_from: A function of initial shared parameters, which returns others to start
+        from. It is not called if the training is resumed.
 
     Returns:
       What ``retrained.json`` holds.
@@ -279,12 +292,19 @@ def run(
     task = retraining.task
     batches = task.num_batches(data, "train")
     per_epoch = batches + 1  # Its last step is the validation.
-    initial = functools.partial(retraining.init, jax.random.key(seed), choice)
+    key = jax.random.key(seed)
+    initial = functools.partial(retraining.init, key, choice)
+
+    def start() -> State:
+        if start_from is None:
+            return initial()
+        return initial(start_from(jax.jit(retraining.init_params)(key)))
+
     with Resumable(
         folder,
         total=retraining.epochs * per_epoch,
         like=jax.eval_shape(initial),
-        start=initial,
+        start=start,
         record_of=lambda done: done // per_epoch,
         title=title,
         unit="steps",

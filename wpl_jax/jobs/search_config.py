@@ -61,6 +61,7 @@ _MOST_SEEDS = 10_000  # of a configuration: each has a folder
 # What config.retrain holds beside the fields of a Retraining.
 _OF_RETRAINING = (
     *("architecture", "baselines", "checkpoint_seconds", "optimizer", "space", "task"),
+    "start_from",
 )
 
 

@@ -1,6 +1,6 @@
 """The loop over the calls of a search, in a folder or in memory."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -64,6 +64,7 @@ def resumable(
     title: str,
     requests: Requests,
     checkpoint_seconds: float,
+    start_from: Callable[[Any], Any] | None = None,
 ) -> Resumable:
     """A search in a folder, from wherever an earlier process stopped.
 
@@ -75,12 +76,17 @@ def resumable(
       title: What it is called in what is printed.
       requests: To end between two calls, and to trace some.
       checkpoint_seconds: Between two checkpoints.
+      start_from: A function of initial shared parameters, which returns others to start
+        from. It is not called if the search is resumed.
     """
     key = jax.random.key(seed)
 
     def start() -> State:
+        params = None
+        if start_from is not None:
+            params = start_from(jax.jit(search.init_params)(key))
         print(f"{title}: compiling ...", flush=True)
-        return search.init(key)
+        return search.init(key, params)
 
     return Resumable(
         folder,

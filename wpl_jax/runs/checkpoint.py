@@ -274,6 +274,58 @@ class Checkpoints:
         self._manager.close()
 
 
+def read_arrays(directory: Path) -> tuple[int, dict[str, np.ndarray]]:
+    """All arrays of the newest checkpoint that can be read; nothing is written.
+
+    Args:
+      directory: The folder of the checkpoints.
+
+    Returns:
+      The step of the checkpoint, and its arrays by their paths.
+
+    Raises:
+      UserError: If there is none, or none can be read.
+    """
+    if not directory.is_dir():
+        raise UserError(
+            f"There are no checkpoints in {directory.parent}. Give the folder of a "
+            "search, such as FOLDER/searches/NAME, or of a training from scratch."
+        )
+    options = ocp.CheckpointManagerOptions(
+        create=False,
+        read_only=True,
+        save_interval_steps=0,
+        enable_async_checkpointing=False,
+    )
+    reason = "there is none"
+    with (
+        _quiet_threads(),
+        contextlib.closing(
+            ocp.CheckpointManager(directory.absolute(), options=options)
+        ) as manager,
+    ):
+        for step in sorted(manager.all_steps(), reverse=True):
+            try:
+                of_check = ocp.args.Composite(check=ocp.args.JsonRestore())
+                check = manager.restore(step, args=of_check)["check"]
+                of_state = ocp.args.Composite(state=ocp.args.StandardRestore())
+                state = manager.restore(step, args=of_state)["state"]
+                found = dict(leaves_by_path(state))
+                if found.keys() != check["form"].keys():
+                    raise ValueError("another structure than was saved")
+                in_order = [np.asarray(found[name]) for name in check["form"]]
+                if _crc32(in_order) != check["crc32"]:
+                    raise ValueError("its arrays do not have their checksum")
+            except Exception as error:  # Orbax and tensorstore raise many kinds.
+                reason = f"{type(error).__name__}: {str(error)[:_LONGEST]}"
+                continue
+            return step, {name: np.asarray(array) for name, array in found.items()}
+    raise UserError(
+        f"No checkpoint in {directory} can be read ({reason}). Give the folder of "
+        "another search or training."
+    )
+
+
 @contextlib.contextmanager
 def _quiet_threads() -> Iterator[None]:
     """Keeps Orbax from printing what is raised here, or has no meaning.

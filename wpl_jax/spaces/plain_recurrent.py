@@ -82,6 +82,7 @@ class PlainRecurrent(Space):
     cell: Literal["lstm", "gru"] = "lstm"
 
     name = "plain_recurrent"
+    word_rows = ("embedding", "output_bias")
 
     def __post_init__(self) -> None:
         """Checks the settings."""

@@ -62,6 +62,7 @@ class RecurrentCell(Space):
     init_scale: float = 0.04
 
     name = "recurrent_cell"
+    word_rows = ("embedding", "output_bias")
 
     def __post_init__(self) -> None:
         """Checks the settings."""

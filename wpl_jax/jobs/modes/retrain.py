@@ -16,6 +16,7 @@ from wpl_jax.jobs.arms import RETRAINING, check_devices
 from wpl_jax.jobs.config_fields import check_seed, get_field
 from wpl_jax.jobs.results import on_all, read_architecture
 from wpl_jax.jobs.search_config import make_retraining
+from wpl_jax.jobs.start_from import Start, labels_of, path_of
 from wpl_jax.models.files import keep_in
 from wpl_jax.runs import fingerprint
 from wpl_jax.runs.machine import Machine
@@ -41,9 +42,13 @@ def retrain_file(
     read = functools.partial(_read, space, config.seed)
     architecture = on_all(read, given, space)
     data_now = fingerprint.of_each({RETRAINING: data})
+    folder, field = workdir / "retrain", "retrain.start_from"
+    words = labels_of(space, predictor)
+    start = Start(field, path_of(config, field), None, space, words, folder)
+    start.check()
     with open_run(workdir, config.to_dict()), machine.requests() as requests:
         claim_data(workdir, data_now)
-        folder = workdir / "retrain"
+        start.keep_words()
         retrain.run(
             retraining,
             data,
@@ -54,6 +59,7 @@ def retrain_file(
             requests,
             config.retrain.checkpoint_seconds,
             keep=keep_in(folder, space, predictor),
+            start_from=start.function("Retrain"),
         )
 
 

@@ -31,6 +31,7 @@ from wpl_jax.jobs.search_config import (
     search_settings,
 )
 from wpl_jax.jobs.search_loop import advance_all, resumable
+from wpl_jax.jobs.start_from import Start, labels_of, path_of, words_of
 from wpl_jax.models.files import keep_in
 from wpl_jax.reports.searched import ARCHITECTURE_FILE, REPORT_FILE, RESULTS_FILE
 from wpl_jax.runs.machine import Machine, Requests
@@ -83,6 +84,9 @@ def run(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> None
         print("\n".join(dict.fromkeys(arm.about for arm in arms.values())))
         needs = [need for arm in arms.values() for need in arm.needs]
         check_devices(needs, machine)
+        for each in runs:
+            for start in arms[each.arm].starts(each, workdir):
+                start.check()
     data = fingerprints(every, {k: v for arm in arms.values() for k, v in arm.data()})
     with (
         open_run(workdir, config.to_dict(), alone=alone),
@@ -139,6 +143,7 @@ class _Arm:
             config, cache, num_devices, latency_of
         )
         self.space = self._search.task.space
+        self._words = words_of(config, cache, self._data)
         self.needs = [memory.of_search(self._search, self._data)]
         self._comparison: baselines.Comparison | None = None
         if config.retrain.epochs:
@@ -168,6 +173,23 @@ class _Arm:
         if self._config.retrain.epochs:
             yield f"{self._name}, {RETRAINING}", self._retrain_data
 
+    def starts(self, each: Run, workdir: Path) -> list[Start]:
+        """What the search and its retraining start from."""
+        folder, field = each.folder(workdir), "search.start_from"
+        found = [
+            Start(
+                *(field, path_of(self._config, field), each.name),
+                *(self.space, self._words, folder),
+            )
+        ]
+        if self._config.retrain.epochs:
+            space, field = self._retraining.task.space, "retrain.start_from"
+            words = labels_of(space, self._predictor)
+            path = path_of(self._config, field)
+            below = folder / "retrain"
+            found.append(Start(field, path, each.name, space, words, below))
+        return found
+
     def check_files(self, each: Run, workdir: Path) -> None:
         """Checks what is there of a run, before anything is compiled for the rest."""
         if (each.folder(workdir) / RESULTS_FILE).exists():
@@ -187,23 +209,34 @@ class _Arm:
     def run(self, each: Run, workdir: Path, title: str, requests: Requests) -> None:
         """Searches and retrains, as far as it has not been done."""
         folder = each.folder(workdir)
+        starts = self.starts(each, workdir)
         if not processes.broadcast((folder / RESULTS_FILE).exists()):
             _search(
-                *(self._config, self._search, self._data), each, folder, title, requests
+                self._config,
+                self._search,
+                self._data,
+                each,
+                folder,
+                title,
+                requests,
+                starts[0],
             )
         if not processes.broadcast(is_retrained(each, workdir)):
+            title = f"{title}, retraining"
+            starts[1].keep_words()
             retrain.run(
                 self._retraining,
                 self._retrain_data,
                 on_all(self._read_architecture, folder, self.space),
                 each.seed,
                 folder / "retrain",
-                f"{title}, retraining",
+                title,
                 requests,
                 self._config.retrain.checkpoint_seconds,
                 keep=keep_in(
                     folder / "retrain", self._retraining.task.space, self._predictor
                 ),
+                start_from=starts[1].function(title),
             )
 
     def train_baselines(
@@ -224,13 +257,16 @@ def _search(
     folder: Path,
     title: str,
     requests: Requests,
+    start: Start,
 ) -> None:
     """Searches from wherever an earlier process stopped, and writes the results."""
     settings = search_settings(config)
     plan = make_plan(config, search)
     guess = search.task.guess(data)
+    start.keep_words()
     with resumable(
-        search, plan, each.seed, folder, title, requests, settings.checkpoint_seconds
+        *(search, plan, each.seed, folder, title, requests),
+        *(settings.checkpoint_seconds, start.function(title)),
     ) as job:
         advance_all(job, search, plan, data, guess, title, settings.max_bad_steps)
         write_results(search, guess, job.state, folder, title)

@@ -1,0 +1,157 @@
+"""``start_from``: a search or a training from scratch with the weights of another one.
+
+It is not resuming. The source is read once, when there is no checkpoint yet; a run that
+is resumed does not need it any more.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from wpl_jax.devices import processes
+from wpl_jax.errors import ConfigError, UserError, shorten
+from wpl_jax.jobs.config_fields import get_field
+from wpl_jax.jobs.search_config import open_task
+from wpl_jax.runs import warm_start
+from wpl_jax.runs.run_files import to_json, write_atomically
+from wpl_jax.runs.warm_start import CHECKPOINTS, Taken
+from wpl_jax.supernet import Space
+from wpl_jax.tasks import Data, DataCache
+
+START_FILE = "start.json"
+
+
+class Start(NamedTuple):
+    """What one search or training starts from.
+
+    Attributes:
+      field: Of the configuration that names it.
+      path: Of the source; None to start from initial weights.
+      name: Of the search in the folders of runs; None outside of them.
+      space: Of the weights.
+      words: Its vocabulary; None without one.
+      folder: Of the search or training that starts.
+    """
+
+    field: str
+    path: str | None
+    name: str | None
+    space: Space
+    words: Sequence[str] | None
+    folder: Path
+
+    def check(self) -> None:
+        """Checks that something fits, if the start is still to come.
+
+        Raises:
+          UserError: If the source cannot be read, or nothing of it fits.
+        """
+        if self.path is None or self._is_after_search or not processes.is_primary():
+            return
+        if not (self.folder / CHECKPOINTS).is_dir():
+            shapes = jax.eval_shape(self.space.init, jax.random.key(0))
+            self._take(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))
+
+    @property
+    def _is_after_search(self) -> bool:
+        """Whether a retraining starts from the search that comes before it."""
+        if self.path is None or self.name is None:
+            return False
+        source = Path(self.path) / "searches" / self.name
+        return source.resolve() == self.folder.parent.resolve()
+
+    def keep_words(self) -> None:
+        """Leaves the vocabulary in the folder, for others that start from it."""
+        if self.words is not None and processes.is_primary():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            warm_start.write_words(self.folder, self.words)
+
+    def function(self, title: str) -> Callable[[Any], Any] | None:
+        """A function of initial parameters that returns those to start from.
+
+        Args:
+          title: What the search or training is called in what is printed.
+        """
+        return None if self.path is None else functools.partial(self._start, title)
+
+    def _start(self, title: str, params: Any) -> Any:
+        params, started = jax.device_get(params), None
+        if processes.is_primary():
+            source, taken = self._take(params)
+            told = taken.describe()
+            where = f"starts from {source.folder}, checkpoint {source.step}"
+            print(f"{title}: {where}: {told}", flush=True)
+            content = {"from": str(source.folder), "checkpoint": source.step}
+            content |= {n: getattr(taken, n) for n in ("fitting", "partly", "fresh")}
+            write_atomically(self.folder / START_FILE, to_json(content))
+            started = taken.params
+        return processes.from_primary(started, params)
+
+    def _take(self, params: Any) -> tuple[warm_start.Source, Taken]:
+        source = warm_start.read_source(self._find())
+        taken = warm_start.start_from(source, self.space, params, self.words)
+        if taken.is_empty:
+            raise UserError(
+                f"config.{self.field} is {self.path!r}, and nothing of it fits the "
+                f"space {self.space.name}: {taken.describe()}\nGive a search or a "
+                "training of a space with the same sizes."
+            )
+        return source, taken
+
+    def _find(self) -> Path:
+        """The folder with the checkpoints of the source."""
+        path = Path(self.path or "")
+        places = [path, path / "retrain"]
+        if self.name is not None:
+            places.insert(1, path / "searches" / self.name)
+        found = [place for place in places if (place / CHECKPOINTS).is_dir()]
+        if not found:
+            searches = sorted(p.parent for p in path.glob(f"searches/*/{CHECKPOINTS}"))
+            hint = f"{', '.join(map(str, searches[:5]))}" if searches else "FOLDER"
+            raise ConfigError(
+                f"config.{self.field} is {self.path!r}, where there is no checkpoint "
+                f"of a search or a training. Pass --config.{self.field}={hint}."
+            )
+        if found[0].resolve() == self.folder.resolve():
+            raise ConfigError(
+                f"config.{self.field} is {self.path!r}, the folder of the search that "
+                "is to start. Give that of another one; the same command without it "
+                "resumes."
+            )
+        return found[0]
+
+
+def path_of(config: ConfigDict, field: str) -> str | None:
+    """The folder that a field names; None if it is not set.
+
+    Raises:
+      ConfigError: If it is no text.
+    """
+    section, _, name = field.rpartition(".")
+    value = get_field(config, section).get(name)
+    if value is not None and not (isinstance(value, str) and value):
+        raise ConfigError(
+            f"config.{field} is {shorten(value)}, expected the folder of a search or "
+            "of a training, or None."
+        )
+    return value
+
+
+def words_of(
+    config: ConfigDict, cache: DataCache, data: Data
+) -> tuple[str, ...] | None:
+    """The vocabulary of a search; None if its space has no rows of words."""
+    opened = open_task(config, cache)
+    return labels_of(opened.task.space, opened.predictor and opened.predictor(data))
+
+
+def labels_of(space: Space, predictor: Any) -> tuple[str, ...] | None:
+    """The vocabulary of a predictor; None if the space has no rows of words."""
+    if not space.word_rows or predictor is None:
+        return None
+    return tuple(predictor.labels)
