@@ -25,9 +25,9 @@ import optax
 
 from benchmarks import measure
 from wpl_jax.devices.axis import NO_AXIS
-from wpl_jax.spaces import nasbench201
 from wpl_jax.spaces.nasbench201 import STAGES, NasBench201
 from wpl_jax.spaces.nasbench201_architectures import EDGES
+from wpl_jax.spaces.nasbench201_operations import ON_ONE_EDGE
 from wpl_jax.supernet import Architecture, gather
 
 SIZES = ((16, 8, 1, 32),)  # pixels of a side, channels, cells of a stage, batch
@@ -62,7 +62,7 @@ def _rows(side: int, channels: int, cells: int, batch: int) -> Iterator[dict]:
     )
     for stage in range(STAGES):
         for operation in space.operations:
-            shape = (batch, *[side // 2**stage] * 2, channels * 2**stage)
+            shape = (channels * 2**stage, *[side // 2**stage] * 2, batch)
             calls[f"alone {stage} {operation}"] = _alone(operation, shape)
     kinds = {"mixture": (1, 0), "joint": (1, 1), "weights": (0, 1)}
     if importlib.util.find_spec("torch") is not None:
@@ -160,8 +160,8 @@ def _train(space: NasBench201, of_parameters: bool, of_weights: bool) -> Any:
 
 def _alone(operation: str, shape: tuple[int, ...]) -> Callable[[], Any]:
     """One operation of one edge, with its gradients."""
-    c, key = shape[-1], jax.random.key(0)
-    apply = nasbench201._OPERATIONS[operation]
+    c, key = shape[0], jax.random.key(0)
+    apply = ON_ONE_EDGE[operation]
     kernels = {
         "conv_1x1": jax.random.normal(key, (c, c)),
         "conv_3x3": jax.random.normal(key, (9 * c, c)),

@@ -19,29 +19,48 @@ class Moments(NamedTuple):
 
 
 def normalize(
-    x: jax.Array, given: Moments | None, axis: Axis = NO_AXIS
+    x: jax.Array, given: Moments | None, axis: Axis = NO_AXIS, channels: int = -1
 ) -> tuple[jax.Array, jax.Array, Moments]:
     """Batch normalization, before scale and offset.
 
     Args:
-      x: ``float[batch, height, width, channels]``.
+      x: Images with four dimensions, such as ``float[batch, height, width, channels]``.
       given: Moments to normalize with; None for those of the batch.
       axis: Devices of which each has its share of the batch.
+      channels: The dimension of the channels.
 
     Returns:
       ``x`` normalized, 1 / standard deviation, and the batch statistics.
     """
-    found = _moments_of(x, axis) if given is None else given
+    found = _moments_of(x, axis, channels) if given is None else given
     deviation = jax.lax.rsqrt(found.variance + EPSILON)
-    x = (x - found.mean.astype(x.dtype)) * deviation.astype(x.dtype)
+    x = x - along(found.mean.astype(x.dtype), x, channels)
+    x = x * along(deviation.astype(x.dtype), x, channels)
     return x, deviation, found
 
 
-def _moments_of(x, axis):
+def along(values: jax.Array, x: jax.Array, channels: int) -> jax.Array:
+    """Values of the channels in a shape that broadcasts against images.
+
+    Args:
+      values: ``float[channels]``.
+      x: Images.
+      channels: Their dimension of the channels.
+    """
+    return jnp.expand_dims(values, _others(x, channels))
+
+
+def _others(x, channels: int) -> tuple[int, ...]:
+    """All dimensions but the channels: the batch and its pixels."""
+    return tuple(i for i in range(x.ndim) if i != channels % x.ndim)
+
+
+def _moments_of(x, axis, channels):
     """Of images, over the batch and its pixels."""
-    mean = axis.mean(jnp.mean(x, (0, 1, 2), dtype=jnp.float32))
-    centered = x - mean.astype(x.dtype)
-    variance = jnp.mean(centered**2, (0, 1, 2), dtype=jnp.float32)
+    others = _others(x, channels)
+    mean = axis.mean(jnp.mean(x, others, dtype=jnp.float32))
+    centered = x - along(mean.astype(x.dtype), x, channels)
+    variance = jnp.mean(centered**2, others, dtype=jnp.float32)
     return Moments(mean, axis.mean(variance))
 
 
@@ -64,27 +83,30 @@ def pooled_tree(found: Any) -> Any:
     )
 
 
-def normalization_backward(gradient, x, scale, batch_stats, of_batch, axis):
+def normalization_backward(
+    gradient, x, scale, batch_stats, of_batch, axis, channels=-1
+):
     """The gradients of what is normalized, and of scale and offset.
 
     Args:
       gradient: That of ``normalize(x) * scale + offset``.
-      x: ``float[batch, height, width, channels]``.
+      x: Images, such as ``float[batch, height, width, channels]``.
       scale: ``float[channels]``.
       batch_stats: Moments that ``x`` was normalized with.
       of_batch: Whether they are those of the batch, and so depend on ``x``.
       axis: Devices of which each has its share of the batch.
+      channels: The dimension of the channels.
     """
-    dtype = gradient.dtype
-    normalized, deviation, _ = normalize(x, batch_stats, axis)
-    of_scale = jnp.sum(gradient * normalized, (0, 1, 2), dtype=jnp.float32)
-    of_offset = jnp.sum(gradient, (0, 1, 2), dtype=jnp.float32)
+    dtype, others = gradient.dtype, _others(x, channels)
+    normalized, deviation, _ = normalize(x, batch_stats, axis, channels)
+    of_scale = jnp.sum(gradient * normalized, others, dtype=jnp.float32)
+    of_offset = jnp.sum(gradient, others, dtype=jnp.float32)
     if of_batch:  # The batch statistics depend on it as well.
-        pixels = gradient.size // gradient.shape[-1]
+        pixels = gradient.size // gradient.shape[channels]
         means = axis.mean((of_offset / pixels, of_scale / pixels))
-        gradient = gradient - means[0].astype(dtype)
-        gradient -= normalized * means[1].astype(dtype)
-    of_x = gradient * (scale * deviation).astype(dtype)
+        gradient = gradient - along(means[0].astype(dtype), x, channels)
+        gradient -= normalized * along(means[1].astype(dtype), x, channels)
+    of_x = gradient * along((scale * deviation).astype(dtype), x, channels)
     return of_x, of_scale.astype(dtype), of_offset.astype(dtype)
 
 

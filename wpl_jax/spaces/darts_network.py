@@ -22,7 +22,10 @@ from wpl_jax.spaces import darts_parts, image_parts, images
 from wpl_jax.spaces.auxiliary_head import AuxiliaryHead
 from wpl_jax.spaces.genotypes import Cell
 from wpl_jax.spaces.images import Noise, Outputs, UniformKernel, affine_parameters
-from wpl_jax.spaces.nasbench201_operations import affine_convolution, convolve
+from wpl_jax.spaces.nasbench201_operations import (
+    affine_convolution,
+    convolve_channels_last,
+)
 from wpl_jax.supernet import ALL, Architecture, Graph, Space
 
 Params = dict[str, Any]
@@ -280,7 +283,9 @@ class DartsNetwork(Space):
         """
         given: dict[str, Any] = batch_stats or {}
         found: dict[str, Any] = {}
-        x, found["stem"] = convolve(inputs, child["stem"], given.get("stem"), axis)
+        x, found["stem"] = convolve_channels_last(
+            inputs, child["stem"], given.get("stem"), axis
+        )
         states, auxiliary = (x, x), None
         for number, segment in enumerate(self._segments):
             name = f"cells_{number}"

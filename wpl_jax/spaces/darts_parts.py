@@ -18,7 +18,10 @@ from wpl_jax.spaces.darts_operations import (
     skip_parameters,
 )
 from wpl_jax.spaces.image_parts import given_moments, size_of, with_examples
-from wpl_jax.spaces.nasbench201_operations import affine_convolution, convolve
+from wpl_jax.spaces.nasbench201_operations import (
+    affine_convolution,
+    convolve_channels_last,
+)
 
 
 def stem_part(space: Any, channels: int) -> Part:
@@ -33,7 +36,7 @@ def stem_part(space: Any, channels: int) -> Part:
 
     def program(batch: int) -> Program:
         def run(x, child, given):
-            return convolve(x, child, given, NO_AXIS)[0]
+            return convolve_channels_last(x, child, given, NO_AXIS)[0]
 
         x = example(batch, height, width, inputs)
         return run, (x, with_examples(parameters), given_moments(channels))

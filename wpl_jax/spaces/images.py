@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from wpl_jax.devices.axis import Axis
-from wpl_jax.spaces.batch_normalization import Moments, normalize
+from wpl_jax.spaces.batch_normalization import Moments, along, normalize
 from wpl_jax.spaces.depthwise import shifts
 from wpl_jax.supernet import Space
 
@@ -113,22 +113,28 @@ def linear_parameters(inputs: int, outputs: int) -> dict[str, Any]:
 
 
 def normalized(
-    x: jax.Array, child: dict[str, jax.Array], given: Moments | None, axis: Axis
+    x: jax.Array,
+    child: dict[str, jax.Array],
+    given: Moments | None,
+    axis: Axis,
+    channels: int = -1,
 ) -> tuple[jax.Array, Moments]:
     """Batch normalization, with scale and offset if the child has them.
 
     Args:
-      x: ``float[batch, height, width, channels]``.
+      x: Images, such as ``float[batch, height, width, channels]``.
       child: Parameters, ``scale`` and ``offset`` may be among them.
       given: Moments to normalize with; None for those of the batch.
       axis: Devices of which each has its share of the batch.
+      channels: The dimension of the channels.
 
     Returns:
       ``x`` normalized, and the moments, which carry no gradient.
     """
-    x, _, found = normalize(x, given, axis)
+    x, _, found = normalize(x, given, axis, channels)
     if "scale" in child:
-        x = x * child["scale"] + child["offset"]
+        scale, offset = (along(child[n], x, channels) for n in ("scale", "offset"))
+        x = x * scale + offset
     return x, jax.lax.stop_gradient(found)
 
 

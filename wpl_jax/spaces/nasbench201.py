@@ -50,9 +50,12 @@ from wpl_jax.spaces.nasbench201_architectures import (
     to_string,
 )
 from wpl_jax.spaces.nasbench201_operations import (
+    CHANNELS,
     ON_ONE_EDGE,
     PRODUCTS,
     affine_convolution,
+    channels_first,
+    channels_last,
     convolve,
     reduce,
     side_by_side,
@@ -250,7 +253,8 @@ class NasBench201(Space):
         """
         given: dict[str, Any] = batch_stats or {}
         found: dict[str, Any] = {}
-        x, found["stem"] = convolve(inputs, child["stem"], given.get("stem"), axis)
+        x = channels_first(inputs)
+        x, found["stem"] = convolve(x, child["stem"], given.get("stem"), axis)
         for stage in range(STAGES):
             if stage:
                 name = f"reduction_{stage}"
@@ -260,8 +264,9 @@ class NasBench201(Space):
                 x, child[name], architecture, given.get(name), axis
             )
         name = "normalization"
-        x, found[name] = images.normalized(x, child[name], given.get(name), axis)
-        logits = images.classify(x, child["classifier"], noise, axis)
+        own = child[name], given.get(name), axis
+        x, found[name] = images.normalized(x, *own, CHANNELS)
+        logits = images.classify(channels_last(x), child["classifier"], noise, axis)
         return Outputs(logits, None, found)
 
     def _run_stage(self, x, stacks, architecture, given, axis):
@@ -282,7 +287,7 @@ class NasBench201(Space):
         (kernels, given), sums, found = each, [x, *[0.0] * (NODES - 1)], []
         for edge, (source, target) in enumerate(EDGES):
             one = jax.tree.map(lambda k, e=edge: k[e], (kernels, given))
-            part, rest = partial_channels.split(sums[source], self.channel_parts)
+            part, rest = self._split(sums[source])
             y, moments = switch(
                 architecture.choice[edge],
                 [functools.partial(ON_ONE_EDGE[o], axis) for o in self.operations],
@@ -295,7 +300,7 @@ class NasBench201(Space):
                 # Gates of other choices have the gradient that they would have if
                 # their operations returned ones (the code of Dong and Yang).
                 y = own * y + (jnp.sum(gates) - own)
-            y = partial_channels.join(y, rest)
+            y = partial_channels.join(y, rest, CHANNELS)
             sums[target] += self._share(architecture, source, target) * y
             found.append(moments)
         return sums[-1], jax.tree.map(lambda *m: jnp.stack(m), *found)
@@ -309,7 +314,7 @@ class NasBench201(Space):
         for source in range(NODES - 1):
             edges = [e for e, (s, _) in enumerate(EDGES) if s == source]
             places = np.array(edges)
-            x, rest = partial_channels.split(sums[source], self.channel_parts)
+            x, rest = self._split(sums[source])
             active, pooled = jax.nn.relu(x), average_pool(x)
             terms = Terms(
                 [
@@ -326,9 +331,10 @@ class NasBench201(Space):
                     jax.tree.map(lambda m, p=places: m[p].reshape(-1), given[name])
                     for name in PRODUCTS
                 ]
-            y, moments = mix(terms, own, axis)
-            for edge, part in zip(edges, jnp.split(y, len(edges), -1), strict=True):
-                target, y = EDGES[edge][1], partial_channels.join(part, rest)
+            y, moments = mix(terms, own, axis, CHANNELS)
+            each_part = jnp.split(y, len(edges), CHANNELS)
+            for edge, part in zip(edges, each_part, strict=True):
+                target, y = EDGES[edge][1], partial_channels.join(part, rest, CHANNELS)
                 sums[target] += self._share(architecture, source, target) * y
             by_edge = [
                 Moments(*(m.reshape(len(edges), -1) for m in each)) for each in moments
@@ -338,6 +344,10 @@ class NasBench201(Space):
         order = np.argsort(by_source)
         found = jax.tree.map(lambda *m: jnp.concatenate(m)[order], *found)
         return sums[-1], found
+
+    def _split(self, x):
+        """The channels that operations work on, and the others."""
+        return partial_channels.split(x, self.channel_parts, CHANNELS)
 
     def _share(self, architecture, source, target):
         """The factor of an edge in the sum of its target's inputs."""

@@ -1,6 +1,10 @@
 """The operations of NAS-Bench-201 and its blocks between stages.
 
-Kernels are matrices: their rows are ordered by place in the window, then by channel.
+Images are ``float[channels, height, width, batch]``. With the batch last, an XLA CPU
+program copies, adds and normalizes long rows of numbers; with a few channels last it
+takes 1.1 to 2.8 times as long (``benchmarks/image_layout.py``). Accelerators choose the
+order in memory themselves. Kernels are matrices: their rows are ordered by place in the
+window, then by channel.
 """
 
 import functools
@@ -18,6 +22,16 @@ from wpl_jax.spaces.depthwise import average_pool, shifts
 from wpl_jax.spaces.images import UniformKernel
 
 Params = dict[str, Any]
+
+CHANNELS = 0  # the dimension of the channels
+
+
+def channels_first(x: jax.Array) -> jax.Array:
+    """From ``[batch, height, width, channels]`` to the order of this module."""
+    return jnp.transpose(x, (3, 1, 2, 0))
+
+
+channels_last = channels_first  # The same exchange of the first and the last.
 
 
 def _nothing(kernels, given):
@@ -45,23 +59,35 @@ def _pool(axis, x, kernels, given):
 
 def _convolution(name, product, axis, x, kernels, given):
     y = product(jax.nn.relu(x), kernels[name])
-    y, _, moments = normalize(y, None if given is None else given[name], axis)
+    own = None if given is None else given[name]
+    y, _, moments = normalize(y, own, axis, CHANNELS)
     moments = jax.lax.stop_gradient(moments)
     return y, _nothing(kernels, given) | {name: moments}
+
+
+def product_1x1(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """A product at each pixel.
+
+    Args:
+      x: ``float[inputs, height, width, batch]``.
+      kernel: ``float[inputs, outputs]``.
+    """
+    y = jnp.einsum("in,io->on", x.reshape(len(x), -1), kernel)
+    return y.reshape(-1, *x.shape[1:])
 
 
 def product_3x3(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     """A 3x3 convolution, zeros beyond the image.
 
     Args:
-      x: ``float[batch, height, width, inputs]``.
+      x: ``float[inputs, height, width, batch]``.
       kernel: ``float[9 inputs, outputs]``.
       stride: In both directions.
     """
 
     def product(x, kernel):
         seen = [s[:, ::stride, ::stride] for *_, s in shifts(x, 3, 0)]
-        return jnp.concatenate(seen, -1) @ kernel
+        return product_1x1(jnp.concatenate(seen), kernel)
 
     def convolution(x, kernel):
         return jax.lax.conv_general_dilated(
@@ -69,7 +95,7 @@ def product_3x3(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
             kernel.reshape(3, 3, -1, kernel.shape[-1]),
             (stride, stride),
             [(1, 1), (1, 1)],
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            dimension_numbers=("CHWN", "HWIO", "CHWN"),
         )
 
     return product_or_convolution(x, kernel, product=product, convolution=convolution)
@@ -77,7 +103,7 @@ def product_3x3(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
 
 # By the names of their stacks of kernels: functions of an image and a matrix.
 PRODUCTS: dict[str, Callable[..., jax.Array]] = {
-    "conv_1x1": jnp.matmul,
+    "conv_1x1": product_1x1,
     "conv_3x3": product_3x3,
 }
 
@@ -107,7 +133,7 @@ def convolve(
     """A 3x3 convolution and its normalization.
 
     Args:
-      x: ``float[batch, height, width, channels]``.
+      x: ``float[channels, height, width, batch]``.
       child: As :func:`affine_convolution` describes it.
       given: Moments to normalize with; None for those of the batch.
       axis: Devices that divide the batch.
@@ -117,7 +143,15 @@ def convolve(
       The image, and the moments that it was normalized with.
     """
     y = product_3x3(x, child["kernel"], stride)
-    return images.normalized(y, child, given, axis)
+    return images.normalized(y, child, given, axis, CHANNELS)
+
+
+def convolve_channels_last(
+    x: jax.Array, child: Params, given: Any, axis: Axis, stride: int = 1
+) -> tuple[jax.Array, Moments]:
+    """:func:`convolve` of ``float[batch, height, width, channels]``."""
+    y, moments = convolve(channels_first(x), child, given, axis, stride)
+    return channels_last(y), moments
 
 
 def reduce(
@@ -133,10 +167,10 @@ def reduce(
         jax.nn.relu(x), child["first"], given.get("first"), axis, stride=2
     )
     y, second = convolve(jax.nn.relu(y), child["second"], given.get("second"), axis)
-    batch, height, width, channels = x.shape
-    halved = x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
+    channels, height, width, batch = x.shape
+    halved = x.reshape(channels, height // 2, 2, width // 2, 2, batch).mean((2, 4))
     found = {"first": first, "second": second}
-    return halved @ child["shortcut"]["kernel"] + y, found
+    return product_1x1(halved, child["shortcut"]["kernel"]) + y, found
 
 
 def affine_convolution(inputs: int, outputs: int) -> Params:

@@ -11,8 +11,10 @@ from wpl_jax.spaces import images, partial_channels
 from wpl_jax.spaces.image_parts import given_moments, size_of, with_examples
 from wpl_jax.spaces.nasbench201_architectures import EDGES
 from wpl_jax.spaces.nasbench201_operations import (
+    CHANNELS,
     ON_ONE_EDGE,
     affine_convolution,
+    channels_last,
     convolve,
     reduce,
 )
@@ -59,7 +61,7 @@ def _stem(height, width, inputs, channels) -> Part:
             return convolve(x, child, given, NO_AXIS)[0]
 
         return run, (
-            example(batch, height, width, inputs),
+            example(inputs, height, width, batch),
             with_examples(parameters),
             given_moments(channels),
         )
@@ -82,7 +84,7 @@ def _reduction(stage, height, width, channels) -> Part:
             return reduce(x, child, given, NO_AXIS)[0]
 
         given = {name: given_moments(channels) for name in ("first", "second")}
-        x = example(batch, 2 * height, 2 * width, inputs)
+        x = example(inputs, 2 * height, 2 * width, batch)
         return run, (x, with_examples(parameters), given)
 
     rows = 9 * inputs + 9 * channels + inputs
@@ -97,16 +99,16 @@ def _operation(space, name, operation, place) -> Part:
 
     def program(batch: int) -> Program:
         def run(x, kernels, given):
-            own, rest = partial_channels.split(x, space.channel_parts)
+            own, rest = partial_channels.split(x, space.channel_parts, CHANNELS)
             y, _ = ON_ONE_EDGE[operation](NO_AXIS, own, kernels, given)
-            return partial_channels.join(y, rest)
+            return partial_channels.join(y, rest, CHANNELS)
 
         kernels = {
             "conv_1x1": example(part, part),
             "conv_3x3": example(9 * part, part),
         }
         given = {name: given_moments(part) for name in kernels}
-        return run, (example(batch, *place), kernels, given)
+        return run, (example(channels, height, width, batch), kernels, given)
 
     products = height * width * rows * part
     return Part(name, rows * part, products, program)
@@ -121,10 +123,11 @@ def _head(height, width, channels, classes) -> Part:
 
     def program(batch: int) -> Program:
         def run(x, child, given):
-            x, _ = images.normalized(x, child["normalization"], given, NO_AXIS)
-            return images.classify(x, child["classifier"], None, NO_AXIS)
+            own = child["normalization"], given, NO_AXIS
+            x, _ = images.normalized(x, *own, CHANNELS)
+            return images.classify(channels_last(x), child["classifier"], None, NO_AXIS)
 
-        x = example(batch, height, width, channels)
+        x = example(channels, height, width, batch)
         return run, (x, with_examples(parameters), given_moments(channels))
 
     return Part("classifier", size_of(parameters), channels * classes, program)

@@ -8,24 +8,26 @@ import jax
 import jax.numpy as jnp
 
 
-def split(x: jax.Array, parts: int) -> tuple[jax.Array, jax.Array]:
+def split(x: jax.Array, parts: int, channels: int = -1) -> tuple[jax.Array, jax.Array]:
     """The first of several parts of the channels, and the other channels.
 
     Args:
-      x: ``float[..., channels]``.
+      x: Images.
       parts: Number of parts, a divisor of the channels.
+      channels: The dimension of the channels.
     """
-    size = x.shape[-1] // parts
-    return x[..., :size], x[..., size:]
+    part, rest = jnp.split(x, [x.shape[channels] // parts], channels)
+    return part, rest
 
 
-def join(part: jax.Array, rest: jax.Array) -> jax.Array:
+def join(part: jax.Array, rest: jax.Array, channels: int = -1) -> jax.Array:
     """Joins what :func:`split` separated, and shuffles the channels.
 
     The first channels of all parts come first, then the second ones.
     """
-    if not rest.shape[-1]:
+    if not rest.shape[channels]:
         return part
-    whole = jnp.concatenate([part, rest], -1)
-    parts = whole.reshape(*part.shape[:-1], -1, part.shape[-1])
-    return parts.swapaxes(-1, -2).reshape(whole.shape)
+    whole, place = jnp.concatenate([part, rest], channels), channels % part.ndim
+    before, after = part.shape[:place], part.shape[place + 1 :]
+    parts = whole.reshape(*before, -1, part.shape[place], *after)
+    return parts.swapaxes(place, place + 1).reshape(whole.shape)

@@ -16,7 +16,7 @@ from wpl_jax.common.settings import check_int, require
 from wpl_jax.devices.axis import NO_AXIS, Axis
 from wpl_jax.spaces import images
 from wpl_jax.spaces.images import Noise, Outputs
-from wpl_jax.spaces.nasbench201_operations import convolve
+from wpl_jax.spaces.nasbench201_operations import convolve_channels_last as convolve
 from wpl_jax.supernet import ALL, Architecture, Decision, Graph, Space
 
 STAGES = 3
