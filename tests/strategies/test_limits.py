@@ -28,7 +28,7 @@ from wpl_jax.strategies.nao import Nao
 from wpl_jax.strategies.nao_networks import Networks
 from wpl_jax.strategies.path_importance import PathImportance
 from wpl_jax.strategies.random_search import RandomSearch
-from wpl_jax.strategies.rewards import TaskReward
+from wpl_jax.strategies.rewards import MnasNet, TaskReward
 from wpl_jax.strategies.samplers import Classes, Fair
 from wpl_jax.strategies.strategy import Candidates, Strategy
 from wpl_jax.supernet import Architecture
@@ -329,8 +329,10 @@ def test_a_mixture_of_a_space_without_parts_has_no_expected_costs():
 
     space = Plain((8, 8, 2), 3, channels=4, cells=1, exclude_none=True)
     kept = find(Costs(space), LimitSettings(parameters=1e6))
-    with pytest.raises(UserError, match="does not list what its children consist of"):
-        Differentiable(space, limits=kept)
+    reward = MnasNet(1e6, "parameters", costs=Costs(space))
+    for changes in ({"limits": kept}, {"reward": reward}):
+        with pytest.raises(UserError, match="does not list what its children consist"):
+            Differentiable(space, **changes)
 
 
 def small_config():

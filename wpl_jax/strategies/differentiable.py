@@ -282,11 +282,12 @@ class Differentiable(Strategy):
         possible = mixed or self.space.draws
         expected = '"mixture", as the space draws no single path by its weights'
         require(self, "relaxation", possible, expected)
-        if self.limits.most and not self.space.parts:
+        costs = self.limits.costs or getattr(self.reward, "costs", None)
+        if costs is not None and not self.space.parts:
             raise UserError(
                 f"The space {self.space.name} does not list what its children consist "
-                "of (Space.parts), so a mixture has no expected costs, which this "
-                "strategy limits. Leave out config.limits, or take a strategy of "
+                "of (Space.parts), so a mixture has no expected costs for its loss. "
+                "Leave out config.limits and rewards with costs, or take a strategy of "
                 "single paths."
             )
 
