@@ -235,7 +235,7 @@ class DartsNetwork(Space):
         return tuple(found)
 
     def uses(self, architecture):
-        """Those of all cells; see :meth:`_uses_in_cell`."""
+        """Those of all cells; see ``_uses_in_cell``."""
         once = jnp.ones(1)
         found = [once]
         for place, cells, _ in self._segments:
