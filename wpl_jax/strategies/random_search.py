@@ -10,7 +10,7 @@ import functools
 
 import jax
 
-from wpl_jax.common.settings import chosen, given, require
+from wpl_jax.common.settings import SettingError, chosen, given
 from wpl_jax.strategies.limits import NO_LIMITS, Limits
 from wpl_jax.strategies.samplers import SAMPLERS, Sampler, Uniform
 from wpl_jax.strategies.strategy import Candidates, Strategy
@@ -39,12 +39,13 @@ class RandomSearch(Strategy):
     def __post_init__(self) -> None:
         """Checks that the sampler can draw from the space, within the limits."""
         self.sampler.check(self.space)
-        expected = (
-            "another one with config.limits, which redraw single children: this one "
-            "draws several that belong together"
-        )
-        possible = not (self.sampler.joint and self.limits.most)
-        require(self, "sampler", possible, expected)
+        if self.sampler.joint and self.limits.most:
+            name = type(self.sampler).__name__.lower()
+            expected = (
+                "another one with config.limits, which redraw single children: this "
+                "one draws several that belong together"
+            )
+            raise SettingError("sampler", name, expected)
 
     def check_children(self, number: int) -> None:
         """Checks what the sampler needs of the number of children in a step."""
