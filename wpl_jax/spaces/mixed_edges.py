@@ -66,7 +66,8 @@ def mix(
 
 
 def _sum(terms, given, axis, channels):
-    total, found, edges = 0.0, [], len(terms.of_convolved[0])
+    total: Any = 0.0
+    found, edges = [], len(terms.of_convolved[0])
     for place, (x, weights) in enumerate(
         zip(terms.convolved, terms.of_convolved, strict=True)
     ):
