@@ -488,7 +488,7 @@ def task(
         checked once the space is known, before anything is compiled.
 
     Examples:
-      >>> import numpy as np
+      >>> import numpy as np, wpl_jax
       >>> rng = np.random.default_rng(0)
       >>> x = rng.normal(size=(100, 3))
       >>> y = x.sum(1, keepdims=True)
