@@ -148,14 +148,13 @@ _TRIALS: dict[str, tuple[str, tuple[float, ...]]] = {
 
 def _calibration() -> dict[str, dict[str, Any]]:
     """Three values of one setting of each method, in a third of the epochs."""
-    found = {}
+    found, third = {}, {"search": {"epochs": _EPOCHS // 3}}
     for name, (path, values) in _TRIALS.items():
         *sections, setting = path.split(".")
         for place, value in zip(("low", "middle", "high"), values, strict=True):
             change: dict[str, Any] = {setting: value}
             for section in reversed(sections):
                 change = {section: change}
-            third = {"search": {"epochs": _EPOCHS // 3}}
             found[f"{name}_{place}"] = _arm(_methods()[name], change, third)
     return found
 

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers.forms import assert_calls_keep_the_form
 
 from wpl_jax.data import ImageDataset, Split, TextDataset
 from wpl_jax.jobs.search_config import (
     expand,
-    make_plan,
     make_retraining,
     make_search,
 )
@@ -81,28 +81,19 @@ def test_every_call_keeps_the_form_of_the_state(name):
     config = get_config(name)
     if name.startswith("enas_cnn"):
         config.penalty.wpl.estimator = "batch"
-    assert_calls_keep_the_form(config, arms=1)
+    assert_arms_keep_the_form(config, arms=1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_call_of_every_arm_keeps_the_form_of_the_state(name):
     config = get_config(name)
-    assert_calls_keep_the_form(config, len(config.arms))
+    assert_arms_keep_the_form(config, len(config.arms))
 
 
-def assert_calls_keep_the_form(config, arms):
+def assert_arms_keep_the_form(config, arms):
     for each in expand(config)[:arms]:
-        search, data, _ = make_search(each.config)
-        state = jax.eval_shape(search.init, each.key())
-        plan = make_plan(each.config, search)
-        numbers = {call.phase: number for number, call in enumerate(plan)}
-        for number in numbers.values():
-            advance = functools.partial(plan.advance, data=data, number=number)
-            after = jax.eval_shape(advance, state)
-            assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
-                lambda x: (x.shape, x.dtype), state
-            )
+        assert_calls_keep_the_form(each)
         if each.config.retrain.epochs:
             retraining, retrain_data, _ = make_retraining(each.config)
             decisions = retraining.task.space.decisions

@@ -1,14 +1,13 @@
 """Tasks of arrays in searches, trainings from scratch and models."""
 
 import csv
-import functools
 import itertools
 import json
 
-import jax
 import numpy as np
 import pytest
 from helpers import tiny_images
+from helpers.forms import assert_calls_keep_the_form
 from helpers.tabular import (
     SPACE,
     Layers,
@@ -165,17 +164,7 @@ def test_every_strategy_works_with_it(strategy):
 )
 def test_every_combination_keeps_the_form_of_the_state(strategy, penalty):
     run = expand(get_config(strategy, penalty))[0]
-    search, data, _ = make_search(run.config)
-    plan = make_plan(run.config, search)
-    state = jax.eval_shape(search.init, run.key())
-    numbers_of = {call.phase: number for number, call in enumerate(plan)}
-    for phase in {"train", "learn"} & numbers_of.keys():
-        advance = functools.partial(plan.advance, data=data, number=numbers_of[phase])
-        after = jax.eval_shape(advance, state)
-        shapes = [
-            jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (after, state)
-        ]
-        assert shapes[0] == shapes[1]
+    assert_calls_keep_the_form(run, phases=("train", "learn"))
 
 
 @pytest.mark.slow

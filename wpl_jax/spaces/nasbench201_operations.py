@@ -2,8 +2,8 @@
 
 Images are ``float[channels, height, width, batch]``: with few channels last, an XLA CPU
 program copies and adds few numbers at a time. Accelerators choose the order in memory
-themselves. Kernels are matrices: their rows are ordered by place in the
-window, then by channel.
+themselves. Kernels are matrices: their rows are ordered by place in the window, then by
+channel.
 """
 
 import functools

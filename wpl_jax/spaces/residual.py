@@ -16,7 +16,13 @@ from wpl_jax.common.settings import check_int, require
 from wpl_jax.devices.axis import NO_AXIS, Axis
 from wpl_jax.spaces import images
 from wpl_jax.spaces.images import Noise, Outputs
-from wpl_jax.spaces.nasbench201_operations import convolve_channels_last as convolve
+from wpl_jax.spaces.nasbench201_operations import (
+    CHANNELS,
+    channels_first,
+    channels_last,
+    convolve,
+    product_1x1,
+)
 from wpl_jax.supernet import ALL, Architecture, Decision, Graph, Space
 
 STAGES = 3
@@ -122,7 +128,8 @@ class ResidualNetwork(Space):
         del architecture
         given: dict[str, Any] = batch_stats or {}
         found: dict[str, Any] = {}
-        x, found["stem"] = convolve(inputs, child["stem"], given.get("stem"), axis)
+        x = channels_first(inputs)
+        x, found["stem"] = convolve(x, child["stem"], given.get("stem"), axis)
         x = jax.nn.relu(x)
         for stage in range(STAGES):
             for block in range(self.blocks):
@@ -130,9 +137,8 @@ class ResidualNetwork(Space):
                 one = child[f"stage_{stage}"][f"block_{block}"]
                 stride = _stride(stage, block)
                 x, found[name] = _block(x, one, given.get(name), axis, stride)
-        return Outputs(
-            images.classify(x, child["classifier"], noise, axis), None, found
-        )
+        logits = images.classify(channels_last(x), child["classifier"], noise, axis)
+        return Outputs(logits, None, found)
 
     def graphs(self, choice: Any) -> dict[str, Graph]:
         """One block."""
@@ -154,7 +160,8 @@ def _block(x, child, given, axis, stride):
     y = jax.nn.relu(y)
     y, found["second"] = convolve(y, child["second"], given.get("second"), axis)
     if "shortcut" in child:
-        x, found["shortcut"] = images.normalized_product(
-            x[:, ::stride, ::stride], child["shortcut"], given.get("shortcut"), axis
-        )
+        shortcut = child["shortcut"]
+        x = product_1x1(x[:, ::stride, ::stride], shortcut["kernel"])
+        own = shortcut, given.get("shortcut"), axis
+        x, found["shortcut"] = images.normalized(x, *own, CHANNELS)
     return jax.nn.relu(x + y), found
