@@ -188,6 +188,7 @@ class Noisy(nnx.Module):
         return self.last(self.dropout(nnx.tanh(self.norm(self.first(x)))))
 
 
+@pytest.mark.slow
 def test_a_model_of_nnx_in_evaluation_mode():
     model = Noisy()
     model.norm.mean[...] = jnp.full(5, 0.3)

@@ -136,6 +136,7 @@ def results(folder):
     return chosen, found["parameters"]
 
 
+@pytest.mark.slow
 def test_a_search_runs_on_the_one_by_hand(page, tmp_path):
     chosen, parameters = results(search(page, "LadderByHand", tmp_path))
     skipped = list(chosen.values()).count("skip")

@@ -77,6 +77,7 @@ def test_a_repetition_takes_the_difference_without_the_call():
     np.testing.assert_allclose(found, 11.0)
 
 
+@pytest.mark.slow
 def test_the_table_has_every_part_and_sums_of_children():
     table = measure(SPACE, LatencySettings(children=2), Numbered())
     names = [part.name for part in SPACE.parts]

@@ -114,6 +114,7 @@ def error_of(params, architecture):
     return np.sqrt(np.sum((y - data) ** 2, -1).mean())
 
 
+@pytest.mark.slow
 def test_shares_rank_by_shared_weights_and_from_scratch(
     finished, tmp_path, monkeypatch, capsys
 ):
@@ -192,6 +193,7 @@ def test_shares_rank_by_shared_weights_and_from_scratch(
     assert cells[0] == f"{tau.tau:.2f} ({tau.low:.2f} to {tau.high:.2f})"
 
 
+@pytest.mark.slow
 def test_a_truth_of_ones_own_needs_no_training(tmp_path):
     workdir, config = tmp_path / "run", make_config()
     config.search.epochs, config.arms = 1, ConfigDict({"none": {}})

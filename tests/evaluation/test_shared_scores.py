@@ -34,6 +34,7 @@ def test_all_of_a_small_space_by_brute_force():
         )
 
 
+@pytest.mark.slow
 def test_children_of_nasbench201_are_as_when_they_run_alone():
     """The child's forward pass on each batch; accuracy and loss in numpy."""
     rng = np.random.default_rng(0)

@@ -11,7 +11,6 @@ import os
 import resource
 import subprocess
 import sys
-import time
 import types
 from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
@@ -118,9 +117,7 @@ class Run(NamedTuple):
     """An undisturbed run that all tests share; they may not write to it."""
 
     workdir: Path
-    again: Path  # the same command in another folder
     cache: Path  # its compiled programs
-    seconds: float  # that the second took, compiled programs at hand
     stdout: str
     stderr: str  # with a line for each program that was compiled
 
@@ -144,7 +141,7 @@ class Run(NamedTuple):
 
 
 def undisturbed_run(tmp_path_factory) -> Run:
-    """Runs the configuration twice, once for all workers of a test session."""
+    """Runs the configuration, once for all workers of a test session."""
     base = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         base = base.parent
@@ -154,21 +151,14 @@ def undisturbed_run(tmp_path_factory) -> Run:
         fcntl.flock(lock, fcntl.LOCK_EX)
         notes = folder / "notes.json"
         if not notes.exists():
-            notes.write_text(json.dumps(_run_twice(folder)))
+            env = environment(folder / "cache", JAX_LOG_COMPILES="1")
+            first = call(arguments(folder / "run"), env)
+            assert first.returncode == 0, first.stderr
+            notes.write_text(
+                json.dumps({"stdout": first.stdout, "stderr": first.stderr})
+            )
         found = json.loads(notes.read_text())
-    return Run(folder / "first", folder / "second", folder / "cache", **found)
-
-
-def _run_twice(folder: Path) -> dict[str, Any]:
-    cache = folder / "cache"
-    env = environment(cache, JAX_LOG_COMPILES="1")
-    first = call(arguments(folder / "first"), env)
-    assert first.returncode == 0, first.stderr
-    start = time.monotonic()
-    second = call(arguments(folder / "second"), environment(cache))
-    assert second.returncode == 0, second.stderr
-    seconds = time.monotonic() - start
-    return {"seconds": seconds, "stdout": first.stdout, "stderr": first.stderr}
+    return Run(folder / "run", folder / "cache", **found)
 
 
 def assert_same_bytes(workdir: Path, expected: Path) -> None:

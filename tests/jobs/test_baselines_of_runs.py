@@ -96,6 +96,7 @@ def test_the_number_of_parameters_can_be_given(finished, tmp_path, capsys):
     assert found["parameters"] == 40
 
 
+@pytest.mark.slow
 def test_interruptions_change_nothing(finished, tmp_path, monkeypatch, capsys):
     """After each call of the training of the baseline."""
     workdir = shutil.copytree(finished, tmp_path / "run")

@@ -79,6 +79,7 @@ def test_a_limit_is_checked_by_what_is_measured():
         make_search(limited(latency_ms=30.0))
 
 
+@pytest.mark.slow
 def test_the_mode_writes_and_prints_the_table(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(latency, "Stopwatch", lambda rounds: Constant())
     config = limited()

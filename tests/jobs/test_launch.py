@@ -210,6 +210,7 @@ def training_for_minutes(workdir, *flags):
             process.kill()
 
 
+@pytest.mark.slow
 def test_second_signal_ends_a_call_that_lasts(tmp_path):
     with training_for_minutes(tmp_path / "run", "--grace=1000") as process:
         while process.poll() is None:
@@ -223,6 +224,7 @@ def test_second_signal_ends_a_call_that_lasts(tmp_path):
     assert second.startswith("Stopped by SIGTERM: it came a second time.")
 
 
+@pytest.mark.slow
 def test_call_that_lasts_longer_than_the_grace_time_is_left(tmp_path):
     with training_for_minutes(tmp_path / "run", "--grace=0.1") as process:
         process.send_signal(signal.SIGTERM)

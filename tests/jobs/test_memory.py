@@ -58,6 +58,7 @@ def test_a_child_has_its_parameters_with_all_that_is_kept_of_them_and_two_more(t
     assert found.child == pytest.approx(6 * child, rel=0.01)
 
 
+@pytest.mark.slow
 def test_the_estimate_is_near_what_xla_says(tiny):
     search, data, found = tiny
     state = jax.eval_shape(search.init, jax.random.key(0))

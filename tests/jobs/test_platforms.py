@@ -34,6 +34,7 @@ def calls_of(arm):
     return {f"{arm}, {name}" for name in OF_A_SEARCH}
 
 
+@pytest.mark.slow
 def test_a_search_of_text_is_lowered_for_accelerators():
     config = tiny_search.get_config()
     for name in ("ewc", "wpl"):

@@ -70,6 +70,7 @@ def test_a_folder_keeps_it_and_is_of_one_search(search, found, tmp_path):
         wpl_jax.run(search, "toy examples", seed=1, **settings)
 
 
+@pytest.mark.slow
 def test_a_search_goes_back_in_memory_as_in_a_folder(tmp_path):
     task = toy.ToyTask()
     search = Search(

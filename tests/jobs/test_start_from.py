@@ -122,6 +122,7 @@ def test_a_retraining_begins_with_the_rows_of_its_architecture(first, tmp_path, 
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
+@pytest.mark.slow
 def test_a_retraining_may_start_from_the_search_before_it(tmp_path, capsys):
     config = small_config(**{"retrain.start_from": str(tmp_path / "run")})
     run(config, tmp_path / "run")

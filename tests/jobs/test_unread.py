@@ -143,7 +143,15 @@ def loud_and_silent(name):
     return loud, silent
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        if name in ("text", "images")
+        else pytest.param(name, marks=pytest.mark.slow)
+        for name in VARIANTS
+    ],
+)
 def test_a_setting_that_changes_no_part_is_told_of(name):
     assert loud_and_silent(name)[1] == []
 

@@ -337,6 +337,7 @@ def test_gap_is_the_difference_of_both_curves(report):
 # The page.
 
 
+@pytest.mark.slow
 def test_arms_may_search_other_spaces(report, tmp_path):
     """As DARTS with "none" beside PC-DARTS: other choices, and other groups."""
     space = NasBench201((8, 8, 3), 10, 4, 1)

@@ -268,6 +268,7 @@ def test_page_begins_with_what_is_no_better_than_guessing(page):
     ]
 
 
+@pytest.mark.slow
 def test_training_from_scratch_and_rankings_at_the_level_are_named(searches, tmp_path):
     some = read_all(searches, [("wpl", 0)])
     retrained = {"parameters": 9, "valid_error": 61.0, "test_error": 3.0}

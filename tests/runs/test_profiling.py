@@ -42,7 +42,7 @@ def test_a_trace_that_was_not_written_is_told(tmp_path, capsys):
     ("asked", "landmarks", "traced"),
     [
         (None, {2}, []),
-        (3, {2, 4}, [2, 3, 4]),
+        pytest.param(3, {2, 4}, [2, 3, 4], marks=pytest.mark.slow),
         pytest.param(2, (), [20, 21], marks=pytest.mark.slow),
         (9, {22}, [20, 21, 22, 23]),
     ],

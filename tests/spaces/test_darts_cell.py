@@ -498,6 +498,7 @@ def test_the_network_of_a_published_cell_has_the_parameters_of_its_definition(na
     assert int(space.costs(child)["parameters"]) == counted(PUBLISHED[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "space",
     [

@@ -559,6 +559,7 @@ def output_means(batch_stats):
     ]
 
 
+@pytest.mark.slow
 def test_drop_path_drops_branches_more_often_the_deeper_their_cell():
     dropped = np.array(
         [

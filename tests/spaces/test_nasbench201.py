@@ -180,6 +180,7 @@ def test_a_part_of_the_channels_is_operated_on_and_inputs_are_weighted():
     np.testing.assert_array_equal(space.discretize(table), np.argmax(weights, -1))
 
 
+@pytest.mark.slow
 def test_a_mixture_of_one_operation_an_edge_is_the_child_with_its_gradients():
     params, images = params_of(SPACE), images_of(SPACE)
     for seed in range(4):

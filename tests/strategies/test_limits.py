@@ -199,6 +199,7 @@ def test_every_proposal_and_candidate_is_within(name):
     assert len(np.unique(number(choices))) > 10
 
 
+@pytest.mark.slow
 def test_the_pool_of_nao_stays_within():
     strategy = STRATEGIES["nao"](limits=limits())
 

@@ -96,6 +96,7 @@ def test_a_round_comes_after_some_epochs():
     assert steps == [0, 0, 200, 0, 0, 200, 0]
 
 
+@pytest.mark.slow
 def test_the_pool_is_measured_on_the_same_batches():
     pool = measured().pool
     noise = pool.rewards - count_a(pool.choices)

@@ -196,6 +196,7 @@ def test_a_token_is_a_choice_of_a_name(space):
     assert len(set(tokens.values())) == len(names)
 
 
+@pytest.mark.slow
 def test_what_is_overfitted_is_decoded_to_itself():
     coder = Coder(Networks(8, 24, 1, 8, 0.0, learning_rate=0.01), CELL.decisions)
     choices = jnp.unique(draw(CELL, 12), axis=0)

@@ -43,6 +43,7 @@ def test_what_is_beyond_the_limit_is_worth_less():
         )
 
 
+@pytest.mark.slow
 def test_costs_are_the_parameters_of_the_child():
     space = MicroCell((8, 8, 1), 3, num_nodes=3, filters=4, layers=3)
     shapes = jax.eval_shape(space.init, jax.random.key(0))
