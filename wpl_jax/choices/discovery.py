@@ -1,12 +1,12 @@
 """What tracing a network finds: its choices, and the branches that use a parameter."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import get_opaque_trace_state
+from jax.extend.core import ClosedJaxpr, Jaxpr, get_opaque_trace_state
 
 from wpl_jax.choices.branches import Branches, trace
 from wpl_jax.choices.context import Call, running
@@ -21,6 +21,8 @@ from wpl_jax.choices.uses import (
 from wpl_jax.common.checks import check_inexact, leaves_by_path
 from wpl_jax.errors import UserError
 from wpl_jax.supernet import Decision
+
+_RARE = 0.0123  # a value that arrays do not have
 
 
 class Parameter(NamedTuple):
@@ -39,6 +41,24 @@ class Parameter(NamedTuple):
     chains: frozenset[Chain] | None
 
 
+class Body(NamedTuple):
+    """A branch of one call of a choice.
+
+    Attributes:
+      decision: Number of the decision.
+      branch: Number of the branch.
+      jaxpr: Its operations. Arrays from outside are its constants.
+      first: The position of an array that they depend on, among the constants and then
+        the arguments: an operand if there is one, rather than a parameter. None if they
+        use no numbers.
+    """
+
+    decision: int
+    branch: int
+    jaxpr: Jaxpr
+    first: int | None
+
+
 class Discovered(NamedTuple):
     """What a network chooses from, and with which parameters.
 
@@ -51,6 +71,9 @@ class Discovered(NamedTuple):
       edges: Pairs of decisions of which the first feeds the second; ``-1`` are the
         inputs, and the number of decisions is what the network returns.
       form: Shapes of what it returns.
+      batch_stats: Shapes of its batch statistics.
+      outside: Its operations, with one that stands in for each call of a choice.
+      calls: For each call the branches that it may run.
     """
 
     decisions: tuple[Decision, ...]
@@ -59,14 +82,25 @@ class Discovered(NamedTuple):
     tree: Any
     edges: tuple[tuple[int, int], ...]
     form: Any
+    batch_stats: Any
+    outside: Jaxpr
+    calls: tuple[tuple[Body, ...], ...]
 
 
-def discover(network: Network, inputs: tuple[Any, ...]) -> Discovered:
+def discover(
+    network: Network,
+    inputs: tuple[Any, ...],
+    batch_stats: Any = None,
+    timed: bool = False,
+) -> Discovered:
     """Traces a network with all branches of all choices; nothing is computed.
 
     Args:
       network: The network.
       inputs: Shapes of its inputs.
+      batch_stats: Batch statistics to normalize with; None for those of the batch.
+      timed: Whether its operations are to be timed without those of choices: the
+        compiler then knows nothing of the arrays that stand in for their results.
 
     Raises:
       UserError: If there is no choice, or one of them is wrong.
@@ -78,9 +112,11 @@ def discover(network: Network, inputs: tuple[Any, ...]) -> Discovered:
     passes: list[_Discovery] = []
 
     def run(leaves, inputs):
-        passes.append(_Discovery(leaves))
+        passes.append(_Discovery(leaves, _unknown if timed else _zeros))
         with running(passes[-1]):
-            found, _ = network.run(jax.tree.unflatten(tree, leaves), inputs, Mode())
+            params, mode = jax.tree.unflatten(tree, leaves), Mode(None, batch_stats)
+            found, stats = network.run(params, inputs, mode)
+        passes[-1].batch_stats = jax.tree.map(jax.typeof, stats)
         return found
 
     jaxpr, form = jax.make_jaxpr(run, return_shape=True)(leaves, inputs)
@@ -104,19 +140,25 @@ def discover(network: Network, inputs: tuple[Any, ...]) -> Discovered:
         tree,
         edges(jaxpr, len(leaves), len(seen.decisions)),
         form,
+        seen.batch_stats,
+        jaxpr.jaxpr,
+        tuple(seen.bodies),
     )
 
 
 class _Discovery:
     """The pass that traces all branches."""
 
-    def __init__(self, leaves: list[jax.Array]):
+    def __init__(self, leaves: list[jax.Array], result: Callable[..., Any]):
         self.decisions: dict[str, Decision] = {}
         self.places: dict[str, set[Chain]] = {}
         self.uses: list[set[Chain]] = [set() for _ in leaves]
         self.calls: list[list[frozenset[Chain]]] = []
+        self.bodies: list[tuple[Body, ...]] = []
+        self.batch_stats: Any = ()
         self._number_of = {id(leaf): i for i, leaf in enumerate(leaves)}
         self._leaves = leaves  # Kept, as identities are those of living objects.
+        self._result = result
         self._shared: dict[str, bool] = {}
         self._seen: dict[str, list[Any]] = {}
         self._chain: Chain = ()
@@ -179,11 +221,71 @@ class _Discovery:
                 chains.add((*self._chain, (number, choice)))
         operands = [x for i, x in others.items() if i not in self._number_of]
         self.calls.append([frozenset(chains) for _, chains in operands])
+        # Branches that only return what is computed in any case have no operations.
+        run = () if branches.call.computed else branches.traced
+        first = [self._first(branches, closed) for closed in run]
+        self.bodies.append(
+            tuple(
+                Body(number, i, closed.jaxpr, at)
+                for i, (closed, at) in enumerate(zip(run, first, strict=True))
+            )
+        )
 
         def stand_in(*others: Any) -> Any:
-            del others
-            form = branches.form
-            return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), form)
+            return self._result(branches.form, [x for x in others if _is_number(x)])
 
         stand_in.__name__ = name_of_stand_in(number, len(self.calls) - 1)
         return jax.jit(stand_in)(*(array for array, _ in operands))
+
+    def _first(self, branches: Branches, closed: ClosedJaxpr) -> int | None:
+        """See :attr:`Body.first`."""
+        constants, states = len(closed.consts), len(branches.modules.state)
+        in_use = [True] * constants + used(closed)
+
+        def rank(place: int) -> int:
+            if place >= constants + states:
+                return 0  # an operand
+            if place < constants:
+                return 2 if id(closed.consts[place]) in self._number_of else 1
+            return 3
+
+        variables = [*closed.jaxpr.constvars, *closed.jaxpr.invars]
+        numbers = (
+            (rank(i), -v.aval.size, i)
+            for i, v in enumerate(variables)
+            if in_use[i] and _is_number(v.aval)
+        )
+        return min(numbers, default=(0, 0, None))[2]
+
+
+def _is_number(x: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(x), jnp.number)
+
+
+def _zeros(form: Any, arrays: list[Any]) -> Any:
+    """Arrays of given shapes."""
+    del arrays
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), form)
+
+
+def _unknown(form: Any, arrays: list[Any]) -> Any:
+    """Arrays of which the compiler knows nothing, and for which it computes others.
+
+    Args:
+      form: Shapes of what is returned.
+      arrays: What is to be computed.
+    """
+    if not arrays:
+        return _zeros(form, arrays)
+
+    def filled(value: Any) -> Any:
+        return jax.tree.map(lambda x: jnp.full(x.shape, value).astype(x.dtype), form)
+
+    value = jnp.float32(jnp.ravel(arrays[0])[0])
+    # Nearly always the second: it costs nothing, and is no sum over all elements.
+    return jax.lax.cond(
+        value == _RARE,
+        lambda arrays: filled(sum(jnp.float32(jnp.sum(x)) for x in arrays)),
+        lambda arrays: filled(value),
+        arrays,
+    )

@@ -20,7 +20,6 @@ from wpl_jax.supernet import Architecture
 # What the data gives: the shape of an example, then that of what is predicted.
 _SHAPES = {"image_shape": tuple[int, int, int], "input_shape": tuple[int, ...]}
 _PREDICTED = {"num_classes": int, "target_shape": tuple[int, ...]}
-_EXAMPLES = 2  # in the batch that a network is traced with
 
 
 class ExampleSpace(ChoiceSpace):
@@ -31,28 +30,28 @@ class ExampleSpace(ChoiceSpace):
     """
 
     dtype: Any = jnp.float32
+    traced = 2
 
     def __post_init__(self) -> None:
         """Derives the space, and checks what the network returns."""
         form, classes = self.derived.found.form, getattr(self, "num_classes", None)
         shape = getattr(form, "shape", ())
-        if classes is not None and shape != (_EXAMPLES, classes):
+        if classes is not None and shape != (self.traced, classes):
             raise UserError(
-                f"{type(self).__name__} returns {describe(form)} for {_EXAMPLES} "
-                f"examples, expected float32[{_EXAMPLES},{classes}]: a score for each "
-                "class."
+                f"{type(self).__name__} returns {describe(form)} for {self.traced} "
+                f"examples, expected float32[{self.traced},{classes}]: a score for "
+                "each class."
             )
-        if shape[:1] != (_EXAMPLES,):
+        if shape[:1] != (self.traced,):
             raise UserError(
-                f"{type(self).__name__} returns {describe(form)} for {_EXAMPLES} "
+                f"{type(self).__name__} returns {describe(form)} for {self.traced} "
                 "examples, expected an array with a leading axis of examples."
             )
 
-    @property
-    def examples(self) -> tuple[Any, ...]:
+    def inputs_of(self, batch: int) -> tuple[Any, ...]:
         """The shape of a batch."""
         shape = next(getattr(self, name) for name in _SHAPES if hasattr(self, name))
-        return (jax.ShapeDtypeStruct((_EXAMPLES, *shape), self.dtype),)
+        return (jax.ShapeDtypeStruct((batch, *shape), self.dtype),)
 
     def apply(
         self,

@@ -14,9 +14,13 @@ from wpl_jax.choices.context import Call, running
 from wpl_jax.choices.discovery import Discovered, discover
 from wpl_jax.choices.layout import Layout, is_run, lay_out
 from wpl_jax.choices.networks import FunctionNetwork, Mode, ModuleNetwork, Network
+from wpl_jax.choices.parts import Piece, find, uses
 from wpl_jax.choices.pictures import graph
+from wpl_jax.choices.timing import programs, whole
+from wpl_jax.choices.uses import Chain
 from wpl_jax.devices.axis import NO_AXIS, Axis
 from wpl_jax.errors import UserError
+from wpl_jax.parts import Part, Program
 from wpl_jax.supernet import Architecture, Decision, Graph, Space
 
 
@@ -37,18 +41,21 @@ class Derived(NamedTuple):
 class ChoiceSpace(Space):
     """A space whose decisions are the choices of a network.
 
-    A class that inherits from it has :meth:`make_network` and :attr:`examples`.
+    A class that inherits from it has :meth:`make_network` and :meth:`inputs_of`.
+
+    Attributes:
+      traced: Number of examples that the network is traced with.
     """
 
     mixes = True
+    traced = 1
 
     def make_network(self) -> Network:
         """The network, with the settings of the space."""
         raise NotImplementedError
 
-    @property
-    def examples(self) -> tuple[Any, ...]:
-        """Shapes of the inputs that the network is traced with."""
+    def inputs_of(self, batch: int) -> tuple[Any, ...]:
+        """Shapes of the network's inputs for a number of examples."""
         raise NotImplementedError
 
     @functools.cached_property
@@ -59,7 +66,7 @@ class ChoiceSpace(Space):
           UserError: If one of its choices is wrong.
         """
         network = self.make_network()
-        found = discover(network, self.examples)
+        found = discover(network, self.inputs_of(self.traced))
         return Derived(network, found, lay_out(found))
 
     @property
@@ -145,6 +152,37 @@ class ChoiceSpace(Space):
             for number, places in zip(choice, self.derived.found.places, strict=True)
         )
 
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Each branch, and what is outside of choices."""
+        return tuple(piece.part for piece in self._pieces)
+
+    @functools.cached_property
+    def _pieces(self) -> tuple[Piece, ...]:
+        timed: dict[int, dict[Chain, Program]] = {}
+
+        def program_of(chain: Chain, batch: int) -> Program:
+            if batch not in timed:
+                network, found, _ = self.derived
+                timed[batch] = programs(network, self.inputs_of(batch), found)
+            return timed[batch][chain]
+
+        return find(self.derived.found, self.derived.layout, self.traced, program_of)
+
+    def uses(self, architecture: Architecture) -> jax.Array:
+        """Whether each part is used; of a mixture, with which probability."""
+        return uses(self._pieces, self.decisions, architecture)
+
+    def program(self, choice: Any, batch: int) -> Program:
+        """The network with fixed choices, in evaluation."""
+        network, found, _ = self.derived
+        params = self.params_of(self.init(jax.random.key(0)), whole=True)
+        names = {
+            decision.name: decision.choices[int(number)]
+            for decision, number in zip(found.decisions, choice, strict=True)
+        }
+        return whole(network, self.inputs_of(batch), found, names, params)
+
     def graphs(self, choice: Any) -> dict[str, Graph]:
         """The chosen branches, in the order in which they feed each other."""
         return {"network": graph(self.derived.found, np.asarray(choice))}
@@ -204,9 +242,9 @@ class FunctionSpace(ChoiceSpace):
         """The name of the function."""
         return _name(self.function).rpartition(".")[2]
 
-    @property
-    def examples(self) -> tuple[Any, ...]:
-        """Shapes of the inputs."""
+    def inputs_of(self, batch: int) -> tuple[Any, ...]:
+        """Shapes of the inputs, which are given: their batch is not known."""
+        del batch
         return self.inputs
 
     def make_network(self) -> Network:

@@ -23,8 +23,11 @@ def name_of_stand_in(decision: int, call: int) -> str:
     return f"{_MARK}{decision}_{call}"
 
 
-def _stand_in(equation: Any) -> tuple[int, int] | None:
-    """The decision and the call that an operation stands in for."""
+def stand_in(equation: Any) -> tuple[int, int] | None:
+    """The decision and the call that an operation stands in for, by number.
+
+    None of other operations.
+    """
     name = str(equation.params.get("name", ""))
     if not name.startswith(_MARK):
         return None
@@ -74,8 +77,8 @@ def branches_that_use(
     # From the results back, so that the users of a result come before what made it.
     for equation in reversed(jaxpr.eqns):
         of_operands: Iterable[Any] = itertools.repeat(None)
-        if stand_in := _stand_in(equation):
-            of_operands = calls[stand_in[1]]
+        if call := stand_in(equation):
+            of_operands = calls[call[1]]
         elif equation.primitive.name in _CALLS:
             inner = next(
                 p
@@ -111,8 +114,8 @@ def edges(
 
     for equation in inner.eqns:
         found = feeding(equation.invars)
-        if stand_in := _stand_in(equation):
-            number = stand_in[0]
+        if call := stand_in(equation):
+            number = call[0]
             pairs += [(source, number) for source in sorted(found)]
             found = frozenset([number])
         for variable in equation.outvars:
