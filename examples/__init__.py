@@ -1,0 +1,1 @@
+"""The penalty in ordinary training: scripts that run on two cores in minutes."""

@@ -1,0 +1,161 @@
+"""The example scripts: their measures, and runs at sizes that say nothing."""
+
+import csv
+
+import jax
+import numpy as np
+import pytest
+
+from examples import continual_metrics as metrics
+from examples import continual_mnist as mnist
+
+# After task 0, 1, 2 (rows) on task 0, 1, 2 (columns).
+ACCURACIES = [[0.9, 0.2, 0.1], [0.7, 0.8, 0.3], [0.4, 0.9, 0.6]]
+SIZES = mnist.Sizes(hidden=8, images=40, epochs=2, batch=10, remembered=20, judged=12)
+
+
+# Measures.
+
+
+def test_measures_are_those_of_a_matrix_by_hand():
+    assert metrics.average_accuracy(ACCURACIES) == pytest.approx((0.4 + 0.9 + 0.6) / 3)
+    # Task 0 lost 0.5, task 1 gained 0.1.
+    assert metrics.backward_transfer(ACCURACIES) == pytest.approx((-0.5 + 0.1) / 2)
+    # The best before the last task: 0.9 and 0.8.
+    assert metrics.forgetting(ACCURACIES) == pytest.approx((0.5 - 0.1) / 2)
+    assert metrics.learning_accuracy(ACCURACIES) == pytest.approx((0.9 + 0.8 + 0.6) / 3)
+
+
+def test_forgetting_starts_from_the_best_and_transfer_from_right_after():
+    rising = [[0.5, 0, 0], [0.9, 0.7, 0], [0.8, 0.6, 0.9]]
+    assert metrics.backward_transfer(rising) == pytest.approx((0.3 - 0.1) / 2)
+    assert metrics.forgetting(rising) == pytest.approx((0.1 + 0.1) / 2)
+
+
+def test_errors_of_means_are_those_of_a_formula():
+    # Variance with n - 1: ((-1)^2 + 0 + 1^2) / 2 = 1.
+    assert metrics.mean_and_error([1, 2, 3]) == pytest.approx((2, 1 / np.sqrt(3)))
+    mean, error = metrics.mean_and_error([4])
+    assert mean == 4
+    assert np.isnan(error)
+
+
+@pytest.mark.parametrize("wrong", [[0.5], [[0.5, 0.5]], np.zeros((2, 2, 2))])
+def test_a_matrix_of_another_shape_is_an_error(wrong):
+    with pytest.raises(ValueError, match="a row for each task"):
+        metrics.average_accuracy(wrong)
+
+
+def test_one_task_has_no_transfer():
+    with pytest.raises(ValueError, match=r"expected \(T, T\) of 2 or more"):
+        metrics.backward_transfer([[0.5]])
+
+
+# MNIST.
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Noise around an image for each digit."""
+    rng = np.random.default_rng(0)
+    mean = rng.uniform(size=(10, mnist.PIXELS)).astype(np.float32)
+
+    def draw(count):
+        y = np.arange(count, dtype=np.int32) % 10
+        noise = rng.normal(scale=0.1, size=(count, mnist.PIXELS))
+        return (mean[y] + noise).astype(np.float32), y
+
+    return {"train": draw(400), "valid": draw(100), "test": draw(100)}
+
+
+def test_permuted_tasks_have_the_same_images_in_other_orders(images):
+    tasks = mnist.make_tasks(images, "permuted", 3, SIZES, "test")
+    assert tasks.train.x.shape == (5, 40, 784)
+    assert tasks.judged.x.shape == (5, 12, 784)
+    assert tasks.train.compared.all()
+    x, y = images["train"]
+    rows = {pixels.tobytes(): label for pixels, label in zip(x, y, strict=True)}
+    first = [rows[pixels.tobytes()] for pixels in tasks.train.x[0]]
+    np.testing.assert_array_equal(first, tasks.train.y[0])
+    # One order for the training and the test images of a task.
+    rng = np.random.default_rng(3)
+    orders = [np.arange(784), *(rng.permutation(784) for _ in range(4))]
+    for part, source in ((tasks.train, "train"), (tasks.judged, "test")):
+        known = {pixels.tobytes() for pixels in images[source][0]}
+        for order, task in zip(orders, part.x, strict=True):
+            back = task[:, np.argsort(order)]
+            assert {pixels.tobytes() for pixels in back} <= known
+
+
+@pytest.mark.parametrize("setting", mnist.SETTINGS[1:])
+def test_split_tasks_have_two_digits(images, setting):
+    tasks = mnist.make_tasks(images, setting, 0, SIZES, "valid")
+    for task, (y, compared) in enumerate(
+        zip(tasks.train.y, tasks.train.compared, strict=True)
+    ):
+        digits = np.arange(10) // 2 == task
+        assert set(y) == set(np.flatnonzero(digits))
+        given = setting == "split, task given"
+        np.testing.assert_array_equal(compared, np.tile(digits | (not given), (40, 1)))
+
+
+def test_padding_of_a_shorter_task_does_not_count(images):
+    x, y = images["test"]
+    fewer = dict(images, test=(x[y != 9], y[y != 9]))
+    sizes = SIZES._replace(judged=100)
+    judged = mnist.make_tasks(fewer, "split, task given", 0, sizes, "test").judged
+    np.testing.assert_array_equal(judged.weight.sum(1), [20, 20, 20, 20, 10])
+    params = mnist.initial(0, 8)
+    last = jax.tree.map(lambda part: part[-1], judged)
+    scores = np.asarray(mnist.logits(params, last))[:10]
+    right = np.mean(np.argmax(scores, -1) == last.y[:10])
+    assert float(mnist.accuracy(params, last)) == pytest.approx(right)
+
+
+def test_every_image_is_in_one_batch_of_an_epoch():
+    found = mnist.batches(0, tasks=2, images=40, sizes=SIZES)
+    assert found.shape == (2, 8, 10)
+    for epoch in found.reshape(4, 40):
+        np.testing.assert_array_equal(np.sort(epoch), np.arange(40))
+
+
+def test_a_strong_penalty_keeps_the_first_task_and_none_learns_the_last(images):
+    tasks = mnist.make_tasks(images, "permuted", 0, SIZES, "test")
+    method = mnist.METHODS["L2 to the last weights"]
+    free, held = (mnist.run_method(method, tasks, 0, a, SIZES) for a in (0.0, 1e6))
+    np.testing.assert_array_equal(held[1:], np.broadcast_to(held[0], (4, 5)))
+    np.testing.assert_allclose(free[0], held[0])
+    assert np.ptp(free[:, 4]) > 0
+
+
+def test_strengths_are_chosen_on_validation_images_and_another_seed(
+    images, monkeypatch
+):
+    called = []
+
+    def made(images, setting, seed, sizes, judged):
+        called.append((seed, judged))
+
+    found = {0.1: 0.3, 1.0: 0.8, 10.0: float("nan")}
+    monkeypatch.setattr(mnist, "make_tasks", made)
+    monkeypatch.setattr(
+        mnist, "run_method", lambda m, t, seed, alpha, s: np.full((5, 5), found[alpha])
+    )
+    alpha, _ = mnist.choose_alpha(
+        mnist.METHODS["WPL"], images, "permuted", SIZES, found
+    )
+    assert alpha == 1.0
+    assert called == [(mnist.CALIBRATION_SEED, "valid")]
+
+
+@pytest.mark.slow
+def test_the_comparison_writes_its_table_and_its_accuracies(images, tmp_path):
+    runs = list(mnist.compare(images, SIZES, seeds=2, alphas=(0.1, 1.0)))
+    assert len(runs) == 3 * (len(mnist.METHODS) + 1) * 2
+    mnist.write(runs, tmp_path)
+    with (tmp_path / "accuracies.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 3 * 2 * (len(mnist.METHODS) * 25 + 5)
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    assert len(lines) == 2 + 3 * (len(mnist.METHODS) + 1)
+    assert (tmp_path / "continual_mnist.png").stat().st_size
