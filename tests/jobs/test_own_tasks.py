@@ -175,7 +175,10 @@ def test_a_configuration_runs_it_to_a_report_and_predicts(tmp_path):
     found = json.loads((folder / "retrain" / "retrained.json").read_text())
     assert found["error_name"] == "RMSE"
     assert set(found["test_metrics"]) == {"distance"}
-    assert "RMSE" in (run / "report.html").read_text()
+    report = (run / "report.html").read_text()
+    assert "RMSE" in report
+    assert "<th>test distance</th>" in report
+    assert "nats" not in report
     path = tmp_path / "inputs.csv"
     text = "\n".join(",".join(map(str, row)) for row in X[:70])
     path.write_text(f"a,b,c\n{text}\n")

@@ -60,6 +60,25 @@ def test_baselines_are_below_the_arms_with_differences_of_the_same_seed(tmp_path
     assert "as close as possible to that of the architecture of wpl of a seed" in words
 
 
+def test_the_metrics_of_a_task_are_columns(tmp_path):
+    def measured(test, **metrics):
+        return trained(60.0, test, 1000) | {"test_metrics": metrics}
+
+    arms = {
+        "wpl": [
+            searched("wpl", 0, measured(1.0, MAE=0.0125, calls=1000.0)),
+            searched("wpl", 1, measured(3.0, MAE=0.0135, calls=None)),  # not finite
+        ],
+        "none": [searched("none", 0, trained(61.0, 52.0, 900))],
+    }
+    (header, *rows), _ = show(tmp_path, arms)
+    assert header[2:5] == ["test ppl", "test MAE", "test calls"]
+    assert [row[3:5] for row in rows] == [
+        ["0.0130 ± 0.0005", "1000"],
+        ["", ""],
+    ]
+
+
 @pytest.mark.parametrize("given", [None, 12_345])
 def test_a_given_number_of_parameters_is_named(given, tmp_path):
     _, text = show(tmp_path, ARMS, parameters=given)

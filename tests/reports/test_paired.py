@@ -15,7 +15,7 @@ from wpl_jax.evaluation.table import nasbench201
 from wpl_jax.evaluation.truth_from_table import FromTable
 from wpl_jax.jobs import compare
 from wpl_jax.reports import measures, paired
-from wpl_jax.reports.measures import FORGOTTEN, Row
+from wpl_jax.reports.measures import Row
 from wpl_jax.reports.page import Page
 from wpl_jax.reports.searched import Searched
 from wpl_jax.reports.sections import methods, seed_agreement
@@ -29,7 +29,7 @@ TAU = "Kendall's tau, CIFAR-10"
 def rows_of(**values):
     """Rows of one measure: for each arm, a value for each seed."""
     return [
-        Row(arm, seed, {TAU: value, FORGOTTEN: 0.5})
+        Row(arm, seed, {TAU: value, "forgotten, nats": 0.5})
         for arm, of_seeds in values.items()
         for seed, value in of_seeds.items()
     ]
@@ -150,7 +150,7 @@ def test_a_row_has_the_order_and_the_selected_by_each_data_set(report):
     other = values["Kendall's tau, ImageNet16-120"]
     assert 0.3 < other < 1
     assert other != values["Kendall's tau, CIFAR-10"]
-    assert values[FORGOTTEN] == 1.5
+    assert values["forgotten, nats"] == 1.5
     assert values["forgotten, % error"] == 3
     assert 0 <= values["P@top 8"] <= 1
 

@@ -19,7 +19,7 @@ from wpl_jax.evaluation import rank_files
 from wpl_jax.evaluation.rank_disorder import Ranking
 from wpl_jax.evaluation.rank_files import Ranked
 from wpl_jax.evaluation.truth import RandomSearch
-from wpl_jax.reports import search_report
+from wpl_jax.reports import measures, search_report
 from wpl_jax.reports.searched import Columns
 from wpl_jax.reports.sections import forgetting
 from wpl_jax.reports.sections.section import Report, Section
@@ -254,6 +254,18 @@ def test_one_seed_has_no_error_and_a_penalty_that_never_shows_the_last_epoch(
         ],
     ]
     assert "1 seed(s)" in page.text
+
+
+def test_the_loss_is_called_what_the_task_says(page, searches, tmp_path):
+    assert "nats" in page.text
+    some = read_all(searches, [("wpl", 0)])
+    some[0].results["loss_name"] = "kWh"
+    search_report.write(tmp_path, CONFIG, some, ABOUT, START)
+    own = Parsed(tmp_path / "report.html")
+    assert own.rows[0] == [cell.replace("nats", "kWh") for cell in TABLE[0]]
+    assert "nats" not in own.text
+    header = (tmp_path / measures.SEARCHES_FILE).read_text().splitlines()[0]
+    assert '"forgotten, kWh"' in header
 
 
 def test_page_begins_with_what_is_no_better_than_guessing(page):

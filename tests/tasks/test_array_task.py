@@ -18,6 +18,7 @@ from wpl_jax.errors import UserError
 from wpl_jax.protections.estimators import Exact
 from wpl_jax.supernet import Architecture, gather
 from wpl_jax.tasks.image_classification import ImageClassification
+from wpl_jax.tasks.objective import Objective
 
 ROUNDING = {"rtol": 2e-5, "atol": 2e-6}
 SHAPE, CLASSES, BATCH = (4, 5, 2), 3, 8
@@ -378,3 +379,19 @@ def test_a_network_is_given_the_arguments_that_it_has():
     np.testing.assert_array_equal(
         noisy.evaluate(*args, "valid"), task.evaluate(*args, "valid")
     )
+
+
+def test_the_loss_is_called_nats_only_where_it_is_known_to_be():
+    def name(**given):
+        return Objective(**given).name_of_loss
+
+    def distance(outputs, targets):
+        return jnp.abs(outputs - targets)[:, 0]
+
+    assert name(kind="classification") == "nats"
+    assert name(kind="classification", loss=distance) == "loss"
+    assert name(kind="classification", loss=distance, loss_name="bits") == "bits"
+    assert name(kind="regression") == name(loss=distance) == "loss"
+    assert name(kind="regression", loss_name="kWh²") == "kWh²"
+    with pytest.raises(UserError, match="loss_name is 3, expected text"):
+        name(kind="regression", loss_name=3)

@@ -419,12 +419,17 @@ def _finish(
         found[f"{split}_error"] = error
         found |= _measures(retraining, None, state, data, split)
         told.append(f"{error:.2f} on {_TOLD.get(split, split)} data")
+    # The task's own metrics, of the split that nothing else is done with.
+    measured = found.get(f"{splits[-1]}_metrics", {})
+    own = "".join(
+        f"{name} {value:.4g}, " for name, value in measured.items() if value is not None
+    )
     if keep is not None:
         keep(_kept(retraining, state, data, found, splits))
     write_atomically(folder / RETRAINED_FILE, to_json(found))
     print(
         f"{title}: {task.error_name} {' and '.join(told)}, "
-        f"{found['parameters']:,} parameters.",
+        f"{own}{found['parameters']:,} parameters.",
         flush=True,
     )
     if "valid" in splits:

@@ -70,6 +70,7 @@ def write_results(
         "guess": guess._asdict(),
         "architecture": architecture.tolist(),
         "error_name": search.task.error_name,
+        "loss_name": getattr(search.task, "loss_name", "loss"),
         "valid_loss": loss,
         "valid_error": error,
     }

@@ -22,13 +22,13 @@ from wpl_jax.tasks import Evaluation
 
 SEARCHES_FILE = "searches.csv"
 TAU, ACCURACY = "Kendall's tau", "accuracy"  # of a data set: "accuracy, CIFAR-10"
-FORGOTTEN = "forgotten, nats"
-# Of a measure of forgetting: the column of the metrics.
+_FORGOTTEN = "forgotten, "
+# Of a measure of forgetting: the column of the metrics. The first is of the loss.
 _FORGETTING = {
-    FORGOTTEN: "forgetting/loss_mean",
-    "forgotten by the best 5, nats": "forgetting/loss_best_mean",
-    "most forgotten, nats": "forgetting/loss_max",
-    "forgotten, {error}": "forgetting/error_mean",
+    _FORGOTTEN + "{loss}": "forgetting/loss_mean",
+    "forgotten by the best 5, {loss}": "forgetting/loss_best_mean",
+    "most forgotten, {loss}": "forgetting/loss_max",
+    _FORGOTTEN + "{error}": "forgetting/error_mean",
 }
 _OF_RANKING = ("P@", "BR@", "WR@", "regret")  # how names of metrics begin
 
@@ -66,7 +66,9 @@ def _values(
 ) -> dict[str, float]:
     error = report.error_name
     found = {
-        name.format(error=error): mean(report.under_penalty(one.curve(column)))
+        name.format(loss=report.loss_name, error=error): mean(
+            report.under_penalty(one.curve(column))
+        )
         for name, column in _FORGETTING.items()
     }
     found[f"validation {error}"] = float(one.results["valid_error"])
@@ -106,6 +108,11 @@ def _of_ranking(
         true = np.array(truth.of(one.space, ranks["choices"], None))
         found[f"{TAU}, {title}"] = kendall_tau(true[there], estimate[there])
     return found
+
+
+def forgotten(rows: Sequence[Row]) -> str:
+    """The name of the measure of forgetting: the mean difference of the loss."""
+    return next(name for name in rows[0].values if name.startswith(_FORGOTTEN))
 
 
 def write(path: Path, rows: Sequence[Row]) -> None:

@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from wpl_jax.common.bootstrap import CONFIDENCE, Interval, interval_of
 from wpl_jax.errors import UserError, shorten
 from wpl_jax.reports.comparison import markdown
-from wpl_jax.reports.measures import ACCURACY, FORGOTTEN, TAU, Row
+from wpl_jax.reports.measures import ACCURACY, TAU, Row, forgotten
 from wpl_jax.reports.page import COLORS, Page, new_figure
 
-_SHOWN = (FORGOTTEN, TAU, "P@top", "BR@", "regret", ACCURACY)
+_SHOWN = (TAU, "P@top", "BR@", "regret", ACCURACY)
 _MARKERS = "osD^v<>PX*"
 
 
@@ -71,7 +71,8 @@ def _more(found: Mapping[int, float], base: Mapping[int, float]) -> Interval | N
 def measures_of(rows: Sequence[Row]) -> list[str]:
     """The measures that are shown: of forgetting, of the order, of the selected."""
     names = list(dict.fromkeys(name for row in rows for name in row.values))
-    return [name for start in _SHOWN for name in names if name.startswith(start)]
+    starts = forgotten(rows), *_SHOWN
+    return [name for start in starts for name in names if name.startswith(start)]
 
 
 def add(page: Page, rows: Sequence[Row], main: str) -> list[list[tuple[str, ...]]]:
@@ -182,10 +183,11 @@ def scatter(rows: Sequence[Row], main: str) -> Figure:
     ]
     figure = new_figure(1.5 + 4 * len(shown), 4.2)
     panels = figure.subplots(1, len(shown), squeeze=False)[0]
-    forgotten = compare(rows, FORGOTTEN, main)
+    loss = forgotten(rows)
+    across = compare(rows, loss, main)
     for ax, name in zip(panels, shown, strict=True):
-        _draw(ax, forgotten, compare(rows, name, main), main)
-        ax.set(xlabel=FORGOTTEN, ylabel=name)
+        _draw(ax, across, compare(rows, name, main), main)
+        ax.set(xlabel=loss, ylabel=name)
     handles = panels[0].get_legend_handles_labels()
     figure.legend(*handles, fontsize="x-small", loc="outside right center")
     return figure

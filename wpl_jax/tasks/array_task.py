@@ -72,6 +72,11 @@ class ArrayTask:
         return self.objective.error_name
 
     @property
+    def loss_name(self) -> str:
+        """What its loss is called."""
+        return self.objective.name_of_loss
+
+    @property
     def averaging(self) -> Averaging:
         """How an ensemble averages predictions."""
         return self.objective.of_kind.averaging
@@ -437,6 +442,7 @@ def task(
     error: str | None = None,
     sample_targets: Callable[[jax.Array, jax.Array], Any] | None = None,
     reward: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+    loss_name: str | None = None,
     standardize: bool = False,
     class_names: Sequence[str] | None = None,
     name: str = "arrays",
@@ -474,6 +480,8 @@ def task(
       reward: What a strategy learns from, ``reward(loss, error)``, at least 0 and
         higher for better children. None for the share that is right, ``1 / (1 +
         RMSE)``, or ``exp(-loss)``.
+      loss_name: What reports call the loss, such as its unit. None for "nats" of the
+        cross-entropy, and "loss" of others.
       standardize: Whether each feature, the last axis of inputs, gets mean 0 and
         deviation 1 over the training examples. A model does the same to its inputs.
       class_names: The name of class i at position i; None for their digits.
@@ -497,7 +505,13 @@ def task(
       sums: examples 72 train, 8 valid, 20 test; inputs 3; targets 1
     """
     objective = Objective(
-        loss, kind, tuple((metrics or {}).items()), error, sample_targets, reward
+        loss,
+        kind,
+        tuple((metrics or {}).items()),
+        error,
+        sample_targets,
+        reward,
+        loss_name,
     )
     if standardize not in (False, True):
         raise UserError(f"standardize is {standardize!r}, expected True or False.")

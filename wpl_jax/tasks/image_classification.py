@@ -127,6 +127,7 @@ class ImageClassification:
     shard_images: bool = False
 
     error_name = "% error"
+    loss_name = "nats"
     data_fields = ("shrink", "shard_images")
 
     def __post_init__(self) -> None:

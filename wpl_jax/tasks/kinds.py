@@ -25,6 +25,7 @@ class Kind:
 
     Attributes:
       error_name: Of the error that people read.
+      loss_name: What reports call :attr:`loss`.
       loss: Of each example; None if the user has to give one.
       error: The same, for the error; None for the loss.
       sample: Draws the targets of one example, ``sample(key, outputs)``; None if
@@ -34,6 +35,7 @@ class Kind:
     """
 
     error_name = "loss"
+    loss_name = "loss"
     loss: PerExample | None = None
     error: PerExample | None = None
     sample: Callable[[jax.Array, jax.Array], Any] | None = None
@@ -70,6 +72,7 @@ class Classification(Kind):
     """Numbers of classes; outputs are a score for each class, the last axis."""
 
     error_name = "% error"
+    loss_name = "nats"
     has_classes = True
     averaging = OF_PROBABILITIES
 

@@ -62,6 +62,7 @@ class LanguageModel:
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
 
     error_name = "perplexity"
+    loss_name = "nats"
     data_fields = ("batch_size", "length")
 
     def __post_init__(self) -> None:

@@ -30,6 +30,8 @@ class Objective:
       sample_targets: Draws the targets of one example, ``sample_targets(key,
         outputs)``; None for the kind's.
       reward: What a strategy learns from, ``reward(loss, error)``; None for the kind's.
+      loss_name: What reports call the loss, such as its unit; None for that of the
+        kind's loss, or "loss".
     """
 
     loss: PerExample | None = None
@@ -38,6 +40,7 @@ class Objective:
     error: str | None = None
     sample_targets: Callable[[jax.Array, jax.Array], Any] | None = None
     reward: Callable[[jax.Array, jax.Array], jax.Array] | None = None
+    loss_name: str | None = None
 
     def __post_init__(self) -> None:
         """Checks what is known without outputs."""
@@ -58,6 +61,10 @@ class Objective:
         for name, function in functions.items():
             if function is not None and not callable(function):
                 raise UserError(f"{name} is {function!r}, expected a function.")
+        if self.loss_name is not None and not isinstance(self.loss_name, str):
+            raise UserError(
+                f"loss_name is {self.loss_name!r}, expected text, such as its unit."
+            )
         if self.error is not None and self.error not in dict(self.metrics):
             raise UserError(
                 f"error is {self.error!r}, expected the name of one of the metrics, "
@@ -73,6 +80,12 @@ class Objective:
     def error_name(self) -> str:
         """What the error is called."""
         return self.error or self.of_kind.error_name
+
+    @property
+    def name_of_loss(self) -> str:
+        """What the loss is called; "loss" if nothing is known about it."""
+        of_kind = self.of_kind if self.loss is None else KINDS[None]
+        return self.loss_name or of_kind.loss_name
 
     @property
     def can_sample(self) -> bool:

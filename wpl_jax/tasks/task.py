@@ -97,7 +97,7 @@ class FisherLoss(Protocol):
 class Task(FisherLoss, Protocol):
     """Data, loss and reward for the children of one space.
 
-    All methods are pure. Losses are means in nats over what is predicted. A batch
+    All methods are pure. Losses are means over what is predicted. A batch
     is a function of the data and its number: the data state is one integer.
 
     Methods with an ``axis`` may run on several devices at once, each on its share of
@@ -107,8 +107,9 @@ class Task(FisherLoss, Protocol):
     """
 
     error_name: str  # of Evaluation.error
-    # A task may have three more: ``averaging``, how an ensemble averages predictions
-    # (by default those of log-probabilities); ``can_sample``, whether targets can be
+    # A task may have four more: ``loss_name``, what reports call the loss, such as its
+    # unit (by default "loss"); ``averaging``, how an ensemble averages predictions (by
+    # default those of log-probabilities); ``can_sample``, whether targets can be
     # drawn from the model (by default they can); and ``has_classes``, whether
     # :meth:`log_probabilities` can be called (by default, whether it is there).
     data_fields: tuple[str, ...]  # settings that :meth:`put` depends on
@@ -167,8 +168,8 @@ class Task(FisherLoss, Protocol):
         trained on ``"valid"``.
 
         Returns:
-          The loss, and beside it the nats that are part of it and the carry, both of
-          the device's share.
+          The loss, and beside it the part of it that evaluations have, without what
+          training alone adds, and the carry, both of the device's share.
         """
 
     def validate(

@@ -33,12 +33,14 @@ def _scatter(report: Report) -> Figure:
             ends = (min(there), max(there))
             ax.plot(ends, ends, color="0.6", lw=0.8)
         # A child whose states explode would leave no room for the others.
-        ax.set(title=arm, xlabel="err1, nats", xscale="log", yscale="log")
+        ax.set(
+            title=arm, xlabel=f"err1, {report.loss_name}", xscale="log", yscale="log"
+        )
         for axis in (ax.xaxis, ax.yaxis):  # Its range is a part of a decade, or many.
             axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.set_major_formatter("{x:g}")
             axis.set_minor_formatter(NullFormatter())
-    grid[0][0].set_ylabel("err2, nats")
+    grid[0][0].set_ylabel(f"err2, {report.loss_name}")
     return figure
 
 

@@ -46,7 +46,7 @@ def curves(report: Report) -> Figure:
     """Losses and errors of both, and the gap in the error."""
     figure = new_figure(11.5, 3.8)
     *both, of_gap = figure.subplots(1, len(COLUMNS) + 1)
-    titles = {"loss": "loss, nats", "error": report.error_name}
+    titles = {"loss": report.loss_name, "error": report.error_name}
     for arm, seeds, color in report.recording(_GAP):
         for ax, (measure, (of_gaps, of_mixtures)) in zip(
             both, COLUMNS.items(), strict=True

@@ -23,9 +23,9 @@ TABLE = {
     "mean difference": ("forgetting/error_mean", 2),
     "best 5": ("forgetting/error_best_mean", 2),
     "largest": ("forgetting/error_max", 1),
-    "mean difference, nats": ("forgetting/loss_mean", 4),
-    "best 5, nats": ("forgetting/loss_best_mean", 4),
-    "largest, nats": ("forgetting/loss_max", 3),
+    "mean difference, {loss}": ("forgetting/loss_mean", 4),
+    "best 5, {loss}": ("forgetting/loss_best_mean", 4),
+    "largest, {loss}": ("forgetting/loss_max", 3),
     "rank correlation": ("forgetting/loss_kendall", 3),
 }
 _LINEAR = 10  # Axes of differences that go beyond are logarithmic there.
@@ -39,15 +39,16 @@ def _columns(space: Space) -> Mapping[str, Kind]:
 
 def _show(page: Page, report: Report) -> None:
     error = report.error_name
+    columns = (name.format(loss=report.loss_name) for name in TABLE)
     page.heading("How much was forgotten")
     page.table(
-        ("arm", *TABLE, "mean reward, last epoch", f"{error} of the best"),
+        ("arm", *columns, "mean reward, last epoch", f"{error} of the best"),
         _rows(report),
     )
     page.text(
-        f"Differences are err2 - err1 of the {error}, or of the loss where the unit is "
-        "nats. They are means over the epochs after the first with the penalty, ± the "
-        "standard error over seeds. Rank correlation: Kendall's tau between err1 and "
+        f"Differences are err2 - err1 of the {error}, or of the loss where the column "
+        f"says {report.loss_name}. They are means over the epochs after the first with "
+        "the penalty, ± the standard error over seeds. Rank correlation: Kendall's tau between err1 and "
         "err2, 1 where the children keep their order. The best: the architecture "
         f"selected at the end. Its {error} is measured with the shared weights, on the "
         "validation batches of the selection (candidates.judge_batches; all if None)."

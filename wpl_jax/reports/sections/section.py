@@ -48,6 +48,12 @@ class Report(NamedTuple):
         """Name of the task's error."""
         return self.searches[0].results["error_name"]
 
+    @property
+    def loss_name(self) -> str:
+        """What the task calls its loss: its unit, or "loss"."""
+        # Earlier runs did not write it; theirs were cross-entropies.
+        return self.searches[0].results.get("loss_name", "nats")
+
     def colored(self) -> Iterator[tuple[str, list[Searched], str]]:
         """The arms, each with a color."""
         for (arm, seeds), color in zip(
