@@ -48,10 +48,11 @@ def _show(page: Page, report: Report) -> None:
     page.text(
         f"Differences are err2 - err1 of the {error}, or of the loss where the column "
         f"says {report.loss_name}. They are means over the epochs after the first with "
-        "the penalty, ± the standard error over seeds. Rank correlation: Kendall's tau between err1 and "
-        "err2, 1 where the children keep their order. The best: the architecture "
-        f"selected at the end. Its {error} is measured with the shared weights, on the "
-        "validation batches of the selection (candidates.judge_batches; all if None)."
+        "the penalty, ± the standard error over seeds. Rank correlation: Kendall's tau "
+        "between err1 and err2, 1 where the children keep their order. The best: the "
+        f"architecture selected at the end. Its {error} is measured with the shared "
+        "weights, on the validation batches of the selection "
+        "(candidates.judge_batches; all if None)."
     )
     page.heading("Forgetting over the epochs")
     page.figure(
