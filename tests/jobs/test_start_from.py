@@ -148,7 +148,7 @@ def test_a_wrong_source_is_named_before_the_folder_is_claimed(tmp_path, path, sa
 
 def test_other_seeds_and_the_own_folder_are_refused(first, tmp_path):
     config = small_config(**{"search.start_from": str(first), "seed": 1})
-    with pytest.raises(UserError, match=rf"=.*{SEARCH}\."):
+    with pytest.raises(UserError, match=rf"Give .*{SEARCH}\."):
         run(config, tmp_path / "run")
     space, own = toy.ToySpace(), first / SEARCH
     start = Start("search.start_from", str(own), None, space, None, own)

@@ -13,8 +13,9 @@ import numpy as np
 
 from wpl_jax.common.settings import MOST_SEED, check_int
 from wpl_jax.engine.plan import Plan, most_epochs
-from wpl_jax.errors import UserError
-from wpl_jax.jobs.search_loop import Job, advance_all, resumable
+from wpl_jax.errors import UserError, shorten
+from wpl_jax.jobs.search_loop import Job, advance_all, first_state, resumable
+from wpl_jax.jobs.start_from import Start, labels_of
 from wpl_jax.runs import fingerprint
 from wpl_jax.runs.in_memory import InMemory
 from wpl_jax.runs.loggers import find_loggers
@@ -58,6 +59,7 @@ def run(
     epochs: int,
     seed: int = 0,
     workdir: str | Path | None = None,
+    start_from: str | Path | None = None,
     learn_per_call: int | None = None,
     max_bad_steps: int = 10,
     checkpoint_seconds: float = 60.0,
@@ -77,6 +79,8 @@ def run(
       seed: Of all randomness, from 0 to 2**32 - 1.
       workdir: Folder for checkpoints and metrics, in which the same call goes on where
         an earlier one was interrupted; None to keep all in memory.
+      start_from: Folder of another search or training, whose weights this one starts
+        with, as far as they fit. None to start from initial weights.
       learn_per_call: Steps of the strategy in a call; divides its steps. None for all.
       max_bad_steps: Steps in a row that are not finite, after which the search goes
         back to the start of the epoch.
@@ -101,14 +105,17 @@ def run(
     search.task.check(dataset)
     data = search.task.put(dataset, search.devices)
     guess = search.task.guess(data)
+    folder = None if workdir is None else Path(workdir)
+    start = start_of(search.task, dataset, data, start_from, folder)
+    start.check()
 
     def advance(job: Job) -> None:
         advance_all(job, search, plan, data, guess, _TITLE, max_bad_steps)
 
-    if workdir is None:
+    if folder is None:
         with InMemory(
             total=len(plan),
-            start=lambda: search.init(jax.random.key(seed)),
+            start=lambda: first_state(search, seed, start.function(_TITLE)),
             record_of=lambda done: plan[min(done, len(plan) - 1)].epoch,
             title=_TITLE,
             landmark=plan.begins_epoch,
@@ -117,18 +124,51 @@ def run(
         ) as in_memory:
             advance(in_memory)
         return _found(search, data, in_memory.state, in_memory.records)
-    folder = Path(workdir)
     about = {"search": repr(search), "epochs": epochs, "seed": seed}
+    about |= start.about()
     found = fingerprint.of_each({_TITLE: data})
     with open_run(folder, about), Machine(loggers=named).requests() as requests:
         claim_data(folder, found)
+        start.keep_words()
         with resumable(
-            search, plan, seed, folder, _TITLE, requests, checkpoint_seconds
+            *(search, plan, seed, folder, _TITLE, requests, checkpoint_seconds),
+            start_from=start.function(_TITLE),
         ) as job:
             advance(job)
             state = job.state
     lines = whole_records(folder / METRICS_FILE)
     return _found(search, data, state, [_without_step(line) for line in lines])
+
+
+def start_of(
+    task: Task,
+    dataset: Any,
+    data: Any,
+    path: str | Path | None,
+    folder: Path | None,
+) -> Start:
+    """What a search or a training in Python starts from.
+
+    Args:
+      task: Of the search or the training.
+      dataset: Of the task.
+      data: The same on the devices.
+      path: Of the source; None to start from initial weights.
+      folder: Of the search or the training; None if it writes no files.
+
+    Raises:
+      UserError: If the path is no text.
+    """
+    if path is not None and not (isinstance(path, str | Path) and str(path)):
+        raise UserError(
+            f"start_from is {shorten(path)}, expected the folder of a search or of a "
+            "training, or None."
+        )
+    words = None
+    if task.space.word_rows and hasattr(task, "predictor"):
+        words = labels_of(task.space, task.predictor(dataset, data))
+    source = None if path is None else str(path)
+    return Start("start_from", source, None, task.space, words, folder)
 
 
 def own_if_none(task: Task, dataset: Any) -> Any:

@@ -15,7 +15,7 @@ from wpl_jax.engine.plan import COUNTED
 from wpl_jax.errors import UserError
 from wpl_jax.evaluation import retrain as from_scratch
 from wpl_jax.evaluation.retrain import Kept, Retraining
-from wpl_jax.jobs.python import own_if_none
+from wpl_jax.jobs.python import own_if_none, start_of
 from wpl_jax.models.files import MODEL_FILE, keep_in
 from wpl_jax.models.model import Model
 from wpl_jax.runs import fingerprint
@@ -38,6 +38,7 @@ def retrain(
     patience: int | None = None,
     seed: int = 0,
     workdir: str | Path | None = None,
+    start_from: str | Path | None = None,
     checkpoint_seconds: float = 60.0,
     devices: Devices = ONE_DEVICE,
     loggers: Sequence[Any] = (),
@@ -57,6 +58,8 @@ def retrain(
       seed: Of all randomness, from 0 to 2**32 - 1.
       workdir: Folder for checkpoints, metrics and the file of the model, from which the
         same call resumes, and which :func:`wpl_jax.load` reads. None to keep nothing.
+      start_from: Folder of a search or of another training, whose weights this one
+        starts with, as far as they fit. None to train from scratch.
       checkpoint_seconds: Between two checkpoints.
       devices: Among which each batch is divided.
       loggers: Of metrics, beside TensorBoard: names such as ``"wandb"``, or functions;
@@ -93,6 +96,9 @@ def retrain(
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         else:
             folder = Path(workdir)
+        start = start_of(task, dataset, data, start_from, folder)
+        start.check()
+        about |= start.about()
         write = keep_in(folder, task.space, predictor) if workdir is not None else None
 
         def keep(kept: Kept) -> None:
@@ -105,6 +111,7 @@ def retrain(
         stack.enter_context(open_run(folder, about))
         requests = stack.enter_context(machine.requests())
         claim_data(folder, fingerprint.of_each({_TITLE: data}))
+        start.keep_words()
         from_scratch.run(
             retraining,
             data,
@@ -115,6 +122,7 @@ def retrain(
             requests,
             checkpoint_seconds,
             keep=keep,
+            start_from=start.function(_TITLE),
         )
     return models[0]
 

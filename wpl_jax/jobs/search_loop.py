@@ -56,6 +56,23 @@ class Job(Protocol):
         """Within a call: takes the state of the newest landmark, and goes on there."""
 
 
+def first_state(
+    search: Search, seed: int, start_from: Callable[[Any], Any] | None
+) -> State:
+    """The state before the first call.
+
+    Args:
+      search: Its compiled functions.
+      seed: Of all randomness.
+      start_from: A function of initial shared parameters, which returns others to start
+        from; None to start from the initial ones.
+    """
+    key, params = jax.random.key(seed), None
+    if start_from is not None:
+        params = start_from(jax.jit(search.init_params)(key))
+    return search.init(key, params)
+
+
 def resumable(
     search: Search,
     plan: Plan,
@@ -79,19 +96,16 @@ def resumable(
       start_from: A function of initial shared parameters, which returns others to start
         from. It is not called if the search is resumed.
     """
-    key = jax.random.key(seed)
 
     def start() -> State:
-        params = None
-        if start_from is not None:
-            params = start_from(jax.jit(search.init_params)(key))
+        state = first_state(search, seed, start_from)
         print(f"{title}: compiling ...", flush=True)
-        return search.init(key, params)
+        return state
 
     return Resumable(
         folder,
         total=len(plan),
-        like=jax.eval_shape(search.init, key),
+        like=jax.eval_shape(search.init, jax.random.key(seed)),
         start=start,
         record_of=lambda done: plan[min(done, len(plan) - 1)].epoch,
         title=title,

@@ -30,12 +30,12 @@ class Start(NamedTuple):
     """What one search or training starts from.
 
     Attributes:
-      field: Of the configuration that names it.
+      field: What names it, such as "config.search.start_from".
       path: Of the source; None to start from initial weights.
       name: Of the search in the folders of runs; None outside of them.
       space: Of the weights.
       words: Its vocabulary; None without one.
-      folder: Of the search or training that starts.
+      folder: Of the search or training that starts; None if it writes no files.
     """
 
     field: str
@@ -43,7 +43,7 @@ class Start(NamedTuple):
     name: str | None
     space: Space
     words: Sequence[str] | None
-    folder: Path
+    folder: Path | None
 
     def check(self) -> None:
         """Checks that something fits, if the start is still to come.
@@ -53,21 +53,27 @@ class Start(NamedTuple):
         """
         if self.path is None or self._is_after_search or not processes.is_primary():
             return
-        if not (self.folder / CHECKPOINTS).is_dir():
+        if self.folder is None or not (self.folder / CHECKPOINTS).is_dir():
             shapes = jax.eval_shape(self.space.init, jax.random.key(0))
             self._take(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))
 
     @property
     def _is_after_search(self) -> bool:
         """Whether a retraining starts from the search that comes before it."""
-        if self.path is None or self.name is None:
+        if self.path is None or self.name is None or self.folder is None:
             return False
         source = Path(self.path) / "searches" / self.name
         return source.resolve() == self.folder.parent.resolve()
 
+    def about(self) -> dict[str, str]:
+        """What tells a search or a training in Python from others; {} by default."""
+        return {} if self.path is None else {"start_from": self.path}
+
     def keep_words(self) -> None:
         """Leaves the vocabulary in the folder, for others that start from it."""
-        if self.words is not None and processes.is_primary():
+        if self.words is None or self.folder is None:
+            return
+        if processes.is_primary():
             self.folder.mkdir(parents=True, exist_ok=True)
             warm_start.write_words(self.folder, self.words)
 
@@ -88,7 +94,8 @@ class Start(NamedTuple):
             print(f"{title}: {where}: {told}", flush=True)
             content = {"from": str(source.folder), "checkpoint": source.step}
             content |= {n: getattr(taken, n) for n in ("fitting", "partly", "fresh")}
-            write_atomically(self.folder / START_FILE, to_json(content))
+            if self.folder is not None:
+                write_atomically(self.folder / START_FILE, to_json(content))
             started = taken.params
         return processes.from_primary(started, params)
 
@@ -97,7 +104,7 @@ class Start(NamedTuple):
         taken = warm_start.start_from(source, self.space, params, self.words)
         if taken.is_empty:
             raise UserError(
-                f"config.{self.field} is {self.path!r}, and nothing of it fits the "
+                f"{self.field} is {self.path!r}, and nothing of it fits the "
                 f"space {self.space.name}: {taken.describe()}\nGive a search or a "
                 "training of a space with the same sizes."
             )
@@ -112,14 +119,14 @@ class Start(NamedTuple):
         found = [place for place in places if (place / CHECKPOINTS).is_dir()]
         if not found:
             searches = sorted(p.parent for p in path.glob(f"searches/*/{CHECKPOINTS}"))
-            hint = f"{', '.join(map(str, searches[:5]))}" if searches else "FOLDER"
+            hint = ", ".join(map(str, searches[:5])) or "the folder of one"
             raise ConfigError(
-                f"config.{self.field} is {self.path!r}, where there is no checkpoint "
-                f"of a search or a training. Pass --config.{self.field}={hint}."
+                f"{self.field} is {self.path!r}, where there is no checkpoint "
+                f"of a search or a training. Give {hint}."
             )
-        if found[0].resolve() == self.folder.resolve():
+        if self.folder and found[0].resolve() == self.folder.resolve():
             raise ConfigError(
-                f"config.{self.field} is {self.path!r}, the folder of the search that "
+                f"{self.field} is {self.path!r}, the folder of the search that "
                 "is to start. Give that of another one; the same command without it "
                 "resumes."
             )

@@ -44,7 +44,8 @@ def retrain_file(
     data_now = fingerprint.of_each({RETRAINING: data})
     folder, field = workdir / "retrain", "retrain.start_from"
     words = labels_of(space, predictor)
-    start = Start(field, path_of(config, field), None, space, words, folder)
+    path = path_of(config, field)
+    start = Start(f"config.{field}", path, None, space, words, folder)
     start.check()
     with open_run(workdir, config.to_dict()), machine.requests() as requests:
         claim_data(workdir, data_now)

@@ -178,7 +178,7 @@ class _Arm:
         folder, field = each.folder(workdir), "search.start_from"
         found = [
             Start(
-                *(field, path_of(self._config, field), each.name),
+                *(f"config.{field}", path_of(self._config, field), each.name),
                 *(self.space, self._words, folder),
             )
         ]
@@ -187,7 +187,7 @@ class _Arm:
             words = labels_of(space, self._predictor)
             path = path_of(self._config, field)
             below = folder / "retrain"
-            found.append(Start(field, path, each.name, space, words, below))
+            found.append(Start(f"config.{field}", path, each.name, space, words, below))
         return found
 
     def check_files(self, each: Run, workdir: Path) -> None:
