@@ -26,7 +26,6 @@ from wpl_jax.supernet import Architecture
 from wpl_jax.tasks import (
     DataCache,
     Evaluation,
-    image_batches,
     image_classification,
 )
 from wpl_jax.tasks.augmentation import Augmentation, augment
@@ -275,7 +274,7 @@ def test_the_childs_noise_does_not_depend_on_that_of_the_images(monkeypatch):
             found.append(key)
             return augment(key, images, augmentation, data, axis)
 
-        monkeypatch.setattr(image_batches, "augment", spy)
+        monkeypatch.setattr(image_classification, "augment", spy)
         task = dataclasses.replace(PLAIN, space=space)
         task.train_loss(CHILD, ARCHITECTURE, DATA, (), 0, key)
         found.append(space.told[0][1].key)
@@ -543,8 +542,8 @@ def test_a_batchs_fisher_loss_is_the_mean_of_its_examples(batch_stats):
         of_batch = expected_batch_stats(batch_stats, x)
         expected = nats_of(logits_of(x, of_batch)[0], labels)
         examples, alone, together = losses(step)
-        np.testing.assert_allclose(examples.image, x, rtol=1e-6, atol=1e-6)
-        np.testing.assert_array_equal(examples.label, labels)
+        np.testing.assert_allclose(examples.inputs, x, rtol=1e-6, atol=1e-6)
+        np.testing.assert_array_equal(examples.targets, labels)
         for of_each, exact in zip(examples.batch_stats, of_batch, strict=True):
             np.testing.assert_allclose(of_each, [exact] * BATCH, **ROUNDING)
         np.testing.assert_allclose(alone, expected, **ROUNDING)
@@ -561,8 +560,8 @@ def test_the_fisher_can_be_of_another_split():
 
     examples, loss = fisher()
     x, labels = batch_of("train", step)
-    np.testing.assert_allclose(examples.image, x, rtol=1e-6, atol=1e-6)
-    np.testing.assert_array_equal(examples.label, labels)
+    np.testing.assert_allclose(examples.inputs, x, rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(examples.targets, labels)
     expected = nats_of(logits_of(x, batch_stats_of(x))[0], labels).mean()
     np.testing.assert_allclose(loss, expected, **ROUNDING)
 
@@ -579,17 +578,17 @@ def test_sampled_classes_follow_the_models_probabilities():
         return examples, of_each(keys, CHILD, ARCHITECTURE, examples)
 
     examples, drawn = draw(jax.random.split(jax.random.key(0), n))
-    assert drawn.label.dtype == examples.label.dtype == np.int32
+    assert drawn.targets.dtype == examples.targets.dtype == np.int32
     for kept, given in zip(
-        jax.tree.leaves(drawn._replace(label=None)),
-        jax.tree.leaves(examples._replace(label=None)),
+        jax.tree.leaves(drawn._replace(targets=None)),
+        jax.tree.leaves(examples._replace(targets=None)),
         strict=True,
     ):
         np.testing.assert_array_equal(kept, np.repeat(given[:, None], n, 1))
     x, _ = batch_of("valid", 0)
     p = probabilities(logits_of(x, batch_stats_of(x))[0])
     assert p.max() > 0.7
-    frequency = np.mean(np.eye(CLASSES)[drawn.label], 1)
+    frequency = np.mean(np.eye(CLASSES)[drawn.targets], 1)
     assert np.all(np.abs(frequency - p) < 4.5 * np.sqrt(p * (1 - p) / n))
 
 

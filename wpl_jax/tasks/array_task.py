@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,29 +12,20 @@ from wpl_jax.common.settings import check_choice, check_int, require
 from wpl_jax.devices.axis import NO_AXIS
 from wpl_jax.devices.parallel import Devices
 from wpl_jax.errors import UserError
-from wpl_jax.spaces.batch_normalization import pooled_tree
+from wpl_jax.spaces.images import Noise
 from wpl_jax.supernet import Architecture, Space, gather
 from wpl_jax.tasks.array_data import ArrayDataset, Data, place, read_arrays
 from wpl_jax.tasks.array_predictor import ArrayPredictor, standardized
 from wpl_jax.tasks.averaging import Averaging
-from wpl_jax.tasks.example_batches import Batches
+from wpl_jax.tasks.example_task import ExampleTask, count
 from wpl_jax.tasks.guessing import Guess
 from wpl_jax.tasks.kinds import PerExample
 from wpl_jax.tasks.network_call import call
 from wpl_jax.tasks.objective import Objective
-from wpl_jax.tasks.task import Evaluation, Score
-
-
-class Example(NamedTuple):
-    """One example for a per-example Fisher; a batch has a leading axis."""
-
-    inputs: jax.Array  # float32 or int32[...]
-    targets: jax.Array  # float32 or int32[...]
-    batch_stats: Any  # of its batch, as constants
 
 
 @dataclasses.dataclass(frozen=True)
-class ArrayTask:
+class ArrayTask(ExampleTask):
     """Examples in arrays; :func:`wpl_jax.task` makes a class of it with its data.
 
     Attributes:
@@ -65,16 +56,6 @@ class ArrayTask:
             f"batch_size={self.batch_size}, compute_dtype={self.compute_dtype!r}, "
             f"standardize={self.standardize}, objective={self.objective!r})"
         )
-
-    @property
-    def error_name(self) -> str:
-        """What its error is called."""
-        return self.objective.error_name
-
-    @property
-    def loss_name(self) -> str:
-        """What its loss is called."""
-        return self.objective.name_of_loss
 
     @property
     def averaging(self) -> Averaging:
@@ -161,32 +142,6 @@ class ArrayTask:
         """How many examples there are, and their shapes."""
         return dataset.describe()
 
-    @property
-    def rows_per_batch(self) -> int:
-        """Examples of a batch."""
-        return self.batch_size
-
-    @property
-    def predictions_per_batch(self) -> int:
-        """Examples of a batch."""
-        return self.batch_size
-
-    @property
-    def _batches(self) -> Batches:
-        return Batches(self.batch_size)
-
-    def init_carry(self) -> tuple[()]:
-        """Nothing: batches do not depend on each other."""
-        return ()
-
-    def num_batches(self, data: Data, split: str) -> int:
-        """Whole batches of a split."""
-        return _count(data, split) // self.batch_size
-
-    def batches_of_split(self, data: Data, split: str) -> int:
-        """Batches that hold all examples of a split."""
-        return -(-_count(data, split) // self.batch_size)
-
     def train_loss(
         self,
         child,
@@ -214,86 +169,13 @@ class ArrayTask:
         Returns:
           The loss, and the pair of the loss without a gradient and nothing.
         """
-        places = self._batches.shuffled(step, _count(data, split), axis)
-        inputs, targets = self._take(data, split, places)
-        child, inputs = jax.tree.map(self._cast, (child, inputs))
-        outputs = call(self.space, child, architecture, inputs, key=key, axis=axis)
-        loss = jnp.mean(self.objective.losses(_float32(outputs.logits), targets))
+        places = self.batches.shuffled(step, count(data, split), axis)
+        inputs, targets = self.take(data, split, places)
+        outputs = self.outputs_in_training(
+            child, architecture, inputs, Noise(key), axis
+        )
+        loss = self.mean_loss(outputs.logits, targets)
         return loss, (jax.lax.stop_gradient(loss), carry)
-
-    def _cast(self, x):
-        is_float = jnp.issubdtype(x.dtype, jnp.floating)
-        return x.astype(self.compute_dtype) if is_float else x
-
-    def validate(self, child, architecture, data, first, batches, axis=NO_AXIS):
-        """Mean loss and error over validation batches in a row."""
-
-        def add(i, total):
-            inputs, targets = self._batch(data, "valid", first + i, axis)
-            outputs = self._outputs(child, architecture, inputs, None, axis)
-            each = self._each(outputs, targets)[:2]
-            return total + jnp.mean(each, 1)
-
-        total = jax.lax.fori_loop(0, batches, add, jnp.zeros(2))
-        return self._evaluation(*(axis.mean(total) / batches))
-
-    def evaluate(self, child, architecture, data, split: str, axis=NO_AXIS):
-        """Mean loss and error over the whole of a split, each batch by itself."""
-        return self.evaluate_with(None, child, architecture, data, split, axis)
-
-    def evaluate_with(
-        self, batch_stats, child, architecture, data, split: str, axis=NO_AXIS
-    ):
-        """The same with given batch statistics, None for those of each batch."""
-        means = self._means(batch_stats, child, architecture, data, split, axis)
-        return self._evaluation(*means[:2])
-
-    def measure(
-        self, batch_stats, child, architecture, data, split: str, axis=NO_AXIS
-    ) -> dict[str, jax.Array]:
-        """The metrics over the whole of a split, by name, ``float32[]`` each."""
-        means = self._means(batch_stats, child, architecture, data, split, axis)
-        names = (name for name, _ in self.objective.metrics)
-        return dict(zip(names, means[2:], strict=True))
-
-    def _means(self, batch_stats, child, architecture, data, split, axis):
-        """Loss, error and metrics; the last batch ends with the first examples."""
-        count = _count(data, split)
-
-        def one(index):
-            places = self._batches.places(index, axis)
-            inputs, targets = self._take(data, split, places % count)
-            outputs = self._outputs(child, architecture, inputs, batch_stats, axis)
-            each = self._each(outputs, targets)
-            # What is not finite counts where it is there, and nowhere else.
-            return jnp.sum(jnp.where(places < count, each, 0), 1)
-
-        batches = jnp.arange(self.batches_of_split(data, split))
-        return axis.sum(jnp.sum(jax.lax.map(one, batches), 0)) / count
-
-    def _each(self, outputs, targets):
-        """Of each example loss, error and metrics, ``float32[2 + metrics, batch]``."""
-        loss = self.objective.losses(outputs, targets)
-        error = self.objective.errors(outputs, targets)
-        measures = self.objective.measures(outputs, targets)
-        return jnp.concatenate([jnp.stack([loss, error]), measures])
-
-    def predict(self, child, architecture, data, inputs):
-        """Predictions in evaluation mode, of a batch by itself.
-
-        Args:
-          child: Its parameters.
-          architecture: The child, or a mixture.
-          data: Of the task, for what inputs are standardized with.
-          inputs: ``[batch, ...]``, as the training inputs were given.
-
-        Returns:
-          Log-probabilities of a classification, ``float32[batch, classes]``; otherwise
-          what the network returns.
-        """
-        inputs = self._prepared(data, jnp.asarray(inputs))
-        outputs = self._outputs(child, architecture, inputs, None)
-        return self.objective.of_kind.predictions(outputs)
 
     def predictor(self, dataset: ArrayDataset, data: Data) -> ArrayPredictor:
         """How a model prepares the arrays of its user."""
@@ -308,86 +190,11 @@ class ArrayTask:
             deviation=tuple(deviation) if self.standardize else None,
         )
 
-    def statistics(self, child, architecture, data, axis=NO_AXIS):
-        """Batch statistics of all whole training batches, with which one is judged."""
-
-        def one(index):
-            inputs, _ = self._batch(data, "train", index, axis)
-            return call(self.space, child, architecture, inputs, axis=axis).batch_stats
-
-        batches = jnp.arange(self.num_batches(data, "train"))
-        return pooled_tree(jax.lax.map(one, batches))
-
-    def begin_split(self, child, architecture, data, axis=NO_AXIS):
-        """Nothing: batches do not depend on each other."""
-        del child, architecture, data, axis
-        return ()
-
-    def predict_batch(
-        self, child, architecture, data, split: str, index, carry, axis=NO_AXIS
-    ):
-        """Predictions for a batch; the last one ends with the first examples.
-
-        See :meth:`wpl_jax.tasks.task.Task.predict_batch`.
-        """
-        places = self._batches.places(index, axis) % _count(data, split)
-        inputs, _ = self._take(data, split, places)
-        outputs = self._outputs(child, architecture, inputs, None, axis)
-        return self.objective.of_kind.predictions(outputs), carry
-
-    def score(self, log_probabilities, data, split: str, index, axis=NO_AXIS):
-        """Loss and error of predictions, of which each example counts once."""
-        count = _count(data, split)
-        places = self._batches.places(index, axis)
-        _, targets = self._take(data, split, places % count)
-        there = places < count
-        loss, error = self._each(log_probabilities, targets)[:2]
-        loss, error = (jnp.sum(jnp.where(there, x, 0)) for x in (loss, error))
-        return Score(loss, error, jnp.sum(there * 1.0))
-
-    def conclude(self, score):
-        """Mean loss, and the error."""
-        loss, mistakes, predicted = score
-        return self._evaluation(loss / predicted, mistakes / predicted)
-
-    def fisher_loss(self, child, architecture, data, split: str, step, axis=NO_AXIS):
-        """Mean loss on one batch of the split."""
-        inputs, targets = self._batch(data, split, step, axis)
-        outputs = self._outputs(child, architecture, inputs, None, axis)
-        return jnp.mean(self.objective.losses(outputs, targets))
-
-    def fisher_examples(
-        self, child, architecture, data, split: str, step, axis=NO_AXIS
-    ):
-        """Its examples, each with the batch statistics of the batch, as constants."""
-        inputs, targets = self._batch(data, split, step, axis)
-        found = call(self.space, child, architecture, inputs, axis=axis).batch_stats
-        each = jax.tree.map(
-            lambda m: jnp.broadcast_to(m, (len(targets), *m.shape)), found
-        )
-        return Example(inputs, targets, each)
-
-    def example_loss(self, child, architecture, example):
-        """The loss of one example."""
-        outputs = self._outputs_of_example(child, architecture, example)
-        return self.objective.losses(outputs, example.targets[None])[0]
-
-    def sample_labels(self, key, child, architecture, example):
-        """The example with targets drawn from the model."""
-        outputs = self._outputs_of_example(child, architecture, example)[0]
-        drawn = self.objective.sample(key, outputs)
-        return example._replace(targets=drawn.astype(example.targets.dtype))
-
-    def log_probabilities(self, child, architecture, example):
-        """Those of all classes, if :attr:`has_classes`."""
-        outputs = self._outputs_of_example(child, architecture, example)[0]
-        return self.objective.of_kind.predictions(outputs)
-
     def guess(self, data: Data) -> Guess:
         """The best constant output."""
         outputs = jax.eval_shape(
             lambda data: self._outputs_of_any_child(
-                self._prepared(data, data.train.inputs[:1])
+                self.prepared(data, data.train.inputs[:1])
             ),
             data,
         )
@@ -395,40 +202,11 @@ class ArrayTask:
         train, valid = (np.asarray(x.targets) for x in (data.train, data.valid))
         return self.objective.guess(one, train, valid)
 
-    def reward(self, evaluation):
-        """By the kind of targets, or a function of the user's."""
-        return self.objective.reward_of(evaluation.loss, evaluation.error)
-
-    def _evaluation(self, loss, error) -> Evaluation:
-        """Where the loss is not a number, neither is the error."""
-        error = self.objective.to_error(error)
-        return Evaluation(loss, jnp.where(jnp.isnan(loss), jnp.nan, error))
-
-    def _batch(self, data, split, index, axis):
-        """A batch that is counted on over all passes, in the order of the split."""
-        index = index % self.num_batches(data, split)
-        return self._take(data, split, self._batches.places(index, axis))
-
-    def _take(self, data, split, places):
-        inputs, targets = (x[places] for x in getattr(data, split))
-        return self._prepared(data, inputs), targets
-
-    def _prepared(self, data, inputs):
+    def prepared(self, data, inputs):
+        """Inputs as the network gets them, standardized if that is asked for."""
         if not self.standardize:
             return inputs
         return standardized(inputs, data.mean, data.deviation)
-
-    def _outputs(self, child, architecture, inputs, batch_stats, axis=NO_AXIS):
-        """Without noise."""
-        found = call(
-            self.space, child, architecture, inputs, batch_stats=batch_stats, axis=axis
-        )
-        return _float32(found.logits)
-
-    def _outputs_of_example(self, child, architecture, example):
-        return self._outputs(
-            child, architecture, example.inputs[None], _if_any(example.batch_stats)
-        )
 
 
 def task(
@@ -534,17 +312,3 @@ def task(
         "__module__": __name__,
     }
     return type("ArrayTask", (ArrayTask,), content)
-
-
-def _count(data: Data, split: str) -> int:
-    return len(getattr(data, split).targets)
-
-
-def _float32(outputs: jax.Array) -> jax.Array:
-    is_float = jnp.issubdtype(outputs.dtype, jnp.floating)
-    return outputs.astype(jnp.float32) if is_float else outputs
-
-
-def _if_any(batch_stats: Any) -> Any:
-    """Batch statistics, None where the network has none."""
-    return batch_stats if jax.tree.leaves(batch_stats) else None

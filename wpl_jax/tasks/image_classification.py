@@ -9,12 +9,11 @@ code does; those of training batches are an option.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from wpl_jax.common.settings import (
     SettingError,
@@ -28,11 +27,10 @@ from wpl_jax.data import ImageDataset, open_images
 from wpl_jax.devices.axis import NO_AXIS
 from wpl_jax.devices.parallel import ONE_DEVICE, Devices
 from wpl_jax.errors import UserError
-from wpl_jax.spaces.batch_normalization import pooled_tree
 from wpl_jax.spaces.images import ImageSpace, Noise
-from wpl_jax.tasks.augmentation import Augmentation
+from wpl_jax.tasks.augmentation import Augmentation, augment
+from wpl_jax.tasks.example_task import ExampleTask, count
 from wpl_jax.tasks.guessing import Guess, of_classes
-from wpl_jax.tasks.image_batches import ImageBatches, take
 from wpl_jax.tasks.image_data import (
     Data,
     check_memory,
@@ -43,7 +41,7 @@ from wpl_jax.tasks.image_data import (
     sizes,
 )
 from wpl_jax.tasks.image_predictor import ImagePredictor
-from wpl_jax.tasks.task import Evaluation, Score
+from wpl_jax.tasks.objective import Objective
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,14 +80,6 @@ class Normalization:
         check_int(self, "batches", 1)
 
 
-class Examples(NamedTuple):
-    """Single images for a per-example Fisher; a batch has a leading axis."""
-
-    image: jax.Array  # float32[height, width, channels]
-    label: jax.Array  # int32[]
-    batch_stats: Any  # of their batch, as constants
-
-
 _NO_AUGMENTATION, _NO_DROP_PATH, _OF_BATCH = (
     Augmentation(),
     DropPath(),
@@ -98,7 +88,7 @@ _NO_AUGMENTATION, _NO_DROP_PATH, _OF_BATCH = (
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageClassification:
+class ImageClassification(ExampleTask):
     """The task.
 
     Attributes:
@@ -126,8 +116,7 @@ class ImageClassification:
     shrink: int = 1
     shard_images: bool = False
 
-    error_name = "% error"
-    loss_name = "nats"
+    objective: ClassVar[Objective] = Objective(kind="classification")
     data_fields = ("shrink", "shard_images")
 
     def __post_init__(self) -> None:
@@ -208,31 +197,9 @@ class ImageClassification:
         """How many images there are, and the size at which they are used."""
         return describe(dataset, self._shape(dataset))
 
-    @property
-    def _batches(self) -> ImageBatches:
-        return ImageBatches(self.batch_size, self.augmentation)
-
     def _shape(self, dataset: ImageDataset) -> tuple[int, int, int]:
         height, width, channels = dataset.image_shape
         return height // self.shrink, width // self.shrink, channels
-
-    @property
-    def rows_per_batch(self) -> int:
-        """Images of a batch."""
-        return self.batch_size
-
-    @property
-    def predictions_per_batch(self) -> int:
-        """Images of a batch."""
-        return self.batch_size
-
-    def init_carry(self) -> tuple[()]:
-        """Nothing: batches do not depend on each other."""
-        return ()
-
-    def num_batches(self, data: Data, split: str) -> int:
-        """Whole batches of a split."""
-        return self._batches.count(data, split)
 
     def train_loss(
         self,
@@ -261,63 +228,20 @@ class ImageClassification:
           The loss, and the pair of the cross-entropy in nats and nothing.
         """
         key, key_of_child = jax.random.split(key)
-        images, labels = self._batches.augmented(data, split, step, key, axis)
+        places = self.batches.shuffled(step, count(data, split), axis)
+        images, labels = (x[places] for x in getattr(data, split))
+        images = augment(key, images, self.augmentation, data, axis)
         batches = self.num_batches(data, "train")
         # A float: the product may be beyond int32.
         last = jnp.float32(self.drop_path.epochs * batches)
         grown = jnp.minimum(step / last, 1)
         noise = Noise(key_of_child, self.dropout, self.drop_path.rate * grown)
-        child, images = jax.tree.map(
-            lambda x: x.astype(self.compute_dtype), (child, images)
-        )
-        outputs = self.space.apply(child, architecture, images, noise=noise, axis=axis)
-        cross_entropy = _mean_loss(outputs.logits, labels)
+        outputs = self.outputs_in_training(child, architecture, images, noise, axis)
+        cross_entropy = self.mean_loss(outputs.logits, labels)
         loss = cross_entropy
         if outputs.auxiliary is not None:
-            loss += self.auxiliary_weight * _mean_loss(outputs.auxiliary, labels)
+            loss += self.auxiliary_weight * self.mean_loss(outputs.auxiliary, labels)
         return loss, (jax.lax.stop_gradient(cross_entropy), carry)
-
-    def validate(self, child, architecture, data, first, batches, axis=NO_AXIS):
-        """Nats and per cent wrong over validation batches in a row."""
-        batch_stats = self._batch_stats(child, architecture, data, axis)
-
-        def add(i, total):
-            images, labels = self._batches.batch(data, "valid", first + i, axis)
-            logits = self._logits(child, architecture, images, batch_stats, axis)
-            found = jnp.stack(
-                [_mean_loss(logits, labels), jnp.mean(_wrongs(logits, labels))]
-            )
-            return total + found
-
-        total = jax.lax.fori_loop(0, batches, add, jnp.zeros(2))
-        loss, wrong = axis.mean(total) / batches
-        return _evaluation(loss, wrong)
-
-    def evaluate(self, child, architecture, data, split: str, axis=NO_AXIS):
-        """Nats and per cent wrong over the whole of a split.
-
-        The last batch is filled up with the first images, which count once.
-        """
-        batch_stats = self._batch_stats(child, architecture, data, axis)
-        return self.evaluate_with(batch_stats, child, architecture, data, split, axis)
-
-    def evaluate_with(
-        self, batch_stats, child, architecture, data, split: str, axis=NO_AXIS
-    ):
-        """The same with given batch statistics, None for those of each batch."""
-        count = len(getattr(data, split).labels)
-
-        def one(index):
-            places = self._batches.places(index, axis)
-            images, labels = take(data, split, places % count)
-            logits = self._logits(child, architecture, images, batch_stats, axis)
-            each = jnp.stack([_losses(logits, labels), _wrongs(logits, labels)])
-            return jnp.sum(each * (places < count), 1)
-
-        batches = -(-count // self.batch_size)
-        total = jnp.sum(jax.lax.map(one, jnp.arange(batches)), 0)
-        loss, wrong = axis.sum(total) / count
-        return _evaluation(loss, wrong)
 
     def predict(self, child, architecture, data, inputs):
         """Log-probabilities of the classes.
@@ -326,16 +250,19 @@ class ImageClassification:
           child: Its parameters.
           architecture: The child, or a mixture.
           data: Of the task, for what images are normalized with.
-          inputs: ``uint8[batch, height, width, channels]``. Where ``normalization`` is
-            by the batch, predictions depend on the other images in it.
+          inputs: ``uint8[batch, height, width, channels]``, not shrunk. Where
+            ``normalization`` is by the batch, predictions depend on the other images in
+            it.
 
         Returns:
           ``float32[batch, classes]``.
         """
-        batch_stats = self._batch_stats(child, architecture, data)
-        images = normalized(data, shrunk(jnp.asarray(inputs), self.shrink))
-        logits = self._logits(child, architecture, images, batch_stats)
-        return jax.nn.log_softmax(logits.astype(jnp.float32))
+        inputs = shrunk(jnp.asarray(inputs), self.shrink)
+        return super().predict(child, architecture, data, inputs)
+
+    def prepared(self, data, inputs):
+        """Images by the mean and the deviation of each channel."""
+        return normalized(data, inputs)
 
     def predictor(self, dataset: ImageDataset, data: Data) -> ImagePredictor:
         """How a model prepares the images of its user."""
@@ -353,147 +280,15 @@ class ImageClassification:
             dataset.resized,
         )
 
-    def statistics(self, child, architecture, data, axis=NO_AXIS):
-        """Batch statistics of the training images, with which one image is judged.
-
-        Of each activation the mean and the variance over all whole batches, without
-        augmentation. The variance is the mean of those of the batches and the variance
-        of their means (Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021,
-        section 3).
-        """
-
-        def one(index):
-            images, _ = self._batches.batch(data, "train", index, axis)
-            return self.space.apply(child, architecture, images, axis=axis).batch_stats
-
-        found = jax.lax.map(one, jnp.arange(self.num_batches(data, "train")))
-        return pooled_tree(found)
-
     def begin_split(self, child, architecture, data, axis=NO_AXIS):
         """The batch statistics to normalize with, None for each batch's own."""
-        return self._batch_stats(child, architecture, data, axis)
-
-    def predict_batch(
-        self, child, architecture, data, split: str, index, carry, axis=NO_AXIS
-    ):
-        """Log-probabilities of the classes; the last batch ends with the first images.
-
-        See :meth:`wpl_jax.tasks.task.Task.predict_batch`.
-        """
-        count = len(getattr(data, split).labels)
-        images, _ = take(data, split, self._batches.places(index, axis) % count)
-        logits = self._logits(child, architecture, images, carry, axis)
-        return jax.nn.log_softmax(logits.astype(jnp.float32)), carry
-
-    def score(self, log_probabilities, data, split: str, index, axis=NO_AXIS):
-        """Cross-entropy and mistakes of the images, each of which counts once."""
-        count = len(getattr(data, split).labels)
-        places = self._batches.places(index, axis)
-        _, labels = take(data, split, places % count)
-        there = places < count
-        loss = jnp.sum(_losses(log_probabilities, labels) * there)
-        mistakes = jnp.sum(_wrongs(log_probabilities, labels) * there)
-        return Score(loss, mistakes, jnp.sum(there * 1.0))
-
-    def batches_of_split(self, data, split: str) -> int:
-        """Batches that hold all images of a split."""
-        return -(-len(getattr(data, split).labels) // self.batch_size)
-
-    def conclude(self, score):
-        """Mean nats, and per cent wrong."""
-        loss, mistakes, predicted = score
-        return _evaluation(loss / predicted, mistakes / predicted)
-
-    def fisher_loss(self, child, architecture, data, split: str, step, axis=NO_AXIS):
-        """Nats on one batch of the split."""
-        images, labels = self._batches.batch(data, split, step, axis)
-        batch_stats = self._batch_stats(child, architecture, data, axis)
-        return _mean_loss(
-            self._logits(child, architecture, images, batch_stats, axis), labels
+        if self.normalization.batch_stats == "batch":
+            return None
+        found = self.statistics_of_batches(
+            child, architecture, data, self.normalization.batches, axis
         )
-
-    def fisher_examples(
-        self, child, architecture, data, split: str, step, axis=NO_AXIS
-    ):
-        """Its images, each with the batch statistics of the batch.
-
-        An image alone has batch statistics of its own; the gradient of its loss is
-        taken with those of the batch, held constant.
-        """
-        images, labels = self._batches.batch(data, split, step, axis)
-        batch_stats = self._batch_stats(child, architecture, data, axis)
-        if batch_stats is None:
-            batch_stats = self.space.apply(
-                child, architecture, images, axis=axis
-            ).batch_stats
-        each = jax.tree.map(
-            lambda m: jnp.broadcast_to(m, (len(labels), *m.shape)), batch_stats
-        )
-        return Examples(images, labels, each)
-
-    def example_loss(self, child, architecture, example):
-        """Nats of one image."""
-        logits = self._logits_of_example(child, architecture, example)
-        return _mean_loss(logits, example.label[None])
-
-    def sample_labels(self, key, child, architecture, example):
-        """The image with a class drawn from the model."""
-        logits = self._logits_of_example(child, architecture, example)[0]
-        label = jax.random.categorical(key, logits).astype(example.label.dtype)
-        return example._replace(label=label)
-
-    def log_probabilities(self, child, architecture, example):
-        """Those of all classes of the image."""
-        logits = self._logits_of_example(child, architecture, example)[0]
-        return jax.nn.log_softmax(logits.astype(jnp.float32))
+        return jax.tree.map(lambda m: jnp.mean(m, 0), found)
 
     def guess(self, data: Data) -> Guess:
         """Always the most frequent class."""
         return of_classes(np.asarray(data.valid.labels))
-
-    def reward(self, evaluation):
-        """The share that is right."""
-        return 1 - evaluation.error / 100
-
-    def _logits(self, child, architecture, images, batch_stats, axis=NO_AXIS):
-        """Without noise."""
-        return self.space.apply(
-            child, architecture, images, batch_stats=batch_stats, axis=axis
-        ).logits
-
-    def _logits_of_example(self, child, architecture, example):
-        return self._logits(
-            child, architecture, example.image[None], example.batch_stats
-        )
-
-    def _batch_stats(self, child, architecture, data, axis=NO_AXIS):
-        """What to normalize with, None for each batch's own."""
-        if self.normalization.batch_stats == "batch":
-            return None
-        batches = self.normalization.batches
-
-        def one(index):
-            images, _ = self._batches.batch(data, "train", index, axis)
-            return self.space.apply(child, architecture, images, axis=axis).batch_stats
-
-        found = jax.lax.map(one, jnp.arange(batches))
-        return jax.tree.map(lambda m: jnp.mean(m, 0), found)
-
-
-def _losses(logits, labels):
-    return optax.softmax_cross_entropy_with_integer_labels(
-        logits.astype(jnp.float32), labels
-    )
-
-
-def _mean_loss(logits, labels):
-    return jnp.mean(_losses(logits, labels))
-
-
-def _wrongs(logits, labels):
-    return (jnp.argmax(logits, -1) != labels).astype(jnp.float32)
-
-
-def _evaluation(loss, wrong):
-    """Of scores that are not numbers the first is as good as any: that is no error."""
-    return Evaluation(loss, jnp.where(jnp.isnan(loss), jnp.nan, 100 * wrong))

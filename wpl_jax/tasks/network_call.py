@@ -1,4 +1,4 @@
-"""How a task of one's own calls the network of a space.
+"""How a task calls the network of a space.
 
 The space's ``apply(child, architecture, inputs)`` returns an array or
 :class:`wpl_jax.spaces.images.Outputs`. It is given what it has an argument for:
@@ -27,7 +27,7 @@ def call(
     architecture: Architecture,
     inputs: jax.Array,
     *,
-    key: jax.Array | None = None,
+    noise: Noise | None = None,
     batch_stats: Any = None,
     axis: Axis = NO_AXIS,
 ) -> Outputs:
@@ -38,7 +38,7 @@ def call(
       child: Parameters of the child.
       architecture: The child, or a mixture.
       inputs: The batch.
-      key: Of a training step's randomness; None in evaluation.
+      noise: Of a training step; None in evaluation.
       batch_stats: Batch statistics to normalize with; None for those of the batch.
       axis: Devices that share the batch.
 
@@ -46,8 +46,8 @@ def call(
       What it returns; without batch statistics if it returned an array.
     """
     given = {
-        "noise": None if key is None else Noise(key),
-        "key": key,
+        "noise": noise,
+        "key": None if noise is None else noise.key,
         "batch_stats": batch_stats,
         "axis": axis,
     }

@@ -25,7 +25,7 @@ class Score(NamedTuple):
     """Sums over what is predicted in a batch; they add up over batches and devices."""
 
     loss: jax.Array  # float32[]
-    mistakes: jax.Array  # float32[]; 0 where a task counts none
+    mistakes: jax.Array  # float32[]; of the error; 0 where a task counts none
     predicted: jax.Array  # float32[]; how much is predicted
 
 
