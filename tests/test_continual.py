@@ -135,6 +135,22 @@ def test_data_may_be_batches():
     assert_close(state.fisher, fisher_by_hand(normalize=False))
 
 
+def test_tasks_in_a_row_are_remembered_in_one_program():
+    tx = wpl_jax.with_plasticity(optax.sgd, alpha=ALPHA, learning_rate=RATE)
+
+    def two_tasks(shift):
+        state = PARAMS, tx.init(PARAMS)
+        for moved in (0.0, shift):
+            params = jax.tree.map(lambda p, moved=moved: p + moved, PARAMS)
+            state = wpl_jax.remember((params, state[1]), loss, (X, Y))
+        return wpl_jax.plasticity_states(state[1])[0]
+
+    shifts = jnp.array([0.5, 2.0])
+    found = jax.jit(jax.vmap(two_tasks))(shifts)
+    for i, shift in enumerate(shifts):
+        assert_close(jax.tree.map(lambda x, i=i: x[i], found), two_tasks(shift))
+
+
 def test_estimators_and_rules_are_those_of_the_library():
     tx = wpl_jax.weight_plasticity(1.0)
     state = PARAMS, tx.init(PARAMS)

@@ -45,7 +45,8 @@ def fisher_of_batches(
       mean over batches by their number of examples.
 
     Raises:
-      ValueError: If there is no batch, or no example that counts.
+      ValueError: If there is no batch, or no example that counts. Where that is not
+        known yet, as under ``jax.jit``, the result is NaN.
 
     Examples:
       >>> import functools, jax.numpy as jnp, wpl_jax
@@ -81,7 +82,8 @@ def fisher_of_batches(
         # Dispatch is asynchronous: without a limit, all batches would be in memory.
         jax.block_until_ready(before)
         before, counted = counted, after
-    if total is None or not int(counted):
+    # What is traced has no value yet: without an example the Fisher is then NaN.
+    if total is None or not (isinstance(counted, jax.core.Tracer) or int(counted)):
         raise ValueError(
             "There is no example that counts: batches was empty, or all weights are 0. "
             "An iterator can be read once; pass a new one."
