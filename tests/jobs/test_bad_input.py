@@ -54,6 +54,15 @@ ON_THE_COMMAND_LINE = {
     # An override that no run reads.
     "name": (SEARCH, "penalty.name=ewc", "every arm sets", "wpl", "none"),
     "the arms' own": (SEARCH, "penalty.name=wpl", "config.penalty.name changes"),
+    # The data's own options.
+    "hold-out": (
+        *(IMAGES, "task.data.valid=5000", "found valid=5000"),
+        "--config.task.data.valid=VALUE",
+    ),
+    "share": (
+        *(IMAGES, "task.data.train=5000", "or train=None for all"),
+        "--config.task.data.train=VALUE",
+    ),
     # Seeds and sizes.
     "seed": (SEARCH, "seed=4294967296", "seed is 4294967296", "at most 4294967295"),
     "large seed": (SEARCH, f"seed={2**63}", "config.seed is", "at most 4294967295"),

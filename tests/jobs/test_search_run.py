@@ -482,6 +482,16 @@ WRONG = {
         {"strategy": {"enas": {"candidates": {"screen_batches": 6}}}},
         "screen_batches is 6, expected at most 5",
     ),
+    "batches of both": (
+        {
+            "search": {"eval_batches": 99},
+            "strategy": {"enas": {"candidates": {"screen_batches": 6}}},
+        },
+        "eval_batches is 99 and config.strategy.enas.candidates.screen_batches is 6, "
+        "expected at most 5, the batches of the validation data. Mend the config file, "
+        "or pass --config.search.eval_batches=5 "
+        "--config.strategy.enas.candidates.screen_batches=5.",
+    ),
     "retrained task": ({"retrain": {"task": {"sed": 1}}}, "changes a setting"),
     "strategy": ({"strategy": {"name": "nas"}}, "config.strategy.name is 'nas'"),
     "task": ({"task": {"name": "toi"}}, "config.task.name is 'toi'"),

@@ -1,9 +1,10 @@
 """From a configuration to searches: which are to be run, and of what they are made."""
 
+import contextlib
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,11 +19,12 @@ from wpl_jax.common.settings import (
     check_int,
     check_number,
 )
+from wpl_jax.data import DataError
 from wpl_jax.devices import choice
 from wpl_jax.devices.parallel import Devices
 from wpl_jax.engine.optimizers import OPTIMIZERS, Optimizer
 from wpl_jax.engine.plan import COUNTED, Plan, SearchSettings
-from wpl_jax.errors import UserError
+from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.evaluation.retrain import Retraining
 from wpl_jax.jobs.build import (
     build,
@@ -163,6 +165,21 @@ class OpenedTask(NamedTuple):
     predictor: Callable[[Data], Predictor] | None  # None of a task that has none
 
 
+@contextlib.contextmanager
+def _naming_options(options: Mapping[str, Any]) -> Iterator[None]:
+    """Adds to an error of the data which fields of the configuration it is about."""
+    try:
+        yield
+    except DataError as error:
+        named = [name for name in options if f"{name}={options[name]}" in error.found]
+        if not named:
+            raise
+        flags = " ".join(f"--config.task.data.{name}=VALUE" for name in named)
+        raise DataError(
+            error.where, error.found, error.expected, f"{error.remedy} ({flags})"
+        ) from error
+
+
 def open_task(config: ConfigDict, cache: DataCache | None = None) -> OpenedTask:
     """Builds the task that ``config.task.name`` names, with its space, for its data.
 
@@ -181,7 +198,8 @@ def open_task(config: ConfigDict, cache: DataCache | None = None) -> OpenedTask:
         options = config.task.data.to_dict()
     settings = build_chosen(TASKS, config, "task", also=("data",), space=None)
     source = {"task": config.task.name, "data": options}
-    dataset = cache.get(source, lambda: cls.open(**options))
+    with _naming_options(options):
+        dataset = cache.get(source, lambda: cls.open(**options))
     with naming(section_of(config, "task")):
         settings.check(dataset)
     sizes = settings.space_sizes(dataset)
@@ -224,6 +242,25 @@ def choose_devices(
         of_search = error.name == "children_per_step"
         with naming("search" if of_search else section_of(config, "task")):
             raise
+
+
+def _check_validation(numbers: dict[str, int], available: int) -> None:
+    """Checks that no field has more batches than the validation data.
+
+    All of them are named together: with less data, most configurations have several.
+
+    Args:
+      numbers: Of batches, by the field; a default may be one, too.
+      available: Batches of the validation data.
+    """
+    wrong_ones = {field: n for field, n in numbers.items() if n > available}
+    if wrong_ones:
+        found = " and ".join(f"config.{f} is {n}" for f, n in wrong_ones.items())
+        flags = " ".join(f"--config.{field}={available}" for field in wrong_ones)
+        raise ConfigError(
+            f"{found}, expected at most {available}, the batches of the validation "
+            f"data. Mend the config file, or pass {flags}."
+        )
 
 
 def make_search(
@@ -274,16 +311,15 @@ def make_search(
     if settings.children_per_step > batches:
         expected = f"at most {batches}, the batches of the training data"
         raise wrong("search.children_per_step", settings.children_per_step, expected)
-    available = task.num_batches(data, "valid")
     candidates = f"{section_of(config, 'strategy')}.candidates"
-    for field, number in (
-        ("search.eval_batches", settings.eval_batches),
-        (f"{candidates}.screen_batches", strategy.candidates.screen_batches),
-        (f"{candidates}.judge_batches", strategy.candidates.judge_batches or 0),
-    ):
-        expected = f"at most {available}, the batches of the validation data"
-        if number > available:  # A default may be, which the configuration lacks.
-            raise wrong(field, number, expected)
+    _check_validation(
+        {
+            "search.eval_batches": settings.eval_batches,
+            f"{candidates}.screen_batches": strategy.candidates.screen_batches,
+            f"{candidates}.judge_batches": strategy.candidates.judge_batches or 0,
+        },
+        task.num_batches(data, "valid"),
+    )
     with naming("search"):
         search = Search(
             task=task,

@@ -126,9 +126,35 @@ def test_channels_of_a_wrong_kind(channels, folder, data_error):
         load_images("folder", folder, channels=channels)
 
 
-def test_classes_without_splits(folder, data_error):
-    with data_error(folder / "train", "no folder train/, but cat/, dog/", "divide"):
-        load_images("folder", folder / "train")
+def test_what_is_not_there_is_held_out(folder):
+    expected = [0, 1, 2, 3, 10, 11, 12, 13]
+    for name in ("", "train"):
+        if not name:
+            shutil.rmtree(folder / "test")
+        data = load_images("folder", folder / name, valid=2, test=2)
+        assert data.class_names == ("cat", "dog")
+        splits = data.train, data.valid, data.test
+        values = [split.images[:, 0, 0, 0] for split in splits]
+        assert [len(each) for each in values] == [4, 2, 2]
+        assert sorted(np.concatenate(values)) == expected
+        for each, split in zip(values, splits, strict=True):
+            assert [value // 10 for value in each] == split.labels.tolist()
+
+
+def test_a_folder_around_the_splits_is_no_folder_of_classes(folder, data_error):
+    for name in ("train", "test"):
+        (folder / "inner").mkdir(exist_ok=True)
+        (folder / name).rename(folder / "inner" / name)
+    with data_error(folder, "no folder train/, but inner/", "one folder for each"):
+        load_images("folder", folder)
+
+
+def test_splits_without_classes_are_no_classes(folder, data_error):
+    for name in ("train", "test"):
+        shutil.rmtree(folder / name)
+        _write(folder / name / "0.png", np.zeros((4, 5), np.uint8))
+    with data_error(folder / "train", "0.png outside a class", "make a folder"):
+        load_images("folder", folder)
 
 
 @pytest.mark.parametrize("alias", ["val", "validation", "dev"])

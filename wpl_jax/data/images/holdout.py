@@ -37,7 +37,13 @@ def check_share(share: object, argument: str) -> int | float:
 
 
 def hold_out(
-    split: Split, share: int | float, *, seed: int, argument: str, source: str
+    split: Split,
+    share: int | float,
+    *,
+    seed: int,
+    argument: str,
+    source: str,
+    otherwise: str = "add examples",
 ) -> tuple[Split, Split]:
     """Divides a split into what stays and what is held out.
 
@@ -54,6 +60,7 @@ def hold_out(
       argument: The name of the share's argument, for messages; it also tells the
         random numbers of one hold-out from another's.
       source: Where the examples are from, for messages.
+      otherwise: What the message advises beside another share.
 
     Returns:
       The rest, and the examples held out. They are disjoint and together ``split``.
@@ -88,7 +95,7 @@ def hold_out(
             f"{argument}={share}, which is {total} of the {len(split.labels)} training"
             f" examples, and {len(counts)} classes",
             f"1 to {limit}, so that every class keeps at least one training example",
-            f"choose {argument} within that, or add examples",
+            f"choose {argument} within that, or {otherwise}",
         )
     rng = np.random.default_rng([seed, *argument.encode()])
     held = np.zeros(len(split.labels), bool)

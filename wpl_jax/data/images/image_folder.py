@@ -1,4 +1,4 @@
-"""A folder of images: one folder a split, in it one folder a class."""
+"""A folder of images: one folder a class, and around them one a split, or none."""
 
 import concurrent.futures
 import dataclasses
@@ -23,7 +23,11 @@ from wpl_jax.data.host_memory import require_memory
 from wpl_jax.data.images.pixels import read_form, read_pixels
 from wpl_jax.data.images.source import Source, Split
 
-_LAYOUT = "train/CLASS/IMAGE, test/CLASS/IMAGE and, optional, valid/CLASS/IMAGE"
+_LAYOUT = (
+    "train/CLASS/IMAGE with, optional, valid/CLASS/IMAGE and test/CLASS/IMAGE, or "
+    "CLASS/IMAGE"
+)
+_SPLITS = ("train", "valid", "test")
 ENDINGS = (
     *(".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"),
     *(".tif", ".tiff", ".pgm", ".ppm", ".pnm"),
@@ -86,19 +90,20 @@ def read_image_folder(
 ) -> Source:
     """Reads a folder of images.
 
-    The layout is ``train/CLASS/IMAGE``, ``test/CLASS/IMAGE`` and, optional,
-    ``valid/CLASS/IMAGE``, with the same classes in each. Classes are numbered in
-    the order of their names as text. Images may be of any of the usual formats,
-    with 8 bits a channel. Transparency is dropped, and a rotation noted in a
-    photograph's metadata is not applied.
+    The layout is ``train/CLASS/IMAGE`` and, optional, ``valid/CLASS/IMAGE`` and
+    ``test/CLASS/IMAGE``, with the same classes in each; or ``CLASS/IMAGE``, of which
+    all are training examples. Classes are numbered in the order of their names as
+    text. Images may be of any of the usual formats, with 8 bits a channel.
+    Transparency is dropped, and a rotation noted in a photograph's metadata is not
+    applied.
 
     Args:
-      path: The folder that holds train/ and test/.
+      path: The folder that holds train/, or the classes.
       size: (height, width) in pixels, to which every image is resized, bilinear
         and without regard to its proportions; None if all have the same size.
       channels: 1 for grey or 3 for RGB; None for grey if all images are grey and
         RGB if any is not. With it and ``size`` no file is opened before it is needed;
-        without valid/, those of train are, to be compared.
+        without valid/ or test/, those of train are, to be compared.
 
     Returns:
       The splits of the folder, their images still in the files.
@@ -128,7 +133,7 @@ def read_image_folder(
     return Source(
         splits["train"],
         splits.get("valid"),
-        splits["test"],
+        splits.get("test"),
         names,
         str(root),
         resized=size is not None,
@@ -149,25 +154,32 @@ def _check_options(size: tuple[int, int] | None, channels: int | None) -> None:
 
 
 def _splits(root: Path) -> dict[str, Path]:
-    """The folders of train, test and, if it is there, valid."""
+    """The folders of train and, if they are there, valid and test."""
     for alias in ("val", "validation", "dev"):
         if (root / alias).is_dir():
             remedy = f"rename it to {root / 'valid'}"
             raise DataError(root / alias, "an unknown split", _LAYOUT, remedy)
-    for name in ("train", "valid", "test"):
+    for name in _SPLITS:
         if os.path.islink(root / name):
             require_folder(root / name, "the folder of a split")
+    inside = [path for path in entries(root) if path.is_dir()]
+    there = {name: root / name for name in _SPLITS if root / name in inside}
+    others = [path for path in inside if path.name not in _SPLITS]
+    if others and not there and all(map(_has_images, others)):
+        return {"train": root}  # Its folders are classes.
     for name in ("train", "test"):
-        if not (root / name).is_dir():
-            found = f"no folder {name}/, but {contents(root, like=name)}"
-            remedy = (
-                f"make the folder {root / name} and in it one folder for each class"
+        if name not in there and (others or name == "train"):
+            raise DataError(
+                root,
+                f"no folder {name}/, but {contents(root, like=name)}",
+                _LAYOUT,
+                f"make the folder {root / name} and in it one folder for each class",
             )
-            if not (root / "train").is_dir():
-                remedy += "; if what is here are the classes, divide them into both"
-            raise DataError(root, found, _LAYOUT, remedy)
-    names = ("train", "valid", "test")
-    return {name: root / name for name in names if (root / name).is_dir()}
+    return there
+
+
+def _has_images(folder: Path) -> bool:
+    return any(path.suffix.lower() in ENDINGS for path in entries(folder))
 
 
 def _class_files(folder: Path) -> dict[str, list[Path]]:

@@ -206,7 +206,12 @@ def _complete(
         )
     if share_of_train is not None:
         _, train = hold_out(
-            train, share_of_train, seed=seed, argument="train", source=source.name
+            train,
+            share_of_train,
+            seed=seed,
+            argument="train",
+            source=source.name,
+            otherwise="train=None for all of them",
         )
     splits = {"train": train, "valid": valid_split, "test": test_split}
     repeated = None
