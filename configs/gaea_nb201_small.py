@@ -7,10 +7,14 @@ Li, Khodak, Balcan, Talwalkar, "Geometry-Aware Gradient Algorithms for Neural
 Architecture Search" (ICLR 2021): shared weights and architecture weights are trained on
 the same batches (a single level), the latter by exponentiated gradients. One seed, 12
 epochs over 10,000 images of 16x16. The same on the digits that scikit-learn contains:
-``--config=configs/gaea_nb201_small.py:digits``.
+``--config=configs/gaea_nb201_small.py:digits``; and on images of your own, in a folder
+for each class:
+
+    python launch.py --config=configs/gaea_nb201_small.py:folder \
+        --workdir=runs/own --config.task.data.path=PATH
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from wpl_jax.configs import enas_cnn_cifar10
 from wpl_jax.evaluation.rank_disorder import Ranking
@@ -23,13 +27,14 @@ def get_config(data: str = "cifar10") -> ConfigDict:
     """The paper's method with a smaller network, fewer images and fewer epochs.
 
     Args:
-      data: ``"cifar10"``, or ``"digits"`` for the built-in images.
+      data: ``"cifar10"``, ``"digits"`` for the built-in images, or ``"folder"`` for
+        images of your own.
     """
-    if data not in ("cifar10", "digits"):
-        raise ValueError(
-            f"{data!r} is no data of this file, but cifar10 and digits are."
-        )
+    known = ("cifar10", "digits", "folder")
+    if data not in known:
+        raise ValueError(f"data is {data!r}, expected one of {', '.join(known)}.")
     config = enas_cnn_cifar10.get_config()
+    own_ranking = config.ranking  # which needs no table
     config.num_seeds = 1
     config.space = choice(
         SPACES,
@@ -91,6 +96,22 @@ def get_config(data: str = "cifar10") -> ConfigDict:
     )
     config.retrain.epochs = 0
     config.retrain.space = ConfigDict()
+    if data == "folder":
+        config.task.data = ConfigDict(
+            {
+                "format": "folder",
+                "path": config_dict.placeholder(str),
+                "size": (32, 32),  # to which images are resized, and then halved
+                "test": 0.2,  # held out, where the folder has no splits
+                "valid": 0.2,
+            }
+        )
+        config.ranking = own_ranking
+        # Few images fill few batches.
+        config.search.eval_batches = 1
+        for name in ("differentiable", "random", "pada"):
+            candidates = config.strategy[name].candidates
+            candidates.screen_batches, candidates.judge_batches = 1, None
     if data == "digits":
         config.task.data = ConfigDict({"format": "digits", "valid": 0.2})
         task.shrink = 1
