@@ -1,5 +1,6 @@
 """What messages and guides advise can be given on the command line."""
 
+import functools
 import re
 from pathlib import Path
 
@@ -62,11 +63,16 @@ def advised():
     return sorted(found)
 
 
+@functools.cache
+def own_leaves(file):
+    config, _ = parse(file)
+    return dict(leaves(config))
+
+
 def taken(field, value):
     """Whether some configuration takes a field, with this value or its own."""
     for file in (ROOT / "tests" / "helpers" / "tiny_search.py", *CONFIGS):
-        config, _ = parse(file)
-        own = dict(leaves(config))
+        own = own_leaves(file)
         if field not in own and ".data." not in f".{field}":
             if any(name.startswith(f"{field}.") for name in own):
                 return True

@@ -18,7 +18,7 @@ from wpl_jax.reports import measures, paired
 from wpl_jax.reports.measures import Row
 from wpl_jax.reports.page import Page
 from wpl_jax.reports.searched import Searched
-from wpl_jax.reports.sections import methods, seed_agreement
+from wpl_jax.reports.sections import choices_in_order, methods, seed_agreement
 from wpl_jax.reports.sections.section import Report
 from wpl_jax.spaces.nasbench201 import NasBench201
 from wpl_jax.tasks import Evaluation
@@ -169,6 +169,23 @@ def test_page_compares_the_arms(report):
     assert [ax.get_ylabel() for ax in axes] == [TAU, "accuracy, CIFAR-10"]
     points = axes[0].containers[1].lines[0].get_xydata()
     np.testing.assert_allclose(points, [[1.0, found["wpl"].mean.value]])
+
+
+def test_page_says_what_the_order_favours(report):
+    page = Page("title", report.workdir)
+    choices_in_order.SECTION.show(page, report)
+    page.write(report.workdir / "page.html")
+    text = (report.workdir / "page.html").read_text()
+    assert "Which choices the order favours" in text
+    ranks = report.ranks
+    true = np.array(ranks["true_errors"])
+    space = report.searches[0].space
+    truth = choices_in_order.favour(
+        space, np.array(ranks["choices"]), true, np.zeros_like(true)
+    )
+    for name, slope in truth.slopes.items():
+        assert name in text
+        assert f"{slope:.1f}" in text
 
 
 def test_one_seed_is_not_compared(report, tmp_path):

@@ -577,6 +577,7 @@ def test_drop_path_drops_branches_more_often_the_deeper_their_cell():
     assert np.abs(correlations).max() < 4.5 / np.sqrt(DRAWS)
 
 
+@pytest.mark.slow
 def test_drop_path_keeps_the_mean_of_what_a_branch_makes():
     # In the first cell, what comes before is the same in all draws.
     plain = output_means(numpy_dropping(*AVERAGES)[-1])[0]

@@ -473,6 +473,7 @@ def test_diverging_b_is_reported():
     assert train_b("proximal", share, 1e12)[0].finite
 
 
+@pytest.mark.slow
 def test_seeds_at_once_equal_seeds_one_by_one():
     seeds = (0, 1, 2)
     share, alpha = (True, True, False), 0.7

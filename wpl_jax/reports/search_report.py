@@ -15,6 +15,7 @@ from wpl_jax.reports.sections import (
     best_architectures,
     child_order,
     children,
+    choices_in_order,
     derived_accuracy,
     derived_operations,
     discretization_gap,
@@ -58,6 +59,7 @@ SECTIONS = (
     from_scratch.SECTION,
     ensembles.SECTION,
     rank_disorder.SECTION,
+    choices_in_order.SECTION,
     seed_agreement.SECTION,
     best_architectures.SECTION,
 )
