@@ -356,13 +356,19 @@ def compare(
 
 
 def table(runs: list[Run]) -> str:
-    """Means and standard errors over seeds in percent, as Markdown."""
-    head = ("setting", "method", "alpha", "average accuracy", "backward transfer")
-    head += ("forgetting", "right after learning")
+    """Means and standard errors over seeds in percent, as Markdown.
+
+    The gain is the difference from no penalty with the same seed.
+    """
+    head = ("setting", "method", "alpha", "average accuracy", "gain")
+    head += ("backward transfer", "forgetting", "right after learning")
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    for (setting, name), group in grouped(runs).items():
+    groups = grouped(runs)
+    for (setting, name), group in groups.items():
         found = [run.accuracies for run in group]
-        cells = [_cell([x[-1].mean() for x in found])]
+        average = np.array([x[-1].mean() for x in found])
+        free = [x.accuracies[-1].mean() for x in groups[setting, "none"]]
+        cells = [_cell(average), "" if name == "none" else _cell(average - free)]
         if len(found[0]) > 1:
             of_order = metrics.backward_transfer, metrics.forgetting
             for measure in (*of_order, metrics.learning_accuracy):
@@ -392,7 +398,7 @@ def draw(runs: list[Run], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure((11, 3.6), layout="constrained")
-    panels = figure.subplots(1, len(SETTINGS), sharey=True)
+    panels = figure.subplots(1, len(SETTINGS))
     learned = np.arange(1, TASKS + 1)
     for (setting, name), group in grouped(runs).items():
         axes = panels[SETTINGS.index(setting)]
@@ -402,7 +408,8 @@ def draw(runs: list[Run], path: Path) -> None:
             axes.axhline(found.mean(), color="0.5", ls="--", lw=1, label=name)
             continue
         curves = np.stack([found[:, t, : t + 1].mean(-1) for t in range(TASKS)], -1)
-        axes.plot(learned, curves.mean(0), marker=".", label=name)
+        error = [metrics.mean_and_error(column)[1] for column in curves.T]
+        axes.errorbar(learned, curves.mean(0), error, marker=".", capsize=2, label=name)
     panels[0].set(ylabel="mean test accuracy of these tasks")
     panels[0].legend(fontsize="small")
     figure.savefig(path, dpi=150)

@@ -5,9 +5,11 @@ import csv
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from examples import continual_metrics as metrics
 from examples import continual_mnist as mnist
+from examples import fine_tune_text as text
 
 # After task 0, 1, 2 (rows) on task 0, 1, 2 (columns).
 ACCURACIES = [[0.9, 0.2, 0.1], [0.7, 0.8, 0.3], [0.4, 0.9, 0.6]]
@@ -159,3 +161,139 @@ def test_the_comparison_writes_its_table_and_its_accuracies(images, tmp_path):
     lines = (tmp_path / "table.md").read_text().splitlines()
     assert len(lines) == 2 + 3 * (len(mnist.METHODS) + 1)
     assert (tmp_path / "continual_mnist.png").stat().st_size
+
+
+# Text.
+
+TINY = text.Sizes(
+    width=8,
+    layers=1,
+    heads=2,
+    length=6,
+    batch=4,
+    first_steps=4,
+    second_steps=4,
+    parts=2,
+    held_out=4,
+    remembered=8,
+    rank=2,
+)
+
+
+def ended(method, alpha, *losses):
+    return text.Run("all weights", method, alpha, 0, np.array(losses, np.float64))
+
+
+RUNS = [
+    # Loss of the first text, of the second: before, after a part, after both.
+    ended("stop earlier", 0.0, (1.0, 2.0), (1.1, 1.5), (1.4, 1.0)),
+    ended("rehearsal", 0.0, (1.0, 2.0), (1.0, 1.6), (1.1, 1.2)),
+    ended("EWC", 10.0, (1.0, 2.0), (1.2, 1.2), (1.2, 1.2)),
+    ended("EWC", 99.0, (1.0, 2.0), (1.0, 1.9), (1.0, 1.8)),
+]
+
+
+def test_curves_have_the_start_and_the_end_without_a_penalty():
+    found = text.curves(RUNS)
+    assert list(found) == ["stop earlier", "rehearsal", "EWC"]
+    # Learned and forgotten.
+    want = {
+        "stop earlier": [(0, 0), (0.5, 0.1), (1.0, 0.4)],
+        "rehearsal": [(0, 0), (0.8, 0.1)],
+        "EWC": [(0, 0), (0.8, 0.2), (0.2, 0.0), (1.0, 0.4)],
+    }
+    for method, points in want.items():
+        np.testing.assert_allclose(found[method], points, atol=1e-12)
+
+
+def test_forgetting_is_compared_at_equal_learning_on_the_front():
+    # (0.5, 0.3) is worse than (0.8, 0.2), and no part of the front.
+    points = np.array([(0, 0), (0.8, 0.2), (0.5, 0.3), (0.2, 0.0), (1.0, 0.4)])
+    found = text.forgotten_at(points, [0.1, 0.5, 0.9, 1.1])
+    np.testing.assert_allclose(found, [0, 0.1, 0.3, np.nan], atol=1e-12)
+
+
+def test_forgetting_may_be_negative_where_one_text_helps_the_other():
+    points = np.array([(0, 0), (0.5, -0.2), (1.0, 0.1)])
+    found = text.forgotten_at(points, [0.1, 0.5, 0.75])
+    np.testing.assert_allclose(found, [-0.2, -0.2, -0.05], atol=1e-12)
+
+
+def test_the_texts_share_no_paragraph_and_what_is_held_out_is_a_tenth():
+    pytest.importorskip("pydoc_data.topics")
+    texts = text.read_texts()
+    numbers = list(text.CHARACTERS)
+    paragraphs = [
+        set("".join(numbers[i] for i in part).split("\n\n"))
+        for t in texts
+        for part in t
+    ]
+    for i, first in enumerate(paragraphs):
+        for second in paragraphs[i + 1 :]:
+            assert not {p for p in first & second if len(p) > 80}
+    for train, held_out in texts:
+        share = len(held_out) / (len(train) + len(held_out))
+        assert 0.05 < share < 0.15
+
+
+def test_sequences_are_parts_of_the_text():
+    numbers = np.arange(20)
+    np.testing.assert_array_equal(text.spread(numbers, 2, 3)[1], [16, 17, 18, 19])
+    found = text.draw(0, numbers, (5, 2), 3)
+    assert found.shape == (5, 2, 4)
+    np.testing.assert_array_equal(np.diff(found), 1)
+
+
+def some_texts():
+    rng = np.random.default_rng(0)
+    both = [rng.integers(10 * i, 10 * i + 10, size=200) for i in range(2)]
+    return tuple(text.Text(t[:150].astype(np.int32), t[150:]) for t in both)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return text.build_model(30, TINY, 0)
+
+
+def test_a_logit_depends_on_no_later_character(model):
+    sequence = np.arange(TINY.length + 1)
+    changed = np.where(sequence == 4, 9, sequence)
+    run = nnx.jit(text.logits)
+    got, other = (run(model, s) for s in (sequence, changed))
+    np.testing.assert_array_equal(got[:4], other[:4])
+    assert not np.allclose(got[4], other[4])
+
+
+def test_adapters_change_nothing_at_first_and_one_side_has_no_gradient(model):
+    sequence = np.arange(TINY.length + 1)
+    of_lora = nnx.DiffState(0, nnx.LoRAParam)
+    run = nnx.jit(nnx.value_and_grad(text.loss, argnums=of_lora))
+    want = nnx.jit(text.loss)(model, sequence)
+    adapted = text.add_adapters(nnx.clone(model), rank=2, seed=1)
+    found, gradient = run(adapted, sequence)
+    np.testing.assert_allclose(found, want, rtol=1e-5)
+    leaves = jax.tree.leaves_with_path(gradient)
+    assert len(leaves) == 2 * (4 * TINY.layers + 1)
+    # What the second product multiplies is zero.
+    for path, value in leaves:
+        assert np.any(value) == ("lora_b" in jax.tree_util.keystr(path)), path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trained", list(text.SETTINGS))
+def test_fine_tuning_is_measured_from_the_same_start(trained, tmp_path):
+    before = text.pretrain(some_texts(), 0, TINY)
+    runs = list(text.fine_tune(before, trained))
+    assert len(runs) == 2 + 2 * len(text.SETTINGS[trained].alphas)
+    for run in runs:
+        assert run.losses.shape == (3, 2)
+        np.testing.assert_array_equal(run.losses[0], runs[0].losses[0])
+    strongest = runs[-1]  # L2
+    np.testing.assert_allclose(strongest.losses[-1], runs[0].losses[0], atol=0.01)
+    other = [run._replace(trained=name) for name in text.SETTINGS for run in runs]
+    text.write(other, tmp_path)
+    assert len((tmp_path / "losses.csv").read_text().splitlines()) == 1 + 3 * len(other)
+    ends, fronts = (tmp_path / "tables.md").read_text().strip().split("\n\n")
+    assert len(ends.splitlines()) == 2 + len(other)
+    assert len(fronts.splitlines()) == 2 + 3 * len(text.SETTINGS)
+    assert (tmp_path / "fine_tune_text.png").stat().st_size

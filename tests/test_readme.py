@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 PENALTY = ROOT / "docs" / "penalty.md"
 MISTAKES = ROOT / "docs" / "ewc_mistakes.md"
+FINE_TUNING = ROOT / "docs" / "fine_tuning.md"
 
 
 def blocks(path):
@@ -79,7 +80,9 @@ def test_the_penalty_of_the_guide_protects_a_flax_nnx_model():
     assert any(np.any(fisher) for fisher in jax.tree.leaves(state.fisher))
 
 
-@pytest.mark.parametrize("page", [PENALTY, MISTAKES], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "page", [PENALTY, MISTAKES, FINE_TUNING], ids=lambda path: path.stem
+)
 def test_code_of_a_guide_prints_what_stands_beside_it(page):
     """Comments of prints begin with what is printed."""
     code = blocks(page)
