@@ -64,7 +64,7 @@ class ArrayTask(ExampleTask):
 
     @property
     def can_sample(self) -> bool:
-        """Whether :meth:`sample_labels` can draw targets from the model."""
+        """Whether targets can be drawn from the model."""
         return self.objective.can_sample
 
     @property
