@@ -17,7 +17,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from wpl_jax.configs import gaea_nb201_small
+from wpl_jax.configs import enas_cnn_cifar10, gaea_nb201_small
 from wpl_jax.configs.methods_nb201_small import tie_epochs
 from wpl_jax.engine.optimizers import OPTIMIZERS
 from wpl_jax.evaluation.rank_disorder import Ranking
@@ -36,6 +36,9 @@ def get_config(which: str = "methods") -> ConfigDict:
     """
     config = gaea_nb201_small.get_config()
     config.num_seeds = 10
+    # Nothing is retrained: the settings are those that its runs began with.
+    config.retrain = enas_cnn_cifar10.get_config().retrain
+    config.retrain.epochs, config.retrain.space = 0, ConfigDict()
     config.space.nasbench201.exclude_none = False
     config.space.nasbench201.channels = 4
     config.strategy = choice(

@@ -49,6 +49,44 @@ def test_gradients_of_children_cost_those_by_hand(cls, by_hand, choice, settings
     assert np.all(found <= 1.15 * expected)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("cls", "by_hand", "choice", "settings", "more"),
+    [
+        # The input that is added to what the conditional returns, whatever the depth.
+        (Modular, modular_by_hand, [0] * 2, {"layers": 2}, 1),
+        (Modular, modular_by_hand, [0] * 8, {"layers": 8}, 1),
+        # The two inputs that choice_of_inputs takes.
+        (plain, plain_by_hand, [1, 0, 1, 2], {}, 2),
+    ],
+)
+def test_an_evaluation_needs_few_more_arrays(cls, by_hand, choice, settings, more):
+    space = cls((16, 16, 3), 10, channels=16, **settings)
+    images = jnp.ones((32, 16, 16, 3))
+    params = space.init(jax.random.key(0))
+    chosen = names_of_choices(space, np.array(choice))
+
+    child = gather(params, space.rows(Architecture(jnp.int32(choice))))
+
+    def chosen_by_data(own, choice):
+        return space.apply(own, Architecture(choice), images).logits
+
+    def static(own):
+        return by_hand(own, images, chosen)
+
+    own = space.params_of(params, whole=True)
+    found, expected = (
+        jax.jit(function).lower(*arguments).compile().memory_analysis()
+        for function, arguments in (
+            (chosen_by_data, (child, jnp.int32(choice))),
+            (static, (own,)),
+        )
+    )
+    array = 4 * 32 * 16 * 16 * 16
+    temporary = found.temp_size_in_bytes - expected.temp_size_in_bytes
+    assert temporary <= (more + 0.05) * array
+
+
 def test_a_child_runs_one_branch_alone():
     """Each convolution of the compiled program is inside of a conditional."""
     space = Modular((4, 4, 1), 2, layers=1)

@@ -12,6 +12,8 @@ from wpl_jax.reports.searched import Searched
 from wpl_jax.reports.sections import summary
 from wpl_jax.reports.sections.section import Report
 from wpl_jax.runs.monitor import Metrics
+from wpl_jax.spaces.costs import Costs
+from wpl_jax.spaces.nasbench201 import NasBench201
 from wpl_jax.spaces.residual import ResidualNetwork
 
 GUESS = {"loss": 1.0, "error": 50.0, "least_error": 45.0}
@@ -21,6 +23,7 @@ REGISTERED = ResidualNetwork((8, 8, 1), 10)
 def searched(arm, seed, test=None, space=REGISTERED, baselines=None):
     """A search that found something, trained from scratch if ``test`` is its error."""
     results = {"error_name": "% error", "valid_error": 20.0 + seed, "guess": GUESS}
+    results["architecture"] = [0] * len(space.decisions)
     retrained = None
     if test is not None:
         retrained = {"test_error": test, "valid_error": test + 1, "parameters": 1000}
@@ -83,11 +86,30 @@ def test_one_seed_has_no_uncertainty_and_shared_weights_are_named(tmp_path):
         "weights (one seed, so its uncertainty is not known); it is not trained yet; "
         "the arm none has 23.00;"
     )
-    assert cost == "What it costs is not known: the folder has no times."
+    (parameters,) = Costs(REGISTERED).of_choices([[]])["parameters"]
+    assert cost == f"It has {parameters:,.0f} parameters in the size of the search."
     # What is not trained is trained first, and then used.
     assert "--config.retrain.epochs=100" in commands[0]
     retrained = f"--workdir={tmp_path}_retrained"
     assert all(retrained in command for command in commands)
+
+
+def test_an_arm_without_others_is_not_named(tmp_path):
+    space = NasBench201((8, 8, 1), 3, channels=2, cells=1)
+    (found, cost, _), _ = shown(
+        {"none": [searched("none", 0, None, space)]}, tmp_path=tmp_path
+    )
+    assert found == (
+        "The best architecture has a validation % error of 20.00 with the shared "
+        "weights (one seed, so its uncertainty is not known); it is not trained yet; a "
+        "guess without inputs has 50 on validation data."
+    )
+    assert cost.startswith("It has ")
+    assert " parameters and " in cost
+    assert cost.endswith(" multiply-adds in the size of the search.")
+    (found, cost, _), _ = shown({"none": [searched("none", 0, 8.0)]}, tmp_path=tmp_path)
+    assert found.startswith("The best architecture has a test % error of 8.00 after")
+    assert cost == "It has 1,000 parameters."
 
 
 def test_times_are_those_of_the_folder(tmp_path):

@@ -11,6 +11,7 @@ from wpl_jax.reports.page import Page
 from wpl_jax.reports.searched import ARCHITECTURE_FILE, Searched, search_folder
 from wpl_jax.reports.sections.section import Report, Section, spread
 from wpl_jax.runs.loggers.tensorboard import wall_seconds
+from wpl_jax.spaces.costs import UNITS, Costs
 from wpl_jax.tasks.guessing import read_guess
 
 _MOST_COMPARED = 3  # others in the first sentence; tables have all
@@ -30,13 +31,13 @@ def _found(report: Report) -> str:
     scratch = {s.seed: s.retrained for s in seeds if s.retrained}
     if scratch:
         errors = _errors(scratch, "test_error")
-        what = f"What the arm {arm} found has a test {report.error_name} of"
+        what = f"{_subject(report)} has a test {report.error_name} of"
         how = f" after training from scratch ({_over(errors)})"
         others = [*_compared(report, arm)]
     else:
         results = {s.seed: s.results for s in seeds}
         errors = _errors(results, "valid_error")
-        what = f"What the arm {arm} found has a validation {report.error_name} of"
+        what = f"{_subject(report)} has a validation {report.error_name} of"
         how = f" with the shared weights ({_over(errors)}); it is not trained yet"
         others = [
             (
@@ -52,6 +53,14 @@ def _found(report: Report) -> str:
     if guess is not None:
         parts.append(f"a guess without inputs has {guess.error:.3g} on validation data")
     return f"{'; '.join(parts)}."
+
+
+def _subject(report: Report) -> str:
+    """What was found, by the arm if there are others."""
+    first = next(iter(report.arms))
+    if len(report.arms) > 1:
+        return f"What the arm {first} found"
+    return "The best architecture"
 
 
 def _errors(found: Mapping[int, Mapping[str, Any]], name: str) -> dict[int, float]:
@@ -98,12 +107,12 @@ def _beside(main: Mapping[int, float], name: str, errors: Mapping[int, float]) -
 
 
 def _cost(report: Report) -> str:
-    """Parameters and times of the main arm."""
+    """Parameters, or all costs before it is trained, and times of the main arm."""
     arm, seeds = next(iter(report.arms.items()))
     counts = [s.retrained["parameters"] for s in seeds if s.retrained]
-    parts = []
-    if counts:
-        parts.append(f"It has {np.mean(counts):,.0f} parameters")
+    parts = [f"It has {np.mean(counts):,.0f} parameters"] if counts else []
+    if not counts and (costs := _costs(seeds)):
+        parts = [f"It has {costs} in the size of the search"]
     folders = [search_folder(report.workdir, arm, s.seed) for s in seeds]
     times = [wall_seconds(folder) for folder in folders]
     again = [wall_seconds(folder / "retrain") for folder in folders]
@@ -119,6 +128,18 @@ def _cost(report: Report) -> str:
     text = ", ".join(parts)
     about = f" ({'; '.join(notes)})" if notes else ""
     return f"{text[0].upper()}{text[1:]}{about}."
+
+
+def _costs(seeds: Sequence[Searched]) -> str:
+    """Costs of what was found, in the sizes of the search; means over seeds."""
+    found = [
+        Costs(each.space).of_choices([each.results["architecture"]]) for each in seeds
+    ]
+    return " and ".join(
+        f"{np.mean([each[name] for each in found]):,.0f} {UNITS[name]}"
+        for name in UNITS
+        if name in found[0]
+    )
 
 
 def _duration(seconds: float) -> str:
