@@ -187,3 +187,22 @@ def test_a_function_is_no_module():
     space = wpl_jax.space_of(network, jnp.ones(2), init=lambda key: {"w": jnp.ones(1)})
     with pytest.raises(UserError, match="network is a function"):
         space.module(space.init(jax.random.key(0)))
+
+
+def test_making_a_space_draws_no_parameters():
+    def traced_alone(key, shape, dtype, **_):
+        assert isinstance(key, jax.core.Tracer)
+        return jax.random.normal(key, shape, dtype)
+
+    class Network(nnx.Module):
+        def __init__(self, rngs):
+            self.linear = nnx.Linear(3, 3, kernel_init=traced_alone, rngs=rngs)
+            self.norm = nnx.BatchNorm(3, rngs=rngs)
+            self.dropout = nnx.Dropout(0.5, rngs=rngs)
+
+        def __call__(self, x):
+            branches = {"linear": self.linear, "norm": self.norm}
+            return self.dropout(wpl_jax.choice("layer", branches, x))
+
+    space = wpl_jax.space_of(Network, jnp.ones((2, 3)))
+    assert space.derived.found.batch_stats.keys() == {"norm"}

@@ -129,12 +129,14 @@ class ModuleNetwork(Network):
         if not self._has_rest:
             return nnx.State({})
 
-        def rest() -> Any:
-            module = self._make(nnx.Rngs(jax.random.key(0)))
+        def rest(key: jax.Array) -> Any:
+            module = self._make(nnx.Rngs(key))
             return nnx.split(module, nnx.Param, ...)[2]
 
         with jax.ensure_compile_time_eval():
-            return jax.jit(rest)()
+            # With the key as an argument nothing is computed while this is traced, and
+            # the parameters, which are not returned, are not drawn.
+            return jax.jit(rest)(jax.random.key(0))
 
     def run(self, params: Any, inputs: tuple[Any, ...], mode: Mode) -> tuple[Any, Any]:
         """Calls the module in training or evaluation mode."""
