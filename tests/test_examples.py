@@ -297,3 +297,23 @@ def test_fine_tuning_is_measured_from_the_same_start(trained, tmp_path):
     assert len(ends.splitlines()) == 2 + len(other)
     assert len(fronts.splitlines()) == 2 + 3 * len(text.SETTINGS)
     assert (tmp_path / "fine_tune_text.png").stat().st_size
+
+
+# Avalanche, where it is installed.
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # those of Avalanche and PyTorch
+def test_the_rule_of_avalanche_is_ours_up_to_rounding(images):
+    pytest.importorskip("avalanche")
+    from examples import continual_avalanche as avalanche
+
+    tasks = mnist.make_tasks(images, "permuted", 0, SIZES, "valid")
+    for name, difference in avalanche.compare_rules(tasks, SIZES).items():
+        assert difference < 1e-14, name
+    tasks = avalanche.in_order(tasks, 0, SIZES)
+    method = avalanche.methods(SIZES)[avalanche.AS_AVALANCHE]
+    ours = avalanche.learn(method, tasks, 0, 4.0, SIZES)
+    np.testing.assert_allclose(
+        ours, avalanche.learn_with_avalanche(tasks, 0, 2.0, SIZES), atol=0.05
+    )
