@@ -228,12 +228,11 @@ def choose_alpha(method: mnist.Method, images: Any, sizes: mnist.Sizes) -> float
     tasks = in_order(
         mnist.make_tasks(images, SETTING, seed, sizes, "valid"), seed, sizes
     )
-    found = {
-        alpha: metrics.average_accuracy(learn(method, tasks, seed, alpha, sizes))
-        for alpha in ALPHAS
-    }
+    best, found = metrics.best_alpha(
+        lambda alpha: learn(method, tasks, seed, alpha, sizes), ALPHAS
+    )
     print("validation:", ", ".join(f"{a:g}: {x:.3f}" for a, x in found.items()))
-    return max(found, key=lambda alpha: np.nan_to_num(found[alpha]))
+    return best
 
 
 def compare(images: Any, sizes: mnist.Sizes, seeds: int) -> dict[str, list[np.ndarray]]:

@@ -4,6 +4,8 @@ All of them read a matrix ``accuracies``, ``float[T, T]``: row ``i`` has the acc
 each task after task ``i`` was learned.
 """
 
+from collections.abc import Callable, Iterable
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -55,6 +57,21 @@ def learning_accuracy(accuracies: ArrayLike) -> float:
       accuracies: As in :func:`average_accuracy`.
     """
     return float(np.diag(_square(accuracies)).mean())
+
+
+def best_alpha(
+    learn: Callable[[float], ArrayLike], alphas: Iterable[float]
+) -> tuple[float, dict[float, float]]:
+    """The strength with the best average accuracy, and the average accuracies of all.
+
+    Args:
+      learn: ``learn(alpha)``, the accuracies with this strength, as in
+        :func:`average_accuracy`.
+      alphas: The strengths that are tried.
+    """
+    found = {alpha: average_accuracy(learn(alpha)) for alpha in alphas}
+    # Of a training that diverged the accuracy is not a number.
+    return max(found, key=lambda alpha: np.nan_to_num(found[alpha])), found
 
 
 def mean_and_error(values: ArrayLike) -> tuple[float, float]:

@@ -322,13 +322,9 @@ def choose_alpha(
 ) -> tuple[float, dict[float, float]]:
     """The strength with the best average accuracy on validation images, and all."""
     tasks = make_tasks(images, setting, CALIBRATION_SEED, sizes, "valid")
-    found = {
-        alpha: metrics.average_accuracy(
-            run_method(method, tasks, CALIBRATION_SEED, alpha, sizes)
-        )
-        for alpha in alphas
-    }
-    return max(found, key=lambda alpha: np.nan_to_num(found[alpha])), found
+    return metrics.best_alpha(
+        lambda alpha: run_method(method, tasks, CALIBRATION_SEED, alpha, sizes), alphas
+    )
 
 
 def compare(

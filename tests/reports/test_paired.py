@@ -155,11 +155,15 @@ def test_a_row_has_the_order_and_the_selected_by_each_data_set(report):
     assert 0 <= values["P@top 8"] <= 1
 
 
-def test_page_compares_the_arms(report):
+def shown(section, report):
     page = Page("title", report.workdir)
-    methods.SECTION.show(page, report)
+    section.show(page, report)
     page.write(report.workdir / "page.html")
-    text = (report.workdir / "page.html").read_text()
+    return (report.workdir / "page.html").read_text()
+
+
+def test_page_compares_the_arms(report):
+    text = shown(methods.SECTION, report)
     assert "minus none" in text
     found = paired.compare(measures.rows_of(report), TAU, "none")
     assert found["wpl"].more.low > 0
@@ -172,10 +176,7 @@ def test_page_compares_the_arms(report):
 
 
 def test_page_says_what_the_order_favours(report):
-    page = Page("title", report.workdir)
-    choices_in_order.SECTION.show(page, report)
-    page.write(report.workdir / "page.html")
-    text = (report.workdir / "page.html").read_text()
+    text = shown(choices_in_order.SECTION, report)
     assert "Which choices the order favours" in text
     ranks = report.ranks
     true = np.array(ranks["true_errors"])

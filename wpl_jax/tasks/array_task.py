@@ -16,7 +16,6 @@ from wpl_jax.spaces.images import Noise
 from wpl_jax.supernet import Architecture, Space, gather
 from wpl_jax.tasks.array_data import ArrayDataset, Data, place, read_arrays
 from wpl_jax.tasks.array_predictor import ArrayPredictor, standardized
-from wpl_jax.tasks.averaging import Averaging
 from wpl_jax.tasks.example_task import ExampleTask, count
 from wpl_jax.tasks.guessing import Guess
 from wpl_jax.tasks.kinds import PerExample
@@ -56,21 +55,6 @@ class ArrayTask(ExampleTask):
             f"batch_size={self.batch_size}, compute_dtype={self.compute_dtype!r}, "
             f"standardize={self.standardize}, objective={self.objective!r})"
         )
-
-    @property
-    def averaging(self) -> Averaging:
-        """How an ensemble averages predictions."""
-        return self.objective.of_kind.averaging
-
-    @property
-    def can_sample(self) -> bool:
-        """Whether targets can be drawn from the model."""
-        return self.objective.can_sample
-
-    @property
-    def has_classes(self) -> bool:
-        """Whether the outputs are scores of classes."""
-        return self.objective.of_kind.has_classes
 
     @classmethod
     def open(cls) -> ArrayDataset:

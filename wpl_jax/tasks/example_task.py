@@ -9,6 +9,7 @@ from wpl_jax.devices.axis import NO_AXIS
 from wpl_jax.spaces.batch_normalization import pooled_tree
 from wpl_jax.spaces.images import Outputs
 from wpl_jax.supernet import Space
+from wpl_jax.tasks.averaging import Averaging
 from wpl_jax.tasks.example_batches import Batches
 from wpl_jax.tasks.network_call import call
 from wpl_jax.tasks.objective import Objective
@@ -55,6 +56,21 @@ class ExampleTask:
     def loss_name(self) -> str:
         """What its loss is called."""
         return self.objective.name_of_loss
+
+    @property
+    def averaging(self) -> Averaging:
+        """How an ensemble averages predictions."""
+        return self.objective.of_kind.averaging
+
+    @property
+    def can_sample(self) -> bool:
+        """Whether targets can be drawn from the model."""
+        return self.objective.can_sample
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether the outputs are scores of classes."""
+        return self.objective.of_kind.has_classes
 
     @property
     def rows_per_batch(self) -> int:

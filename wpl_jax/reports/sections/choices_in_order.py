@@ -91,8 +91,8 @@ def _show(page: Page, report: Report) -> None:
     page.text(
         "The ranks, in per cent of all architectures, that one gains where a choice is "
         "made once more in place of an average one; least squares, mean over seeds ± "
-        "standard error. Positive is towards the best. A column that differs from the "
-        "true order shows a bias of the shared weights, which they have in every seed. "
+        "standard error. Positive is towards the best. Where a column differs from the "
+        "true order by much more than its standard error, shared weights have a bias. "
         "The last row: the share of the variance of the ranks that the counts explain."
     )
 
