@@ -151,6 +151,54 @@ def test_tasks_in_a_row_are_remembered_in_one_program():
         assert_close(jax.tree.map(lambda x, i=i: x[i], found), two_tasks(shift))
 
 
+def compilations(caplog, call):
+    caplog.clear()
+    with jax.log_compiles():
+        call()
+    return [r.getMessage() for r in caplog.records if "Compiling" in r.getMessage()]
+
+
+def test_a_second_call_compiles_nothing_and_reads_the_new_weights(caplog):
+    tx = wpl_jax.with_plasticity(optax.sgd, alpha=ALPHA, learning_rate=RATE)
+    moved = jax.tree.map(lambda p: p + 1, PARAMS)
+    found = {}
+
+    def call(params, chunk_size=5):
+        _, opt_state = wpl_jax.remember(
+            (params, tx.init(params)), loss, (X, Y), chunk_size=chunk_size
+        )
+        (found["state"],) = wpl_jax.plasticity_states(opt_state)
+
+    assert compilations(caplog, lambda: call(PARAMS))
+    assert not compilations(caplog, lambda: call(moved))
+    want = wpl_jax.normalize(wpl_jax.per_example_fisher(loss, moved, (X, Y)))
+    assert_close(found["state"].fisher, want)
+    # Other settings are another program, and bring their errors.
+    assert compilations(caplog, lambda: call(PARAMS, chunk_size=4))
+    assert_says(lambda: call(PARAMS, chunk_size=0), ["chunk_size", "0"])
+
+
+def test_a_model_of_nnx_compiles_once_and_reads_its_new_statistics(caplog):
+    model = nnx.BatchNorm(3, rngs=nnx.Rngs(0))
+    tx = wpl_jax.weight_plasticity(1.0)
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+
+    def of_example(model, x):
+        return jnp.sum(model(x) ** 2) / 2  # at scale 1 and bias 0
+
+    def call():
+        wpl_jax.remember((model, optimizer), of_example, X, normalize=None)
+
+    assert compilations(caplog, call)
+    model.mean[...] = jnp.full(3, 0.5, jnp.float32)
+    assert not compilations(caplog, call)
+    (found,) = wpl_jax.plasticity_states(optimizer.opt_state)
+    normal = (np.asarray(X) - 0.5) / np.sqrt(1 + model.epsilon)
+    want = {"bias": np.mean(normal**2, 0), "scale": np.mean(normal**4, 0)}
+    for name, fisher in want.items():
+        np.testing.assert_allclose(found.fisher[name][...], fisher, rtol=1e-5)
+
+
 def test_estimators_and_rules_are_those_of_the_library():
     tx = wpl_jax.weight_plasticity(1.0)
     state = PARAMS, tx.init(PARAMS)

@@ -87,6 +87,49 @@ def test_it_compiles_once_for_all_batches_of_a_size():
     assert len(traces) == 1
 
 
+def test_equal_estimates_compile_once_and_arrays_in_them_are_read():
+    traces = []
+
+    def shifted(p, example):
+        traces.append(1)
+        return loss(p, example)
+
+    def of_partial(chunk_size):
+        estimate = functools.partial(
+            wpl_jax.per_example_fisher, shifted, chunk_size=chunk_size
+        )
+        wpl_jax.fisher_of_batches(estimate, PARAMS, [{"x": X}])
+        return len(traces)
+
+    first = of_partial(3)
+    assert of_partial(3) == first
+    assert of_partial(4) > first
+
+    def scaled(scale, params, batch):
+        return jax.tree.map(lambda f: scale * f, PER_EXAMPLE(params, batch))
+
+    one, two = (
+        wpl_jax.fisher_of_batches(
+            functools.partial(scaled, jnp.float32(scale)), PARAMS, [{"x": X}]
+        )
+        for scale in (1, 2)
+    )
+    assert_close(two, jax.tree.map(lambda f: 2 * f, one))
+
+
+def test_what_is_traced_is_not_kept():
+    def of(scale):
+        def scaled(p, example):
+            return scale * loss(p, example)
+
+        estimate = functools.partial(wpl_jax.per_example_fisher, scaled)
+        params = jax.tree.map(lambda p: scale * p, PARAMS)
+        return wpl_jax.fisher_of_batches(estimate, params, [{"x": X[:2]}])
+
+    with jax.checking_leaks():
+        jax.eval_shape(of, 2.0)
+
+
 def test_each_batch_draws_with_a_key_of_its_own():
     estimate = functools.partial(
         wpl_jax.exact_fisher, lambda p, e: logits(p, e["x"]), samples=1

@@ -5,6 +5,7 @@ estimates a Fisher and consolidates it, and :func:`calibrate` chooses alpha. The
 made of :mod:`wpl_jax.penalty` and :mod:`wpl_jax.fisher`, which do the same in steps.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -16,6 +17,7 @@ import optax
 from wpl_jax import fisher as fisher_lib
 from wpl_jax import penalty as penalty_lib
 from wpl_jax.common.checks import check_range
+from wpl_jax.curvature.batches import mean_over_batches
 
 # Of a Fisher with mean 1: from hardly any penalty to nearly frozen weights.
 ALPHAS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
@@ -101,6 +103,8 @@ def remember(
     """Remembers what has been trained: estimates its Fisher and moves the anchor to it.
 
     Call it after a task and before the next one. The penalty protects from then on.
+    A second call with the same functions, settings and shapes compiles nothing: define
+    ``loss`` once, and not anew before each call.
 
     Args:
       state: One of
@@ -113,7 +117,8 @@ def remember(
       loss: ``loss(params, example)`` of one example, as the estimator takes it: of
         :func:`wpl_jax.exact_fisher` the logits. With NNX ``loss(model, example)``; the
         model that it gets is in evaluation mode. With Linen the loss itself has to
-        apply the model in evaluation mode.
+        apply the model in evaluation mode. As under ``jax.jit``, what it reads besides
+        its arguments must stay as it is.
       data: Examples, a pytree of arrays with a leading axis; or an iterator of such
         batches, of one size if possible. A list of arrays is a pytree: pass
         ``iter(batches)`` if it is one of batches.
@@ -144,26 +149,76 @@ def remember(
       >>> print(wpl_jax.plasticity_states(opt_state)[0].fisher["w"])
       [1. 1.]
     """
-    params, opt_state, function, put = _open(state, loss)
-
-    def estimate(params, examples, **drawn):
-        return estimator(function, params, examples, **drawn, **settings)
-
-    fisher = fisher_lib.fisher_of_batches(
-        estimate, params, _batches(data), weights=weights, key=key
+    opened = _open(state, loss)
+    estimate = _Estimate(estimator, opened.loss, tuple(sorted(settings.items())))
+    params = opened.params
+    fisher = mean_over_batches(
+        estimate, opened.fixed, params, _batches(data), weights=weights, key=key
     )
     if normalize is not None:
         fisher = fisher_lib.normalize(fisher, scale=normalize)
-    return put(penalty_lib.consolidate(opt_state, params, fisher, rule=rule))
+    return opened.put(
+        penalty_lib.consolidate(opened.opt_state, params, fisher, rule=rule)
+    )
 
 
-def _open(state: Any, loss: Callable[[Any, Any], jax.Array]) -> Any:
-    """Parameters, optimizer state, loss of the parameters, and what puts it back."""
+@dataclasses.dataclass(frozen=True)
+class _Estimate:
+    """An estimator with its settings; equal ones share a compiled function."""
+
+    estimator: Callable[..., Any]
+    loss: Callable[[Any, Any, Any], jax.Array]
+    settings: tuple[tuple[str, Any], ...]
+
+    def __call__(self, fixed: Any, params: Any, examples: Any, **drawn: Any) -> Any:
+        def loss(params, example):
+            return self.loss(fixed, params, example)
+
+        return self.estimator(loss, params, examples, **drawn, **dict(self.settings))
+
+
+class _Opened(NamedTuple):
+    """The parts of a state."""
+
+    params: Any
+    fixed: Any  # arrays that the loss reads besides the parameters
+    opt_state: Any
+    loss: Callable[[Any, Any, Any], jax.Array]  # of fixed, params and an example
+    put: Callable[[Any], Any]  # puts an optimizer state into its place
+
+
+@dataclasses.dataclass(frozen=True)
+class _LossOfParams:
+    loss: Callable[[Any, Any], jax.Array]
+
+    def __call__(self, fixed: Any, params: Any, example: Any) -> jax.Array:
+        del fixed
+        return self.loss(params, example)
+
+
+@dataclasses.dataclass(frozen=True)
+class _LossOfModel:
+    """The loss of a model of Flax NNX in evaluation mode."""
+
+    loss: Callable[[Any, Any], jax.Array]
+    graph: Any
+
+    def __call__(self, fixed: Any, params: Any, example: Any) -> jax.Array:
+        from flax import nnx
+
+        model = nnx.merge(self.graph, params, fixed, copy=True)
+        model.eval()
+        return self.loss(model, example)
+
+
+def _open(state: Any, loss: Callable[[Any, Any], jax.Array]) -> _Opened:
+    of_params = _LossOfParams(loss)
     if all(hasattr(state, name) for name in ("params", "opt_state", "replace")):
-        return (
+        return _Opened(
             state.params,
+            None,
             state.opt_state,
-            loss,
+            of_params,
             lambda opt_state: state.replace(opt_state=opt_state),
         )
     pair = tuple(state) if isinstance(state, tuple | list) else ()
@@ -175,25 +230,22 @@ def _open(state: Any, loss: Callable[[Any, Any], jax.Array]) -> Any:
     first, second = pair[0], pair[1]
     if hasattr(second, "opt_state") and hasattr(second, "wrt"):
         return _open_nnx(first, second, loss)
-    return first, second, loss, lambda opt_state: (first, opt_state)
+    return _Opened(first, None, second, of_params, lambda opt_state: (first, opt_state))
 
 
-def _open_nnx(model: Any, optimizer: Any, loss: Callable[[Any, Any], jax.Array]) -> Any:
+def _open_nnx(
+    model: Any, optimizer: Any, loss: Callable[[Any, Any], jax.Array]
+) -> _Opened:
     from flax import nnx  # Importing it takes a second.
 
     parts: Any = nnx.split(model, optimizer.wrt, ...)
     graph, params, rest = parts
 
-    def of_params(params, example):
-        whole = nnx.merge(graph, params, rest, copy=True)
-        whole.eval()
-        return loss(whole, example)
-
     def put(opt_state):
         optimizer.opt_state = opt_state
         return model, optimizer
 
-    return params, optimizer.opt_state, of_params, put
+    return _Opened(params, rest, optimizer.opt_state, _LossOfModel(loss, graph), put)
 
 
 def _batches(data: Any) -> Iterable[Any]:

@@ -1,5 +1,6 @@
 """A Fisher of more examples than fit into memory, batch after batch."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -26,13 +27,15 @@ def fisher_of_batches(
     """The mean over the examples of all batches of an iterator.
 
     Holds one batch and two trees like the parameters at a time. Compiles once for each
-    shape of a batch: fill up the last one, and give its padding a weight of 0. Batches
-    may be of numpy or JAX, and may lie on several devices, as those of the estimators.
+    shape of a batch: fill up the last one, and give its padding a weight of 0. Further
+    calls with the same functions compile nothing, as those of ``jax.jit``. Batches may
+    be of numpy or JAX, and may lie on several devices, as those of the estimators.
 
     Args:
       estimate: ``estimate(params, examples) -> tree``, the mean over the examples of a
         batch, with options ``weights`` and ``key`` if they are given below. For example
-        ``functools.partial(wpl_jax.per_example_fisher, loss)``.
+        ``functools.partial(wpl_jax.per_example_fisher, loss)``. What it reads besides
+        its arguments must stay as it is.
       params: A pytree of floating-point arrays.
       batches: Any iterable of examples, pytrees of arrays with a leading axis.
       weights: ``weights(batch) -> [n]``, 1 for each example of a batch that counts and
@@ -59,26 +62,38 @@ def fisher_of_batches(
       >>> print(fisher.round(4))  # (1 + 4 + 9) / 3
       4.6667
     """
+    return mean_over_batches(
+        _Alone(_by_value(estimate)), None, params, batches, weights=weights, key=key
+    )
+
+
+def mean_over_batches(
+    estimate: Estimate,
+    fixed: Any,
+    params: Any,
+    batches: Iterable[Any],
+    *,
+    weights: Callable[[Any], jax.Array] | None = None,
+    key: jax.Array | None = None,
+) -> Any:
+    """:func:`fisher_of_batches`, of an estimate that reads further arrays.
+
+    Args:
+      estimate: ``estimate(fixed, params, examples) -> tree``. Equal ones share a
+        compiled function.
+      fixed: A pytree of arrays.
+      params: As in :func:`fisher_of_batches`.
+      batches: As in :func:`fisher_of_batches`.
+      weights: As in :func:`fisher_of_batches`.
+      key: As in :func:`fisher_of_batches`.
+    """
     check_differentiable(params)
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def add(total, counted, params, batch, number):
-        options: dict[str, Any] = {}
-        count: Any = count_examples(batch)
-        if weights is not None:
-            options["weights"] = kept = weights(batch) != 0
-            count = jnp.sum(kept)
-        if key is not None:
-            options["key"] = jax.random.fold_in(key, number)
-        found = estimate(params, batch, **options)
-        total = jax.tree.map(lambda t, f: t + count * f, total, found)
-        return total, counted + count
-
     total, counted, before = None, jnp.int32(0), jnp.int32(0)
     for number, batch in enumerate(batches):
         if total is None:
             total = jax.jit(zero_importance)(params)
-        total, after = add(total, counted, params, batch, number)
+            add = _adder(estimate, weights, (fixed, params, batch))
+        total, after = add(total, counted, fixed, params, batch, key, number)
         # Dispatch is asynchronous: without a limit, all batches would be in memory.
         jax.block_until_ready(before)
         before, counted = counted, after
@@ -89,6 +104,69 @@ def fisher_of_batches(
             "An iterator can be read once; pass a new one."
         )
     return jax.tree.map(lambda t: t / counted, total)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Alone:
+    """An estimate that reads no further arrays."""
+
+    estimate: Estimate
+
+    def __call__(self, fixed: Any, params: Any, examples: Any, **options: Any) -> Any:
+        del fixed
+        return self.estimate(params, examples, **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Bound:
+    """A ``functools.partial`` that is equal to another one of the same arguments."""
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    keywords: tuple[tuple[str, Any], ...]
+
+    def __call__(self, *rest: Any, **options: Any) -> Any:
+        return self.function(*self.arguments, *rest, **(dict(self.keywords) | options))
+
+
+def _by_value(function: Callable[..., Any]) -> Callable[..., Any]:
+    if not isinstance(function, functools.partial):
+        return function
+    keywords = tuple(sorted(function.keywords.items()))
+    return _Bound(function.func, function.args, keywords)
+
+
+def _adder(estimate: Estimate, weights: Any, arrays: Any) -> Callable[..., Any]:
+    """Adds the sum over a batch to a total and its examples to a count, compiled."""
+    # In a program that is being traced, functions may have captured what must not
+    # outlive it.
+    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(arrays)):
+        return _make_adder(estimate, weights)
+    try:
+        hash((estimate, weights))
+    except TypeError:  # An argument of a partial may be an array.
+        return _make_adder(estimate, weights)
+    return _kept_adder(estimate, weights)
+
+
+def _make_adder(estimate: Estimate, weights: Any) -> Callable[..., Any]:
+    def add(total, counted, fixed, params, batch, key, number):
+        options: dict[str, Any] = {}
+        count: Any = count_examples(batch)
+        if weights is not None:
+            options["weights"] = kept = weights(batch) != 0
+            count = jnp.sum(kept)
+        if key is not None:
+            options["key"] = jax.random.fold_in(key, number)
+        found = estimate(fixed, params, batch, **options)
+        total = jax.tree.map(lambda t, f: t + count * f, total, found)
+        return total, counted + count
+
+    return jax.jit(add, donate_argnums=0)
+
+
+# Few: each keeps alive what its functions have captured.
+_kept_adder = functools.lru_cache(maxsize=4)(_make_adder)
 
 
 def trained_only(
