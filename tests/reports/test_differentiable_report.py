@@ -28,7 +28,11 @@ from wpl_jax.spaces.nasbench201 import NasBench201
 
 SPACE = NasBench201((8, 8, 3), 10, 4, 1, exclude_none=True, edge_weights=True)
 EPOCHS = 3
-CONFIG = {"search": {"batches": 7, "eval_batches": 2}, "arms": {}}
+CONFIG = {
+    "search": {"batches": 7, "eval_batches": 2},
+    "arms": {},
+    "ranking": {"truth": "table"},
+}
 SKIP, ALL_3X3 = [0] * 6, [2] * 6  # as the space numbers them, without "none"
 # Of two seeds, what would be derived at the end of each epoch.
 DERIVED = (
@@ -258,7 +262,7 @@ def test_without_architecture_weights_it_is_the_best_child(report):
 def test_a_table_of_ones_own_is_used(report, tmp_path):
     path = tmp_path / "own.csv"
     path.write_text("space,choice,images_test\ntoy,0 0,10\ntoy,2 2,70\n")
-    config = {"ranking": {"table": {"path": str(path)}}}
+    config = {"ranking": {"truth": "table", "table": {"path": str(path)}}}
     metrics = [{"children/best": [0, 0]}, {"children/best": [2, 2]}]
     one = report.searches[0]
     one = one._replace(metrics=metrics, results={"architecture": [2, 2]})
@@ -268,6 +272,22 @@ def test_a_table_of_ones_own_is_used(report, tmp_path):
     assert titles == ["images"]
     assert panels[0].lines[0].get_ydata().tolist() == [10, 70]
     assert len(panels[0].lines) == 3  # It lacks architectures, so no line of them.
+
+
+@pytest.mark.parametrize("ranking", [{}, {"ranking": {"truth": "from_scratch"}}])
+def test_a_table_that_is_not_the_truth_of_the_run_is_not_shown(report, ranking):
+    """NAS-Bench-201's accuracies on CIFAR-10 say nothing about one's own images."""
+    config = {name: CONFIG[name] for name in ("search", "arms")} | ranking
+    assert derived_accuracy.find_truths(report._replace(config=config)) == {}
+
+
+def test_the_page_says_of_which_data_the_accuracies_are(report, tmp_path):
+    page = Page("title", tmp_path)
+    derived_accuracy.SECTION.show(page, report._replace(about="photos: 20 images"))
+    page.write(tmp_path / "page.html")
+    text = " ".join((tmp_path / "page.html").read_text().split())
+    assert "on CIFAR-10, CIFAR-100 and ImageNet16-120, by a table" in text
+    assert "on its own data (photos: 20 images)" in text
 
 
 def test_spaces_without_a_table_have_no_accuracies(report, tmp_path):
@@ -314,7 +334,9 @@ def test_the_order_of_children_is_compared_with_the_table(report, tmp_path):
 
 def test_a_table_that_has_moved_is_a_warning(report, tmp_path):
     page = Page("title", tmp_path)
-    config = {"ranking": {"table": {"path": str(tmp_path / "moved.csv")}}}
+    config = {
+        "ranking": {"truth": "table", "table": {"path": str(tmp_path / "moved.csv")}}
+    }
     derived_accuracy.SECTION.show(page, report._replace(config=config))
     page.write(tmp_path / "page.html")
     assert "moved.csv cannot be read as a table" in (tmp_path / "page.html").read_text()

@@ -122,7 +122,7 @@ def report(tmp_path_factory):
             errors[0] = np.nan  # This one has exploded.
             ranked[one.folder] = Ranked(Evaluation(losses, errors), None, None, [])
     rank_files.write(folder, space, ranking, choices, true.tolist(), ranked)
-    ranking_config = {"table": {"split": "test"}}
+    ranking_config = {"truth": "table", "table": {"split": "test"}}
     arms_config = {"none": {}, "wpl": {}}
     config = {"search": {}, "arms": arms_config, "ranking": ranking_config}
     ranks = rank_files.read_ranks(folder, list(ranked))
@@ -259,7 +259,7 @@ def test_page_has_the_order_by_all_seeds(report, tmp_path):
 
 
 def test_a_row_has_the_order_by_another_truth_of_the_ranking(report):
-    changed = {"ranking": {"table": {"split": "valid"}}}
+    changed = {"ranking": {"truth": "table", "table": {"split": "valid"}}}
     row, *_ = measures.rows_of(report._replace(config=report.config | changed))
     own = "Kendall's tau, by NAS-Bench-201 on cifar10 (test)"
     assert own in row.values

@@ -1,7 +1,7 @@
 """True accuracy, by a table, of what a search would derive at the end of each epoch."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -40,6 +40,12 @@ def _show(page: Page, report: Report) -> None:
     if not truths:
         return
     page.heading("Accuracy by the table")
+    page.text(
+        f"These accuracies are on {_some(truths)}, by a table: of networks that its "
+        "authors trained on these data sets. They are not those of the networks that "
+        f"this run has trained, on its own data ({report.about}). On other data other "
+        "architectures may be the best."
+    )
     page.figure(
         curves(report, truths),
         "derived_accuracy",
@@ -72,11 +78,16 @@ def _show(page: Page, report: Report) -> None:
 def find_truths(report: Report) -> dict[str, FromTable]:
     """By title of a data set, the test accuracies of the space's architectures.
 
+    There are none unless a table is the configuration's truth (``ranking.truth``): a
+    table of the same space may be of other data than the run.
+
     Raises:
       UserError: If the configuration names a table that cannot be read.
     """
-    settings = report.config.get("ranking", {}).get("table", {})
-    path = settings.get("path")
+    ranking = report.config.get("ranking", {})
+    if ranking.get("truth") != "table":
+        return {}
+    path = ranking.get("table", {}).get("path")
     table = tables.nasbench201() if path is None else tables.read(path)
     names = [name.removesuffix("_test") for name in table.columns if _is_test(name)]
     truths = {
@@ -88,6 +99,12 @@ def find_truths(report: Report) -> dict[str, FromTable]:
     except UserError:  # The table is of another space.
         return {}
     return truths
+
+
+def _some(titles: Iterable[str]) -> str:
+    """Titles as in "A, B and C"."""
+    *first, last = titles
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _is_test(column: str) -> bool:
