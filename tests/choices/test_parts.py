@@ -10,6 +10,7 @@ from helpers.choosing import CLASSES, SHAPE, Modular, convolve, plain
 
 import wpl_jax
 from wpl_jax.choices.choice import choice, fixed_choices
+from wpl_jax.errors import UserError
 from wpl_jax.evaluation.latency import LatencySettings, measure
 from wpl_jax.spaces.architecture_json import names_of_choices
 from wpl_jax.spaces.costs import Costs
@@ -194,6 +195,46 @@ def test_of_a_conditional_the_largest_branch_counts():
         "layer/one": (0, 18),
         "layer/none": (0, 0),
     }
+
+
+def one_layer(params, x):
+    branches = {"product": lambda x: x @ params["w"], "skip": lambda x: x}
+    return choice("layer", branches, x)
+
+
+def space_of_one_layer(*inputs, batched):
+    params = {"w": jnp.ones((3, 3))}
+    return wpl_jax.space_of(
+        one_layer, *inputs, init=lambda key: params, batched=batched
+    )
+
+
+def test_a_network_of_batches_is_counted_for_one_example_and_timed_for_any_number():
+    space = space_of_one_layer(jnp.ones((2, 3)), batched=True)
+    assert by_name(space)["layer/product"] == (9, 9)
+    for program in (program_of(space, "layer/product", 5), space.program([0], 5)):
+        function, arguments = program
+        assert arguments[0].shape == (5, 3)
+        found = jax.tree.leaves(jax.eval_shape(function, *arguments))
+        assert found[0].shape == (5, 3)
+
+
+def test_a_network_of_fixed_inputs_is_timed_for_one_call_with_them():
+    space = space_of_one_layer(jnp.ones((2, 3)), batched=False)
+    assert by_name(space)["layer/product"] == (9, 18)
+    assert program_of(space, "layer/product", 1)[1][0].shape == (2, 3)
+    for refused in (
+        lambda: program_of(space, "layer/product", 5),
+        lambda: space.program([0], 5),
+    ):
+        with pytest.raises(UserError, match=r"5 examples.*batched=True"):
+            refused()
+
+
+@pytest.mark.parametrize("shapes", [[()], [(2, 3), (4, 3)], [(0, 3)]])
+def test_batches_have_the_same_number_of_examples(shapes):
+    with pytest.raises(UserError, match="expected the same number of examples"):
+        space_of_one_layer(*map(jnp.ones, shapes), batched=True)
 
 
 class Repeats:

@@ -163,7 +163,7 @@ def test_signals_stop_the_program_with_all_saved(finished, tmp_path):
         assert out.startswith(start)
         assert done < records() < ARMS
         done = records()
-        assert f"Stopped by a signal after {done} arms; all saved." in said
+        assert f"Stopped by a signal after {done} of {ARMS} arms; all saved." in said
         assert "Traceback" not in said
         assert (run / "checkpoints" / str(done)).is_dir()
         assert not (run / "results.json").exists()

@@ -44,7 +44,7 @@ def test_a_search_tells_what_it_does_and_what_it_found(finished):
     assert "tokens" in out.splitlines()[0]
     assert "vocabulary 50" in out.splitlines()[0]
     assert "unknown" in out.splitlines()[0]
-    assert "[1/2] wpl, seed 0: the best has perplexity" in out
+    assert "[1/2] wpl, seed 0: the best has a validation perplexity of" in out
     assert "on validation data and" in out
     assert out.endswith(f"Report: {workdir / 'report.html'}\n")
     assert "Traceback" not in process.stderr

@@ -100,7 +100,7 @@ def test_the_introduction_tells_what_a_child_is_and_of_no_penalty(report, tmp_pa
     introduction.SECTION.show(page, report._replace(arms={"gaea": [one]}))
     page.write(tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text()
-    assert "Gradients train architecture weights in gaea." in text
+    assert "Gradients train architecture weights. There a child is a mixture" in text
     assert "Each epoch trains one child on 7 batches." in text
     assert "Weight Plasticity Loss" not in text
 

@@ -253,7 +253,7 @@ def test_one_seed_has_no_error_and_a_penalty_that_never_shows_the_last_epoch(
             *("0.0700", "0.0800", "0.600", "0.900", "nan", "20.0"),
         ],
     ]
-    assert "1 seed(s)" in page.text
+    assert "1 seed." in page.text
 
 
 def test_the_loss_is_called_what_the_task_says(page, searches, tmp_path):
@@ -319,7 +319,7 @@ def test_page_tells_of_the_run(page):
         "trains 3 children",
         "on 7 batches each",
         "on from epoch 2",  # counted from 1
-        "2 seed(s)",
+        "2 seeds.",
     ):
         assert part in " ".join(page.text.split()), part
     start = page.text.index("{", page.text.index("Configuration"))

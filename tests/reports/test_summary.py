@@ -118,7 +118,7 @@ def test_times_are_those_of_the_folder(tmp_path):
         metrics.write(0, {"x": 1})
         metrics.close()
     (_, cost, _), _ = shown({"wpl": [searched("wpl", 0, 8.0)]}, tmp_path=tmp_path)
-    assert re.search(r"the search took \d+ seconds, its training from scratch", cost)
+    assert re.search(r"the search took \d+ seconds; its training from scratch", cost)
 
 
 def test_commands_are_those_of_this_run(tmp_path):

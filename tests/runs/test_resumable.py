@@ -160,7 +160,10 @@ def test_job_goes_on_after_each_stop(tmp_path, capsys, caplog):
         stop(tmp_path, events, after=count, per_record=2)
         assert events.made == [*range(count)]
         assert max(saved(tmp_path)) == count
-        assert f"Stopped by a signal after {count} calls; all saved." in caplog.text
+        assert (
+            f"Stopped by a signal after {count} of {TOTAL} calls; all saved."
+            in caplog.text
+        )
     capsys.readouterr()
     value = work(tmp_path, events, per_record=2)
     assert capsys.readouterr().out.startswith("Job: resuming after 5 of 6 calls.\n")

@@ -221,14 +221,23 @@ class FunctionSpace(ChoiceSpace):
       function: The network, or what makes a module.
       initializer: What draws the parameters; None of a module.
       inputs: Shapes of the network's inputs.
+      batched: Whether the first axis of each input is that of examples.
     """
 
     function: Callable[..., Any]
     initializer: Callable[[jax.Array], Any] | None
     inputs: tuple[Any, ...] = dataclasses.field(hash=False)
+    batched: bool = False
 
     def __post_init__(self) -> None:
         """Derives the space."""
+        counts = {x.shape[:1] for x in jax.tree.leaves(self.inputs)}
+        if self.batched and (len(counts) != 1 or () in counts or (0,) in counts):
+            shapes = [x.shape for x in jax.tree.leaves(self.inputs)]
+            raise UserError(
+                f"The inputs of {self!r} have the shapes {shapes}, expected the same "
+                "number of examples along the first axis of each (batched=True)."
+            )
         _ = self.derived
 
     def __repr__(self) -> str:
@@ -242,10 +251,32 @@ class FunctionSpace(ChoiceSpace):
         """The name of the function."""
         return _name(self.function).rpartition(".")[2]
 
+    @property
+    def traced(self) -> int:  # type: ignore[override]
+        """The number of examples that the inputs have; 1 if they are not batches."""
+        return jax.tree.leaves(self.inputs)[0].shape[0] if self.batched else 1
+
     def inputs_of(self, batch: int) -> tuple[Any, ...]:
-        """Shapes of the inputs, which are given: their batch is not known."""
-        del batch
-        return self.inputs
+        """Shapes of the inputs for a number of examples.
+
+        Args:
+          batch: The number; 1 if the inputs are not batches.
+
+        Raises:
+          UserError: If it is another number, and they are not.
+        """
+        if not self.batched:
+            if batch != 1:
+                raise UserError(
+                    f"{self!r} has fixed inputs, so it cannot be timed for {batch} "
+                    "examples. Set batch_size to 1: one call with these inputs. Or "
+                    "pass batched=True to wpl_jax.space_of, if the first axis of each "
+                    "input is that of examples."
+                )
+            return self.inputs
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype), self.inputs
+        )
 
     def make_network(self) -> Network:
         """The function, or the module."""
@@ -286,6 +317,7 @@ def space_of(
     network: Callable[..., Any],
     *inputs: Any,
     init: Callable[[jax.Array], Any] | None = None,
+    batched: bool = False,
 ) -> FunctionSpace:
     """The search space of a network that calls :func:`wpl_jax.choice`.
 
@@ -298,6 +330,9 @@ def space_of(
         ``flax.nnx.Rngs`` that makes an NNX module.
       *inputs: Examples of the inputs, or their ``jax.ShapeDtypeStruct``.
       init: Draws the parameters of all branches from a PRNG key.
+      batched: Whether the first axis of each input is that of examples. Then costs
+        are those of one example, and latency is measured for any number of them.
+        Otherwise both are those of one call with the inputs.
 
     Returns:
       The space.
@@ -317,4 +352,4 @@ def space_of(
       (Decision(name='layer', choices=('wide', 'double'), ordered=False),)
     """
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), x.dtype), inputs)
-    return FunctionSpace(network, init, shapes)
+    return FunctionSpace(network, init, shapes, batched)

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wpl_jax.common.counted import counted
 from wpl_jax.common.settings import check_int
 from wpl_jax.errors import UserError
 from wpl_jax.parts import Part, Program
@@ -153,8 +154,9 @@ class Measurements(NamedTuple):
             return said
         error = relative_error(children)
         return (
-            f"{said} The sums of parts differ from {len(children)} whole children that "
-            f"were measured by {error:.1%} (mean relative error)."
+            f"{said} The sums of parts differ from "
+            f"{counted(len(children), 'whole child', 'whole children')} "
+            f"by {error:.1%} (mean relative error)."
         )
 
 

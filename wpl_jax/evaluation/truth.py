@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from wpl_jax.common.counted import counted
 from wpl_jax.common.settings import check_int
 from wpl_jax.registry import Registry
 from wpl_jax.supernet import Space
@@ -113,7 +114,7 @@ class FromScratch(Truth):
     @property
     def about(self):
         """The method and its length."""
-        return f"trained from scratch for {self.epochs} epochs"
+        return f"trained from scratch for {counted(str(self.epochs), 'epoch')}"
 
 
 # By name: dataclasses with the methods of :class:`Truth`.

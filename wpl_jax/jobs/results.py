@@ -75,7 +75,11 @@ def write_results(
         "valid_error": error,
     }
     write_atomically(folder / f"{prefix}{RESULTS_FILE}", to_json(results))
-    print(f"{title}: the best has {search.task.error_name} {error:.2f}.", flush=True)
+    print(
+        f"{title}: the best has a validation {search.task.error_name} of {error:.2f}, "
+        "with the shared weights.",
+        flush=True,
+    )
     model = Model(f"{title}, the best architecture", error, guess)
     print_remark([model], search.task.error_name, REMEDY)
 

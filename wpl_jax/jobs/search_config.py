@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 from ml_collections import ConfigDict
 
+from wpl_jax.common.counted import counted
 from wpl_jax.common.settings import (
     MOST_INT,
     MOST_SEED,
@@ -144,9 +145,11 @@ def runs_of_share(runs: list[Run], share: Share) -> list[Run]:
     """
     if share.count > len(runs):
         raise UserError(
-            f"--share={share} is for {share.count} processes, and the configuration "
-            f"has {len(runs)} searches (config.arms times config.num_seeds). Start at "
-            f"most {len(runs)} processes."
+            f"--share={share} is for {counted(share.count, 'process', 'processes')}, "
+            "and the configuration "
+            f"has {counted(len(runs), 'search', 'searches')} (config.arms times "
+            "config.num_seeds). Start at most "
+            f"{counted(len(runs), 'process', 'processes')}."
         )
     return share.of(runs)
 

@@ -202,6 +202,6 @@ def describe(search: Search, measured: Measured, guess: Guess) -> str:
     learned_nothing = guess.explains_all(float(measured.child_error), measured.err2)
     level = f"{NO_BETTER}, " if learned_nothing else ""
     return (
-        f"{search.task.error_name} {measured.child_error:.1f}, {level}"
+        f"validation {search.task.error_name} {measured.child_error:.1f}, {level}"
         f"forgotten {measured.error.mean:.2f}, reward {measured.child_reward:.3f}"
     )

@@ -132,7 +132,8 @@ class Resumable(contextlib.AbstractContextManager):
             self._save()
         if self._done < self._total:
             logging.warning(
-                "Stopped by a signal after %d %s; all saved.", self._done, self._unit
+                "Stopped by a signal after %d of %d %s; all saved.",
+                *(self._done, self._total, self._unit),
             )
             sys.exit(self._stop.exit_code())
 

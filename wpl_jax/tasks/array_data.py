@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from wpl_jax.common.counted import counted
 from wpl_jax.data.errors import DataError
 from wpl_jax.data.images.holdout import check_share
 from wpl_jax.errors import printable, shorten
@@ -150,13 +151,16 @@ def _examples(given: Any, name: str, kind: str | None) -> Examples:
     targets = _as_array(given[1], f"targets of {name}")
     if len(inputs) < 2:
         raise DataError(
-            f"inputs of {name}", f"{len(inputs)} examples", "at least 2", "add some"
+            f"inputs of {name}",
+            counted(len(inputs), "example"),
+            "at least 2",
+            "add some",
         )
     if targets.ndim < 1 or len(targets) != len(inputs):
         count = len(targets) if targets.ndim else "no axis of"
         raise DataError(
             f"targets of {name}",
-            f"{count} targets",
+            counted(count, "target"),
             f"{len(inputs)}, one for each input",
             "give inputs and targets with the same leading axis, the examples",
         )

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from wpl_jax.common.counted import counted
 from wpl_jax.errors import UserError
 from wpl_jax.tasks.guessing import STANDARD_ERRORS, Guess
 from wpl_jax.tasks.kinds import KINDS, Kind, PerExample
@@ -135,7 +136,8 @@ class Objective:
         count = targets.shape[0]
         if not hasattr(outputs, "shape") or outputs.shape[:1] != (count,):
             raise UserError(
-                f"The network returns {_form(outputs)} for {count} examples, expected "
+                f"The network returns {_form(outputs)} for "
+                f"{counted(count, 'example')}, expected "
                 f"an array with a leading axis of {count}."
             )
         self.of_kind.check(outputs, targets)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from wpl_jax.common.counted import counted
 from wpl_jax.reports.page import COLORS, Page, band, new_figure
 from wpl_jax.tasks.guessing import Guess, Model, remark
 from wpl_jax.two_models import report_fronts
@@ -61,7 +62,7 @@ def _no_better_than_guessing(
     for outcome in select(outcomes, penalty="none"):
         stop, shared = outcome.stop, outcome.shared
         accuracies[f"A {stop_name(stop)}"] = outcome.start_valid
-        of_b = f"B beside A {stop_name(stop)}, {shared} layers shared"
+        of_b = f"B beside A {stop_name(stop)}, {counted(shared, 'layer')} shared"
         accuracies[f"{of_b}, no penalty"] = outcome.final_valid[:, 1]
         if found := _chosen(outcomes, config, stop, shared, _main_rule(config)):
             name = f"{of_b}, {found.chosen.penalty}"
@@ -82,8 +83,10 @@ def _no_better_than_guessing(
 
 def _introduction(page: Page, config: dict, outcomes: Sequence[Outcome]) -> None:
     page.text(
-        f"A network A of {config['layers_a']} layers is trained, then a network B of "
-        f"{config['layers_b']} layers that shares some of A's layers: B starts from "
+        f"A network A of {counted(config['layers_a'], 'layer')} "
+        "is trained, then a network B of "
+        f"{counted(config['layers_b'], 'layer')} "
+        "that shares some of A's layers: B starts from "
         "them and goes on training them. What this does to A is called multi-model "
         "forgetting, and it is what happens in architecture search with shared "
         "weights, where each candidate trains on the weights of all.",
@@ -94,7 +97,8 @@ def _introduction(page: Page, config: dict, outcomes: Sequence[Outcome]) -> None
         "Weight Consolidation (EWC) is the same penalty with another estimate of F, "
         "L2 the same with F = 1.",
         f"Data: {config['data']['path'] or config['data']['format']}. "
-        f"{config['num_seeds']} seeds; bands and ± show the standard deviation over "
+        f"{counted(config['num_seeds'], 'seed')}; "
+        "bands and ± show the standard deviation over "
         "seeds, SE the standard error of the mean. Alpha was chosen on validation "
         "images, all tables show test images. With a seed A, B's initialization and "
         "the batches are the same in all arms.",
@@ -178,7 +182,8 @@ def _training_curves(page: Page, outcomes: Sequence[Outcome], config: dict) -> N
     page.figure(
         figure,
         "training",
-        f"Accuracy on validation images with {shared} shared layers, after A converged "
+        f"Accuracy on validation images with {counted(shared, 'shared layer')}, "
+        "after A converged "
         "and after A was stopped early (figure 2 of the paper). Solid: A, which is "
         f"not trained any more. Dashed: B. Rule for alpha: {rule}.",
     )
@@ -271,7 +276,7 @@ def _calibration(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
         page.figure(
             figure,
             f"alpha_{name}",
-            f"{NAMES[main['penalty']]}, {main['shared']} shared layers, A "
+            f"{NAMES[main['penalty']]}, {counted(main['shared'], 'shared layer')}, A "
             f"{stop_name(main['stop'])}, on test images. The "
             "explicit step adds the penalty's gradient and diverges where learning "
             "rate * alpha * F exceeds 2 for some weight, which takes both models to "

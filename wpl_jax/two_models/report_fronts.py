@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from wpl_jax.common.bootstrap import CONFIDENCE, Interval, quantiles, resamples
+from wpl_jax.common.counted import counted
 from wpl_jax.reports.page import COLORS, Page, new_figure
 from wpl_jax.two_models import fronts
 from wpl_jax.two_models.analysis import Outcome, select, standard_error
@@ -82,7 +83,8 @@ def _figure(page: Page, outcomes: Sequence[Outcome], setting: Setting) -> None:
         figure,
         "methods",
         "Each point is one alpha, mean over seeds on test images, for A "
-        f"{stop_name(stop)} and {shared} shared layers. Up and right is better. Lines "
+        f"{stop_name(stop)} and {counted(shared, 'shared layer')}. "
+        "Up and right is better. Lines "
         "join the points that no other alpha is better than. Points far below all "
         "lines, such as those of trainings that diverged, are outside the figure. The "
         f"band is the {CONFIDENCE:.0%} interval of the line at each accuracy of "
@@ -234,7 +236,8 @@ def _rules(page: Page, outcomes, config: dict, setting: Setting) -> None:
     stop, shared, _ = setting
     lost, reached = free.lost_test, free.final_test[:, 1]
     page.text(
-        f"Test images, A {stop_name(stop)}, {shared} layers shared. Without a penalty "
+        f"Test images, A {stop_name(stop)}, {counted(shared, 'layer')} "
+        "shared. Without a penalty "
         f"A loses {lost.mean():.3f} ± {standard_error(lost):.3f} (SE) and B reaches "
         f"{mean_cell(reached)}. Each alpha was chosen on validation images: among the "
         "alphas that obey the rule it makes the other model best. An asterisk marks a "

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from wpl_jax.common.counted import counted
 from wpl_jax.errors import UserError, shorten
 from wpl_jax.runs.run_directory import differing_fields
 from wpl_jax.runs.run_files import (
@@ -68,7 +69,7 @@ def read(workdir: Path, config: dict[str, Any], arms: Sequence[Arm]) -> Results:
         "finite": list_of(TRUTH, seeds),
     }
     if len(results["arms"]) != len(arms):
-        what = f"it has {len(results['arms'])} arms, expected {len(arms)}"
+        what = f"it has {counted(len(results['arms']), 'arm')}, expected {len(arms)}"
         damaged(path, what, remedy)
     for number, (found, arm) in enumerate(zip(results["arms"], arms, strict=True), 1):
         own = {name: equal_to(value) for name, value in arm._asdict().items()}

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from wpl_jax.common.counted import counted
 from wpl_jax.data.errors import DataError
 from wpl_jax.data.images.layout import check_examples_first, check_layout
 from wpl_jax.data.images.source import Source, Split
@@ -40,7 +41,8 @@ def as_split(
     if len(split.images) != len(split.labels):
         raise DataError(
             where[0],
-            f"{len(split.images)} images, and {len(split.labels)} labels in {where[1]}",
+            f"{counted(len(split.images), 'image')}, and "
+            f"{counted(len(split.labels), 'label')} in {where[1]}",
             "one label for each image",
             "check that both are from the same split, and complete",
         )
@@ -156,7 +158,7 @@ def _check_names(name: str, split: Split, source: Source) -> None:
     count = len(source.class_names)
     raise DataError(
         source.name,
-        f"label {split.labels.max()} in {name}, and {count} class names",
+        f"label {split.labels.max()} in {name}, and {counted(count, 'class name')}",
         f"labels 0..{count - 1}",
         "number the classes from 0, or name all of them",
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from wpl_jax.common.counted import counted
 from wpl_jax.data.errors import DataError
 from wpl_jax.data.files import (
     PathLike,
@@ -63,7 +64,7 @@ class ImageFiles:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """Reads them, several at a time: uint8[n, height, width, channels]."""
-        what = f"{len(self)} images of {self.form}"
+        what = f"{counted(len(self), 'image')} of {self.form}"
         remedy = "give a smaller size, read some at a time, or take fewer"
         folder = self.files[0].parent.parent if len(self) else "images"
         require_memory(math.prod(self.shape), folder, what, remedy)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from wpl_jax.common.counted import counted
 from wpl_jax.data.errors import DataError
 from wpl_jax.data.files import PathLike
 from wpl_jax.data.host_memory import require_memory
@@ -209,7 +210,7 @@ def _read_split(builder: Any, split: str, keys: tuple[str, str], where: str) -> 
 def _room_for(image: np.ndarray, count: int, where: str) -> np.ndarray:
     """An array for so many images like one."""
     remedy = "take a smaller data set, or a machine with more memory"
-    what = f"{count:,} images of shape {image.shape}"
+    what = f"{counted(count, 'image')} of shape {image.shape}"
     require_memory(count * image.nbytes, where, what, remedy)
     return np.empty((count, *image.shape), image.dtype)
 

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
+from wpl_jax.common.counted import counted
 from wpl_jax.data.arguments import require_int
 from wpl_jax.data.errors import DataError
 
@@ -61,4 +62,4 @@ def _check_size(size: int, batch_size: int, length: int, name: str) -> None:
     options = [f"set batch_size={largest} or lower"] if largest else []
     options += ["set a smaller length"] if length > 1 else []
     remedy = ", or ".join([*options, "take a longer text"])
-    raise DataError(name, f"{size:,} tokens", expected, remedy)
+    raise DataError(name, counted(size, "token"), expected, remedy)

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from wpl_jax.common.counted import counted
 from wpl_jax.data.errors import DataError
 from wpl_jax.data.files import (
     PathLike,
@@ -75,7 +76,7 @@ def read_text(file: Path) -> str:
         raise DataError(file, found, _EXPECTED, remedy) from error
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     if not text.strip():
-        found = f"only whitespace ({len(data)} bytes)"
+        found = f"only whitespace ({counted(len(data), 'byte')})"
         raise DataError(file, found, _EXPECTED, "put text into it")
     return text
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from wpl_jax.common.counted import counted
 from wpl_jax.errors import UserError
 from wpl_jax.jobs.build import find_class
 from wpl_jax.models.files import load
@@ -42,7 +43,7 @@ def predict(
         writer.writerow(row)
     output = machine.output or workdir / PREDICTIONS_FILE
     write_atomically(output, text.getvalue())
-    print(f"{count:,} rows in {output}", flush=True)
+    print(f"{counted(count, 'row')} in {output}", flush=True)
 
 
 def load_model(config: ConfigDict | None, workdir: Path) -> Model:

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from wpl_jax.common.counted import counted
 from wpl_jax.reports.page import Page, band, new_figure
 from wpl_jax.reports.searched import Columns
 from wpl_jax.reports.sections.section import Report, Section, span
@@ -29,12 +30,13 @@ def _show(page: Page, report: Report) -> None:
     arms = [arm for arm, *_ in report.recording(_GAP)]
     if not arms:
         return
+    batches = span(report.of_search("eval_batches", arms))
     page.heading("Discretization gap")
     page.figure(
         curves(report),
         "discretization_gap",
         f"Loss and {report.error_name} at the end of each epoch, on "
-        f"{span(report.of_search('eval_batches', arms))} validation batches with the "
+        f"{counted(batches, 'validation batch', 'validation batches')} with the "
         "shared weights. Dashed: the mixtures that were trained, mean over the epoch. "
         "Solid: the architectures to which they are discretized. The gap is the solid "
         "line minus the dashed one. "

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from wpl_jax.common.counted import counted
 from wpl_jax.evaluation.latency import Measurements
 from wpl_jax.evaluation.latency import read as read_latency
 from wpl_jax.reports.page import Page, new_figure
@@ -194,7 +195,7 @@ def _show_parts(page: Page, report: Report, measured: Measurements | None) -> No
     others = order[_MOST_PARTS:]
     if len(others):
         sums = (_number(each[others].sum()) for each in of_child.values())
-        rows.append((f"{len(others)} others", f"{uses[others].sum():g}", *sums))
+        rows.append((counted(len(others), "other"), f"{uses[others].sum():g}", *sums))
     page.text(
         f"The costs of the best architecture of {arm} are those of its parts. "
         "Multiply-adds are products in convolutions and matrix products for one image "

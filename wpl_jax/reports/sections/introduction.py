@@ -1,7 +1,10 @@
 """What the report is about: children, forgetting, penalties and the data."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from wpl_jax.common.counted import counted
 from wpl_jax.reports.page import Page
 from wpl_jax.reports.sections.section import Report, Section, span
 from wpl_jax.reports.sections.weight_entropy import WEIGHTS
@@ -21,7 +24,7 @@ def _show(page: Page, report: Report) -> None:
     by_gradients = [arm for arm, *_ in report.recording(WEIGHTS)]
     if by_gradients:
         page.text(
-            f"Gradients train architecture weights in {', '.join(by_gradients)}. There "
+            f"Gradients train architecture weights{_in(by_gradients, report)}. There "
             "a child is a mixture of all choices with these weights, or an "
             "architecture drawn with them. It is evaluated as it was on the last of "
             "its batches. The derived architecture has the choice with the largest "
@@ -37,20 +40,29 @@ def _show(page: Page, report: Report) -> None:
             "weights; EWC (Elastic Weight Consolidation) adds up a pull for each "
             "earlier child."
         )
+    batches = span(report.of_search("eval_batches"))
     page.text(
         f"Data: {report.about}. Errors: {report.error_name} on "
-        f"{span(report.of_search('eval_batches'))} validation batches, "
-        f"without dropout. {len({one.seed for one in report.searches})} seed(s)."
+        f"{counted(batches, 'validation batch', 'validation batches')}, "
+        "without dropout. "
+        f"{counted(len({one.seed for one in report.searches}), 'seed')}."
     )
+
+
+def _in(arms: Sequence[str], report: Report) -> str:
+    """Which of the arms, unless it is all of them."""
+    if len(arms) == len(report.arms):
+        return ""
+    return f" in the {'arm' if len(arms) == 1 else 'arms'} {', '.join(arms)}"
 
 
 def _children(report: Report) -> str:
     """How many an epoch trains, and on how many batches."""
     counts = {len(one.curve("children/err1")[0]) for one in report.searches}
-    batches = span(report.of_search("batches"))
+    batches = counted(span(report.of_search("batches")), "batch", "batches")
     if counts == {1}:
-        return f"one child on {batches} batches"
-    return f"{span(counts)} children, one after the other, on {batches} batches each"
+        return f"one child on {batches}"
+    return f"{span(counts)} children, one after the other, on {batches} each"
 
 
 SECTION = Section(_show)

@@ -1,5 +1,6 @@
 """What ranks the candidates for the best architecture of each arm."""
 
+from wpl_jax.common.counted import counted
 from wpl_jax.reports.page import Page
 from wpl_jax.reports.sections.section import Report, Section
 
@@ -30,7 +31,9 @@ def _show(page: Page, report: Report) -> None:
 
 
 def _on(batches: int | None) -> str:
-    return "on all validation data" if batches is None else f"on {batches} batches"
+    if batches is None:
+        return "on all validation data"
+    return f"on {counted(batches, 'batch', 'batches')}"
 
 
 SECTION = Section(_show)

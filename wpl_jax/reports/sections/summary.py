@@ -125,7 +125,7 @@ def _cost(report: Report) -> str:
     notes = [f"means of {len(seeds)} seeds"] if len(seeds) > 1 else []
     if any(x is not None for x in (*times, *again)):
         notes.append("times include compilation, and are those of the machine")
-    text = ", ".join(parts)
+    text = "; ".join(parts)
     about = f" ({'; '.join(notes)})" if notes else ""
     return f"{text[0].upper()}{text[1:]}{about}."
 
@@ -179,7 +179,8 @@ def _commands(report: Report) -> list[str]:
     # The class of a space that is not registered comes from the configuration.
     own = config if ":" in name_of(best.space) else []
     return [
-        "# Train it from scratch, in a folder of its own; add settings for longer:",
+        "# Train it from scratch, in a folder of its own; config.retrain has the "
+        "settings:",
         _line(retrain),
         f"# Predict with the best {MODEL_FILE}; INPUT is a file or a folder:",
         _line([*own, *run, "--mode=predict", "--input=INPUT"]),
