@@ -1,5 +1,6 @@
 """What all tests share: eight CPU devices, asked for before JAX starts."""
 
+import fnmatch
 import itertools
 import os
 
@@ -14,7 +15,7 @@ os.environ["XLA_FLAGS"] = " ".join(
     ]
 )
 
-_FILES_AT_ONCE = 20
+_FILES_AT_ONCE = 30
 _files = itertools.count(1)
 
 
@@ -30,3 +31,15 @@ def _few_programs():
     yield
     if next(_files) % _FILES_AT_ONCE == 0:
         jax.clear_caches()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Marks as slow what ``slow_except`` does not name: most cases of a costly test.
+
+    Each pattern is one of the ids of parameters, with ``*`` for any text.
+    """
+    for item in items:
+        for mark in item.iter_markers("slow_except"):
+            if not any(fnmatch.fnmatchcase(item.callspec.id, p) for p in mark.args):
+                item.add_marker("slow")

@@ -199,6 +199,7 @@ def test_a_model_of_nnx_compiles_once_and_reads_its_new_statistics(caplog):
         np.testing.assert_allclose(found.fisher[name][...], fisher, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_estimators_and_rules_are_those_of_the_library():
     tx = wpl_jax.weight_plasticity(1.0)
     state = PARAMS, tx.init(PARAMS)

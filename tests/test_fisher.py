@@ -183,6 +183,7 @@ def test_under_jit_and_vmap_over_parameters(estimator):
         assert_close(jax.tree.map(lambda x, i=i: x[i], got), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_under_vmap_over_seeds():
     keys = jax.random.split(jax.random.key(0), 3)
     resample = wpl_jax.sample_class(logits)
@@ -198,6 +199,7 @@ def test_under_vmap_over_seeds():
     assert np.std(got["w"], axis=0).max() > 0.01
 
 
+@pytest.mark.slow_except("batch-float16")
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 @both_estimators
 def test_half_precision_gives_float32(estimator, dtype):
@@ -208,6 +210,7 @@ def test_half_precision_gives_float32(estimator, dtype):
     assert_close(fisher, expected, rtol=0.1, atol=0.01)
 
 
+@pytest.mark.slow
 @both_estimators
 def test_numpy_parameters_and_examples(estimator):
     fisher = estimator(loss, PARAMS, EXAMPLES)
@@ -254,6 +257,7 @@ def test_labels_from_the_model_give_the_true_fisher():
         assert (distance > 5 * error).any()
 
 
+@pytest.mark.slow
 def test_the_draws_do_not_depend_on_the_chunk_size():
     resample = wpl_jax.sample_class(logits)
 
@@ -454,6 +458,7 @@ def train(c, learning_rate, scale):
     return fit((p, state), task_b)[1], value
 
 
+@pytest.mark.slow
 def test_scale_loss_makes_training_invariant_to_the_scale_of_the_loss():
     """The loss times c and the learning rate over c: the same path."""
     c = 7.0
@@ -468,6 +473,7 @@ def test_scale_loss_makes_training_invariant_to_the_scale_of_the_loss():
     assert np.max(np.abs(other_path["w"][-1] - raw_path["w"][-1])) > 1e-2
 
 
+@pytest.mark.slow
 def test_scale_unit_makes_the_penalty_invariant_to_the_scale_of_the_loss():
     c = 7.0
     _, value = train(1.0, 0.3, "unit")
@@ -523,6 +529,7 @@ def _line(w, example):
 LINE = jnp.array([0.5, 1.0, 2.0]), jnp.array([0.0, 3.0, 1.0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [jax.grad, jax.jacfwd], ids=["reverse", "forward"])
 def test_the_fisher_can_be_differentiated(mode):
     x, y = map(np.float64, LINE)
@@ -662,6 +669,7 @@ def test_a_binary_head_gives_the_closed_form():
     np.testing.assert_allclose(got, want, rtol=0.05)
 
 
+@pytest.mark.slow
 def test_padding_of_a_sequence_stays():
     table = jnp.array([[0.0, 50.0, 0.0]] * 4)
     resample = wpl_jax.sample_class(lambda table, x: table)
@@ -711,6 +719,7 @@ def _recurrent_loss(p, example):
     return -jax.nn.log_softmax(scores)[label]
 
 
+@pytest.mark.slow
 @halves
 def test_per_example_fisher_of_thousands_in_half_precision(dtype):
     """The sums are taken in float32; what is left is rounding of each gradient."""
@@ -736,6 +745,7 @@ def test_per_example_fisher_of_thousands_in_half_precision(dtype):
         assert error < float(jnp.finfo(dtype).eps), (name, error)
 
 
+@pytest.mark.slow
 @halves
 def test_batch_fisher_of_thousands_in_half_precision(dtype):
     """Most gradients fall on few rows of the table, where a long sum would stop."""
@@ -762,6 +772,7 @@ def test_batch_fisher_of_thousands_in_half_precision(dtype):
         np.testing.assert_allclose(found, want[name], rtol=2 * jnp.finfo(dtype).eps)
 
 
+@pytest.mark.slow_except("float16")
 @halves
 def test_averages_and_scales_in_half_precision(dtype):
     half = jnp.asarray(np.random.default_rng(0).random(5000) * 100, dtype)

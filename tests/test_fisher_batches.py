@@ -210,6 +210,7 @@ def test_a_prefix_tells_what_is_trained():
     assert_says(lambda: wpl_jax.trained_only(with_lora, params, nothing), ["no True"])
 
 
+@pytest.mark.slow
 def test_nnx_lora_alone_has_a_fisher():
     """With the filters of NNX: the optimizer and the Fisher have LoRA alone."""
     model = nnx.LoRALinear(3, 4, lora_rank=2, rngs=nnx.Rngs(0))

@@ -53,6 +53,7 @@ def assert_equal(got, want):
 
 
 # Without jit each operation is a program of its own: two cases of it.
+@pytest.mark.slow_except("per example-*")
 @pytest.mark.parametrize(
     ("estimator", "kind", "divided", "jit"),
     [
@@ -125,6 +126,7 @@ OF_OUTPUTS = {
 }
 
 
+@pytest.mark.slow_except("mas")
 @pytest.mark.parametrize("name", OF_OUTPUTS)
 def test_estimators_of_outputs_on_a_mesh_and_in_a_shard_map(name):
     params, examples = problem()

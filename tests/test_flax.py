@@ -104,6 +104,7 @@ def linen_run(proximal, consolidated=True):
     return anchor, fisher, state
 
 
+@pytest.mark.slow_except("proximal")
 @pytest.mark.parametrize("proximal", [False, True], ids=["explicit", "proximal"])
 def test_linen_weights_stay_near_the_anchor(proximal):
     anchor, fisher, state = linen_run(proximal)
@@ -169,6 +170,7 @@ def ones_like(tree):
     return jax.tree.map(jnp.ones_like, tree)
 
 
+@pytest.mark.slow_except("jitted")
 @pytest.mark.parametrize("jitted", [False, True], ids=["eager", "jitted"])
 def test_nnx_consolidate_and_update(jitted):
     model, optimizer = nnx_start(make_tx(ALPHA, optimizer=optax.sgd(LR, momentum=0.9)))
@@ -259,6 +261,7 @@ def test_nnx_penalty_value_with_a_schedule():
     assert expected > 0
 
 
+@pytest.mark.slow_except("proximal")
 @pytest.mark.parametrize("proximal", [False, True], ids=["explicit", "proximal"])
 def test_nnx_bfloat16_parameters(proximal):
     model, optimizer = nnx_start(make_tx(ALPHA, proximal), jnp.bfloat16)
@@ -328,6 +331,7 @@ class Noisy(nnx.Module):
         return self.last(self.dropout(self.norm(self.first(x))))
 
 
+@pytest.mark.slow
 def test_nnx_counters_and_statistics_stay_out_of_the_fisher():
     model = Noisy(nnx.Rngs(0))
     count = int(model.dropout.rngs.count[...])

@@ -276,6 +276,7 @@ def flattened(tree):
     return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
 
 
+@pytest.mark.slow_except("classes-3")
 @pytest.mark.parametrize("samples", [1, 3])
 @pytest.mark.parametrize("kind", ["classes", "sequence", "ggn"])
 def test_random_signs_are_unbiased(kind, samples):
@@ -311,6 +312,7 @@ def test_random_signs_are_unbiased(kind, samples):
     assert (deviation < 1.2 * np.sqrt(2 / samples) * exact + 1e-6).all()
 
 
+@pytest.mark.slow
 def test_random_signs_vary_less_than_drawn_labels_where_the_model_is_confident():
     params = jax.tree.map(lambda p: 3 * p, to_jax(REGRESSION))
     examples = to_jax(X), jnp.zeros(N, jnp.int32)
@@ -335,6 +337,7 @@ def test_random_signs_vary_less_than_drawn_labels_where_the_model_is_confident()
     assert np.median(of_labels / of_signs) > 1.5
 
 
+@pytest.mark.slow
 def test_random_signs_do_not_depend_on_the_chunk_size():
     of = functools.partial(wpl_jax.exact_fisher, mlp, to_jax(MLP), to_jax(X), samples=2)
     whole = of(key=jax.random.key(0))
@@ -360,6 +363,7 @@ ESTIMATORS = {
 }
 
 
+@pytest.mark.slow_except("exact")
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_padding_has_no_part_in_it(name):
     params, x = to_jax(MLP), to_jax(X)

@@ -358,6 +358,7 @@ def test_masks_broadcast(kind, mask):
     np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
+@pytest.mark.slow_except("*proximal")
 @both_kinds
 @pytest.mark.parametrize(
     ("alpha", "dtype"),
@@ -521,6 +522,7 @@ def replicas(n):
     return jax.tree.map(lambda *x: np.stack(x), *trees), trees
 
 
+@pytest.mark.slow_except("*explicit*")
 @both_kinds
 @pytest.mark.parametrize("transform", [jax.vmap, jax.pmap], ids=["vmap", "pmap"])
 def test_under_vmap_and_on_eight_devices(kind, transform):
@@ -598,6 +600,7 @@ def test_float64(kind):
         np.testing.assert_allclose(value, sum(jax.tree.leaves(terms)), rtol=1e-14)
 
 
+@pytest.mark.slow_except("proximal")
 @both_kinds
 def test_multi_steps(kind):
     """The mean gradient of two steps, then one step of the chain."""
@@ -652,6 +655,7 @@ def test_numpy_parameters(kind):
     assert_close(updates, UPDATE)
 
 
+@pytest.mark.slow_except("jitted-replace-*")
 @both_kinds
 @pytest.mark.parametrize("rule", [wpl_jax.replace, wpl_jax.accumulate])
 @pytest.mark.parametrize("jitted", [False, True], ids=["eager", "jitted"])
@@ -684,6 +688,7 @@ def test_params_and_state_can_be_donated(kind, rule, jitted):
     assert_identical(f, fisher)  # Neither aliased nor donated.
 
 
+@pytest.mark.slow_except("proximal")
 @both_kinds
 def test_the_state_is_sharded_like_the_parameters(kind):
     mesh = jax.make_mesh((8,), ("d",), axis_types=(jax.sharding.AxisType.Explicit,))
@@ -773,6 +778,7 @@ def nested(kind, nesting):
     return tx, jax.jit(lambda u, s, p, mask: tx.update(u, s, p, mask=mask))
 
 
+@pytest.mark.slow_except("*explicit")
 @both_kinds
 @every_nesting
 def test_consolidate_in_every_nesting(kind, nesting):
@@ -1252,6 +1258,7 @@ def test_fishers_that_add_up_beyond_the_range_still_protect():
     np.testing.assert_allclose(value, 1e-30 / 2 * np.finfo(np.float32).max, rtol=1e-5)
 
 
+@pytest.mark.slow_except("proximal")
 @pytest.mark.parametrize("step", [EXPLICIT, PROXIMAL])
 def test_complex_parameters_move_as_their_two_parts_do(step):
     tx = chain(step, 2.0)
@@ -1326,6 +1333,7 @@ def test_boxes_on_one_side_of_an_update_are_named():
         tx.update(plain, tx.init(boxed), plain)
 
 
+@pytest.mark.slow_except("proximal")
 @pytest.mark.parametrize("step", [EXPLICIT, PROXIMAL])
 def test_complex_parameters_beside_a_split_optimizer(step):
     """Trained as the loss of real and imaginary parts is, under Adam."""

@@ -59,6 +59,7 @@ def on_one_device(rules):
     return jax.jit(functools.partial(everything, rules=rules))(*problem())
 
 
+@pytest.mark.slow_except("AxisType.Explicit-columns-*", "AxisType.Auto-rows-*")
 @pytest.mark.parametrize(
     ("kind", "divided", "jit", "fisher_is"),
     [

@@ -69,6 +69,7 @@ def test_the_search_of_the_readme_finds_a_model_that_predicts():
     np.testing.assert_allclose(np.exp(given).sum(-1), 1, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_penalty_of_the_guide_protects_a_flax_nnx_model():
     found = run(PENALTY, *blocks(PENALTY))
     (state,) = wpl_jax.plasticity_states(found["optimizer"].opt_state)
@@ -80,6 +81,7 @@ def test_the_penalty_of_the_guide_protects_a_flax_nnx_model():
     assert any(np.any(fisher) for fisher in jax.tree.leaves(state.fisher))
 
 
+@pytest.mark.slow_except("penalty")
 @pytest.mark.parametrize(
     "page", [PENALTY, MISTAKES, FINE_TUNING], ids=lambda path: path.stem
 )

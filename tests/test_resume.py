@@ -64,6 +64,7 @@ def linen_start(bits, seed):
     return TrainState.create(apply_fn=MODEL.apply, params=params, tx=transform(bits))
 
 
+@pytest.mark.slow_except("float32")
 @with_bits
 def test_linen_resumes_after_a_task_has_been_remembered(bits, tmp_path):
     state = linen_start(bits, 0)
@@ -117,6 +118,7 @@ def nnx_start(bits, seed):
     return model, nnx.Optimizer(model, transform(bits), wrt=nnx.Param)
 
 
+@pytest.mark.slow_except("float32")
 @with_bits
 def test_nnx_resumes_after_a_task_has_been_remembered(bits, tmp_path):
     model, optimizer = nnx_start(bits, 0)

@@ -60,6 +60,7 @@ def test_epochs_are_the_papers_algorithm(changes):
     np.testing.assert_array_equal(state.carry, EPOCHS * CHILDREN * BATCHES)
 
 
+@pytest.mark.slow
 def test_one_compilation_serves_all_architectures_and_epochs():
     traces = []
 
@@ -77,6 +78,7 @@ def test_one_compilation_serves_all_architectures_and_epochs():
     assert len(traces) == 1
 
 
+@pytest.mark.slow
 def test_searches_that_differ_in_their_protection_evaluate_and_learn_by_one_program():
     traces = []
 
@@ -146,6 +148,7 @@ def _numbers(leaf):
     return jax.random.key_data(leaf) if is_key else leaf
 
 
+@pytest.mark.slow_except("gradient")
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_step_that_is_not_finite_is_left_out_and_counted(what):
     class Broken(toy.ToyTask):
@@ -300,6 +303,7 @@ def test_the_controller_finds_what_is_best_and_random_search_as_often_as_compute
     assert hits("random") < 4
 
 
+@pytest.mark.slow_except("random")
 @pytest.mark.parametrize("name", ["enas", "random"])
 def test_the_selection_is_the_best_of_what_was_screened(name):
     for s in selected(name):
@@ -309,6 +313,7 @@ def test_the_selection_is_the_best_of_what_was_screened(name):
         np.testing.assert_array_equal(wrong[s.kept], np.sort(wrong)[:2])
 
 
+@pytest.mark.slow
 def test_architectures_are_selected_with_the_mean_weights_of_the_last_epochs():
     data, ends = toy.make_data(), []
     search = dataclasses.replace(make_search(), average_from=1)
@@ -335,6 +340,7 @@ def test_architectures_are_selected_with_the_mean_weights_of_the_last_epochs():
     assert not jax.tree.leaves(plain.averaged)
 
 
+@pytest.mark.slow
 def test_learning_in_parts_is_learning_at_once():
     config = toy.get_config()
     task = toy.ToyTask()

@@ -329,6 +329,7 @@ def test_whole_children_run_with_their_choices_and_given_statistics():
     assert jax.tree.leaves(params)
 
 
+@pytest.mark.slow
 def test_limits_of_products_are_kept():
     most = 700
     limits = find(Costs(PLAIN), LimitSettings(multiply_adds=most))

@@ -76,6 +76,7 @@ def run(search):
     return found
 
 
+@pytest.mark.slow
 def test_random_search_under_wpl():
     protection = make_protection("wpl", start_epoch=0)
     run(search_of(plain(SHAPE, CLASSES), "random", protection))

@@ -77,6 +77,7 @@ def run_on(space, architecture):
     )
 
 
+@pytest.mark.slow_except("module")
 @BOTH
 def test_children_have_outputs_and_gradients_of_the_network_by_hand(space, by_hand):
     params, traces = params_of(space), []

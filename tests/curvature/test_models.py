@@ -294,6 +294,7 @@ def test_equals_the_squares_of_gradients_written_out(name):
     assert_squares(*MODELS[name]())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["recurrence", "stacked layers", "nested loops", "attention, tied", "convolved"],

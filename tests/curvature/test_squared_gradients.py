@@ -435,6 +435,7 @@ class Nnx(nnx.Module):
         return self.out(nnx.relu(x).reshape(-1))
 
 
+@pytest.mark.slow
 def test_flax_linen():
     images = array(N, 4, 4, 2)
     model = Linen()
@@ -459,6 +460,7 @@ def test_flax_nnx():
 HALVES = ["float16", "bfloat16"]
 
 
+@pytest.mark.slow_except("*-bfloat16")
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
@@ -493,6 +495,7 @@ def test_half_precision_compute_with_float32_parameters(dtype):
     check(loss, params, array(N, 3), rtol=0.05)
 
 
+@pytest.mark.slow_except("*-dense")
 @pytest.mark.parametrize(
     "loss",
     [

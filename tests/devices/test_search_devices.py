@@ -191,6 +191,7 @@ def test_architectures_are_ranked_on_several_devices_as_computed():
 
 
 # That a search goes on with as many is a fast test of jobs/test_search_run.py.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "counts",
     [

@@ -98,6 +98,7 @@ class Together(Written):
             self.anchor[k] = np.where(used > 0, anchor, self.anchor[k])
 
 
+@pytest.mark.slow_except("2-wpl-proximal", "2-ewc-explicit")
 @pytest.mark.parametrize(
     ("count", "name", "step"),
     [
@@ -173,6 +174,7 @@ def test_momentum_is_of_the_children_that_use_a_parameter():
             )
 
 
+@pytest.mark.slow
 def test_a_child_that_explodes_does_not_move_the_others():
     class Broken(toy.ToyTask):
         def train_loss(self, child, architecture, data, carry, step, key, axis):

@@ -84,6 +84,7 @@ def train_epoch(search, state, data, epoch):
     return state
 
 
+@pytest.mark.slow_except("*3*")
 @pytest.mark.parametrize("devices", [Devices(), Devices(3, "children")], ids=str)
 def test_shared_weights_move_to_the_mean_of_children_that_start_from_them(devices):
     search, plain = sumnas(devices), toy.make_data()

@@ -91,6 +91,7 @@ def predict_one(task, params, choice, data, inputs):
     return task.predict(child, one, data, inputs)
 
 
+@pytest.mark.slow_except("of_images-valid", "of_text-test")
 @pytest.mark.parametrize("split", ["valid", "test"])
 @pytest.mark.parametrize("make", [of_images, of_text])
 def test_an_ensemble_predicts_the_mean_of_its_members_probabilities(make, split):

@@ -89,6 +89,7 @@ def test_the_table_has_every_part_and_sums_of_children():
         np.testing.assert_allclose([child.measured, child.summed], [1000, expected])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -129,6 +130,7 @@ def test_a_loop_returns_what_its_program_does():
     np.testing.assert_array_equal(output, np.ones((3, 2)))
 
 
+@pytest.mark.slow
 def test_measurements_are_read_as_they_are_written(tmp_path):
     assert latency.read(tmp_path) is None
     table = measure(SPACE, LatencySettings(children=2), Numbered())

@@ -71,6 +71,7 @@ def test_an_infinite_error_is_the_last():
     assert metrics.precision_at_bottom(true, estimate, 1) == 1
 
 
+@pytest.mark.slow
 def test_intervals_hold_what_they_promise():
     rng, held, tau = np.random.default_rng(0), 0, 2 / np.pi * np.arcsin(0.6)
     for seed in range(100):

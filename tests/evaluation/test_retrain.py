@@ -524,6 +524,7 @@ def test_run_returns_what_it_writes_and_says_it(retraining, tmp_path, capsys):
     )
 
 
+@pytest.mark.slow_except("stops2-*")
 @pytest.mark.parametrize(
     ("stops", "seconds"), [((1,), 1e9), ((2, 5, 4), 1e9), ((7,), 0.0)]
 )

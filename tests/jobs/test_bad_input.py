@@ -332,6 +332,7 @@ FLAGS = {
 }
 
 
+@pytest.mark.slow_except("wait")
 @pytest.mark.parametrize("name", FLAGS)
 def test_wrong_flags_are_said_in_few_lines(name, tmp_path):
     (tmp_path / "syntax.py").write_text("def get_config(:\n")

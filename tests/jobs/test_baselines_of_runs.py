@@ -61,6 +61,7 @@ def files(workdir):
     return [(workdir / FOLDER / name).read_bytes() for name in names]
 
 
+@pytest.mark.slow
 def test_a_baseline_is_trained_like_the_architecture(finished, tmp_path):
     """As large as that one, of 6 parameters, and like the same training by hand."""
     found = json.loads((finished / FOLDER / "retrained.json").read_text())

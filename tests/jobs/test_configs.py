@@ -76,6 +76,7 @@ FAST = (
 )
 
 
+@pytest.mark.slow_except("gaea_nb201_small")
 @pytest.mark.parametrize("name", FAST)
 def test_every_call_keeps_the_form_of_the_state(name):
     config = get_config(name)
@@ -112,6 +113,7 @@ def test_the_papers_setting_has_the_papers_size():
     assert sum(p.size for p in jax.tree.leaves(params)) == 146_014_000 - 2 * 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "sizes", "moved", "remembered"),
     [

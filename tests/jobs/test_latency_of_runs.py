@@ -33,6 +33,7 @@ def limited(**limits):
     return config
 
 
+@pytest.mark.slow
 def test_it_is_measured_once(tmp_path, capsys):
     config = limited(latency_ms=9.0)
     found = latency.measure(config, [SPACE], tmp_path, Constant())
@@ -60,6 +61,7 @@ def test_it_is_needed_for_limits_and_rewards(tmp_path):
     assert not latency.is_missing(runs, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_limit_is_checked_by_what_is_measured():
     parts = {}
 

@@ -127,6 +127,7 @@ def test_mode_is_one_of_the_job(tmp_path):
         jobs.run(tiny.get_config(), tmp_path / "run", "report")
 
 
+@pytest.mark.slow
 def test_full_disk_is_said_in_a_message(finished, tmp_path):
     """The limit is on the size of a file, in KiB: only a checkpoint is as large."""
     command = arguments(tmp_path / "run")
@@ -138,6 +139,7 @@ def test_full_disk_is_said_in_a_message(finished, tmp_path):
     assert "Traceback" not in process.stderr
 
 
+@pytest.mark.slow
 def test_signals_stop_the_program_with_all_saved(finished, tmp_path):
     flags = ["--config.checkpoint_seconds=1000000."]  # Only the signal makes it save.
     run = tmp_path / "run"

@@ -203,6 +203,7 @@ def two_models():
     return two_models_run.Experiment(settings, data, setting), data, arms, found
 
 
+@pytest.mark.slow
 def test_images_models_and_curves_of_two_models_are_counted(two_models):
     experiment, data, arms, found = two_models
     assert found.data == size(data)
@@ -211,6 +212,7 @@ def test_images_models_and_curves_of_two_models_are_counted(two_models):
     assert found.models == pytest.approx(bytes_kept, rel=0.02)
 
 
+@pytest.mark.slow
 def test_the_estimate_of_two_models_is_near_what_xla_says(two_models):
     experiment, data, arms, found = two_models
     layers = jax.tree.map(

@@ -43,6 +43,7 @@ def found():
     return wpl_jax.run(search_of_sines(), epochs=2)
 
 
+@pytest.mark.slow
 def test_a_search_resumes_and_predicts(found, tmp_path):
     first = wpl_jax.run(search_of_sines(), epochs=2, workdir=tmp_path)
     again = wpl_jax.run(search_of_sines(), epochs=2, workdir=tmp_path)
@@ -58,6 +59,7 @@ def test_a_search_resumes_and_predicts(found, tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_what_is_found_is_trained_from_scratch_and_loaded(found, tmp_path):
     task = Sines(Layers((3,), hidden=6), batch_size=8)
     settings = {"optimizer": Sgd(0.05, clip_norm=1.0), "epochs": 3}

@@ -285,6 +285,7 @@ def test_interruptions_of_other_strategies_change_nothing(
         assert whole == parts
 
 
+@pytest.mark.slow
 def test_too_many_bad_steps_go_back_with_half_the_rate(
     tmp_path, monkeypatch, capsys, quick_report
 ):
@@ -400,6 +401,7 @@ def test_deriving_of_an_unfinished_search_leaves_it_unfinished(
     assert_same(workdir, finished, ["wpl-seed0"])
 
 
+@pytest.mark.slow_except("loss")
 @pytest.mark.parametrize("what", ["loss", "fisher"])
 def test_a_search_that_cannot_go_on_says_so(what, tmp_path, monkeypatch, quick_report):
     data = toy.make_data()
@@ -411,6 +413,7 @@ def test_a_search_that_cannot_go_on_says_so(what, tmp_path, monkeypatch, quick_r
         jobs.run(one_random_search(), tmp_path / "run", "run")
 
 
+@pytest.mark.slow_except("enas-*", "random-wpl", "differentiable-wpl")
 @pytest.mark.parametrize("penalty", ["none", "l2", "ewc", "wpl"])
 @pytest.mark.parametrize("strategy", ["enas", "random", "differentiable", "nao"])
 def test_every_strategy_goes_with_every_penalty(strategy, penalty):

@@ -65,6 +65,7 @@ def divided(finished, tmp_path):
     return folders
 
 
+@pytest.mark.slow
 def test_the_share_that_finishes_last_writes_the_report(
     finished, tmp_path, monkeypatch, capsys
 ):

@@ -46,6 +46,7 @@ def first(tmp_path_factory):
 SEARCH = "searches/none-seed0"
 
 
+@pytest.mark.slow
 def test_a_search_begins_with_the_weights_of_another(first, tmp_path, capsys):
     source = tmp_path / "source"
     shutil.copytree(first, source)
@@ -96,6 +97,7 @@ def test_the_first_state_has_the_weights_and_the_rest_is_fresh(first, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, state.selection, fresh.selection)
 
 
+@pytest.mark.slow_except("searches/none-seed0/retrain")
 @pytest.mark.parametrize("below", [SEARCH, f"{SEARCH}/retrain"])
 def test_a_retraining_begins_with_the_rows_of_its_architecture(first, tmp_path, below):
     config = small_config(**{"retrain.start_from": str(first / below)})

@@ -52,6 +52,7 @@ def loss_of(weights, choice):
     return ((x @ weights["last"] - data.valid.targets) ** 2).sum(1).mean() / 2
 
 
+@pytest.mark.slow
 def test_a_search_starts_with_the_weights_of_another(first, still, tmp_path, capsys):
     source = tmp_path / "source"
     shutil.copytree(first, source)
@@ -74,6 +75,7 @@ def test_a_search_starts_with_the_weights_of_another(first, still, tmp_path, cap
         wpl_jax.run(still, epochs=1, workdir=folder)
 
 
+@pytest.mark.slow
 def test_a_training_starts_with_the_rows_of_its_architecture(first):
     choice = [1, 0]
     model = wpl_jax.retrain(

@@ -143,6 +143,7 @@ def loud_and_silent(name):
     return loud, silent
 
 
+@pytest.mark.slow_except("text")
 @pytest.mark.parametrize(
     "name",
     [
@@ -225,6 +226,7 @@ def retraining(config):
     return make_retraining(config, CACHE)[0], config.seed
 
 
+@pytest.mark.slow_except("text")
 @pytest.mark.parametrize("name", ["text", "images", "plain images"])
 def test_a_training_of_one_architecture_is_told_what_it_does_not_read(name):
     told = unread.by_arm(variant(name), "retrain")[""]

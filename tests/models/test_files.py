@@ -31,6 +31,7 @@ def changed(path, change):
     path.write_bytes(to_safetensors(arrays, {"wpl_jax": json.dumps(about)}))
 
 
+@pytest.mark.slow_except("recurrent_cell")
 @pytest.mark.parametrize(
     "name",
     [
@@ -55,6 +56,7 @@ def test_a_model_comes_back_as_it_was(name, tmp_path):
         jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
+@pytest.mark.slow
 def test_an_image_alone_is_judged_as_among_others():
     model = make_model("nasbench201")
     images = make_inputs(model)
@@ -111,6 +113,7 @@ def test_other_files_are_named(tmp_path):
         wpl_jax.load(path)
 
 
+@pytest.mark.slow_except("os:system", "None")
 @pytest.mark.parametrize("name", ["os:system", "helpers.toy:Toy", None, ["a"]])
 def test_a_file_imports_no_module(name, tmp_path):
     path = save(tmp_path, make_model("nasbench201"))

@@ -15,7 +15,7 @@ from wpl_jax.models.export import export, import_network
 from wpl_jax.supernet import Architecture
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
-FAST = ("nasbench201", False)
+FAST = ("recurrent_cell", False)
 EVERY = [
     pytest.param(
         *(name, training),

@@ -172,6 +172,7 @@ class Projecting(Written):
                 earlier.add(gradient)
 
 
+@pytest.mark.slow_except("choices-1")
 @pytest.mark.parametrize(("protect", "devices"), [("choices", 1), ("all", 2)])
 def test_children_are_trained_orthogonally_to_earlier_ones(protect, devices):
     protection = Orthogonal(1, protect, split="valid", start_epoch=1)

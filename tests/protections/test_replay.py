@@ -37,6 +37,7 @@ def test_a_child_is_trained_with_the_newest_before_it(companions):
     assert int(count) == len(archive)
 
 
+@pytest.mark.slow_except("protection1")
 @pytest.mark.parametrize("protection", [Replay(1, SHARE), Nsas(2, SHARE)])
 def test_children_that_are_trained_together_rehearse_on_several_devices(protection):
     data, found = toy.make_data(), []

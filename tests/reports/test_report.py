@@ -124,6 +124,7 @@ def test_ids_of_figures_do_not_clash(page):
         assert used <= set(figure.ids)
 
 
+@pytest.mark.slow
 def test_same_content_gives_the_same_bytes(page, tmp_path):
     for _ in range(2):  # In another folder, and over what is there.
         again = write_page(tmp_path)
@@ -175,6 +176,7 @@ def test_figures_that_is_a_file_is_named(tmp_path):
     assert (tmp_path / "figures").read_text() == "in the way"
 
 
+@pytest.mark.slow_except("*script*")
 @pytest.mark.parametrize(
     "text", [NASTY, "$\\frac{$", "a $x_1$ b", "\x1b[2J \u202e", "50 $"]
 )

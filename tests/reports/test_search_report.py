@@ -236,6 +236,7 @@ def test_table_has_means_and_standard_errors_and_the_main_arm_first(page):
     assert page.rows == TABLE
 
 
+@pytest.mark.slow
 def test_one_seed_has_no_error_and_a_penalty_that_never_shows_the_last_epoch(
     searches, tmp_path
 ):
@@ -372,6 +373,7 @@ def test_axes_of_differences_are_logarithmic_beyond_ten(searches, tmp_path):
         assert scales == [scale] * 3 + ["linear"]
 
 
+@pytest.mark.slow
 def test_section_of_ones_own_reads_columns_that_some_searches_record(
     searches, tmp_path, monkeypatch
 ):
@@ -413,6 +415,7 @@ def test_page_stands_on_its_own(page, written):
     assert all(url.startswith("#") for url in re.findall(r"url\(([^)]*)", text))
 
 
+@pytest.mark.slow
 def test_same_searches_give_the_same_bytes(searches, written, tmp_path):
     search_report.write(tmp_path, CONFIG, read_all(searches), ABOUT, START)
     for path in written.rglob("*.*"):

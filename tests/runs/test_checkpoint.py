@@ -241,6 +241,7 @@ def test_save_that_was_cut_off_is_no_checkpoint(directory):
     assert not list(directory.glob("*tmp*"))
 
 
+@pytest.mark.slow_except("truncate")
 @pytest.mark.parametrize("damage", [truncate, garble])
 def test_threads_of_orbax_say_nothing_of_damage(damage, directory, monkeypatch, capfd):
     """Where one array of many cannot be read, the others used to report, too."""

@@ -38,6 +38,7 @@ def test_a_trace_that_was_not_written_is_told(tmp_path, capsys):
     assert "No trace" not in capsys.readouterr().out
 
 
+@pytest.mark.slow_except("None-landmarks0-traced0")
 @pytest.mark.parametrize(
     ("asked", "landmarks", "traced"),
     [

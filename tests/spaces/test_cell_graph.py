@@ -221,6 +221,7 @@ def total(outputs, gradients):
     return sum(np.sum(y * g) for y, g in zip(outputs, gradients, strict=True))
 
 
+@pytest.mark.slow_except("0", "4", "7")
 @pytest.mark.parametrize("number", range(9))
 def test_cells_and_their_gradients_are_those_of_plain_loops(number):
     wiring, (arguments, kept, gradients) = make_wiring(number), make_arguments(number)
@@ -312,6 +313,7 @@ def assert_one_image(each, found, wiring):
     assert_gradients(found[2], lambda a: total(outputs(a), of_outputs), arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 7])
 def test_devices_that_share_a_batch_make_the_same_of_it(number):
     wiring, (arguments, kept, gradients) = make_wiring(number), make_arguments(number)

@@ -65,6 +65,7 @@ def test_costs_are_those_of_the_network_that_is_written_out(name, tmp_path):
     assert found["parameters"] == counted + sum(of_training)
 
 
+@pytest.mark.slow_except("*_parts", "recurrent_cell", "micro_cell")
 @pytest.mark.parametrize("name", MODELS)
 def test_the_parts_add_up_to_the_parameters(name):
     space, _ = MODELS[name]
@@ -108,6 +109,7 @@ def products_of(genotype, channels, size=32, cells=20):
     return total + 10 * last
 
 
+@pytest.mark.slow_except("AmoebaNet")
 @pytest.mark.parametrize("name", some_fast(PUBLISHED, "AmoebaNet", "DARTS_V2"))
 def test_the_network_of_a_published_cell_has_the_products_of_its_definition(name):
     network = GenotypeNetwork((32, 32, 3), 10, channels=36, cells=20, cell=name)
@@ -139,6 +141,7 @@ def test_expected_costs_are_the_mean_over_all_children():
         np.testing.assert_allclose(found[name], expected, rtol=1e-5)
 
 
+@pytest.mark.slow_except("True")
 @pytest.mark.parametrize("edge_weights", [False, True])
 def test_expected_costs_of_two_inputs_a_node_are_the_mean_over_all(edge_weights):
     """One node: with two inputs, each is kept whatever its weight."""
@@ -180,6 +183,7 @@ def test_expected_costs_have_a_gradient_in_the_weights():
     assert np.all(slope[:, ADDITIVE.operations.index("skip_connect")] == 0)
 
 
+@pytest.mark.slow
 def test_more_nodes_without_a_successor_cost_more():
     space = MicroCell((8, 8, 1), 3, num_nodes=2, filters=4, layers=3)
     # Inputs, then operations, of each node; the second node uses the first or not.

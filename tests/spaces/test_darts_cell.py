@@ -484,6 +484,7 @@ def counted(genotype):
     return total + 10 * last + 10
 
 
+@pytest.mark.slow_except("DARTS_V2", "ENAS", "AmoebaNet")
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_network_of_a_published_cell_has_the_parameters_of_its_definition(name):
     if name == "DARTS_V2":  # as the authors' code prints it

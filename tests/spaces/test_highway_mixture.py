@@ -87,6 +87,7 @@ def run(space, params, architecture, tokens, state):
     return (found.raw, found.state), slopes
 
 
+@pytest.mark.slow
 def test_a_mixture_is_the_sum_in_numpy_and_its_slopes_finite_differences():
     space = RecurrentCell(
         VOCABULARY, HIDDEN, NODES, output="all", init_scale=0.6, max_norm=None

@@ -590,6 +590,7 @@ def test_drop_path_keeps_the_mean_of_what_a_branch_makes():
     )
 
 
+@pytest.mark.slow
 def test_drop_path_leaves_identities_alone():
     identities = (0, 1), ("identity",) * 2
     wanted = output_means(numpy_dropping(*identities)[-1])
@@ -680,6 +681,7 @@ def test_all_architectures_share_one_compilation():
     assert len(traces_of_drop) == len(traces) == 1
 
 
+@pytest.mark.slow_except("False")
 @pytest.mark.parametrize("affine", [True, False])
 def test_half_precision_stays_half_precision(affine):
     space = MicroCell((4, 4, 1), 3, num_nodes=1, filters=2, layers=3, affine=affine)

@@ -156,6 +156,7 @@ def test_children_and_mixtures_are_the_network_in_numpy():
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_part_of_the_channels_is_operated_on_and_inputs_are_weighted():
     """PC-DARTS: Xu et al., ICLR 2020, equations 2 and 4."""
     space, count = PARTIAL, len(PARTIAL.operations)

@@ -63,6 +63,7 @@ def in_numpy(cell, params, tokens, state):
     return outputs, last, outputs @ p["embedding"].T + p["output_bias"]
 
 
+@pytest.mark.slow_except("gru")
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_sequence_is_that_of_numpy(cell):
     space = PlainRecurrent(VOCABULARY, HIDDEN, cell)

@@ -85,6 +85,7 @@ def jitted_apply(**options):
     return jax.jit(functools.partial(run, make_space(**options)))
 
 
+@pytest.mark.slow_except("*leaves*output*", "*all*last*")
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 def test_the_forward_pass_is_the_papers(options):
     space, apply = make_space(**options), jitted_apply(**options)
@@ -97,6 +98,7 @@ def test_the_forward_pass_is_the_papers(options):
         np.testing.assert_allclose(found.state, last, atol=2e-6)
 
 
+@pytest.mark.slow_except("output")
 @pytest.mark.parametrize("carry", ["output", "last"])
 def test_the_backward_pass_is_autodiffs_of_the_forward_pass(carry):
     space = make_space(carry=carry)
@@ -130,6 +132,7 @@ def test_the_backward_pass_is_autodiffs_of_the_forward_pass(carry):
             np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_work_grows_with_the_nodes_and_not_with_their_square():
     """Operations of the compiled pass and gradient: each state is computed once."""
 
@@ -191,6 +194,7 @@ def test_a_child_goes_back_to_where_it_was_taken():
         np.testing.assert_array_equal(changed[name], expected)
 
 
+@pytest.mark.slow
 def test_all_architectures_share_one_compilation():
     space, traces = make_space(), []
     params, tokens, state, _ = random_inputs(space, 0)
@@ -243,6 +247,7 @@ def test_dropout_needs_a_key_and_keeps_the_mean():
     )
 
 
+@pytest.mark.slow_except("recurrent")
 @pytest.mark.parametrize("place", ["embedding", "input", "recurrent"])
 def test_each_dropout_acts_where_it_says(place):
     space = make_space()

@@ -117,6 +117,7 @@ class Written:
             self.params[name] -= rate * (g + WEIGHT_DECAY * self.params[name])
 
 
+@pytest.mark.slow_except("optimizer0-valid", "optimizer1-train, one pass")
 @pytest.mark.parametrize("split", ["valid", "train", "train, one pass"])
 @pytest.mark.parametrize("optimizer", [ADAM, EXPONENTIATED])
 def test_epochs_alternate_steps_of_both_weights(optimizer, split):
@@ -359,6 +360,7 @@ def run(search, data, seed=0, epochs=2):
     return jax.device_get(state._replace(key=None))
 
 
+@pytest.mark.slow_except("mixture")
 @pytest.mark.parametrize("relaxation", ["mixture", "gumbel"])
 def test_one_compilation_serves_all_epochs_and_devices_agree(relaxation):
     traces = []
@@ -382,6 +384,7 @@ def test_one_compilation_serves_all_epochs_and_devices_agree(relaxation):
     )
 
 
+@pytest.mark.slow
 def test_gumbel_trains_the_rows_it_draws_and_no_others():
     strategy = strategy_of(relaxation="gumbel", warmup=9)
     search, data = make_search(strategy=strategy), toy.make_data()

@@ -66,6 +66,7 @@ def keep(limits, draws):
     return jax.vmap(functools.partial(limits.keep, SPACE.sample))(keys)
 
 
+@pytest.mark.slow
 def test_draws_are_uniform_within_the_limits():
     kept = limits()
     allowed = costs_of_every()["multiply_adds"] <= MOST
@@ -91,6 +92,7 @@ def test_what_is_within_is_the_first_draw():
     np.testing.assert_array_equal(keep(NO_LIMITS, DRAWS), first)
 
 
+@pytest.mark.slow
 def test_without_a_draw_that_fits_it_is_moved_to_within_the_limits():
     every = costs_of_every()["multiply_adds"]
     cheap = np.sort(np.unique(every))[1]  # The cheapest with one convolution.
@@ -111,6 +113,7 @@ def test_a_limit_below_the_cheapest_architecture_is_refused(name):
     assert costs_of_every()[name][number([found.known])[0]] == least
 
 
+@pytest.mark.slow
 def test_the_cheapest_micro_cell_is_a_chain_without_convolutions():
     """Its output has one node: others would each cost a product."""
     space = MicroCell((8, 8, 1), 3, num_nodes=3, filters=4, layers=3)
@@ -181,6 +184,7 @@ STRATEGIES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow_except("random", "enas")
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_every_proposal_and_candidate_is_within(name):
     strategy = STRATEGIES[name](limits=limits())
@@ -252,6 +256,7 @@ def log_probability(weights, choices):
     return np.sum(np.log(weights[np.arange(6), choices]), -1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_a_mixture_becomes_a_child_within_that_is_probable(seed):
     rng = np.random.default_rng(seed)

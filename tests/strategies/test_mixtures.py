@@ -40,6 +40,7 @@ def loss_in_numpy(params, weights, batches):
     return np.mean([np.sum((y - np.asarray(x, float)) ** 2, -1) / 2 for x in batches])
 
 
+@pytest.mark.slow_except("wpl")
 @pytest.mark.parametrize("name", ["none", "l2", "ewc", "wpl"])
 def test_forgetting_is_that_of_stored_mixtures_and_of_their_choices(name):
     """err1 with the weights of then, err2 with the last ones, of the same mixtures."""
@@ -84,6 +85,7 @@ def test_forgetting_is_that_of_stored_mixtures_and_of_their_choices(name):
     np.testing.assert_allclose(measured.gap_error, gap, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_is_no_mixture_has_no_gap():
     search, data = make_search(strategy=GDAS(SPACE)), toy.make_data()
     state = run_epoch(search, search.init(jax.random.key(0)), data, 0)
@@ -104,6 +106,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow_except("wpl-*", "*-gaea", "*-random")
 @pytest.mark.parametrize("strategy", KINDS)
 @pytest.mark.parametrize("penalty_name", sorted(PENALTIES))
 def test_every_penalty_goes_with_every_strategy(penalty_name, strategy):

@@ -107,6 +107,7 @@ def test_the_pool_is_measured_on_the_same_batches():
     np.testing.assert_allclose(noise[0], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_children_are_drawn_from_the_pool():
     draw = jax.jit(jax.vmap(NAO.propose, (None, 0)))
     drawn = draw(start(), jax.random.split(jax.random.key(0), 2000)).choice
@@ -116,6 +117,7 @@ def test_children_are_drawn_from_the_pool():
     assert scipy.stats.chisquare(same.sum(0)).pvalue > 1e-4
 
 
+@pytest.mark.slow
 def test_the_second_version_draws_the_newest_by_their_parameters():
     strategy = dataclasses.replace(NAO, sampling="parameters", trains="newest")
     state, _ = after_a_round()

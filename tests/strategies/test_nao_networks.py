@@ -161,6 +161,7 @@ def test_decoding_takes_the_most_probable_choice_of_each_decision():
             assert np.all(best[:, decision] >= others - 1e-6)
 
 
+@pytest.mark.slow_except("recurrent_cell")
 @pytest.mark.parametrize("space", SPACES, ids=lambda space: space.name)
 def test_whatever_is_decoded_is_an_architecture(space):
     coder = Coder(TINY, space.decisions)
@@ -240,6 +241,7 @@ def test_the_loss_is_of_known_targets_and_of_architectures_that_are_there():
     np.testing.assert_allclose(found, 0.8 * error + 0.2 * np.mean(nats), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_dropout_is_for_training():
     coder = Coder(Networks(5, 6, 1, 7, 0.5, 0.5), CELL.decisions)
     choices = draw(CELL, 2)

@@ -71,6 +71,7 @@ def test_probabilities_are_those_of_the_equation():
         np.testing.assert_allclose(state.strategy.norms[0], written.norms, rtol=2e-5)
 
 
+@pytest.mark.slow
 def test_a_step_of_children_together_is_seen_as_their_mean():
     """On two devices, which divide the children."""
     devices = Devices(2, "children")

@@ -109,6 +109,7 @@ def objective_gradient(entropy_weight):
     return finite_difference(objective, draw_params(5))
 
 
+@pytest.mark.slow_except("reward-*")
 @pytest.mark.parametrize("mean", BASELINES.values(), ids=BASELINES)
 @pytest.mark.parametrize("entropy_mode", ["reward", "regularizer"])
 def test_expected_gradient_is_that_of_the_objective(entropy_mode, mean):
@@ -187,6 +188,7 @@ def by_hand(params, baseline, drawn, *, mode, weight, decay, rate):
     return params, average
 
 
+@pytest.mark.slow_except("reward-vector")
 @pytest.mark.parametrize(
     ("mode", "kind"), [("reward", "vector"), ("regularizer", "scalar")]
 )
@@ -310,6 +312,7 @@ def seeds(start):
     return jax.vmap(jax.random.key)(start + jnp.arange(64))
 
 
+@pytest.mark.slow
 def test_training_finds_the_best_architecture():
     found, _, probability, metrics = rigged_search()(seeds(0), 0.02, 0.1)
     assert found.all()
@@ -319,6 +322,7 @@ def test_training_finds_the_best_architecture():
     assert (metrics.entropy[:, -1] < metrics.entropy[:, 0] - 1).all()
 
 
+@pytest.mark.slow
 def test_uniform_sampling_finds_it_as_often_as_computed():
     # A controller of zeros that does not learn draws uniformly.
     hits = 0
@@ -380,6 +384,7 @@ def training():
     return Training()
 
 
+@pytest.mark.slow
 def test_train_is_traced_once_and_may_be_split_over_calls():
     search, key = training(), jax.random.key(0)
     state, metrics = search.jitted(search.start(0), key, 0, steps=4)
@@ -399,6 +404,7 @@ def test_train_is_traced_once_and_may_be_split_over_calls():
     assert max(first.best_reward, second.best_reward) == metrics.best_reward
 
 
+@pytest.mark.slow
 def test_train_over_seeds_is_train_of_each_seed():
     search = training()
     states = [search.start(seed) for seed in range(2)]

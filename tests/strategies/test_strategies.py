@@ -119,6 +119,7 @@ def steady_state():
     return STEADY.init(jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_enas_learns_in_many_calls_what_it_learns_in_one():
     whole, seen = learn_steadily(steady_state(), 5, 3, 2.0)
     assert np.any(np.abs(whole.params.bias - steady_state().params.bias) > 5e-4)
@@ -196,6 +197,7 @@ def test_a_cold_controller_is_as_sure_as_its_bound_lets_it():
     assert np.max(frequencies(unbounded, steady_state())) == DRAWS
 
 
+@pytest.mark.slow
 def test_enas_finds_the_architecture_that_is_rewarded():
     def reward(keys, architectures, step):
         del keys, step

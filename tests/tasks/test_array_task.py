@@ -106,6 +106,7 @@ def test_losses_and_gradients_are_those_of_the_image_task():
     assert len(each["kernel"]) == BATCH
 
 
+@pytest.mark.slow
 def test_evaluations_and_predictions_are_those_of_the_image_task():
     def evaluated(task, child, architecture, data):
         statistics = task.statistics(child, architecture, data)
@@ -137,6 +138,7 @@ def test_evaluations_and_predictions_are_those_of_the_image_task():
         assert task.reward(task.conclude((8.0, 300.0, 4.0))) == 0.25
 
 
+@pytest.mark.slow
 def test_devices_share_a_batch():
     _, data, child, architecture = both()
     args = child, architecture
@@ -362,6 +364,7 @@ class Noisy(Layers):
         return y if key is None else y + 1 + jax.random.normal(key)
 
 
+@pytest.mark.slow
 def test_a_network_is_given_the_arguments_that_it_has():
     task, _ = tasks_of_numbers(kind="regression")
     noisy = dataclasses.replace(task, space=Noisy((3,)))

@@ -248,6 +248,7 @@ def test_a_pass_sees_no_image_twice_and_is_in_an_order_of_its_own():
         assert scipy.stats.chisquare(counts).pvalue > 1e-4
 
 
+@pytest.mark.slow
 def test_the_step_alone_says_which_images_are_in_a_batch():
     expected = numbers_of(train(PLAIN, 0).images)
     for task, seed in ((PLAIN, 1), (AUGMENTED, 0)):
@@ -323,6 +324,7 @@ def test_what_is_beside_the_loss_has_no_gradient():
     assert all(np.any(x != 0) for x in gradient(CHILD, 1.0).values())
 
 
+@pytest.mark.slow
 def test_half_precision_is_near_and_leaves_float32_gradients():
     """Near: 8 bits of mantissa, in sums of 40 products."""
 
@@ -415,6 +417,7 @@ def assert_uniform_and_independent(places, count):
         assert scipy.stats.binomtest(int(equal), KEYS, 1 / count).pvalue > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("crop", "flip"), [(2, False), (0, True), (1, True)])
 def test_images_are_moved_and_mirrored_in_all_ways_as_often(crop, flip):
     ways = moves(crop, flip)
@@ -428,6 +431,7 @@ def test_images_are_moved_and_mirrored_in_all_ways_as_often(crop, flip):
     assert_uniform_and_independent(places, len(ways))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3])
 def test_squares_around_all_pixels_are_blanked_as_often(size):
     found = augmented(cutout=size)
@@ -975,6 +979,7 @@ def test_a_task_is_opened_without_its_pixels(monkeypatch):
     assert data.train.images.shape[1:] == task.space.image_shape
 
 
+@pytest.mark.slow
 def test_images_may_be_whole_on_every_device():
     devices = Devices(2)
     _, data, _ = load_task(

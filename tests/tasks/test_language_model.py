@@ -400,6 +400,7 @@ def test_an_unknown_option_of_the_text_is_named(tmp_path):
         load_task(make_config(tmp_path, **{"task.data.colour": 3}))
 
 
+@pytest.mark.slow
 def test_computing_in_half_precision_is_near_and_leaves_float32_gradients():
     """Near: 8 bits of mantissa over a few dozen operations."""
     half = LanguageModel(SPACE, LENGTH, BATCH, compute_dtype="bfloat16", **PENALTIES)
@@ -439,6 +440,7 @@ def test_data_is_loaded_once_for_tasks_that_differ_in_other_things(tmp_path):
     assert unshared.train is not data.train
 
 
+@pytest.mark.slow
 def test_a_guess_knows_the_frequencies_of_the_training_text():
     counts = [1 + np.sum(TEXT.train == word) for word in range(VOCABULARY)]
     chances = np.array(counts) / (TEXT.train.size + VOCABULARY)

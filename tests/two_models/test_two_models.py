@@ -440,6 +440,7 @@ def assert_unused_layers_stay(pools, share):
 
 
 # One test, so that the function is compiled once, in one process.
+@pytest.mark.slow_except("proximal")
 @pytest.mark.parametrize("step", sorted(STEPS))
 def test_train_b_is_sgd_with_the_penalty(step):
     forgot = []
@@ -529,6 +530,7 @@ def numpy_train_a(seed, stops):
     return [snapshots[i] for i in steps], steps, accuracies
 
 
+@pytest.mark.slow
 def test_train_a_stops_at_the_first_step_that_is_accurate_enough():
     # Accuracies that 16 examples can have, one between two, one beyond all.
     stops = [0.0625, 0.4375, 0.53, 0.75, 1.1]

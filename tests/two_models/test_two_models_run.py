@@ -306,6 +306,7 @@ def test_report_that_was_cut_off_is_written_by_the_same_command(copied, finished
     assert_same_bytes(copied, finished.workdir)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_computing")
 def test_report_can_be_written_anew(copied, finished, capsys):
     (copied / "report.html").write_text("old")
@@ -575,6 +576,7 @@ def test_every_configuration_passes(name):
     json.dumps(config.to_dict(), allow_nan=False)
 
 
+@pytest.mark.slow_except("change0")
 @pytest.mark.parametrize(
     "change",
     [
@@ -730,6 +732,7 @@ def patient():
     return config
 
 
+@pytest.mark.slow
 def test_made_up_run_trains_every_arm_once(fake, tmp_path):
     two_models_job.run(get_config(), tmp_path)
     assert fake.trained == settings_of(get_config()).arms()
@@ -740,6 +743,7 @@ def test_made_up_run_trains_every_arm_once(fake, tmp_path):
             np.testing.assert_array_equal(np.array(found[name], value.dtype), value)
 
 
+@pytest.mark.slow_except("4-15-143", "12-2-130")
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
 )
@@ -766,6 +770,7 @@ def test_signal_saves_all_and_stops_after_the_arm(
     assert_same_records(tmp_path / "run", tmp_path / "undisturbed")
 
 
+@pytest.mark.slow
 def test_signal_in_the_last_arm_lets_the_run_finish(fake, tmp_path):
     last = ARMS - 1
     fake.before_arm = lambda count: (
@@ -779,6 +784,7 @@ class CrashError(Exception):
     pass
 
 
+@pytest.mark.slow_except("3-False", "13-True")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("saves_often", [True, False])
 @pytest.mark.parametrize("at", [0, 3, ARMS - 1])
@@ -821,6 +827,7 @@ def test_full_disk_is_a_user_error_and_the_same_command_goes_on(fake, tmp_path):
     assert_same_records(tmp_path / "run", tmp_path / "undisturbed")
 
 
+@pytest.mark.slow
 def test_results_that_find_no_room_are_a_user_error(fake, tmp_path):
     two_models_job.run(get_config(), tmp_path / "undisturbed")
     size = (tmp_path / "undisturbed" / "results.json").stat().st_size
