@@ -118,6 +118,7 @@ def test_names_can_be_added_and_removed(monkeypatch):
     assert not found
 
 
+@pytest.mark.slow
 def test_settings_of_an_import_path_lie_under_the_parts_own_name():
     assert settings_name("package.module:Part") == "Part"
     assert settings_name("part") == "part"

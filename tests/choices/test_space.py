@@ -143,6 +143,7 @@ def test_a_mixture_of_one_branch_is_the_child_with_its_gradients(space):
         close(of_gates[places], of_weights[places], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_mixture_is_the_weighted_sum():
     rng = np.random.default_rng(0)
     weights = np.zeros((4, 4), np.float32)

@@ -84,6 +84,7 @@ def test_a_baseline_is_trained_like_the_architecture(finished, tmp_path):
     assert by_hand == found
 
 
+@pytest.mark.slow
 def test_the_number_of_parameters_can_be_given(finished, tmp_path, capsys):
     workdir = shutil.copytree(finished, tmp_path / "run")
     shutil.rmtree(workdir / "baselines")

@@ -101,6 +101,7 @@ def page(workdir):
     return (workdir / "report.html").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_search_that_another_process_runs_is_refused_at_once(divided):
     folder = divided[0]
     with (

@@ -64,6 +64,7 @@ def test_a_search_begins_with_the_weights_of_another(first, tmp_path, capsys):
     assert "This run is finished" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_first_state_has_the_weights_and_the_rest_is_fresh(first, tmp_path):
     config = small_config()
     (each,) = expand(config)
@@ -97,7 +98,7 @@ def test_the_first_state_has_the_weights_and_the_rest_is_fresh(first, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, state.selection, fresh.selection)
 
 
-@pytest.mark.slow_except("searches/none-seed0/retrain")
+@pytest.mark.slow
 @pytest.mark.parametrize("below", [SEARCH, f"{SEARCH}/retrain"])
 def test_a_retraining_begins_with_the_rows_of_its_architecture(first, tmp_path, below):
     config = small_config(**{"retrain.start_from": str(first / below)})

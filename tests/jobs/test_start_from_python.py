@@ -105,6 +105,7 @@ def test_a_wrong_source_is_named_at_once(path, said, still, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_source_of_which_nothing_fits_is_refused(first):
     start = start_of(ToyTask(Points(3)), None, None, first, None)
     with pytest.raises(

@@ -173,6 +173,7 @@ MANIFEST = "state/manifest.ocdbt"
 TREE = "state/_METADATA"
 
 
+@pytest.mark.slow_except("*truncate*")
 @pytest.mark.parametrize(
     ("pattern", "damage"),
     [

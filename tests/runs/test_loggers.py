@@ -160,6 +160,7 @@ def test_weights_and_biases_has_a_run_for_each_job(wandb, tmp_path, monkeypatch)
     assert resumed.logged == [{"record": i, **NUMBERS} for i in (1, 2)]
 
 
+@pytest.mark.slow
 def test_a_search_in_memory_is_logged(wandb):
     found = wpl_jax.run(SEARCH, epochs=2, loggers=["wandb", own.Kept])
     (run,) = wandb.runs

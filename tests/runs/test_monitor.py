@@ -155,6 +155,7 @@ def test_resuming_at_the_end_keeps_all(tmp_path):
     assert lines(tmp_path) == whole
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_cutting_back_can_be_cut_off_at_every_line(tmp_path):
     write_records(tmp_path, 0, 3)

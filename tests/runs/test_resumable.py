@@ -346,6 +346,7 @@ def test_progress_is_told_of_the_way_back(tmp_path, monkeypatch, capsys):
     ]
 
 
+@pytest.mark.slow_except("0.0-5-back")
 @pytest.mark.parametrize(
     ("seconds", "in_call", "when"),
     [

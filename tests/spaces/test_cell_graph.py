@@ -238,6 +238,7 @@ def test_cells_and_their_gradients_are_those_of_plain_loops(number):
     )
 
 
+@pytest.mark.slow
 def test_a_single_cell_is_the_first_and_the_last():
     wiring, (arguments, kept, gradients) = make_wiring(0), make_arguments(0)
     inputs, weights = arguments

@@ -139,6 +139,7 @@ def only(choice):
     return table
 
 
+@pytest.mark.slow
 def test_a_mixture_of_one_edge_a_node_is_the_child_with_its_gradients():
     params, tokens, state = inputs()
     for seed in range(3):

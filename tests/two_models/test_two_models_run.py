@@ -810,6 +810,7 @@ def test_crash_costs_what_was_not_saved_and_nothing_else(
     assert_same_records(tmp_path / "run", tmp_path / "undisturbed")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(*tiny.ORBAX_FAILING)
 def test_full_disk_is_a_user_error_and_the_same_command_goes_on(fake, tmp_path):
     fake.size = 10_000  # All but the checkpoints is smaller.
