@@ -154,7 +154,7 @@ def test_the_error_of_sums_is_their_mean_relative_error():
     table = measure(SPACE, LatencySettings(children=0), Numbered())
     told = Measurements("cpu", 8, [table._replace(children=children)]).describe()
     assert "on cpu, 8 in a call" in told
-    assert "2 whole children that were measured by 37.5%" in told
+    assert "differ from 2 whole children by 37.5%" in told
 
 
 def test_a_space_without_parts_cannot_be_measured():

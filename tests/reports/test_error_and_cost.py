@@ -101,7 +101,7 @@ def test_the_report_has_the_latency_that_was_measured(tmp_path):
     text = shown(tmp_path, {})
     # A call, stem, two reductions and classifier, and 6 operations in 3 stages.
     assert f"<td>{2.0 + 0.5 * (4 + 18):g}</td>" in text
-    assert "whole children that were measured by 10.0% (mean relative error)" in text
+    assert "differ from 1 whole child by 10.0% (mean relative error)" in text
     assert "<td>none</td>" in text
 
 

@@ -92,7 +92,8 @@ def page_of(section, report, folder):
 
 
 def test_the_section_has_the_last_round(one, tmp_path):
-    report = Report(tmp_path, {"arms": {}}, {"nao": [one]}, "data", None)
+    config = {"arms": {}, "ranking": {"truth": "table"}}
+    report = Report(tmp_path, config, {"nao": [one]}, "data", None)
     text = page_of(predicted_order.SECTION, report, tmp_path)
     found = predicted_order.taus(one, FromTable("cifar10", "test"))
     for values in found:

@@ -30,7 +30,7 @@ def with_value(array, place, value):
         ((X, Y[:-1]), "found 19 targets; expected 20, one for each input"),
         ((X, 3.0), "found no axis of targets"),
         ((X[:, 0], Y), r"shape \(20,\).*x\.reshape\(-1, 1\)"),
-        ((X[:1], Y[:1]), "found 1 examples; expected at least 2"),
+        ((X[:1], Y[:1]), "found 1 example; expected at least 2"),
         ((X.astype(str), Y), "values of dtype <U.*replace text by numbers"),
         ((X.astype(object), Y), "values of dtype object"),
         ((X * 1e39, Y), "values beyond float32"),

@@ -758,7 +758,7 @@ def test_signal_saves_all_and_stops_after_the_arm(
         two_models_job.run(patient(), tmp_path / "run")
     assert caught.value.code == code
     assert len(fake.trained) == at + 1
-    assert f"after {at + 1} arms; all saved" in caplog.text
+    assert f"after {at + 1} of {ARMS} arms; all saved" in caplog.text
     assert not (tmp_path / "run" / "results.json").exists()
     fake.before_arm = nothing
     capsys.readouterr()

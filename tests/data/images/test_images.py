@@ -252,7 +252,7 @@ def test_named_classes_without_examples(write, data_error):
 
 def test_label_without_a_name(write, data_error):
     file = write(class_names=np.array(["cat"]))
-    with data_error(file, "label 1 in train, and 1 class names", "name all"):
+    with data_error(file, "label 1 in train, and 1 class name", "name all"):
         load_images("npz", file)
 
 
