@@ -63,6 +63,18 @@ ON_THE_COMMAND_LINE = {
         *(IMAGES, "task.data.train=5000", "or train=None for all"),
         "--config.task.data.train=VALUE",
     ),
+    "text": (
+        *(SEARCH, "task.data.min_count=1000000", "set min_count="),
+        "--config.task.data.min_count=VALUE",
+    ),
+    "no share": (
+        *(IMAGES, "task.data.valid=2.0", "found 2.0"),
+        "--config.task.data.valid=VALUE",
+    ),
+    "images of two models": (
+        *(TWO_MODELS, "data.valid=5000", "found valid=5000"),
+        "--config.data.valid=VALUE",
+    ),
     # Seeds and sizes.
     "seed": (SEARCH, "seed=4294967296", "seed is 4294967296", "at most 4294967295"),
     "large seed": (SEARCH, f"seed={2**63}", "config.seed is", "at most 4294967295"),

@@ -30,7 +30,8 @@ def choose(known: Mapping[str, _T], word: str, argument: str, about: str = "") -
     if not isinstance(word, str) or word not in known:
         found = f"the unknown {argument} {word!r}" + (f" for {about}" if about else "")
         expected = f"one of {', '.join(sorted(known))}"
-        raise DataError(f"argument {argument}", found, expected, _suggest(word, known))
+        remedy = _suggest(word, known)
+        raise DataError(f"argument {argument}", found, expected, remedy, argument)
     return known[word]
 
 
@@ -84,5 +85,5 @@ def require_int(value: Any, argument: str, least: int, why: str = "") -> int:
     if not is_int or value < least:
         expected = f"an int of at least {least}" + (f" ({why})" if why else "")
         remedy = f"set for instance {argument}={least}"
-        raise DataError(f"argument {argument}", repr(value), expected, remedy)
+        raise DataError(f"argument {argument}", repr(value), expected, remedy, argument)
     return int(value)

@@ -25,9 +25,8 @@ def require_path(path: PathLike | None, expected: str) -> Path:
       DataError: No path was given, not a path, or one in an unknown home folder.
     """
     if not isinstance(path, str | os.PathLike) or not os.fspath(path):
-        raise DataError(
-            "path", repr(path), f"the path of {expected}", "give it as `path`"
-        )
+        whole = f"the path of {expected}"
+        raise DataError("path", repr(path), whole, "give it as `path`", "path")
     try:
         return Path(path).expanduser()
     except RuntimeError as error:

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from wpl_jax.common.settings import SettingError
 from wpl_jax.devices import processes
-from wpl_jax.errors import ConfigError, UserError
+from wpl_jax.errors import UserError
 from wpl_jax.evaluation import retrain
 from wpl_jax.evaluation.plain_networks import (
     BASELINES,
@@ -28,6 +28,7 @@ from wpl_jax.evaluation.plain_networks import (
 from wpl_jax.evaluation.retrain import RETRAINED_FILE, Retraining
 from wpl_jax.jobs import memory
 from wpl_jax.jobs.build import build
+from wpl_jax.jobs.config_fields import Field, FieldError
 from wpl_jax.jobs.search_config import Prepared, Run
 from wpl_jax.models.files import keep_in
 from wpl_jax.registry import settings_name
@@ -101,10 +102,10 @@ class Comparison(NamedTuple):
                     raise UserError(f"it is no {Baseline.__module__}.Baseline")
                 found[settings_name(name)] = fit(baseline, space, parameters)
             except (ImportError, SettingError, UserError) as error:
-                raise ConfigError(
-                    f"config.{_PATH}.names has {name!r}: {error}. Expected baselines "
-                    f"for the data of the search, of {sorted(BASELINES)} or "
-                    '"package.module:NAME".'
+                raise FieldError(
+                    Field(f"{_PATH}.names"),
+                    f" has {name!r}: {error}. Expected baselines for the data of the "
+                    f'search, of {sorted(BASELINES)} or "package.module:NAME".',
                 ) from error
         return found
 

@@ -16,8 +16,9 @@ from typing import Any, Literal
 from ml_collections import ConfigDict, config_dict
 
 from wpl_jax.common.settings import is_given
-from wpl_jax.errors import ConfigError
 from wpl_jax.jobs.config_fields import (
+    Field,
+    FieldError,
     get_field,
     join,
     naming,
@@ -142,7 +143,7 @@ def find_class(known: Mapping[str, Any], config: ConfigDict, field: str) -> Any:
     try:
         return known[name]
     except ImportError as error:
-        raise ConfigError(f"config.{field} is {name!r}: {error}.") from error
+        raise FieldError(Field(field), f" is {name!r}: {error}.") from error
 
 
 def unread(

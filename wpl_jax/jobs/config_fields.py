@@ -11,12 +11,49 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from wpl_jax.common.settings import MOST_SEED, SettingError, check_int, shown
+from wpl_jax.data import DataError
 from wpl_jax.errors import ConfigError, UserError, is_text, shorten
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
-def wrong(field: str, value: Any, expected: str) -> ConfigError:
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """A field of the configuration that an error is about.
+
+    Attributes:
+      name: Dotted name.
+    """
+
+    name: str
+
+    def __str__(self) -> str:
+        """As a message names it."""
+        return f"config.{self.name}"
+
+
+class FieldError(ConfigError):
+    """An error about fields of the configuration, which it carries.
+
+    Attributes:
+      parts: Of the message: texts, and the fields that stand between them.
+
+    Examples:
+      >>> print(FieldError(Field("search.epochs"), " is missing."))
+      config.search.epochs is missing.
+    """
+
+    def __init__(self, *parts: str | Field):
+        """Takes the parts; the message is made of them when it is shown."""
+        super().__init__(*parts)
+        self.parts = parts
+
+    def __str__(self) -> str:
+        """The message."""
+        return "".join(map(str, self.parts))
+
+
+def wrong(field: str, value: Any, expected: str) -> FieldError:
     """The error of a field with a value that is not expected.
 
     Args:
@@ -24,16 +61,18 @@ def wrong(field: str, value: Any, expected: str) -> ConfigError:
       value: What it is: a plain value, a section, or the part that it describes.
       expected: What it should be, in words.
     """
-    flag = f"--config.{field}=VALUE"
+    below = ""
     if isinstance(value, ConfigDict):
         value = value.to_dict()
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
     if isinstance(value, dict):
-        flag = f"--config.{field}.NAME=VALUE"
-    return ConfigError(
-        f"config.{field} is {shown(value)}, expected {expected}. Mend the config file, "
-        f"or pass {flag}."
+        below = ".NAME"
+    return FieldError(
+        Field(field),
+        f" is {shown(value)}, expected {expected}. Mend the config file, or pass --",
+        Field(field),
+        f"{below}=VALUE.",
     )
 
 
@@ -55,6 +94,28 @@ def naming(path: str, given: Collection[str] = ()) -> Iterator[None]:
         if error.name in given:
             raise UserError(str(error)) from error
         raise wrong(join(path, error.name), error.value, error.expected) from error
+
+
+@contextlib.contextmanager
+def naming_option(path: str, options: Collection[str]) -> Iterator[None]:
+    """Adds to an error of the data the flag of the option that it is about.
+
+    Args:
+      path: Dotted name of the section that holds the options.
+      options: Their names.
+
+    Raises:
+      DataError: In place of one about an option.
+    """
+    try:
+        yield
+    except DataError as error:
+        if error.option is None or error.option not in options:
+            raise
+        remedy = f"{error.remedy} (--config.{join(path, error.option)}=VALUE)"
+        raise DataError(
+            error.where, error.found, error.expected, remedy, error.option
+        ) from error
 
 
 class _Fields:
@@ -95,9 +156,9 @@ def require_only(config: ConfigDict, path: str, known: Collection[str]) -> None:
     settings = require_settings(config, path, expected) if path else config
     for name in settings:
         if name not in known:
-            where = f"config.{path}" if path else "config"
-            raise ConfigError(
-                f"{where}.{name} is not a setting. Known are {sorted(known)}."
+            raise FieldError(
+                Field(join(path, name)),
+                f" is not a setting. Known are {sorted(known)}.",
             )
 
 
@@ -111,9 +172,9 @@ def require_settings(
     """
     found = get_field(config, field)
     if not isinstance(found, ConfigDict) or len(found) < least:
-        raise ConfigError(
-            f"config.{field} is {shorten(found)}, expected {expected}. Mend the config "
-            "file."
+        raise FieldError(
+            Field(field),
+            f" is {shorten(found)}, expected {expected}. Mend the config file.",
         )
     return found
 
@@ -132,20 +193,21 @@ def check_values(config: ConfigDict, field: str = "") -> None:
         if not isinstance(name, str) or not is_text(name):
             where = f"config.{field}" if field else "config"
             raise ConfigError(f"{where} has the name {name!a}, expected a text.")
-        below = f"{field}.{name}" if field else name
+        below = join(field, name)
         try:
             value = config[name]
         except config_dict.RequiredValueError as error:
-            raise ConfigError(
-                f"config.{below} has no value. Pass --config.{below}=VALUE."
+            raise FieldError(
+                Field(below), " has no value. Pass --", Field(below), "=VALUE."
             ) from error
         if isinstance(value, ConfigDict):
             check_values(value, below)
         elif not _is_plain(value):
-            raise ConfigError(
-                f"config.{below} is {shorten(value)}, expected a finite number, a "
-                "text, True, False, None, or a list or tuple of those. Write a path as "
-                "str(path), a set as a tuple, and numbers of arrays as int or float."
+            raise FieldError(
+                Field(below),
+                f" is {shorten(value)}, expected a finite number, a text, True, False, "
+                "None, or a list or tuple of those. Write a path as str(path), a set "
+                "as a tuple, and numbers of arrays as int or float.",
             )
 
 
@@ -164,40 +226,52 @@ def require_names(config: ConfigDict, field: str) -> None:
     expected = "names with settings, at least one"
     for name in require_settings(config, field, expected, least=1):
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise ConfigError(
-                f"config.{field} has the name {shorten(name)}, expected at most 64 "
-                "letters, digits, _ and -: it is that of a folder. Rename it in the "
-                "config file."
+            raise FieldError(
+                Field(field),
+                f" has the name {shorten(name)}, expected at most 64 letters, digits, "
+                "_ and -: it is that of a folder. Rename it in the config file.",
             )
 
 
-def with_changes(config: ConfigDict, changes: Any, said: str) -> ConfigDict:
+def with_changes(
+    config: ConfigDict, changes: Any, where: str, within: str = "the configuration"
+) -> ConfigDict:
     """A copy with changes, which may only be of fields that there are.
 
+    Args:
+      config: The configuration.
+      changes: New values, in sections as the configuration has them.
+      where: What makes the changes, for messages.
+      within: What is changed, for messages.
+
     Raises:
-      ConfigError: With ``said``, and the field that there is not.
+      ConfigError: If there is no such field, or a section would become a value.
     """
     changed = config.copy_and_resolve_references()
-    _check_known(changed, changes, said)
+    _check_known(changed, changes, where, within)
     with changed.lock().ignore_type():
         changed.update(changes)
     return changed
 
 
-def _check_known(config: ConfigDict, changes: Any, said: str, path: str = "") -> None:
+def _check_known(
+    config: ConfigDict, changes: Any, where: str, within: str, path: str = ""
+) -> None:
     for name, value in changes.items():
-        below = f"{path}.{name}" if path else name
+        below = join(path, str(name))
         if name not in config:
             close = difflib.get_close_matches(str(name), map(str, config), n=1)
             hint = f" Did you mean {close[0]}?" if close else ""
-            raise ConfigError(f"{said}: {below}.{hint}")
+            raise ConfigError(
+                f"{where} changes a setting that {within} does not have: {below}.{hint}"
+            )
         if isinstance(config[name], ConfigDict):
             if not isinstance(value, ConfigDict | dict):
                 raise ConfigError(
-                    f"{said.split(' changes ')[0]} sets {below} to {shorten(value)}, "
-                    f"expected settings of {sorted(config[name])}."
+                    f"{where} sets {below} to {shorten(value)}, expected settings of "
+                    f"{sorted(config[name])}."
                 )
-            _check_known(config[name], value, said, below)
+            _check_known(config[name], value, where, within, below)
 
 
 @contextlib.contextmanager
@@ -209,17 +283,18 @@ def changes_of(prefix: str, changes: Any) -> Iterator[None]:
       changes: What is there.
 
     Raises:
-      ConfigError: In place of one about ``config.FIELD``, where FIELD is one of the
-        changes: about ``config.PREFIX.FIELD``.
+      FieldError: In place of one about FIELD, where FIELD is one of the changes: about
+        PREFIX.FIELD.
     """
     try:
         yield
-    except ConfigError as error:
-        said = str(error)
-        for field in leaves(changes):
-            one = rf"config\.{re.escape(field)}(?!\w|\.\w)"
-            said = re.sub(one, f"config.{prefix}.{field}", said)
-        raise ConfigError(said) from error
+    except FieldError as error:
+        fields = {Field(name): Field(f"{prefix}.{name}") for name in leaves(changes)}
+        parts = (
+            fields.get(part, part) if isinstance(part, Field) else part
+            for part in error.parts
+        )
+        raise FieldError(*parts) from error
 
 
 def leaves(config: Any, field: str = "") -> Iterator[str]:
@@ -229,7 +304,7 @@ def leaves(config: Any, field: str = "") -> Iterator[str]:
             yield field
         return
     for name in config:
-        yield from leaves(config[name], f"{field}.{name}" if field else str(name))
+        yield from leaves(config[name], join(field, str(name)))
 
 
 def join(path: str, name: str) -> str:
@@ -242,9 +317,9 @@ def get_field(config: ConfigDict, field: str) -> Any:
     value: Any = config
     for name in field.split("."):
         if not isinstance(value, ConfigDict) or name not in value:
-            raise ConfigError(
-                f"config.{field} is missing. Start from a file in configs/, which has "
-                "every field."
+            raise FieldError(
+                Field(field),
+                " is missing. Start from a file in configs/, which has every field.",
             )
         value = value[name]
     return value

@@ -89,7 +89,7 @@ def make_training(
       requests: To stop between two calls, and to profile some.
     """
     changes = {"retrain": {"epochs": epochs}}
-    changed = with_changes(config, changes, "config.retrain lacks epochs")
+    changed = with_changes(config, changes, "config.ranking")
     retraining, data, _ = make_retraining(changed, cache, machine.devices)
     run = functools.partial(
         rank_disorder.from_scratch,

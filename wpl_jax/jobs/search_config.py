@@ -1,10 +1,9 @@
 """From a configuration to searches: which are to be run, and of what they are made."""
 
-import contextlib
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,12 +19,11 @@ from wpl_jax.common.settings import (
     check_int,
     check_number,
 )
-from wpl_jax.data import DataError
 from wpl_jax.devices import choice
 from wpl_jax.devices.parallel import Devices
 from wpl_jax.engine.optimizers import OPTIMIZERS, Optimizer
 from wpl_jax.engine.plan import COUNTED, Plan, SearchSettings
-from wpl_jax.errors import ConfigError, UserError
+from wpl_jax.errors import UserError
 from wpl_jax.evaluation.retrain import Retraining
 from wpl_jax.jobs.build import (
     build,
@@ -36,11 +34,14 @@ from wpl_jax.jobs.build import (
     section_of,
 )
 from wpl_jax.jobs.config_fields import (
+    Field,
+    FieldError,
     changes_of,
     check_seed,
     fields_of,
     get_field,
     naming,
+    naming_option,
     require_names,
     require_settings,
     with_changes,
@@ -126,8 +127,7 @@ def expand(config: ConfigDict) -> list[Run]:
         check_int(fields, "retrain.epochs", 0, "0 for no retraining")
     changed = {}
     for arm in arm_names(config):
-        said = f"config.arms.{arm} changes a field that the configuration does not have"
-        changed[arm] = with_changes(config, config.arms[arm], said)
+        changed[arm] = with_changes(config, config.arms[arm], f"config.arms.{arm}")
     for path, known in _CHOSEN.items():
         variants = [config, *changed.values()]
         names = [get_field(variant, f"{path}.name") for variant in variants]
@@ -168,21 +168,6 @@ class OpenedTask(NamedTuple):
     predictor: Callable[[Data], Predictor] | None  # None of a task that has none
 
 
-@contextlib.contextmanager
-def _naming_options(options: Mapping[str, Any]) -> Iterator[None]:
-    """Adds to an error of the data which fields of the configuration it is about."""
-    try:
-        yield
-    except DataError as error:
-        named = [name for name in options if f"{name}={options[name]}" in error.found]
-        if not named:
-            raise
-        flags = " ".join(f"--config.task.data.{name}=VALUE" for name in named)
-        raise DataError(
-            error.where, error.found, error.expected, f"{error.remedy} ({flags})"
-        ) from error
-
-
 def open_task(config: ConfigDict, cache: DataCache | None = None) -> OpenedTask:
     """Builds the task that ``config.task.name`` names, with its space, for its data.
 
@@ -201,7 +186,7 @@ def open_task(config: ConfigDict, cache: DataCache | None = None) -> OpenedTask:
         options = config.task.data.to_dict()
     settings = build_chosen(TASKS, config, "task", also=("data",), space=None)
     source = {"task": config.task.name, "data": options}
-    with _naming_options(options):
+    with naming_option("task.data", options):
         dataset = cache.get(source, lambda: cls.open(**options))
     with naming(section_of(config, "task")):
         settings.check(dataset)
@@ -256,14 +241,16 @@ def _check_validation(numbers: dict[str, int], available: int) -> None:
       numbers: Of batches, by the field; a default may be one, too.
       available: Batches of the validation data.
     """
-    wrong_ones = {field: n for field, n in numbers.items() if n > available}
-    if wrong_ones:
-        found = " and ".join(f"config.{f} is {n}" for f, n in wrong_ones.items())
-        flags = " ".join(f"--config.{field}={available}" for field in wrong_ones)
-        raise ConfigError(
-            f"{found}, expected at most {available}, the batches of the validation "
-            f"data. Mend the config file, or pass {flags}."
-        )
+    found: list[str | Field] = []
+    flags: list[str | Field] = []
+    for field, number in numbers.items():
+        if number > available:
+            found += [" and " if found else "", Field(field), f" is {number}"]
+            flags += [" --", Field(field), f"={available}"]
+    if found:
+        expected = f"at most {available}, the batches of the validation data"
+        said = f", expected {expected}. Mend the config file, or pass"
+        raise FieldError(*found, said, *flags, ".")
 
 
 def make_search(
@@ -403,8 +390,8 @@ def config_for_task(config: ConfigDict) -> ConfigDict:
     return with_changes(
         config,
         _changes(config),
-        "config.retrain.space or config.retrain.task changes a setting that "
-        "config.space or config.task does not have",
+        "config.retrain.space or config.retrain.task",
+        "config.space or config.task",
     )
 
 

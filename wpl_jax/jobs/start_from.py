@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from wpl_jax.devices import processes
 from wpl_jax.errors import ConfigError, UserError, shorten
-from wpl_jax.jobs.config_fields import get_field
+from wpl_jax.jobs.config_fields import Field, FieldError, get_field
 from wpl_jax.jobs.search_config import open_task
 from wpl_jax.runs import warm_start
 from wpl_jax.runs.run_files import to_json, write_atomically
@@ -142,9 +142,10 @@ def path_of(config: ConfigDict, field: str) -> str | None:
     section, _, name = field.rpartition(".")
     value = get_field(config, section).get(name)
     if value is not None and not (isinstance(value, str) and value):
-        raise ConfigError(
-            f"config.{field} is {shorten(value)}, expected the folder of a search or "
-            "of a training, or None."
+        raise FieldError(
+            Field(field),
+            f" is {shorten(value)}, expected the folder of a search or of a training, "
+            "or None.",
         )
     return value
 

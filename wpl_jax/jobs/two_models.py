@@ -5,7 +5,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from wpl_jax.jobs.build import build
-from wpl_jax.jobs.config_fields import get_field, require_names
+from wpl_jax.jobs.config_fields import get_field, naming_option, require_names
 from wpl_jax.runs.machine import Machine
 from wpl_jax.two_models import run as two_models_run
 from wpl_jax.two_models.arms import Settings
@@ -28,7 +28,8 @@ def run(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> None
     """
     settings = settings_of(config)
     options = get_field(config, "data").to_dict()
-    two_models_run.run(settings, options, config.to_dict(), workdir, machine)
+    with naming_option("data", options):
+        two_models_run.run(settings, options, config.to_dict(), workdir, machine)
 
 
 def report(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> None:

@@ -23,9 +23,8 @@ def read_digits(path: PathLike | None = None) -> Source:
     """
     if path is not None:
         expected = "no path: the digits come with scikit-learn"
-        raise DataError(
-            "path", str(path), expected, "leave it out, or change the format"
-        )
+        remedy = "leave it out, or change the format"
+        raise DataError("path", str(path), expected, remedy, "path")
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:

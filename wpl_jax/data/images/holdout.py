@@ -33,6 +33,7 @@ def check_share(share: object, argument: str) -> int | float:
         repr(share),
         "a positive number of examples (int) or a fraction between 0 and 1 (float)",
         f"set for instance {argument}=0.1 or {argument}=5000",
+        argument,
     )
 
 
@@ -96,6 +97,7 @@ def hold_out(
             f" examples, and {len(counts)} classes",
             f"1 to {limit}, so that every class keeps at least one training example",
             f"choose {argument} within that, or {otherwise}",
+            argument,
         )
     rng = np.random.default_rng([seed, *argument.encode()])
     held = np.zeros(len(split.labels), bool)

@@ -148,10 +148,11 @@ def _check_options(size: tuple[int, int] | None, channels: int | None) -> None:
         if not is_pair or not all(type(side) is int and side > 0 for side in size):
             expected = "(height, width), two positive ints"
             remedy = "set for instance size=(32, 32)"
-            raise DataError("option size", repr(size), expected, remedy)
+            raise DataError("option size", repr(size), expected, remedy, "size")
     if channels not in (None, 1, 3):
         remedy = "set channels=1 for grey or channels=3 for RGB"
-        raise DataError("option channels", repr(channels), "1, 3 or None", remedy)
+        expected = "1, 3 or None"
+        raise DataError("option channels", repr(channels), expected, remedy, "channels")
 
 
 def _splits(root: Path) -> dict[str, Path]:

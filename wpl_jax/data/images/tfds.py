@@ -55,7 +55,8 @@ def read_tfds(
         and the network cannot be reached; or it is on disk in another format.
     """
     if not isinstance(path, str) or not path:
-        raise DataError("path", repr(path), _NAME, "give for instance path='mnist'")
+        remedy = "give for instance path='mnist'"
+        raise DataError("path", repr(path), _NAME, remedy, "path")
     builder = _make_builder(path, data_dir)
     if not builder.is_prepared():
         builder = _prepare(builder, path, data_dir, download_url)
@@ -157,7 +158,8 @@ def _check_features(builder: Any, image_key: str, label_key: str, where: str) ->
         if key not in features or not isinstance(features[key], kind):
             found = f"no feature {key!r} of type {kind.__name__}, but {known}"
             remedy = f"set {option}, or take a data set for image classification"
-            raise DataError(where, found, f"a {kind.__name__} as {option}", remedy)
+            expected = f"a {kind.__name__} as {option}"
+            raise DataError(where, found, expected, remedy, option)
 
 
 def _check_splits(builder: Any, splits: tuple[str | None, ...], where: str) -> None:

@@ -49,9 +49,8 @@ def read_pydoc(path: PathLike | None = None) -> TextSource:
     """
     if path is not None:
         expected = "no path: the text comes with Python"
-        raise DataError(
-            "path", str(path), expected, "leave it out, or change the format"
-        )
+        remedy = "leave it out, or change the format"
+        raise DataError("path", str(path), expected, remedy, "path")
     name = f"pydoc topics of Python {platform.python_version()}"
     parts = _own_paragraphs(_import_topics(name))
     names = _divide({topic: _count(lines) for topic, lines in parts.items()})

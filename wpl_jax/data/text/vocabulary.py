@@ -60,8 +60,10 @@ def _nothing_kept(most: int, min_count: int, where: str) -> DataError:
     """The error for a vocabulary without a single word."""
     found = f"no token but {END} and {UNKNOWN} that occurs more than {most} times"
     expected = f"at least one that occurs min_count={min_count} times"
-    remedy = f"set min_count={most} or lower" if most else "put other text there"
-    return DataError(where, found, expected, remedy)
+    if not most:
+        return DataError(where, found, expected, "put other text there")
+    remedy = f"set min_count={most} or lower"
+    return DataError(where, found, expected, remedy, "min_count")
 
 
 def encode(tokens: Sequence[str], vocabulary: Sequence[str]) -> np.ndarray:
