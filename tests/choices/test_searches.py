@@ -12,7 +12,8 @@ from wpl_jax.engine.optimizers import Sgd
 from wpl_jax.protections import PENALTIES, NoProtection
 from wpl_jax.search import Search
 from wpl_jax.spaces.architecture_json import names_of_choices
-from wpl_jax.strategies.differentiable import Differentiable, ExponentiatedGradient
+from wpl_jax.strategies.architecture_optimizers import ExponentiatedGradient
+from wpl_jax.strategies.differentiable import Differentiable
 from wpl_jax.strategies.enas import Enas
 from wpl_jax.strategies.nao import Nao
 from wpl_jax.strategies.nao_networks import Networks

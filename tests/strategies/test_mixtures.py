@@ -18,7 +18,8 @@ from wpl_jax.protections.estimators import Batch
 from wpl_jax.search import Search
 from wpl_jax.spaces.darts_cell import DartsCell
 from wpl_jax.spaces.nasbench201 import NasBench201
-from wpl_jax.strategies.differentiable import Differentiable, ExponentiatedGradient
+from wpl_jax.strategies.architecture_optimizers import ExponentiatedGradient
+from wpl_jax.strategies.differentiable import Differentiable
 from wpl_jax.strategies.enas import Enas
 from wpl_jax.strategies.path_importance import PathImportance
 from wpl_jax.strategies.random_search import RandomSearch
