@@ -3,12 +3,9 @@
 An :class:`Architecture` is a choice of each decision, or a mixture of all choices.
 Strategies know a space by its decisions, so that each works on every space.
 
-Shared parameters that only some children use are stacked along a leading axis, and
-a child is a set of rows of each stack. :func:`gather` takes them out and
-:func:`scatter` puts them back, so that between the two, a training step costs what
-the child costs and not what the supernet does; :func:`mask` tells the same to code
-that works on all shared parameters. The rows are data: every child runs in the
-compilation of the first.
+A child is a set of rows of the shared parameters. The functions that take them out and
+put them back are those of :mod:`wpl_jax.common.rows`, and are names of this module,
+too. The rows are data: every child runs in the compilation of the first.
 """
 
 from collections.abc import Hashable, Sequence
@@ -18,6 +15,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wpl_jax.common.rows import ALL as ALL
+from wpl_jax.common.rows import EVERY_ROW as EVERY_ROW
+from wpl_jax.common.rows import PAD as PAD
+from wpl_jax.common.rows import add_rows as add_rows
+from wpl_jax.common.rows import count_parameters as count_parameters
+from wpl_jax.common.rows import gather as gather
+from wpl_jax.common.rows import is_all as is_all
+from wpl_jax.common.rows import is_whole
+from wpl_jax.common.rows import mask as mask
+from wpl_jax.common.rows import real_rows as real_rows
+from wpl_jax.common.rows import scatter as scatter
 from wpl_jax.errors import UserError, shorten
 from wpl_jax.parts import Part, Program, sum_of_uses
 
@@ -113,7 +121,7 @@ class Space(Protocol):
         """The forward pass of one child.
 
         Args:
-          child: Its parameters, as :func:`gather` takes them out.
+          child: Its parameters, as :func:`wpl_jax.common.rows.gather` takes them out.
           architecture: The child.
           *args: What the task feeds it.
           **kwargs: What the task passes besides.
@@ -217,7 +225,7 @@ class Space(Protocol):
 
         Args:
           choice: ``int32[num_decisions]``.
-          child: Its parameters, as :func:`gather` returns them.
+          child: Its parameters, as :func:`wpl_jax.common.rows.gather` returns them.
           statistics: Batch statistics that it is normalized with.
 
         Returns:
@@ -264,100 +272,6 @@ class Graph(NamedTuple):
     edges: tuple[tuple[str, str, str], ...]  # from, to, label
 
 
-# As rows: the whole of a parameter that is not a stack, and so of all children.
-ALL = slice(None)
-EVERY_ROW = slice(0, None)  # as rows: all of a stack, which a mixture uses
-PAD = 2**30  # an index from here on is of no row: a place that stays zero
-
-
-def gather(params: Any, rows: Any) -> Any:
-    """Takes one child's parameters out of the shared ones.
-
-    Args:
-      params: The shared parameters, or a tree like them.
-      rows: As :meth:`Space.rows` gives it.
-
-    Returns:
-      A tree like ``params``, its leaves cut down to the rows; zeros for ``PAD``.
-    """
-
-    def take(p, index):
-        return p if _is_whole(index) else p.at[index].get(mode="fill", fill_value=0)
-
-    return jax.tree.map(take, params, rows)
-
-
-def scatter(params: Any, rows: Any, child: Any) -> Any:
-    """Puts one child's parameters back where :func:`gather` took them.
-
-    Returns:
-      A tree like ``params``, unchanged outside the rows.
-    """
-
-    def put(p, index, c):
-        if _is_whole(index):
-            return c
-        return p.at[index].set(c, mode="drop", unique_indices=True)
-
-    return jax.tree.map(put, params, rows, child)
-
-
-def add_rows(params: Any, rows: Any, child: Any) -> Any:
-    """Adds one child's parameters to where :func:`gather` would take them."""
-
-    def add(p, index, c):
-        if _is_whole(index):
-            return p + c
-        return p.at[index].add(c, mode="drop", unique_indices=True)
-
-    return jax.tree.map(add, params, rows, child)
-
-
-def mask(params: Any, rows: Any) -> Any:
-    """A tree like ``params`` of 0/1 arrays that broadcast to them.
-
-    1 on the shared parameters that the child uses.
-    """
-
-    def used(p, index):
-        if _is_whole(index):
-            return jnp.ones(())
-        return jnp.zeros((len(p),) + (1,) * (p.ndim - 1)).at[index].set(1, mode="drop")
-
-    return jax.tree.map(used, params, rows)
-
-
-def real_rows(child: Any, rows: Any) -> Any:
-    """A tree like ``child`` of 0/1 arrays that broadcast to it.
-
-    1 where it holds parameters, 0 where a place is filled up with ``PAD``.
-    """
-
-    def there(c, index):
-        if _is_whole(index):
-            return jnp.ones(())
-        return jnp.float32(index < PAD).reshape(-1, *(1,) * (c.ndim - 1))
-
-    return jax.tree.map(there, child, rows)
-
-
-def count_parameters(params: Any, rows: Any) -> jax.Array:
-    """How many parameters a child has, ``int32[]``.
-
-    Args:
-      params: The shared parameters, or their shapes.
-      rows: The child's.
-    """
-
-    def count(p, index):
-        if _is_whole(index):
-            return jnp.int32(p.size)
-        return jnp.sum(index < PAD, dtype=jnp.int32) * (p.size // len(p))
-
-    counts = jax.tree.map(count, params, rows)
-    return sum(jax.tree.leaves(counts), jnp.int32(0))
-
-
 def stacks(space: Space, architecture: Architecture) -> Any:
     """A tree of bool like the parameters: which are stacks with rows of choices.
 
@@ -393,7 +307,7 @@ def norms_of_choices(space: Space, choice: jax.Array, child: Any) -> jax.Array:
 
     def rows_of(choice):
         rows = jax.tree.leaves(space.rows(Architecture(choice)))
-        return [None if _is_whole(index) else index for index in rows]
+        return [None if is_whole(index) else index for index in rows]
 
     counts = jnp.asarray(num_choices(space.decisions))
     decisions = jnp.arange(len(counts))
@@ -420,16 +334,6 @@ def norms_of_choices(space: Space, choice: jax.Array, child: Any) -> jax.Array:
         own = ~kept & (index < PAD) & (counts[:, None] > 1)
         total += jnp.sum(jnp.where(own, norms, 0), 1)
     return total
-
-
-def is_all(index: Any) -> bool:
-    """Whether rows are ``ALL``, of a parameter that all children share."""
-    return _is_whole(index) and index == ALL
-
-
-def _is_whole(index: Any) -> bool:
-    """Whether rows are ``ALL`` or ``EVERY_ROW``; an array cannot be compared to one."""
-    return isinstance(index, slice)
 
 
 def num_choices(decisions: Sequence[Decision]) -> tuple[int, ...]:

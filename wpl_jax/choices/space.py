@@ -113,7 +113,7 @@ class ChoiceSpace(Space):
         """Parameters of a child as the network takes them.
 
         Args:
-          child: As :func:`wpl_jax.supernet.gather` takes them out.
+          child: As :func:`wpl_jax.common.rows.gather` takes them out.
           whole: Whether these are all rows, as those of a mixture.
 
         Returns:
