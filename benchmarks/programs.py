@@ -20,7 +20,7 @@ from wpl_jax.data import load_images
 from wpl_jax.devices.parallel import ONE_DEVICE, Devices
 from wpl_jax.devices.sharded import Sharded
 from wpl_jax.engine.plan import Plan
-from wpl_jax.evaluation.retrain import Retraining
+from wpl_jax.evaluation.retraining import Retraining
 from wpl_jax.jobs.search_config import expand, make_plan, make_retraining, make_search
 from wpl_jax.jobs.two_models import settings_of
 from wpl_jax.search import Search

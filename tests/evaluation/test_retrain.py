@@ -19,7 +19,8 @@ from wpl_jax.devices.axis import NO_AXIS
 from wpl_jax.engine.optimizers import Exponential, Sgd
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.evaluation import retrain
-from wpl_jax.evaluation.retrain import Retraining
+from wpl_jax.evaluation.retraining import Retraining
+from wpl_jax.evaluation.speed import Speed
 from wpl_jax.jobs.search_config import config_for_task, make_retraining
 from wpl_jax.runs.machine import Requests
 from wpl_jax.supernet import ALL, Architecture, Space
@@ -412,7 +413,7 @@ def run(
 ):
     """With so many batches in a call, however long they take."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(retrain._Speed, "batches_of_a_call", lambda speed: per_call)
+        patch.setattr(Speed, "batches_of_a_call", lambda speed: per_call)
         return retrain.run(
             retraining,
             data,
@@ -433,20 +434,6 @@ def test_calls_of_any_length_leave_the_same_bytes(
     run(retraining, tmp_path, per_call=per_call)
     for name in ("metrics.jsonl", "retrained.json"):
         assert (tmp_path / name).read_bytes() == (undisturbed / name).read_bytes()
-
-
-def test_calls_are_as_long_as_their_seconds_allow(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(retrain.time, "monotonic", lambda: now[0])
-    speed, counts = retrain._Speed(1), []
-    # The first call compiles for 100 seconds; then a batch takes a quarter of one, and
-    # from the fourth call on 20.
-    for each in (100, 0.25, 0.25, 20, 20):
-        counts.append(speed.batches_of_a_call())
-        with speed.of(counts[-1]):
-            now[0] += each * counts[-1]
-    assert counts[:4] == [1, 1, 8, 8]
-    assert counts[4] < 3
 
 
 @pytest.fixture(scope="module")

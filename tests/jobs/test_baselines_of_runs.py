@@ -11,6 +11,7 @@ from helpers.interrupted import Interrupted
 
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.evaluation import retrain
+from wpl_jax.evaluation.retraining import Retraining
 from wpl_jax.jobs import registry as jobs
 from wpl_jax.jobs import search_loop
 from wpl_jax.jobs.modes import run as run_mode
@@ -70,7 +71,7 @@ def test_a_baseline_is_trained_like_the_architecture(finished, tmp_path):
     assert shown == {"wpl-seed0": {"BASELINE": found}, "none-seed0": {}}
     prepared = make_retraining(get_config())
     task = toy.ToyTask(space=toy.Points(3), seed=0)
-    training = retrain.Retraining(
+    training = Retraining(
         task,
         prepared.retraining.optimizer,
         prepared.retraining.epochs,

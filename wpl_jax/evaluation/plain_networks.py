@@ -4,7 +4,7 @@ Is what a search finds better than what one would use without it? A baseline is 
 network of a space of its own, with the sizes that the data gives. Its width makes its
 number of parameters as close as possible to that of the architecture that it is
 compared with. It is trained from scratch like that architecture
-(``wpl_jax.evaluation.retrain``).
+(``wpl_jax.evaluation.retraining``).
 
 Zaremba et al., "Recurrent Neural Network Regularization" (2014), Cho et al. (2014) and
 He et al. (2016) are the baselines' sources; ``enas_cell`` is the cell that Pham et al.

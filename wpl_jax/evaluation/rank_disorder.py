@@ -29,6 +29,8 @@ from wpl_jax.devices import processes
 from wpl_jax.errors import UserError, shorten
 from wpl_jax.evaluation import architectures, ranking_metrics, retrain
 from wpl_jax.evaluation.ranking_metrics import Measured, kendall_tau
+from wpl_jax.evaluation.retrained import RETRAINED_FILE, read_retrained
+from wpl_jax.evaluation.retraining import Retraining
 from wpl_jax.evaluation.truth import TRUTHS, FromScratch, Truth
 from wpl_jax.runs.machine import Requests
 from wpl_jax.runs.run_directory import claim
@@ -133,7 +135,7 @@ class UntrainedError(UserError):
 
 
 def from_scratch(
-    retraining: retrain.Retraining,
+    retraining: Retraining,
     data: Data,
     architectures: np.ndarray,
     seed: int,
@@ -164,7 +166,7 @@ def from_scratch(
     for number in share.of(range(len(architectures))):
         folder = _folder(workdir, number)
         with claim(folder):
-            if not processes.broadcast((folder / retrain.RETRAINED_FILE).exists()):
+            if not processes.broadcast((folder / RETRAINED_FILE).exists()):
                 title = f"Architecture {number + 1} of {len(architectures)}"
                 retrain.run(
                     retraining,
@@ -200,12 +202,12 @@ def read_trained(folders: Sequence[Path], architectures: np.ndarray) -> list[flo
     """
     errors, missing = [], 0
     for number, architecture in enumerate(architectures):
-        paths = [_folder(f, number) / retrain.RETRAINED_FILE for f in folders]
+        paths = [_folder(f, number) / RETRAINED_FILE for f in folders]
         path = next((path for path in paths if path.exists()), None)
         if path is None:
             missing += 1
             continue
-        found = retrain.read_retrained(path, _SPLITS)
+        found = read_retrained(path, _SPLITS)
         if found.get("architecture") != architecture.tolist():
             raise UserError(
                 f"{path} is of architecture {shorten(found.get('architecture'))}, "

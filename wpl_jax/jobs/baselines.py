@@ -25,7 +25,8 @@ from wpl_jax.evaluation.plain_networks import (
     count_parameters,
     fit,
 )
-from wpl_jax.evaluation.retrain import RETRAINED_FILE, Retraining
+from wpl_jax.evaluation.retrained import RETRAINED_FILE
+from wpl_jax.evaluation.retraining import Retraining
 from wpl_jax.jobs import memory
 from wpl_jax.jobs.build import build
 from wpl_jax.jobs.config_fields import Field, FieldError

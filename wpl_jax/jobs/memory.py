@@ -11,7 +11,7 @@ from wpl_jax.devices.axis import NO_AXIS
 from wpl_jax.devices.capacity import bytes_of_each, bytes_of_exchange
 from wpl_jax.devices.parallel import Devices
 from wpl_jax.devices.sharded import unsharded
-from wpl_jax.evaluation.retrain import Retraining
+from wpl_jax.evaluation.retraining import Retraining
 from wpl_jax.search import Search
 from wpl_jax.supernet import Architecture, gather
 from wpl_jax.tasks import Data, Task

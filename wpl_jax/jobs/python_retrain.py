@@ -14,7 +14,8 @@ from wpl_jax.engine.optimizers import Optimizer
 from wpl_jax.engine.plan import COUNTED
 from wpl_jax.errors import UserError
 from wpl_jax.evaluation import retrain as from_scratch
-from wpl_jax.evaluation.retrain import Kept, Retraining
+from wpl_jax.evaluation.retrained import Kept
+from wpl_jax.evaluation.retraining import Retraining
 from wpl_jax.jobs.python import own_if_none, start_of
 from wpl_jax.models.files import MODEL_FILE, keep_in
 from wpl_jax.models.model import Model

@@ -11,7 +11,7 @@ from wpl_jax.devices import processes
 from wpl_jax.engine.state import State
 from wpl_jax.errors import UserError
 from wpl_jax.evaluation import candidates
-from wpl_jax.evaluation.retrain import RETRAINED_FILE
+from wpl_jax.evaluation.retrained import RETRAINED_FILE
 from wpl_jax.jobs import baselines
 from wpl_jax.jobs.search_config import Run
 from wpl_jax.reports.searched import ARCHITECTURE_FILE, REMEDY, RESULTS_FILE

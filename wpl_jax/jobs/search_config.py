@@ -24,7 +24,7 @@ from wpl_jax.devices.parallel import Devices
 from wpl_jax.engine.optimizers import OPTIMIZERS, Optimizer
 from wpl_jax.engine.plan import COUNTED, Plan, SearchSettings
 from wpl_jax.errors import UserError
-from wpl_jax.evaluation.retrain import Retraining
+from wpl_jax.evaluation.retraining import Retraining
 from wpl_jax.jobs.build import (
     build,
     build_chosen,

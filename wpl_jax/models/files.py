@@ -13,7 +13,7 @@ import wpl_jax
 from wpl_jax.common.checks import leaves_by_path
 from wpl_jax.common.plain import from_plain, to_plain
 from wpl_jax.errors import UserError, printable, shorten
-from wpl_jax.evaluation.retrain import RETRAINED_FILE, Kept
+from wpl_jax.evaluation.retrained import RETRAINED_FILE, Kept
 from wpl_jax.models.model import Model
 from wpl_jax.registry import Registry
 from wpl_jax.runs.run_files import to_json, write_atomically

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from wpl_jax.errors import UserError, shorten
-from wpl_jax.evaluation.retrain import RETRAINED_FILE, read_retrained
+from wpl_jax.evaluation.retrained import RETRAINED_FILE, read_retrained
 from wpl_jax.reports.searched import (
     ARCHITECTURE_FILE,
     RESULTS_FILE,

@@ -11,7 +11,7 @@ from wpl_jax.errors import UserError
 from wpl_jax.evaluation import candidates, ensemble
 from wpl_jax.evaluation.candidates import Evaluated
 from wpl_jax.evaluation.ensemble import Growing
-from wpl_jax.evaluation.retrain import RETRAINED_FILE, read_retrained
+from wpl_jax.evaluation.retrained import RETRAINED_FILE, read_retrained
 from wpl_jax.runs.monitor import METRICS_FILE, whole_records
 from wpl_jax.runs.resumable import changed_records
 from wpl_jax.runs.run_files import (

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from wpl_jax.devices import processes
 from wpl_jax.errors import UserError
 from wpl_jax.evaluation import rank_files
-from wpl_jax.evaluation.retrain import RETRAINED_FILE, read_retrained
+from wpl_jax.evaluation.retrained import RETRAINED_FILE, read_retrained
 from wpl_jax.jobs import baselines, ranking
 from wpl_jax.jobs.arms import of_each_arm
 from wpl_jax.jobs.build import build_chosen

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from wpl_jax.devices import processes
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.evaluation import retrain
+from wpl_jax.evaluation.retrained import RETRAINED_FILE
 from wpl_jax.jobs import memory
 from wpl_jax.jobs.arms import RETRAINING, check_devices
 from wpl_jax.jobs.config_fields import check_seed, get_field
@@ -95,7 +96,7 @@ def evaluate_file(
     config: ConfigDict, workdir: Path, machine: Machine = Machine()
 ) -> None:
     """Evaluates what ``retrain`` has left on validation and test data."""
-    path = workdir / "retrain" / retrain.RETRAINED_FILE
+    path = workdir / "retrain" / RETRAINED_FILE
     if processes.is_primary() and not path.exists():
         raise UserError(
             f"There is no {path}: nothing has been trained to its end there. Run with "

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from wpl_jax.evaluation.rank_disorder import RANKED
 from wpl_jax.evaluation.rank_files import read_ranks
-from wpl_jax.evaluation.retrain import REMEDY as REMEDY_FROM_SCRATCH
+from wpl_jax.evaluation.retrained import REMEDY as REMEDY_FROM_SCRATCH
 from wpl_jax.reports.page import Page
 from wpl_jax.reports.searched import REMEDY, Searched
 from wpl_jax.reports.sections.section import Report, Section
