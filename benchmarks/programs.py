@@ -21,7 +21,9 @@ from wpl_jax.devices.parallel import ONE_DEVICE, Devices
 from wpl_jax.devices.sharded import Sharded
 from wpl_jax.engine.plan import Plan
 from wpl_jax.evaluation.retraining import Retraining
-from wpl_jax.jobs.search_config import expand, make_plan, make_retraining, make_search
+from wpl_jax.jobs.expand import expand
+from wpl_jax.jobs.retrain_config import make_retraining
+from wpl_jax.jobs.search_config import make_plan, make_search
 from wpl_jax.jobs.two_models import settings_of
 from wpl_jax.search import Search
 from wpl_jax.tasks import Data, Task

@@ -15,7 +15,8 @@ from sklearn.linear_model import LogisticRegression
 
 from wpl_jax.devices.parallel import ONE_DEVICE
 from wpl_jax.jobs import registry as jobs
-from wpl_jax.jobs.search_config import expand, make_plan, make_search
+from wpl_jax.jobs.expand import expand
+from wpl_jax.jobs.search_config import make_plan, make_search
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "new_task.md"
 CANCER, SEARCH, SENSORS, CONFIG = re.findall(

@@ -11,7 +11,8 @@ import configs
 from wpl_jax.devices import choice
 from wpl_jax.devices.parallel import Devices
 from wpl_jax.errors import ConfigError, UserError
-from wpl_jax.jobs import search_config
+from wpl_jax.jobs.open_task import choose_devices, open_task
+from wpl_jax.jobs.retrain_config import config_for_task
 
 BUILT_IN = [module.name for module in pkgutil.iter_modules(configs.__path__)]
 
@@ -34,8 +35,8 @@ def have(monkeypatch, *counts):
 
 def choose(config, count=None, children_per_step=1):
     """The devices of a configuration's batches."""
-    task = search_config.open_task(config).task
-    return search_config.choose_devices(config, task, count, children_per_step)
+    task = open_task(config).task
+    return choose_devices(config, task, count, children_per_step)
 
 
 def test_processes_with_different_numbers_of_devices_are_told(monkeypatch):
@@ -128,7 +129,7 @@ def test_every_configuration_runs_on_eight_devices(name):
     config = importlib.import_module(f"configs.{name}").get_config()
     if "search" not in config:
         return
-    retraining = search_config.config_for_task(config)
+    retraining = config_for_task(config)
     for changed, children_per_step in (
         (config, config.search.children_per_step),
         (retraining, 1),

@@ -18,8 +18,9 @@ from wpl_jax.evaluation.rank_files import Ranked
 from wpl_jax.evaluation.truth import FromScratch, RandomSearch
 from wpl_jax.jobs import registry as jobs
 from wpl_jax.jobs.arms import restore
+from wpl_jax.jobs.expand import expand
 from wpl_jax.jobs.ranking import check_arms
-from wpl_jax.jobs.search_config import expand, make_search
+from wpl_jax.jobs.search_config import make_search
 from wpl_jax.reports import search_report
 from wpl_jax.runs.machine import Machine
 from wpl_jax.runs.share import Share

@@ -21,7 +21,7 @@ from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.evaluation import retrain
 from wpl_jax.evaluation.retraining import Retraining
 from wpl_jax.evaluation.speed import Speed
-from wpl_jax.jobs.search_config import config_for_task, make_retraining
+from wpl_jax.jobs.retrain_config import config_for_task, make_retraining
 from wpl_jax.runs.machine import Requests
 from wpl_jax.supernet import ALL, Architecture, Space
 from wpl_jax.tasks import Evaluation

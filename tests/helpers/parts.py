@@ -5,7 +5,7 @@ import functools
 from wpl_jax.devices.parallel import ONE_DEVICE
 from wpl_jax.engine.optimizers import OPTIMIZERS
 from wpl_jax.jobs.build import build_chosen
-from wpl_jax.jobs.search_config import open_task
+from wpl_jax.jobs.open_task import open_task
 from wpl_jax.protections import PENALTIES
 from wpl_jax.protections.estimators import ESTIMATORS
 from wpl_jax.strategies import STRATEGIES

@@ -15,7 +15,7 @@ from wpl_jax.evaluation.retraining import Retraining
 from wpl_jax.jobs import registry as jobs
 from wpl_jax.jobs import search_loop
 from wpl_jax.jobs.modes import run as run_mode
-from wpl_jax.jobs.search_config import make_retraining
+from wpl_jax.jobs.retrain_config import make_retraining
 from wpl_jax.reports import search_report
 from wpl_jax.runs import machine
 from wpl_jax.runs.machine import Machine, Requests

@@ -10,7 +10,7 @@ from helpers.flags import parse
 from wpl_jax.errors import ConfigError
 from wpl_jax.jobs import registry as jobs
 from wpl_jax.jobs.command_line import with_built_in
-from wpl_jax.jobs.search_config import expand
+from wpl_jax.jobs.expand import expand
 
 # ml_collections loads files by a method that Python deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:.*load_module:DeprecationWarning")

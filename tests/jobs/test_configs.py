@@ -12,11 +12,9 @@ import pytest
 from helpers.forms import assert_calls_keep_the_form
 
 from wpl_jax.data import ImageDataset, Split, TextDataset
-from wpl_jax.jobs.search_config import (
-    expand,
-    make_retraining,
-    make_search,
-)
+from wpl_jax.jobs.expand import expand
+from wpl_jax.jobs.retrain_config import make_retraining
+from wpl_jax.jobs.search_config import make_search
 from wpl_jax.tasks import image_classification, language_model
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,7 +11,7 @@ from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.evaluation import ensemble
 from wpl_jax.jobs import registry as jobs
 from wpl_jax.jobs.arms import restore, searches_of
-from wpl_jax.jobs.search_config import expand
+from wpl_jax.jobs.expand import expand
 from wpl_jax.runs.machine import Machine
 from wpl_jax.supernet import Architecture
 from wpl_jax.tasks import DataCache

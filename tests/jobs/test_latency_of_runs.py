@@ -9,8 +9,9 @@ from helpers.tiny_images import get_config
 from wpl_jax.errors import UserError
 from wpl_jax.evaluation import latency as measurements
 from wpl_jax.jobs import latency
+from wpl_jax.jobs.expand import expand
 from wpl_jax.jobs.modes import measure_latency
-from wpl_jax.jobs.search_config import expand, make_search
+from wpl_jax.jobs.search_config import make_search
 from wpl_jax.spaces.costs import Latency
 from wpl_jax.spaces.nasbench201 import NasBench201
 

@@ -19,6 +19,7 @@ from wpl_jax.jobs.memory import (
     of_retraining,
     of_search,
 )
+from wpl_jax.jobs.retrain_config import make_retraining
 from wpl_jax.jobs.two_models import settings_of
 from wpl_jax.supernet import Architecture, gather
 from wpl_jax.two_models import memory as two_models_memory
@@ -87,7 +88,7 @@ def search_on(config, count):
 def test_a_retraining_has_its_state_a_gradient_and_new_parameters(tiny):
     config = tiny_search.get_config()
     config.retrain.space = {"recurrent_cell": {"hidden": 80}}
-    retraining, data, _ = search_config.make_retraining(config)
+    retraining, data, _ = make_retraining(config)
     need = of_retraining(retraining, data)
     architecture = np.zeros(len(retraining.task.space.decisions), np.int32)
     state = retraining.init(jax.random.key(0), architecture)

@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.jobs import registry as jobs
-from wpl_jax.jobs.search_config import expand, make_search
+from wpl_jax.jobs.expand import expand
+from wpl_jax.jobs.search_config import make_search
 
 OWN = "helpers.outside:"
 

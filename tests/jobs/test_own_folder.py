@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from configs import gaea_nb201_small
-from wpl_jax.jobs.search_config import expand, make_plan, make_search
+from wpl_jax.jobs.expand import expand
+from wpl_jax.jobs.search_config import make_plan, make_search
 
 
 @pytest.fixture

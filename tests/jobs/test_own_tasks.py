@@ -25,8 +25,9 @@ from wpl_jax.engine.optimizers import Sgd
 from wpl_jax.errors import UserError
 from wpl_jax.jobs import registry as jobs
 from wpl_jax.jobs.build import choice
+from wpl_jax.jobs.expand import expand
 from wpl_jax.jobs.python import own_if_none
-from wpl_jax.jobs.search_config import expand, make_plan, make_search
+from wpl_jax.jobs.search_config import make_plan, make_search
 from wpl_jax.protections import PENALTIES
 from wpl_jax.protections.estimators import PerExample
 from wpl_jax.protections.quadratic import WeightPlasticity

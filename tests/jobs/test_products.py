@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 
 from wpl_jax.errors import UserError
 from wpl_jax.jobs.build import choice
-from wpl_jax.jobs.search_config import expand, make_plan, make_search
+from wpl_jax.jobs.expand import expand
+from wpl_jax.jobs.search_config import make_plan, make_search
 from wpl_jax.protections import PENALTIES
 from wpl_jax.spaces import SPACES
 from wpl_jax.strategies import STRATEGIES

@@ -14,8 +14,9 @@ import wpl_jax
 from wpl_jax.data import DataError, images_of_arrays, text_of_strings
 from wpl_jax.engine.optimizers import Sgd
 from wpl_jax.errors import UserError
+from wpl_jax.jobs.expand import expand
 from wpl_jax.jobs.modes.run import run as run_config
-from wpl_jax.jobs.search_config import expand, make_search
+from wpl_jax.jobs.search_config import make_search
 from wpl_jax.runs.in_memory import InMemory
 from wpl_jax.runs.machine import Machine
 from wpl_jax.search import Search

@@ -21,8 +21,9 @@ from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.evaluation import retrain
 from wpl_jax.jobs import registry as jobs
 from wpl_jax.jobs import search_loop
+from wpl_jax.jobs.expand import arm_names, expand
 from wpl_jax.jobs.modes import run as run_mode
-from wpl_jax.jobs.search_config import arm_names, expand, make_plan, make_search
+from wpl_jax.jobs.search_config import make_plan, make_search
 from wpl_jax.reports import search_report
 from wpl_jax.runs import machine
 from wpl_jax.runs.run_directory import open_run

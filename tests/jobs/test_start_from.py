@@ -10,13 +10,10 @@ from helpers import toy
 from ml_collections import ConfigDict
 
 from wpl_jax.errors import UserError
+from wpl_jax.jobs.expand import expand
 from wpl_jax.jobs.modes.run import run
-from wpl_jax.jobs.search_config import (
-    expand,
-    make_plan,
-    make_retraining,
-    make_search,
-)
+from wpl_jax.jobs.retrain_config import make_retraining
+from wpl_jax.jobs.search_config import make_plan, make_search
 from wpl_jax.jobs.search_loop import resumable
 from wpl_jax.jobs.start_from import START_FILE, Start, path_of
 from wpl_jax.runs.machine import Machine

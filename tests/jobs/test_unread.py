@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 from wpl_jax.errors import UserError
 from wpl_jax.jobs import registry as jobs
 from wpl_jax.jobs import unread
-from wpl_jax.jobs.search_config import make_retraining, make_search
+from wpl_jax.jobs.retrain_config import make_retraining
+from wpl_jax.jobs.search_config import make_search
 from wpl_jax.tasks import DataCache
 
 CACHE = DataCache()

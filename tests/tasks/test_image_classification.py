@@ -18,7 +18,7 @@ from wpl_jax.devices.axis import NO_AXIS
 from wpl_jax.devices.parallel import Devices
 from wpl_jax.devices.sharded import Sharded
 from wpl_jax.errors import ConfigError, UserError
-from wpl_jax.jobs.search_config import open_task
+from wpl_jax.jobs.open_task import open_task
 from wpl_jax.spaces.batch_normalization import Moments
 from wpl_jax.spaces.images import Outputs
 from wpl_jax.spaces.micro_cell import MicroCell

@@ -13,8 +13,10 @@ from wpl_jax.engine.state import State
 from wpl_jax.errors import UserError
 from wpl_jax.jobs import memory
 from wpl_jax.jobs.config_fields import changes_of
+from wpl_jax.jobs.expand import Run
 from wpl_jax.jobs.latency import measured
-from wpl_jax.jobs.search_config import Run, config_for_task, make_search
+from wpl_jax.jobs.retrain_config import config_for_task
+from wpl_jax.jobs.search_config import make_search
 from wpl_jax.runs import fingerprint
 from wpl_jax.runs.machine import Machine
 from wpl_jax.runs.resumable import newest

@@ -30,7 +30,8 @@ from wpl_jax.evaluation.retraining import Retraining
 from wpl_jax.jobs import memory
 from wpl_jax.jobs.build import build
 from wpl_jax.jobs.config_fields import Field, FieldError
-from wpl_jax.jobs.search_config import Prepared, Run
+from wpl_jax.jobs.expand import Run
+from wpl_jax.jobs.retrain_config import Prepared
 from wpl_jax.models.files import keep_in
 from wpl_jax.registry import settings_name
 from wpl_jax.reports.searched import baseline_folder

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from ml_collections import ConfigDict, config_dict
 
 from wpl_jax.common.settings import is_given
+from wpl_jax.errors import UserError
 from wpl_jax.jobs.config_fields import (
     Field,
     FieldError,
@@ -280,6 +281,19 @@ def offered(cls: Any, **values: Any) -> dict[str, Any]:
     """
     names = {field.name for field in dataclasses.fields(cls) if is_given(field)}
     return {name: value for name, value in values.items() if name in names}
+
+
+def check_inherits(part: Any, base: type) -> None:
+    """Checks that a part has the methods that its protocol has defaults for.
+
+    Raises:
+      UserError: If its class does not inherit from the protocol.
+    """
+    if base not in type(part).__mro__:
+        raise UserError(
+            f"{type(part).__name__} does not inherit from {base.__module__}."
+            f"{base.__name__}, which has the methods that it may leave out."
+        )
 
 
 def _fields(cls: Any) -> dict[str, Any]:

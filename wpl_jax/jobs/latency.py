@@ -11,7 +11,7 @@ from wpl_jax.evaluation import latency
 from wpl_jax.evaluation.latency import LatencySettings, Measurements, Stopwatch, Timer
 from wpl_jax.jobs.build import build, section_of
 from wpl_jax.jobs.config_fields import wrong
-from wpl_jax.jobs.search_config import Run
+from wpl_jax.jobs.expand import Run
 from wpl_jax.runs.run_directory import in_turn
 from wpl_jax.spaces.costs import LATENCY, Latency
 from wpl_jax.supernet import Space

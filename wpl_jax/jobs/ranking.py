@@ -16,7 +16,7 @@ from wpl_jax.evaluation.shared_scores import SharedScores
 from wpl_jax.jobs import memory
 from wpl_jax.jobs.build import build
 from wpl_jax.jobs.config_fields import naming, with_changes, wrong
-from wpl_jax.jobs.search_config import make_retraining
+from wpl_jax.jobs.retrain_config import make_retraining
 from wpl_jax.reports.searched import Searched
 from wpl_jax.runs.loggers.tensorboard import wall_seconds
 from wpl_jax.runs.machine import Machine, Requests

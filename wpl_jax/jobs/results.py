@@ -13,7 +13,7 @@ from wpl_jax.errors import UserError
 from wpl_jax.evaluation import candidates
 from wpl_jax.evaluation.retrained import RETRAINED_FILE
 from wpl_jax.jobs import baselines
-from wpl_jax.jobs.search_config import Run
+from wpl_jax.jobs.expand import Run
 from wpl_jax.reports.searched import ARCHITECTURE_FILE, REMEDY, RESULTS_FILE
 from wpl_jax.runs.run_files import read_text, to_json, write_atomically
 from wpl_jax.search import Search

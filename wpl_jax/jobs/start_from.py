@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from wpl_jax.devices import processes
 from wpl_jax.errors import ConfigError, UserError, shorten
 from wpl_jax.jobs.config_fields import Field, FieldError, get_field
-from wpl_jax.jobs.search_config import open_task
+from wpl_jax.jobs.open_task import open_task
 from wpl_jax.runs import warm_start
 from wpl_jax.runs.run_files import to_json, write_atomically
 from wpl_jax.runs.warm_start import CHECKPOINTS, Taken

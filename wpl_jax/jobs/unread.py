@@ -11,7 +11,8 @@ from wpl_jax.engine.plan import SearchSettings
 from wpl_jax.jobs import build
 from wpl_jax.jobs.build import section_of
 from wpl_jax.jobs.config_fields import get_field, leaves
-from wpl_jax.jobs.search_config import config_for_task, expand
+from wpl_jax.jobs.expand import expand
+from wpl_jax.jobs.retrain_config import config_for_task
 from wpl_jax.protections import PENALTIES
 from wpl_jax.spaces import SPACES
 from wpl_jax.strategies import STRATEGIES

@@ -7,8 +7,9 @@ from ml_collections import ConfigDict
 
 from wpl_jax.jobs import memory
 from wpl_jax.jobs.arms import check_devices, claim_searches, restore
+from wpl_jax.jobs.expand import Run, expand, runs_of_share
 from wpl_jax.jobs.results import write_results
-from wpl_jax.jobs.search_config import Run, expand, make_plan, runs_of_share
+from wpl_jax.jobs.search_config import make_plan
 from wpl_jax.reports.searched import RESULTS_FILE
 from wpl_jax.runs.machine import Machine, Requests
 from wpl_jax.runs.run_directory import claim, open_run

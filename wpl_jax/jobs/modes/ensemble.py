@@ -13,8 +13,8 @@ from wpl_jax.evaluation.ensemble import Ensemble, EnsembleSettings
 from wpl_jax.jobs import memory
 from wpl_jax.jobs.arms import check_devices, claim_searches, restore
 from wpl_jax.jobs.build import build
+from wpl_jax.jobs.expand import Run, expand, runs_of_share
 from wpl_jax.jobs.modes.report import Done, check_finished, finish
-from wpl_jax.jobs.search_config import Run, expand, runs_of_share
 from wpl_jax.runs.machine import Machine
 from wpl_jax.runs.run_directory import claim, open_run
 from wpl_jax.search import Search

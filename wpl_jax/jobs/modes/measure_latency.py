@@ -7,8 +7,8 @@ from ml_collections import ConfigDict
 from wpl_jax.devices import processes
 from wpl_jax.evaluation.latency import Table
 from wpl_jax.jobs import latency
+from wpl_jax.jobs.expand import expand
 from wpl_jax.jobs.modes.report import open_all
-from wpl_jax.jobs.search_config import expand
 from wpl_jax.runs.machine import Machine
 from wpl_jax.runs.run_directory import open_run
 from wpl_jax.tasks import DataCache

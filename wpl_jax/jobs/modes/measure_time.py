@@ -20,7 +20,8 @@ from wpl_jax.engine.state import State
 from wpl_jax.errors import UserError
 from wpl_jax.jobs import memory
 from wpl_jax.jobs.arms import check_devices, searches_of
-from wpl_jax.jobs.search_config import Run, arm_names, expand, make_plan
+from wpl_jax.jobs.expand import Run, arm_names, expand
+from wpl_jax.jobs.search_config import make_plan
 from wpl_jax.runs.machine import Machine
 from wpl_jax.runs.run_files import make_folder, to_json, write_atomically
 from wpl_jax.search import Search

@@ -9,8 +9,8 @@ from wpl_jax.evaluation.rank_disorder import RANKED, UntrainedError
 from wpl_jax.evaluation.rank_files import is_ranked
 from wpl_jax.jobs import memory, ranking
 from wpl_jax.jobs.arms import check_devices, claim_searches, restore
+from wpl_jax.jobs.expand import expand, runs_of_share
 from wpl_jax.jobs.modes.report import Done, check_finished, finish
-from wpl_jax.jobs.search_config import expand, runs_of_share
 from wpl_jax.reports.searched import REMEDY
 from wpl_jax.runs.machine import Machine
 from wpl_jax.runs.run_directory import claim, open_run

@@ -13,8 +13,9 @@ from wpl_jax.evaluation.retrained import RETRAINED_FILE, read_retrained
 from wpl_jax.jobs import baselines, ranking
 from wpl_jax.jobs.arms import of_each_arm
 from wpl_jax.jobs.build import build_chosen
+from wpl_jax.jobs.expand import Run, arm_names, expand
+from wpl_jax.jobs.open_task import OpenedTask, open_task
 from wpl_jax.jobs.results import is_finished
-from wpl_jax.jobs.search_config import OpenedTask, Run, arm_names, expand, open_task
 from wpl_jax.protections import PENALTIES
 from wpl_jax.reports.searched import REPORT_FILE, RESULTS_FILE, Searched
 from wpl_jax.runs.machine import Machine

@@ -16,7 +16,7 @@ from wpl_jax.jobs import memory
 from wpl_jax.jobs.arms import RETRAINING, check_devices
 from wpl_jax.jobs.config_fields import check_seed, get_field
 from wpl_jax.jobs.results import on_all, read_architecture
-from wpl_jax.jobs.search_config import make_retraining
+from wpl_jax.jobs.retrain_config import make_retraining
 from wpl_jax.jobs.start_from import Start, labels_of, path_of
 from wpl_jax.models.files import keep_in
 from wpl_jax.runs import fingerprint

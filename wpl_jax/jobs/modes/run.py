@@ -13,6 +13,7 @@ from wpl_jax.evaluation import retrain
 from wpl_jax.evaluation.rank_disorder import Ranking
 from wpl_jax.jobs import baselines, latency, memory, ranking
 from wpl_jax.jobs.arms import RETRAINING, check_devices, fingerprints, of_each_arm
+from wpl_jax.jobs.expand import Run, expand, runs_of_share
 from wpl_jax.jobs.modes.report import finish, read_search
 from wpl_jax.jobs.results import (
     is_finished,
@@ -21,15 +22,8 @@ from wpl_jax.jobs.results import (
     read_architecture,
     write_results,
 )
-from wpl_jax.jobs.search_config import (
-    Run,
-    expand,
-    make_plan,
-    make_retraining,
-    make_search,
-    runs_of_share,
-    search_settings,
-)
+from wpl_jax.jobs.retrain_config import make_retraining
+from wpl_jax.jobs.search_config import make_plan, make_search, search_settings
 from wpl_jax.jobs.search_loop import advance_all, resumable
 from wpl_jax.jobs.start_from import Start, labels_of, path_of, words_of
 from wpl_jax.models.files import keep_in
