@@ -10,63 +10,38 @@ one operation. :mod:`wpl_jax.spaces.darts_network` is the network of the cells.
 mixture.
 
 Edges have parameters of their own in each cell of the network, for each operation. A
-mixture computes all edges from one state at once, a child one edge after the other,
-both by :mod:`wpl_jax.spaces.darts_operations`.
+mixture computes all edges from one state at once (:mod:`wpl_jax.spaces.darts_mixture`),
+a child one edge after the other (:mod:`wpl_jax.spaces.darts_branches`).
 """
 
 import dataclasses
-import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from wpl_jax.common.settings import MOST_NODES, check_bool, check_int, require
-from wpl_jax.errors import UserError
-from wpl_jax.spaces import darts_blocks, darts_parts, partial_channels
-from wpl_jax.spaces.batch_normalization import Moments, normalize_once
-from wpl_jax.spaces.branches import switch
-from wpl_jax.spaces.darts_network import (
-    INPUTS,
-    KINDS,
-    REDUCTION,
-    DartsNetwork,
-    drop_path_factors,
-    graph,
+from wpl_jax.spaces import (
+    darts_blocks,
+    darts_branches,
+    darts_choices,
+    darts_mixture,
+    darts_parts,
 )
+from wpl_jax.spaces.darts_branches import Branches, edges_before, every_edge
+from wpl_jax.spaces.darts_choices import pair_number, pairs_of
+from wpl_jax.spaces.darts_mixture import Mixture
+from wpl_jax.spaces.darts_network import INPUTS, KINDS, REDUCTION, DartsNetwork, graph
 from wpl_jax.spaces.darts_operations import (
     CONVOLUTIONS,
     OPERATIONS,
-    POOLS,
     SKIP,
-    apply_operation,
-    halving_skip,
     skip_parameters,
 )
 from wpl_jax.spaces.genotypes import Genotype, parse
-from wpl_jax.spaces.mixed_edges import Terms, mix
 from wpl_jax.spaces.network import Network
 from wpl_jax.supernet import EVERY_ROW, PAD, Architecture, Decision, Graph
-
-
-class Branches(NamedTuple):
-    """Edges that are computed with one operation each, in the order of their nodes."""
-
-    source: Any  # int[branches]; a state
-    target: np.ndarray  # int[branches]; a node, counted from 0
-    operation: jax.Array  # int32[branches]; index into the operations of the space
-    gates: jax.Array | None  # float32[branches, operations]
-
-    @property
-    def edge(self) -> Any:
-        """Numbers of the edges, int[branches]."""
-        return edges_before(self.target) + self.source
-
-
-def edges_before(node: Any) -> Any:
-    """The number of edges to earlier nodes."""
-    return node * (node + 3) // 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +99,7 @@ class DartsCell(DartsNetwork):
         found = []
         for kind in KINDS:
             for node in range(self.num_nodes):
-                pairs = tuple(f"{i}, {j}" for i, j in _pairs(node + INPUTS))
+                pairs = tuple(f"{i}, {j}" for i, j in pairs_of(node + INPUTS))
                 name = f"{kind}_{node + INPUTS}"
                 found.append(Decision(f"{name}_inputs", pairs))
                 for side in "ab":
@@ -183,7 +158,7 @@ class DartsCell(DartsNetwork):
                 if self.edge_weights:
                     own = own * weights[self._group_of_inputs(kind, node), :inputs]
                 i, j = jnp.sort(jnp.argsort(-own)[:2])
-                found += [_pair(i, j), best[edges[0] + i], best[edges[0] + j]]
+                found += [pair_number(i, j), best[edges[0] + i], best[edges[0] + j]]
         return jnp.stack(found).astype(jnp.int32)
 
     def _group_of_inputs(self, kind: int, node: int) -> int:
@@ -191,19 +166,22 @@ class DartsCell(DartsNetwork):
 
     def _branches(self, architecture: Architecture, kind: int) -> Branches:
         """Two edges a node of a child, or with gates all edges."""
-        nodes = np.arange(self.num_nodes)
         if architecture.gates is not None:
             gates = architecture.gates[kind * self._edges :][: self._edges]
             gates = gates[:, : len(self.operations)]
-            target = np.repeat(nodes, nodes + INPUTS)
-            every = np.concatenate([np.arange(node + INPUTS) for node in nodes])
+            every, target = every_edge(self.num_nodes)
             operation = jnp.argmax(gates, 1).astype(jnp.int32)
             return Branches(every, target, operation, gates)
         choice = jnp.reshape(architecture.choice, (len(KINDS), self.num_nodes, 3))[kind]
-        pairs = jnp.asarray(_pairs(self.num_nodes + 1))
+        pairs = jnp.asarray(pairs_of(self.num_nodes + 1))
         first = self.operations.index(OPERATIONS[1])
         source, operation = pairs[choice[:, 0]], choice[:, 1:] + first
-        return Branches(source.ravel(), np.repeat(nodes, 2), operation.ravel(), None)
+        return Branches(
+            source.ravel(),
+            np.repeat(np.arange(self.num_nodes), 2),
+            operation.ravel(),
+            None,
+        )
 
     # The parameters.
 
@@ -277,9 +255,7 @@ class DartsCell(DartsNetwork):
 
     def _expected(self, weights, kind):
         """Sources of edges, and expected uses, ``float32[edges, operations]``."""
-        nodes = np.arange(self.num_nodes)
-        source = np.concatenate([np.arange(node + INPUTS) for node in nodes])
-        target = np.repeat(nodes, nodes + INPUTS)
+        source, target = every_edge(self.num_nodes)
         first = self.operations.index(OPERATIONS[1])
         own = weights[kind * self._edges :][: self._edges]
         usable = own[:, first : len(self.operations)]
@@ -296,173 +272,19 @@ class DartsCell(DartsNetwork):
     def _run_cell(self, place, architecture, weights, inputs, given, noise, axis):
         weights = {n: w for n, w in weights.items() if n not in ("first", "second")}
         if architecture.weights is None:
-            return self._choose(
-                place, architecture, weights, inputs, given, noise, axis
+            branches = self._branches(architecture, place.kind)
+            return darts_branches.run(
+                self, place, branches, weights, inputs, given, noise, axis
             )
-        return self._mix(place, architecture, weights, inputs, given, axis)
+        mixture = self._mixture(architecture.weights, place.kind)
+        return darts_mixture.run(self, place, mixture, weights, inputs, given, axis)
 
-    def _choose(self, place, architecture, weights, inputs, given, noise, axis):
-        """A cell with one operation on each of some edges, one after the other."""
-        branches = self._branches(architecture, place.kind)
-        halves = place.kind == REDUCTION
-        alternatives = self._alternatives(halves, axis)
-        states = jnp.stack(
-            [partial_channels.split(x, self.channel_parts)[0] for x in inputs]
-        )
-        rest = jnp.stack([self._rest(x, halves) for x in inputs])
-        shape = len(inputs[0]), *place.size, place.channels
-        nodes = jnp.zeros((self.num_nodes, *shape), inputs[0].dtype)
-        of_skip = self.operations.index(SKIP)
-
-        def add(nodes, each):
-            source, target, operation, gates, weights, given, kept = each
-            of_input = source < INPUTS
-            node = nodes[jnp.maximum(source - INPUTS, 0)]
-            part, unchanged = partial_channels.split(node, self.channel_parts)
-            state = jnp.minimum(source, INPUTS - 1)
-            unchanged = jnp.where(of_input, rest[state], unchanged)
-            if halves:
-                index = operation + jnp.where(of_input, 0, len(self.operations))
-                images = [states[state], part]
-            else:
-                index, images = operation, [jnp.where(of_input, states[state], part)]
-            y, found = switch(index, alternatives, images, weights, given)
-            if gates is not None:
-                gates = gates.astype(y.dtype)
-                own = gates[operation]
-                # Gates of other choices have the gradient that they would have if
-                # their operations returned ones (the code of Dong and Yang).
-                y = own * y + (jnp.sum(gates) - own)
-            if kept is not None:
-                identity = (operation == of_skip) & ~(of_input & halves)
-                kept = jnp.where(identity, 1, kept).astype(y.dtype)
-                y = y * kept[:, None, None, None]
-            y = partial_channels.join(y, unchanged)
-            if self.edge_weights:
-                y = y / INPUTS
-            return nodes.at[target].add(y), found
-
-        number = len(branches.target)
-        each = (
-            jnp.asarray(branches.source),
-            jnp.asarray(branches.target),
-            branches.operation,
-            branches.gates,
-            weights,
-            given,
-            drop_path_factors(noise, number, len(inputs[0]), axis),
-        )
-        nodes, found = jax.lax.scan(add, nodes, each)
-        return list(nodes), found
-
-    def _alternatives(self, halves: bool, axis):
-        """What a branch may compute: each operation, at both strides if ``halves``."""
-
-        def alternative(name, place, stride):
-            def run(images, weights, given):
-                y, found = apply_operation(
-                    name,
-                    images[place],
-                    weights,
-                    stride,
-                    given,
-                    axis,
-                    self.normalize_pools,
-                )
-                return y, jax.lax.stop_gradient(found)
-
-            return run
-
-        forms = [(0, 2), (1, 1)] if halves else [(0, 1)]
-        return [
-            alternative(name, place, stride)
-            for place, stride in forms
-            for name in self.operations
-        ]
-
-    def _rest(self, x, halves):
-        """The channels that operations leave unchanged."""
-        _, rest = partial_channels.split(x, self.channel_parts)
-        if not halves:
-            return rest
-        batch, height, width, channels = rest.shape
-        pixels = rest.reshape(batch, height // 2, 2, width // 2, 2, channels)
-        return jnp.max(pixels, (2, 4))
-
-    def _mix(self, place, architecture, weights, inputs, given, axis):
-        """A cell with the weighted sum of all operations on each edge."""
-        table = architecture.weights[place.kind * self._edges :][: self._edges]
-        states: list[Any] = [*inputs, *[0.0] * self.num_nodes]
-        found = []
-        for source in range(INPUTS + self.num_nodes - 1):
-            targets = np.arange(max(source - INPUTS + 1, 0), self.num_nodes)
-            edges = edges_before(targets) + source
-            halves = place.kind == REDUCTION and source < INPUTS
-            part, _ = partial_channels.split(states[source], self.channel_parts)
-            rest = self._rest(states[source], halves)
-            rows = dict.fromkeys(weights, edges)
-            if place.kind == REDUCTION:
-                rows[SKIP] = INPUTS * targets + source
-            own = {
-                name: jax.tree.map(lambda w, r=rows[name]: w[r], of_operation)
-                for name, of_operation in weights.items()
-                if name != SKIP or halves
-            }
-            weights_of = dict(zip(self.operations, table[edges].T, strict=False))
-            y, moments = self._mix_edges(
-                part, own, weights_of, halves, given and given[source], axis
-            )
-            found.append(moments)
-            for target, of_edge in zip(
-                targets, jnp.split(y, len(edges), -1), strict=True
-            ):
-                share = 1.0
-                if self.edge_weights:
-                    group = self._group_of_inputs(place.kind, int(target))
-                    share = architecture.weights[group, source].astype(y.dtype)
-                joined = partial_channels.join(of_edge, rest)
-                states[INPUTS + target] += joined * share
-        return states[INPUTS:], found
-
-    def _mix_edges(self, x, own, weights_of, halves, given, axis):
-        """All edges from one state, side by side, and their batch statistics."""
-        stride = 2 if halves else 1
-        edges = len(weights_of[SKIP])
-        terms = Terms([], [], [], [])
-        moments: dict[str, list[Moments]] = {}
-        active = jax.nn.relu(x)
-        tiled = jnp.tile(active, edges)
-        for name, of_operation in own.items():
-            before: list[Moments] = []
-            if name == SKIP:
-                y = halving_skip(active, of_operation["kernel"])
-            else:
-                y, before = CONVOLUTIONS[name].apply(
-                    tiled, of_operation, stride, given and given[name], axis
-                )
-            terms.convolved.append(y)
-            terms.of_convolved.append(weights_of[name])
-            moments[name] = before
-        for name, pool in POOLS.items():
-            y = pool(x)[:, ::stride, ::stride]
-            if self.normalize_pools:
-                own_given = given and jax.tree.map(lambda m: m[0], given[name])
-                y, of_pool = normalize_once(y, own_given, axis)
-                moments[name] = [of_pool]
-            terms.images.append(y)
-            terms.of_images.append(weights_of[name])
-        if not halves:
-            terms.images.append(x)
-            terms.of_images.append(weights_of[SKIP])
-        last = given and [jax.tree.map(lambda m: m[-1], given[name]) for name in own]
-        y, found = mix(terms, last, axis)
-        for name, of_last in zip(own, found, strict=True):
-            moments[name].append(of_last)
-        stacked = {
-            name: jax.tree.map(lambda *m: jnp.stack(m), *each)
-            for name, each in moments.items()
-        }
-        return y, stacked
+    def _mixture(self, weights, kind):
+        """The weights of a cell of a mixture."""
+        of_inputs = None
+        if self.edge_weights:
+            of_inputs = weights[self._group_of_inputs(kind, 0) :][: self.num_nodes]
+        return Mixture(weights[kind * self._edges :][: self._edges], of_inputs)
 
     # Notation and pictures.
 
@@ -479,22 +301,7 @@ class DartsCell(DartsNetwork):
         Raises:
           UserError: If it is no genotype, or none of this space.
         """
-        genotype = parse(text)
-        whole = tuple(range(INPUTS, self.num_nodes + INPUTS))
-        found = []
-        for kind, cell, concat in (
-            ("normal", genotype.normal, genotype.normal_concat),
-            ("reduce", genotype.reduce, genotype.reduce_concat),
-        ):
-            if len(cell) != 2 * self.num_nodes or concat != whole:
-                raise _not_of(self, kind, f"nodes {concat} of {len(cell) // 2}")
-            for pair in zip(cell[::2], cell[1::2], strict=True):
-                (a, i), (b, j) = sorted(pair, key=lambda each: each[1])
-                known = OPERATIONS[1:]
-                if i == j or a not in known or b not in known:
-                    raise _not_of(self, kind, f"a node of {pair}")
-                found += [_pair(i, j), known.index(a), known.index(b)]
-        return np.array(found, np.int32)
+        return darts_choices.choice_of(parse(text), self.num_nodes, self.name)
 
     def genotype(self, choice: Any) -> Genotype:
         """The architecture in the notation of DARTS.
@@ -502,18 +309,7 @@ class DartsCell(DartsNetwork):
         Args:
           choice: ``int[num_decisions]``.
         """
-        chosen = np.reshape(choice, (len(KINDS), self.num_nodes, 3))
-        pairs = _pairs(self.num_nodes + 1)
-        cells = [
-            tuple(
-                (OPERATIONS[1 + operation], state)
-                for pair, *operations in of_kind.tolist()
-                for state, operation in zip(pairs[pair], operations, strict=True)
-            )
-            for of_kind in chosen
-        ]
-        whole = tuple(range(INPUTS, self.num_nodes + INPUTS))
-        return Genotype(cells[0], whole, cells[1], whole)
+        return darts_choices.genotype_of(choice, self.num_nodes)
 
     def network(self, choice: Any, child: Any, statistics: Any) -> Network | None:
         """The cells and the rest of the network, without its auxiliary head."""
@@ -538,23 +334,3 @@ class DartsCell(DartsNetwork):
             kind: graph(cell, range(INPUTS, self.num_nodes + INPUTS))
             for kind, cell in zip(KINDS, cells, strict=True)
         }
-
-
-def _not_of(space, kind, found):
-    return UserError(
-        f"The {kind} cell has {found}, but {space.name} has {space.num_nodes} nodes "
-        f"that are all concatenated, and two different inputs of each, with "
-        f"{', '.join(OPERATIONS[1:])}. The space 'genotype' trains any genotype from "
-        "scratch (config.space.name='genotype', config.space.genotype.cell)."
-    )
-
-
-@functools.cache
-def _pairs(states: int) -> list[tuple[int, int]]:
-    """All pairs of states, those of the first states at first."""
-    return [(i, j) for j in range(states) for i in range(j)]
-
-
-def _pair(i: Any, j: Any) -> Any:
-    """The index of a pair in :func:`_pairs`."""
-    return j * (j - 1) // 2 + i

@@ -31,3 +31,20 @@ def join(part: jax.Array, rest: jax.Array, channels: int = -1) -> jax.Array:
     before, after = part.shape[:place], part.shape[place + 1 :]
     parts = whole.reshape(*before, -1, part.shape[place], *after)
     return parts.swapaxes(place, place + 1).reshape(whole.shape)
+
+
+def unchanged(x: jax.Array, parts: int, halves: bool) -> jax.Array:
+    """The channels that operations on the first part leave as they are.
+
+    Args:
+      x: ``float[batch, height, width, channels]``.
+      parts: As of :func:`split`.
+      halves: Whether the operations halve the image; then it is the maximum of 2x2
+        pixels.
+    """
+    _, rest = split(x, parts)
+    if not halves:
+        return rest
+    batch, height, width, channels = rest.shape
+    pixels = rest.reshape(batch, height // 2, 2, width // 2, 2, channels)
+    return jnp.max(pixels, (2, 4))
