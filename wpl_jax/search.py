@@ -23,34 +23,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.typing import ArrayLike
 
 from wpl_jax.common.settings import require
-from wpl_jax.common.trees import norm_of_floats
 from wpl_jax.devices.compiled import compiled
 from wpl_jax.devices.parallel import ONE_DEVICE, Devices
 from wpl_jax.engine.evaluator import Evaluator
 from wpl_jax.engine.forgetting import forgetting
 from wpl_jax.engine.learner import Learner
-from wpl_jax.engine.optimizers import Children, Optimizer
+from wpl_jax.engine.optimizers import Optimizer
+from wpl_jax.engine.protected import Protected
 from wpl_jax.engine.selector import Selector
 from wpl_jax.engine.several import no_evaluations, put_back, some_from, zeros_of
 from wpl_jax.engine.state import Epoch, Measured, Shared, State, key_for
-from wpl_jax.engine.trainer import (
-    Companions,
-    Progress,
-    Skipped,
-    Stretch,
-    Trainer,
-    first_of,
-)
+from wpl_jax.engine.trainer import Progress, Skipped, Stretch, Trainer
 from wpl_jax.engine.training import TrainState
 from wpl_jax.engine.updates import Joint, Update
 from wpl_jax.protections.protection import Protection, Trained
 from wpl_jax.strategies import Strategy
 from wpl_jax.strategies.rewards import Reward, TaskReward
-from wpl_jax.supernet import ALL, Architecture, gather, scatter, stacks
+from wpl_jax.supernet import Architecture, gather, scatter
 from wpl_jax.tasks import Data, Task, ranking
 
 # Measurements of what mixtures are discretized to, None without mixtures.
@@ -139,11 +131,7 @@ class Search:
             averaged = jax.tree.map(jnp.copy, params)
         return State(
             key=key,
-            shared=Shared(
-                params,
-                self._transform(0).init(params),
-                self.protection.init(params, self._child()),
-            ),
+            shared=self._protected.init(params),
             strategy=strategy,
             carry=self._trainer.init_carry(),
             rate_scale=jnp.float32(1),
@@ -226,14 +214,14 @@ class Search:
 
         architectures = self.strategy.propose_several(state.strategy, keys("propose"))
         rows = self._trainer.rows(architectures)
-        rows_of_all = self._rows_of_all(state.shared, rows)
+        rows_of_all = self._protected.rows(state.shared, rows)
         shared = gather(state.shared, rows_of_all)
-        companions = self._companions(
+        companions = self._protected.companions(
             state.shared.memory, architectures, keys("rehearse")
         )
         train_state = TrainState(shared.params, shared.opt_state, state.carry)
         progress, loss = self._trainer.train(
-            self._transform(epoch, state.rate_scale, architectures),
+            self._protected.transform(epoch, state.rate_scale, architectures),
             Progress(architectures, state.strategy, train_state, state.skipped),
             Stretch(numbers * self.batches, keys("train"), companions),
             data,
@@ -241,7 +229,9 @@ class Search:
         params, opt_state, carry = progress.train_state
         shared = shared._replace(params=params, opt_state=opt_state)
         trained = Trained(params, progress.architectures, numbers)
-        shared = self._protect(shared, trained, data, epoch, keys("fisher"))
+        shared = self._protected.remember(
+            shared, trained, data, epoch, keys("fisher"), self._trainer
+        )
         seen = state.epoch
         return state._replace(
             shared=scatter(state.shared, rows_of_all, shared),
@@ -274,6 +264,17 @@ class Search:
         sampled = self.strategy.differentiable and self._child().weights is None
         return bool(self.protection.companions) or sampled
 
+    @functools.cached_property
+    def _protected(self) -> Protected:
+        """The shared parameters under the protection."""
+        return Protected(
+            self.task,
+            self.protection,
+            self.optimizer,
+            self._child(),
+            self.children_per_step,
+        )
+
     def _child(self) -> Architecture:
         """The shapes of what the strategy proposes: a choice, or a mixture."""
 
@@ -281,45 +282,6 @@ class Search:
             return self.strategy.propose(self.strategy.init(key), key)
 
         return jax.eval_shape(propose, jax.eval_shape(lambda: jax.random.key(0)))
-
-    def _companions(self, memory, architectures, keys):
-        """What is rehearsed beside each child, if anything."""
-        if not self.protection.companions:
-            return None
-        rehearse = functools.partial(self.protection.rehearse, memory)
-        return Companions(*jax.vmap(rehearse)(architectures, keys))
-
-    def _protect(self, shared, trained, data, epoch, keys):
-        """Lets the protection remember what was trained, from its first epoch on."""
-        rows = self.task.space.rows(first_of(trained.architecture))
-
-        def remember(memory, opt_state):
-            def estimate(params, architecture, place, key, axis):
-                one = Trained(params, architecture, trained.number[place])
-                return self.protection.estimate(one, self.task, data, key, axis)
-
-            found, used = self._trainer.estimate(
-                trained.params, trained.architecture, estimate, keys
-            )
-            alpha = self.protection.alpha(epoch)
-            return self.protection.remember(
-                memory, opt_state, trained, found, used, rows, alpha
-            )
-
-        def remember_if_finite(*old):
-            new = remember(*old)
-            # A child that explodes has a Fisher without a meaning, and without an end.
-            sound = jnp.isfinite(norm_of_floats(new))
-            return jax.tree.map(lambda a, b: jnp.where(sound, a, b), new, old)
-
-        memory, opt_state = jax.lax.cond(
-            self.protection.active(epoch),
-            remember_if_finite,
-            lambda *unchanged: unchanged,
-            shared.memory,
-            shared.opt_state,
-        )
-        return shared._replace(memory=memory, opt_state=opt_state)
 
     def evaluate_again(self, state: State, data: Data, index: ArrayLike) -> State:
         """Takes err2 of children of the epoch, the first of them ``index``."""
@@ -426,36 +388,3 @@ class Search:
             )
             found[each] = put_back(getattr(seen, each), index, new)
         return state._replace(epoch=seen._replace(**found))
-
-    def _transform(self, epoch: Any, scale: Any = 1.0, architectures: Any = None):
-        """The optimizer of children in an epoch, or of any, under the penalty."""
-        epoch = jnp.asarray(epoch, jnp.int32)
-        if architectures is None:
-            architectures = zeros_of(self._child(), self.children_per_step)
-        children = Children(self.task.space, architectures)
-        rate = self.optimizer.rate_of(epoch, children) * scale
-        return self.protection.wrap_rows(
-            self.optimizer.transform_of(rate, children),
-            rate,
-            self.protection.alpha(epoch),
-            self._stacks,
-        )
-
-    @functools.cached_property
-    def _stacks(self) -> Any:
-        """Which parameters are stacks."""
-        return stacks(self.task.space, self._child())
-
-    def _rows_of_all(self, shared: Shared, rows: Any) -> Shared:
-        """The child's rows of the optimizer state and of the memory as well."""
-        return Shared(
-            params=rows,
-            opt_state=optax.tree.map_params(
-                self._transform(0),
-                lambda _, index: index,
-                shared.opt_state,
-                rows,
-                transform_non_params=lambda _: ALL,
-            ),
-            memory=self.protection.memory_rows(shared.memory, rows),
-        )
