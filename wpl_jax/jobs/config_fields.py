@@ -5,7 +5,7 @@ import dataclasses
 import difflib
 import math
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
@@ -77,12 +77,17 @@ def wrong(field: str, value: Any, expected: str) -> FieldError:
 
 
 @contextlib.contextmanager
-def naming(path: str, given: Collection[str] = ()) -> Iterator[None]:
+def naming(
+    path: str,
+    given: Collection[str] = (),
+    elsewhere: Mapping[str, str] | None = None,
+) -> Iterator[None]:
     """Names a part's setting by where the configuration has it.
 
     Args:
       path: Dotted name of the section that holds the part's settings.
       given: Fields that no configuration sets.
+      elsewhere: Of fields that another section holds, the dotted name of that.
 
     Raises:
       ConfigError: In place of a SettingError.
@@ -93,7 +98,8 @@ def naming(path: str, given: Collection[str] = ()) -> Iterator[None]:
     except SettingError as error:
         if error.name in given:
             raise UserError(str(error)) from error
-        raise wrong(join(path, error.name), error.value, error.expected) from error
+        field = join((elsewhere or {}).get(error.name, path), error.name)
+        raise wrong(field, error.value, error.expected) from error
 
 
 @contextlib.contextmanager

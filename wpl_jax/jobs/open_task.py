@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from wpl_jax.common.settings import SettingError
 from wpl_jax.devices import choice
 from wpl_jax.devices.parallel import Devices
 from wpl_jax.jobs.build import build_chosen, check_inherits, find_class, section_of
@@ -17,6 +16,9 @@ from wpl_jax.spaces import SPACES
 from wpl_jax.supernet import Space
 from wpl_jax.tasks import TASKS, Data, DataCache, Task
 from wpl_jax.tasks.predictor import Predictor
+
+# Fields in errors of tasks and optimizers that the section of the search has.
+OF_SEARCH = {"children_per_step": "search"}
 
 
 class OpenedTask(NamedTuple):
@@ -84,9 +86,5 @@ def choose_devices(
     Raises:
       UserError: If the devices cannot divide its batches, or its children, equally.
     """
-    try:
+    with naming(section_of(config, "task"), elsewhere=OF_SEARCH):
         return choice.choose(count, task.rows_per_batch, children_per_step)
-    except SettingError as error:
-        of_search = error.name == "children_per_step"
-        with naming("search" if of_search else section_of(config, "task")):
-            raise

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from wpl_jax.common.settings import SettingError
 from wpl_jax.engine.optimizers import OPTIMIZERS, Optimizer
 from wpl_jax.engine.plan import Plan, SearchSettings
 from wpl_jax.jobs.build import (
@@ -16,7 +15,7 @@ from wpl_jax.jobs.build import (
     section_of,
 )
 from wpl_jax.jobs.config_fields import Field, FieldError, naming, wrong
-from wpl_jax.jobs.open_task import choose_devices, open_task
+from wpl_jax.jobs.open_task import OF_SEARCH, choose_devices, open_task
 from wpl_jax.protections import PENALTIES, Protection
 from wpl_jax.search import Search
 from wpl_jax.spaces.costs import Costs, Latency
@@ -86,12 +85,8 @@ def make_search(
     check_inherits(protection, Protection)
     check_inherits(reward, Reward)
     check_inherits(optimizer, Optimizer)
-    try:
+    with naming(section_of(config, "optimizer"), elsewhere=OF_SEARCH):
         optimizer.check_children(task.space, settings.children_per_step)
-    except SettingError as error:
-        of_search = error.name == "children_per_step"
-        with naming("search" if of_search else section_of(config, "optimizer")):
-            raise
     data = opened.put(devices)
     batches = task.num_batches(data, "train")
     if settings.children_per_step > batches:
