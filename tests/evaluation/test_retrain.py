@@ -472,7 +472,7 @@ def test_run_tells_of_each_epoch_and_of_what_is_kept(retraining, undisturbed):
 
 
 def test_run_keeps_the_best_parameters_and_what_they_are_worth(
-    retraining, undisturbed, tmp_path
+    retraining, undisturbed, tmp_path, capsys
 ):
     reference = Reference(initial(retraining).params, DATA, PATIENCE)
     for _ in range(EPOCHS):
@@ -499,6 +499,12 @@ def test_run_keeps_the_best_parameters_and_what_they_are_worth(
         expected |= {f"{split}_loss": nats, f"{split}_error": np.exp(nats)}
     assert kept.metrics.pop("error_name") == "distortion"
     assert kept.metrics == pytest.approx(expected, rel=2e-5)
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith("Toy: with batch statistics of the training data, as the")
+    assert said.endswith(
+        f"distortion {kept.metrics['valid_error']:.2f} on validation data and "
+        f"{kept.metrics['test_error']:.2f} on test data."
+    )
 
 
 def test_run_returns_what_it_writes_and_says_it(retraining, tmp_path, capsys):

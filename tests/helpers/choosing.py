@@ -146,3 +146,23 @@ def modular_by_hand(params, images, chosen):
         elif name == "one":
             x = x + block(params["ones"][i], jnp.sin(x))
     return x.mean((1, 2)) @ params["last"]["kernel"] + params["last"]["bias"]
+
+
+@wpl_jax.space
+class Rungs(nnx.Module):
+    """Layers of numbers, each a product with one of two activations, or nothing."""
+
+    def __init__(self, input_shape, target_shape, layers=3, hidden=3, *, rngs):
+        def new(activation):
+            return nnx.Sequential(nnx.Linear(hidden, hidden, rngs=rngs), activation)
+
+        self.first = nnx.LinearGeneral(input_shape, hidden, axis=-1, rngs=rngs)
+        self.pairs = nnx.data([[new(nnx.relu), new(nnx.tanh)] for _ in range(layers)])
+        self.last = nnx.LinearGeneral(hidden, target_shape, axis=-1, rngs=rngs)
+
+    def __call__(self, x):
+        x = self.first(x)
+        for i, (relu, tanh) in enumerate(self.pairs):
+            branches = {"relu": relu, "tanh": tanh, "skip": lambda x: 0 * x}
+            x += wpl_jax.choice(f"layer_{i}", branches, x)
+        return self.last(x)

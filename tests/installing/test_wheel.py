@@ -3,13 +3,16 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.tiny import QUICK_TO_COMPILE
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("LICENSE", "README.md", "configs", "pyproject.toml", "wpl_jax")
@@ -29,6 +32,25 @@ TINY = {
     "space.recurrent_cell.num_nodes": 2,
     "retrain.epochs": 0,
 }
+
+# The search of a folder of images, and a short training of what it finds.
+OF_IMAGES = {
+    "search.epochs": 1,
+    "search.batches": 2,
+    "space.nasbench201.channels": 2,
+    "task.data.size": "(8,8)",
+    "task.image_classification.batch_size": 4,
+    "task.image_classification.augmentation.crop": 1,
+    "retrain.epochs": 1,
+}
+
+PROGRAM = """
+import numpy as np
+import wpl_jax
+
+model = wpl_jax.load("runs/photos")
+print(model(np.zeros((2, 8, 8, 3), np.uint8)).shape, *model.labels)
+"""
 
 ARRAYS = """
 import numpy as np
@@ -92,6 +114,38 @@ def test_the_package_imports_little_and_has_its_data(installed, tmp_path):
     loaded = {module.partition(".")[0] for module in modules}
     assert "wpl_jax" in loaded
     assert not loaded & {"absl", "flax", "jax", "ml_collections", "numpy", "orbax"}
+
+
+@pytest.mark.slow
+def test_three_commands_lead_from_a_folder_of_images_to_ones_own_program(
+    installed, tmp_path
+):
+    """Those of the README, with the smallest sizes."""
+    page = (ROOT / "README.md").read_text("utf-8")
+    section = page.split("## From a folder of images to predictions")[1]
+    (block,) = re.findall(r"```\n(.*?)```", section.split("\n## ")[0], re.DOTALL)
+    commands = [shlex.split(c) for c in block.replace("\\\n", "").splitlines()]
+    assert [c[0] for c in commands] == ["wpl-jax"] * 3
+    rng = np.random.default_rng(0)
+    for label in ("cat", "dog", "owl"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for i in range(15):
+            image = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8))
+            image.save(tmp_path / "photos" / label / f"{i}.png")
+    shutil.copytree(tmp_path / "photos" / "owl", tmp_path / "new")
+    tiny = [f"--config.{name}={value}" for name, value in OF_IMAGES.items()]
+    commands[0] = [c for c in commands[0] if "retrain.epochs" not in c] + tiny
+    for command in commands:
+        call(installed / command[0], *command[1:], cwd=tmp_path)
+    rows = (tmp_path / "runs/photos/predictions.csv").read_text().splitlines()
+    assert rows[0] == "image,class,probability,cat,dog,owl"
+    assert len(rows) == 1 + 15
+    printed = call(installed / "python", "-c", PROGRAM, cwd=tmp_path)
+    assert printed.split() == ["(2,", "3)", "cat", "dog", "owl"]
+    network = tmp_path / "runs/photos/export/nnx/network.py"
+    assert "wpl_jax" not in re.sub(
+        r'""".*?"""', "", network.read_text(), count=1, flags=re.DOTALL
+    )
 
 
 @pytest.mark.slow

@@ -103,7 +103,7 @@ def run(
                 if record["skipped"] == (epoch + 1) * batches:
                     raise diverged(folder, "no step that was finite")
                 error = float(job.state.last.error)
-                told = f", {task.error_name} {error:.2f}"
+                told = f", validation {task.error_name} {error:.2f}"
                 if guess.explains(error):
                     told += f", {NO_BETTER}"
             else:

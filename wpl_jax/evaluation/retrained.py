@@ -116,18 +116,36 @@ def finish(
     own = "".join(
         f"{name} {value:.4g}, " for name, value in measured.items() if value is not None
     )
+    kept = None if keep is None else _kept(retraining, state, data, found, splits)
     if keep is not None:
-        keep(_kept(retraining, state, data, found, splits))
+        keep(kept)
     write_atomically(folder / RETRAINED_FILE, to_json(found))
     print(
         f"{title}: {task.error_name} {' and '.join(told)}, "
         f"{own}{found['parameters']:,} parameters.",
         flush=True,
     )
+    if kept is not None and jax.tree.leaves(kept.statistics):
+        _print_kept(kept, title, splits)
     if "valid" in splits:
         model = Model(title, found["valid_error"], guess)
         print_remark([model], task.error_name, REMEDY)
     return found
+
+
+def _print_kept(kept: Kept, title: str, splits: Sequence[str]) -> None:
+    """The errors of a model that normalizes with statistics of the training data."""
+    errors = ((split, kept.metrics[f"{split}_error"]) for split in splits)
+    told = " and ".join(
+        f"{error:.2f} on {_TOLD.get(split, split)} data"
+        for split, error in errors
+        if error is not None
+    )
+    print(
+        f"{title}: with batch statistics of the training data, as the model that is "
+        f"kept predicts, {kept.metrics['error_name']} {told}.",
+        flush=True,
+    )
 
 
 def _measures(retraining, statistics, state, data, split) -> dict[str, Any]:
