@@ -1,6 +1,8 @@
 """Latency by a clock that is not a clock."""
 
 import dataclasses
+import functools
+import itertools
 import json
 
 import jax.numpy as jnp
@@ -53,28 +55,39 @@ class Clock:
 class Numbered:
     """A timer that runs nothing: of the n-th loop n, of a call 1000."""
 
-    def __init__(self):
-        self.loops = 0
-
-    def of_loop(self, run):
-        self.loops += 1
-        return float(self.loops)
-
-    def of_call(self, run):
-        return 1000.0
+    def of_all(self, loops, calls):
+        numbers = range(1, len(loops) + 1)
+        return [float(n) for n in numbers], [1000.0] * len(calls)
 
 
 def test_a_repetition_takes_the_difference_without_the_call():
-    clock, disturbed = Clock(), iter([0.0, 0.0, 0.0, 0.5, 0.0, 0.0, 0.25, 0.0, 0.0])
+    """A call takes 3 ms, and other programs half a second of every second run."""
+    clock, disturbed = Clock(), itertools.cycle([0.0, 0.5])
 
-    def run(number):
-        """A call takes 3 ms, a repetition 2 ms, and other programs something."""
-        clock.now += 0.003 + 0.002 * number + next(disturbed, 0.0)
+    def loop(each):
+        def run(number):
+            clock.now += 0.003 + each * number + next(disturbed)
 
-    found = Stopwatch(3, clock).of_loop(run)
-    np.testing.assert_allclose(found, 2.0)
-    found = Stopwatch(2, clock).of_call(lambda: run(4))
-    np.testing.assert_allclose(found, 11.0)
+        return run
+
+    loops = [loop(each) for each in (0.002, 0.00025, 0.0)]
+    of_loops, of_calls = Stopwatch(3, clock).of_all(loops, [lambda: loop(0.002)(4)])
+    np.testing.assert_allclose(of_loops, [2, 0.25, 0], atol=1e-9)
+    np.testing.assert_allclose(of_calls, [11.0])
+
+
+def test_rounds_go_over_all_so_that_the_machine_is_equally_busy_for_each():
+    clock, order = Clock(), []
+
+    def run(name, number):
+        order.append((name, number))
+        clock.now += 1.0
+
+    loops = [functools.partial(run, name) for name in "ab"]
+    Stopwatch(2, clock).of_all(loops, [lambda: run("call", 1)])
+    a_round = [*[("a", 1), ("a", 2)] * 4, *[("b", 1), ("b", 2)] * 4]
+    a_round += [("call", 1)] * 20
+    assert order[-2 * len(a_round) :] == 2 * a_round
 
 
 @pytest.mark.slow
@@ -90,6 +103,31 @@ def test_the_table_has_every_part_and_sums_of_children():
 
 
 @pytest.mark.slow
+def test_parts_are_multiplied_by_what_fits_every_second_child():
+    class Whole(Numbered):
+        def of_all(self, loops, calls):
+            return super().of_all(loops, calls)[0], [1.0, 40.0, 50.0, 60.0]
+
+    table = measure(SPACE, LatencySettings(children=3), Whole())
+    sums = []
+    for child in table.children:
+        uses = np.asarray(SPACE.uses(Architecture(jnp.asarray(child.choice))))
+        sums.append(np.sum(uses * np.arange(1, len(SPACE.parts) + 1)))
+    factor = (50 - 1) / sums[1]
+    np.testing.assert_allclose(table.factor, factor, rtol=1e-6)
+    np.testing.assert_allclose(
+        [*table.parts.values()], factor * np.arange(1, len(SPACE.parts) + 1), rtol=1e-6
+    )
+    expected = 1 + factor * np.array(sums)
+    found = [child.summed for child in table.children]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert [child.measured for child in table.children] == [40, 50, 60]
+    assert [child.fitted for child in table.children] == [False, True, False]
+    said = Measurements("cpu", 1, [table]).describe()
+    error = np.mean(np.abs(expected[[0, 2]] / [40, 60] - 1))
+    assert f"fit 1 whole child, differ from 2 others by {error:.1%}" in said
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -101,13 +139,12 @@ def test_every_part_has_a_program_that_repeats(name):
     """The smallest numbers of repetitions compile and run."""
 
     class Once(Numbered):
-        def of_loop(self, run):
-            run(2)
-            return super().of_loop(run)
-
-        def of_call(self, run):
-            run()
-            return 1.0
+        def of_all(self, loops, calls):
+            for run in loops:
+                run(2)
+            for run in calls:
+                run()
+            return super().of_all(loops, calls)[0], [1.0] * len(calls)
 
     space = SPACES[name]
     table = measure(space, LatencySettings(batch_size=2, children=1), Once())
@@ -154,7 +191,7 @@ def test_the_error_of_sums_is_their_mean_relative_error():
     table = measure(SPACE, LatencySettings(children=0), Numbered())
     told = Measurements("cpu", 8, [table._replace(children=children)]).describe()
     assert "on cpu, 8 in a call" in told
-    assert "differ from 2 whole children by 37.5%" in told
+    assert "2 whole children by 37.5% (mean relative error)" in told
 
 
 def test_a_space_without_parts_cannot_be_measured():

@@ -21,11 +21,8 @@ SPACE = NasBench201((4, 4, 1), 2, channels=2, cells=1, exclude_none=True)
 class Constant:
     """A timer that runs nothing."""
 
-    def of_loop(self, run):
-        return 0.25
-
-    def of_call(self, run):
-        return 2.0
+    def of_all(self, loops, calls):
+        return [0.25] * len(loops), [2.0] * len(calls)
 
 
 def limited(**limits):
@@ -86,7 +83,7 @@ def test_a_limit_is_checked_by_what_is_measured():
 def test_the_mode_writes_and_prints_the_table(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(latency, "Stopwatch", lambda rounds: Constant())
     config = limited()
-    config.latency.children = 1
+    config.latency.children = 2
     measure_latency.measure_latency(config, tmp_path / "run")
     told = capsys.readouterr().out
     assert re.search(r"^stage_0/separable_3x3 +0\.2500$", told, re.MULTILINE)

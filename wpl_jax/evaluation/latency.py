@@ -2,8 +2,13 @@
 
 A part is timed in a loop within one compiled program, so that what a call costs does
 not count: the difference between two numbers of repetitions, divided by theirs. The
-latency of a child is what a call costs and the sum over the parts that it uses. How far
-such sums are from whole children is measured beside it.
+latency of a child is what a call costs and the sum over the parts that it uses.
+
+Other programs on the machine can only add to a time, so the shortest of many short
+measurements counts. Rounds go over all parts and whole children, so that the machine is
+equally busy for each. What XLA does across parts is not in their sum: some whole
+children are measured, and all parts are multiplied by the factor that fits half of
+them. How far sums are from the other half is written beside the table.
 """
 
 import dataclasses
@@ -19,7 +24,7 @@ import numpy as np
 from wpl_jax.common.counted import counted
 from wpl_jax.common.settings import check_int
 from wpl_jax.errors import UserError
-from wpl_jax.parts import Part, Program
+from wpl_jax.parts import Program
 from wpl_jax.runs.run_files import (
     NUMBER,
     OBJECT,
@@ -36,17 +41,27 @@ from wpl_jax.supernet import Space
 LATENCY_FILE = "latency.json"
 _REMEDY = "Delete it; --mode=latency measures it again."
 _SEED = 0  # of the whole children that are measured
-_LEAST_CALLS = 20
+_SHOTS = 4  # measurements of each loop in a round
+_CALLS = 20  # of each function in a round
+_LEAST_SECONDS = 0.002  # of the repetitions: less than a scheduler's time slice
+
+Loop = Callable[[int], Any]  # runs something so many times
+Call = Callable[[], Any]
 
 
 class Timer(Protocol):
-    """What times; both methods return milliseconds."""
+    """What times."""
 
-    def of_loop(self, run: Callable[[int], Any]) -> float:
-        """One repetition of a function of their number, without what a call costs."""
+    def of_all(
+        self, loops: Sequence[Loop], calls: Sequence[Call]
+    ) -> tuple[list[float], list[float]]:
+        """Milliseconds of each.
 
-    def of_call(self, run: Callable[[], Any]) -> float:
-        """One call of a function."""
+        Args:
+          loops: Functions of a number of repetitions. The time is that of one
+            repetition, without what a call costs.
+          calls: Functions of nothing. The time is that of a call.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,9 +70,10 @@ class LatencySettings:
 
     Attributes:
       batch_size: Images, or sequences of 32 words, of a call.
-      rounds: How often each part is timed; the shortest time counts, as other programs
-        on the machine can only add to it.
-      children: Random children that are measured as a whole, to compare the sums with.
+      rounds: Over all parts and whole children, with several measurements of each. The
+        shortest time counts, as other programs on the machine can only add to it.
+      children: Random children that are measured as a whole. The second, fourth, ...
+        fit the sums, the others are compared with them.
     """
 
     batch_size: int = 1
@@ -78,37 +94,48 @@ class Stopwatch(Timer):
         self,
         rounds: int,
         clock: Callable[[], float] = time.perf_counter,
-        least: float = 0.01,
+        least: float = _LEAST_SECONDS,
     ):
         """Takes the clock.
 
         Args:
-          rounds: How often each number of repetitions is timed; a call is timed 20
-            times as often.
+          rounds: In each, both numbers of repetitions of a loop are timed 4 times, and
+            a call 20 times.
           clock: Seconds.
           least: Seconds that the repetitions are to take.
         """
         self._rounds, self._clock, self._least = rounds, clock, least
 
-    def of_call(self, run: Callable[[], Any]) -> float:
-        """The shortest of several calls."""
-        run()  # It may compile.
-        calls = range(_LEAST_CALLS * self._rounds)
-        return 1000 * min(self._seconds(lambda _: run(), 1) for _ in calls)
+    def of_all(self, loops, calls):
+        """The shortest times of rounds over all loops and calls."""
+        numbers = [self._number(run) for run in loops]
+        for call in calls:
+            call()  # It may compile.
+        few, many = np.full((2, len(loops)), np.inf)
+        single = np.full(len(calls), np.inf)
+        for _ in range(self._rounds):
+            for i, (run, number) in enumerate(zip(loops, numbers, strict=True)):
+                for _ in range(_SHOTS):
+                    few[i] = min(few[i], self._seconds(run, number))
+                    many[i] = min(many[i], self._seconds(run, 2 * number))
+            for i, call in enumerate(calls):
+                times = (self._seconds(lambda _, f=call: f(), 1) for _ in range(_CALLS))
+                single[i] = min(single[i], *times)
+        of_loops = 1000 * np.maximum(many - few, 0.0) / np.array(numbers, float)
+        return of_loops.tolist(), (1000 * single).tolist()
 
-    def of_loop(self, run: Callable[[int], Any]) -> float:
-        """The difference between two numbers of repetitions, divided by theirs."""
+    def _number(self, run: Loop) -> int:
+        """How many repetitions take long enough."""
         run(1)  # It may compile.
         number = 1
-        while self._seconds(run, number) < self._least and number < 2**20:
+        # Twice, as another program may have slowed one of them down.
+        while number < 2**20 and self._least > min(
+            self._seconds(run, number) for _ in range(2)
+        ):
             number *= 2
-        few, many = np.inf, np.inf
-        for _ in range(self._rounds):
-            few = min(few, self._seconds(run, number))
-            many = min(many, self._seconds(run, 2 * number))
-        return 1000 * max(many - few, 0.0) / number
+        return number
 
-    def _seconds(self, run: Callable[[int], Any], number: int) -> float:
+    def _seconds(self, run: Loop, number: int) -> float:
         start = self._clock()
         run(number)
         return self._clock() - start
@@ -119,7 +146,8 @@ class Child(NamedTuple):
 
     choice: list[int]
     measured: float  # milliseconds
-    summed: float  # milliseconds of its parts
+    summed: float  # milliseconds of a call and of its parts
+    fitted: bool = False  # whether the factor of the parts fits it
 
 
 class Table(NamedTuple):
@@ -127,8 +155,9 @@ class Table(NamedTuple):
 
     space: str  # its settings, as text
     call: float  # of a call that computes nothing
-    parts: dict[str, float]  # by name
+    parts: dict[str, float]  # by name, times the factor
     children: list[Child]
+    factor: float = 1.0  # by which what was measured of the parts is multiplied
 
 
 class Measurements(NamedTuple):
@@ -150,14 +179,23 @@ class Measurements(NamedTuple):
         """A sentence about the device, and one about the error of the sums."""
         said = f"Latency on {self.device}, {self.batch_size} in a call."
         children = [child for table in self.tables for child in table.children]
-        if not children:
+        others = [child for child in children if not child.fitted]
+        if not others:
             return said
-        error = relative_error(children)
+        error = f"by {relative_error(others):.1%} (mean relative error)"
+        if len(others) == len(children):
+            return (
+                f"{said} The sums of parts differ from {_wholes(len(others))} {error}."
+            )
         return (
-            f"{said} The sums of parts differ from "
-            f"{counted(len(children), 'whole child', 'whole children')} "
-            f"by {error:.1%} (mean relative error)."
+            f"{said} The sums of parts, which fit "
+            f"{_wholes(len(children) - len(others))}, differ from "
+            f"{counted(len(others), 'other')} {error}."
         )
+
+
+def _wholes(number: int) -> str:
+    return counted(number, "whole child", "whole children")
 
 
 def relative_error(children: Sequence[Child]) -> float:
@@ -182,30 +220,45 @@ def measure(space: Space, settings: LatencySettings, timer: Timer) -> Table:
             "(Space.parts), so there is nothing to be timed."
         )
     batch = settings.batch_size
-    parts = {part.name: _time_part(part, batch, timer) for part in space.parts}
+    loops = {
+        part.name: _loop(part.program(batch)) for part in space.parts if part.program
+    }
     choices = [
         np.asarray(space.sample(key))
         for key in jax.random.split(jax.random.key(_SEED), max(settings.children, 1))
     ]
     wholes = [space.program(choice, batch) for choice in choices]
-    call = 0.0
+    calls = []
     if wholes[0] is not None:
-        call = timer.of_call(_call(lambda x, *_: jnp.ravel(x)[:1], wholes[0][1]))
-    costs = Costs(space, Latency(call, tuple(parts.values())))
-    children = []
-    for choice, whole in zip(choices[: settings.children], wholes, strict=False):
-        if whole is not None:
-            summed = float(costs.of_choices(choice[None])[LATENCY][0])
-            found = timer.of_call(_call(*whole))
-            children.append(Child(choice.tolist(), found, summed))
-    return Table(repr(space), call, parts, children)
+        # A call costs more the more arrays it takes, so the empty one takes all.
+        calls.append(_call(lambda x, *_: jnp.ravel(x)[:1], wholes[0][1]))
+        calls += [_call(*whole) for whole in wholes[: settings.children] if whole]
+    of_loops, of_calls = timer.of_all(list(loops.values()), calls)
+    timed = dict(zip(loops, of_loops, strict=True))
+    parts = {part.name: timed.get(part.name, 0.0) for part in space.parts}
+    call, *measured = of_calls or [0.0]
+    summed: Any = np.zeros(0)
+    if measured:
+        costs = Costs(space, Latency(call, tuple(parts.values())))
+        summed = costs.of_choices(np.stack(choices[: len(measured)]))[LATENCY]
+    factor = _factor(call, np.array(measured[1::2]), summed[1::2])
+    children = [
+        Child(choice.tolist(), whole, float(call + factor * (sum_ - call)), i % 2 == 1)
+        for i, (choice, whole, sum_) in enumerate(
+            zip(choices, measured, summed, strict=False)
+        )
+    ]
+    parts = {name: factor * value for name, value in parts.items()}
+    return Table(repr(space), call, parts, children, factor)
 
 
-def _time_part(part: Part, batch: int, timer: Timer) -> float:
-    return 0.0 if part.program is None else timer.of_loop(_loop(part.program(batch)))
+def _factor(call: float, measured: np.ndarray, summed: np.ndarray) -> float:
+    """By what parts are to be multiplied for their sums to fit whole children."""
+    of_parts, of_sums = float(np.sum(measured - call)), float(np.sum(summed - call))
+    return of_parts / of_sums if of_parts > 0 and of_sums > 0 else 1.0
 
 
-def _loop(program: Program) -> Callable[[int], Any]:
+def _loop(program: Program) -> Loop:
     """Repeats a program within one compiled call."""
     function, (first, *others) = program
 
@@ -228,7 +281,7 @@ def _loop(program: Program) -> Callable[[int], Any]:
 
 def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     """Calls a compiled function."""
-    compiled = jax.jit(function)
+    compiled = jax.jit(function, keep_unused=True)
     return lambda: jax.block_until_ready(compiled(*arguments))
 
 
@@ -267,9 +320,16 @@ def read(folder: Path) -> Measurements | None:
         check_fields(one["parts"], dict.fromkeys(one["parts"], NUMBER), path, _REMEDY)
         for child in one["children"]:
             check_fields(child, of_child, path, _REMEDY)
+        # Files of earlier versions have no factor, and no fitted children.
         children = [
-            Child(child.get("choice", []), child["measured"], child["summed"])
+            Child(
+                child.get("choice", []),
+                child["measured"],
+                child["summed"],
+                bool(child.get("fitted", False)),
+            )
             for child in one["children"]
         ]
-        tables.append(Table(one["space"], one["call"], one["parts"], children))
+        factor = one.get("factor", 1.0)
+        tables.append(Table(one["space"], one["call"], one["parts"], children, factor))
     return Measurements(found["device"], int(found["batch_size"]), tables)

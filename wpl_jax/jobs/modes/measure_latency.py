@@ -43,12 +43,13 @@ def measure_latency(
 
 def _shown(table: Table) -> str:
     """Milliseconds of the parts and of whole children, in columns."""
-    rows = [("part", "ms"), ("a call", f"{table.call:.4f}")]
+    rows = [("part", f"ms, times {table.factor:.3g} to fit children")]
+    rows += [("a call", f"{table.call:.4f}")]
     rows += [(name, f"{value:.4f}") for name, value in table.parts.items()]
     rows += [
         (
             f"child {' '.join(map(str, c.choice))}",
-            f"{c.measured:.4f}, sum {c.summed:.4f}",
+            f"{c.measured:.4f}, sum {c.summed:.4f}{', fitted' if c.fitted else ''}",
         )
         for c in table.children
     ]
