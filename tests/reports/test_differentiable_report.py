@@ -15,6 +15,7 @@ from wpl_jax.reports.animation import frames_of, write_gif
 from wpl_jax.reports.page import Page, new_figure
 from wpl_jax.reports.sections import (
     architecture_weights,
+    child_order,
     derived_accuracy,
     derived_operations,
     discretization_gap,
@@ -103,6 +104,21 @@ def test_the_introduction_tells_what_a_child_is_and_of_no_penalty(report, tmp_pa
     assert "Gradients train architecture weights. There a child is a mixture" in text
     assert "Each epoch trains one child on 7 batches." in text
     assert "Weight Plasticity Loss" not in text
+
+
+def test_where_an_epoch_trains_one_child_nothing_is_said_of_forgetting(
+    report, tmp_path
+):
+    lines = [{**row, "penalty/alpha": 0.0} for row in report.searches[0].metrics]
+    one = report.searches[0]._replace(metrics=lines)
+    page = Page("title", tmp_path)
+    for section in (introduction, forgetting, child_order):
+        section.SECTION.show(page, report._replace(arms={"gaea": [one]}))
+    page.write(tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert "trains one child on 7 batches. err1 and err2 are its error then." in text
+    assert "<svg" not in text
+    assert "<table" not in text
 
 
 # Entropy.

@@ -1,7 +1,7 @@
 """Latency of children: a table of their parts, measured once on the device at hand.
 
 A part is timed in a loop within one compiled program, so that what a call costs does
-not count: the difference between two numbers of repetitions, divided by theirs. The
+not count: the difference between repetitions and none, divided by their number. The
 latency of a child is what a call costs and the sum over the parts that it uses.
 
 Other programs on the machine can only add to a time, so the shortest of many short
@@ -41,9 +41,10 @@ from wpl_jax.supernet import Space
 LATENCY_FILE = "latency.json"
 _REMEDY = "Delete it; --mode=latency measures it again."
 _SEED = 0  # of the whole children that are measured
-_SHOTS = 4  # measurements of each loop in a round
-_CALLS = 20  # of each function in a round
-_LEAST_SECONDS = 0.002  # of the repetitions: less than a scheduler's time slice
+_SHOTS = 20  # measurements of each loop in a round
+_CALLS = 20  # of each function in a round, at least
+_CALLS_SECONDS = 0.05  # that these take, at least
+_LEAST_SECONDS = 0.001  # of the repetitions: less than a scheduler's time slice
 
 Loop = Callable[[int], Any]  # runs something so many times
 Call = Callable[[], Any]
@@ -99,8 +100,8 @@ class Stopwatch(Timer):
         """Takes the clock.
 
         Args:
-          rounds: In each, both numbers of repetitions of a loop are timed 4 times, and
-            a call 20 times.
+          rounds: In each, a loop is timed 20 times with repetitions and without, and a
+            call at least 20 times.
           clock: Seconds.
           least: Seconds that the repetitions are to take.
         """
@@ -111,29 +112,35 @@ class Stopwatch(Timer):
         numbers = [self._number(run) for run in loops]
         for call in calls:
             call()  # It may compile.
-        few, many = np.full((2, len(loops)), np.inf)
+        none, many = np.full((2, len(loops)), np.inf)
         single = np.full(len(calls), np.inf)
         for _ in range(self._rounds):
             for i, (run, number) in enumerate(zip(loops, numbers, strict=True)):
                 for _ in range(_SHOTS):
-                    few[i] = min(few[i], self._seconds(run, number))
-                    many[i] = min(many[i], self._seconds(run, 2 * number))
+                    none[i] = min(none[i], self._seconds(run, 0))
+                    many[i] = min(many[i], self._seconds(run, number))
             for i, call in enumerate(calls):
-                times = (self._seconds(lambda _, f=call: f(), 1) for _ in range(_CALLS))
-                single[i] = min(single[i], *times)
-        of_loops = 1000 * np.maximum(many - few, 0.0) / np.array(numbers, float)
+                single[i] = min(single[i], self._shortest(call))
+        of_loops = 1000 * np.maximum(many - none, 0.0) / np.array(numbers, float)
         return of_loops.tolist(), (1000 * single).tolist()
 
     def _number(self, run: Loop) -> int:
         """How many repetitions take long enough."""
         run(1)  # It may compile.
         number = 1
-        # Twice, as another program may have slowed one of them down.
+        # Several times, as other programs may have slowed some of them down.
         while number < 2**20 and self._least > min(
-            self._seconds(run, number) for _ in range(2)
+            self._seconds(run, number) for _ in range(_SHOTS)
         ):
             number *= 2
         return number
+
+    def _shortest(self, call: Call) -> float:
+        """The shortest of the calls of a round, in seconds."""
+        found: list[float] = []
+        while len(found) < _CALLS or sum(found) < _CALLS_SECONDS:
+            found.append(self._seconds(lambda _: call(), 1))
+        return min(found)
 
     def _seconds(self, run: Loop, number: int) -> float:
         start = self._clock()

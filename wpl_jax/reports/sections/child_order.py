@@ -9,6 +9,8 @@ from wpl_jax.reports.sections.section import Report, Section
 
 
 def _show(page: Page, report: Report) -> None:
+    if not report.has_others:
+        return
     page.heading("Whether the children keep their order")
     page.figure(
         _scatter(report),

@@ -38,6 +38,8 @@ def _columns(space: Space) -> Mapping[str, Kind]:
 
 
 def _show(page: Page, report: Report) -> None:
+    if not report.has_others:
+        return
     error = report.error_name
     columns = (name.format(loss=report.loss_name) for name in TABLE)
     page.heading("How much was forgotten")

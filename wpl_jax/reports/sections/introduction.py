@@ -11,15 +11,20 @@ from wpl_jax.reports.sections.weight_entropy import WEIGHTS
 
 
 def _show(page: Page, report: Report) -> None:
+    measured = "err1 and err2 are its error then."
+    if report.has_others:
+        measured = (
+            "err1 is a child's error right after its own training, err2 the same at "
+            "the end of the epoch, after the others have been trained. The difference "
+            "err2 - err1 is what was forgotten; below 0, the other children's training "
+            "has helped."
+        )
     page.text(
         "Many candidate architectures, the children, share one set of weights. That "
         "is cheap, but training one child changes weights that others use, and they "
         "forget. A search compares children by their errors with the shared weights, "
         "so forgetting can make the comparison wrong.",
-        f"Each epoch trains {_children(report)}. err1 is a child's error right after "
-        "its own training, err2 the same at the end of the epoch, after the others "
-        "have been trained. The difference err2 - err1 is what was forgotten; below 0, "
-        "the other children's training has helped.",
+        f"Each epoch trains {_children(report)}. {measured}",
     )
     by_gradients = [arm for arm, *_ in report.recording(WEIGHTS)]
     if by_gradients:

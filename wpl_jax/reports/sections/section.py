@@ -67,6 +67,15 @@ class Report(NamedTuple):
             if all(column in one.metrics[0] for one in seeds):
                 yield arm, seeds, color
 
+    @property
+    def has_others(self) -> bool:
+        """Whether an epoch trains other children after a child, so that it can forget.
+
+        Where it trains one, err2 is err1.
+        """
+        lasts = (one.metrics[-1]["children/err1"] for one in self.searches)
+        return any(len(errors) > 1 for errors in lasts)
+
     def of_search(self, name: str, arms: Iterable[str] | None = None) -> set[int]:
         """The values of a field of ``config.search``, which arms may change.
 
