@@ -128,6 +128,7 @@ def test_parts_are_multiplied_by_what_fits_every_second_child():
     assert f"fit 1 whole child, differ from 2 others by {error:.1%}" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

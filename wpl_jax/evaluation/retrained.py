@@ -116,8 +116,9 @@ def finish(
     own = "".join(
         f"{name} {value:.4g}, " for name, value in measured.items() if value is not None
     )
-    kept = None if keep is None else _kept(retraining, state, data, found, splits)
+    kept: Kept | None = None
     if keep is not None:
+        kept = _kept(retraining, state, data, found, splits)
         keep(kept)
     write_atomically(folder / RETRAINED_FILE, to_json(found))
     print(
