@@ -35,7 +35,7 @@ PROTOCOLS = (
     "wpl_jax.engine.updates",
     "wpl_jax.evaluation.truth",
     "wpl_jax.protections.protection",
-    "wpl_jax.registry",
+    "wpl_jax.common.registry",
     "wpl_jax.strategies.strategy",
     "wpl_jax.supernet",
     "wpl_jax.tasks.task",

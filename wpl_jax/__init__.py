@@ -7,9 +7,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wpl_jax.choices.choice import choice, choice_of_inputs, fixed_choices
-    from wpl_jax.choices.examples import space
-    from wpl_jax.choices.space import space_of
     from wpl_jax.continual import Calibration, calibrate, remember, with_plasticity
     from wpl_jax.fisher import (
         batch_fisher,
@@ -51,6 +48,9 @@ if TYPE_CHECKING:
         remember_gradients,
     )
     from wpl_jax.runs.importance import Importance, load_importance, save_importance
+    from wpl_jax.spaces.choices.choice import choice, choice_of_inputs, fixed_choices
+    from wpl_jax.spaces.choices.examples import space
+    from wpl_jax.spaces.choices.space import space_of
     from wpl_jax.strategies.exponentiated_gradient import exponentiated_gradient
     from wpl_jax.tasks.array_task import task
 
@@ -109,9 +109,9 @@ __all__ = [
 
 # What jobs import takes seconds, so their names are looked up last.
 _MODULES = (
-    "wpl_jax.choices.choice",
-    "wpl_jax.choices.examples",
-    "wpl_jax.choices.space",
+    "wpl_jax.spaces.choices.choice",
+    "wpl_jax.spaces.choices.examples",
+    "wpl_jax.spaces.choices.space",
     "wpl_jax.fisher",
     "wpl_jax.penalty",
     "wpl_jax.continual",

@@ -45,7 +45,7 @@ from wpl_jax.common.trees import (
     check_same_paths,
     squared_magnitude,
 )
-from wpl_jax.consolidation import (
+from wpl_jax.curvature.consolidation import (
     Rule,
     accumulate,
     consolidate,
@@ -53,7 +53,7 @@ from wpl_jax.consolidation import (
     online,
     replace,
 )
-from wpl_jax.plasticity_state import (
+from wpl_jax.curvature.plasticity_state import (
     Storage,
     WeightPlasticityState,
     init_state,

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wpl_jax.common.parts import Part, Program, sum_of_uses
 from wpl_jax.common.rows import ALL as ALL
 from wpl_jax.common.rows import EVERY_ROW as EVERY_ROW
 from wpl_jax.common.rows import PAD as PAD
@@ -27,7 +28,6 @@ from wpl_jax.common.rows import mask as mask
 from wpl_jax.common.rows import real_rows as real_rows
 from wpl_jax.common.rows import scatter as scatter
 from wpl_jax.errors import UserError, shorten
-from wpl_jax.parts import Part, Program, sum_of_uses
 
 
 class Decision(NamedTuple):

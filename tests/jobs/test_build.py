@@ -10,6 +10,7 @@ from helpers import toy
 from helpers.flags import parse
 from ml_collections import ConfigDict
 
+from wpl_jax.common.registry import Registry
 from wpl_jax.common.settings import check_choice, check_int, check_number, chosen
 from wpl_jax.engine.optimizers import OPTIMIZERS, SCHEDULES
 from wpl_jax.engine.plan import SearchSettings
@@ -19,7 +20,6 @@ from wpl_jax.evaluation.rank_disorder import Ranking
 from wpl_jax.jobs.build import build, build_chosen, choice, settings, unread
 from wpl_jax.protections import PENALTIES
 from wpl_jax.protections.estimators import ESTIMATORS
-from wpl_jax.registry import Registry
 from wpl_jax.spaces import SPACES
 from wpl_jax.strategies import STRATEGIES
 from wpl_jax.strategies.samplers import SAMPLERS

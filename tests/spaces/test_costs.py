@@ -9,8 +9,8 @@ import pytest
 from helpers.counting import multiply_adds
 from helpers.models import MODELS, make_inputs, make_model
 
+from wpl_jax.common.parts import TIMED_WORDS
 from wpl_jax.models.export import export, import_network
-from wpl_jax.parts import TIMED_WORDS
 from wpl_jax.spaces.darts_cell import DartsCell
 from wpl_jax.spaces.genotype_network import GenotypeNetwork
 from wpl_jax.spaces.genotypes import PUBLISHED

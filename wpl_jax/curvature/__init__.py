@@ -1,1 +1,1 @@
-"""What the Fisher stands on: sums of squared per-example gradients."""
+"""What the penalty and the Fisher stand on: its state, sums of squared gradients."""

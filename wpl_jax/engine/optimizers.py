@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from wpl_jax.common.registry import Registry
 from wpl_jax.common.settings import (
     SettingError,
     check_bool,
@@ -17,7 +18,6 @@ from wpl_jax.common.settings import (
     chosen,
     require,
 )
-from wpl_jax.registry import Registry
 from wpl_jax.supernet import Architecture, Space
 
 

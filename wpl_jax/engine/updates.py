@@ -3,11 +3,11 @@
 import dataclasses
 from typing import Protocol
 
+from wpl_jax.common.registry import Registry
 from wpl_jax.devices.parallel import Devices
 from wpl_jax.engine.joint_training import Together
 from wpl_jax.engine.one_child import OneChild
 from wpl_jax.engine.trainer import Trainer
-from wpl_jax.registry import Registry
 from wpl_jax.strategies import Strategy
 from wpl_jax.tasks.task import Task
 

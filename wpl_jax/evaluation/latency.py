@@ -22,9 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from wpl_jax.common.counted import counted
+from wpl_jax.common.parts import Program
 from wpl_jax.common.settings import check_int
 from wpl_jax.errors import UserError
-from wpl_jax.parts import Program
 from wpl_jax.runs.run_files import (
     NUMBER,
     OBJECT,

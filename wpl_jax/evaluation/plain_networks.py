@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from wpl_jax.common.registry import Registry, settings_name
 from wpl_jax.common.settings import check_int, require
 from wpl_jax.errors import UserError
-from wpl_jax.registry import Registry, settings_name
 from wpl_jax.spaces import SPACES
 from wpl_jax.supernet import Architecture, Space
 

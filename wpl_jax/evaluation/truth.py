@@ -7,8 +7,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from wpl_jax.common.counted import counted
+from wpl_jax.common.registry import Registry
 from wpl_jax.common.settings import check_int
-from wpl_jax.registry import Registry
 from wpl_jax.supernet import Space
 
 # Trains architectures, int32[n, decisions], from scratch; returns their errors on the

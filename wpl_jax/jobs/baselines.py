@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from wpl_jax.common.registry import settings_name
 from wpl_jax.common.settings import SettingError
 from wpl_jax.devices import processes
 from wpl_jax.errors import UserError
@@ -33,7 +34,6 @@ from wpl_jax.jobs.config_fields import Field, FieldError
 from wpl_jax.jobs.expand import Run
 from wpl_jax.jobs.retrain_config import Prepared
 from wpl_jax.models.files import keep_in
-from wpl_jax.registry import settings_name
 from wpl_jax.reports.searched import baseline_folder
 from wpl_jax.runs.machine import Requests
 from wpl_jax.supernet import Space

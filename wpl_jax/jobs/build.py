@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from ml_collections import ConfigDict, config_dict
 
+from wpl_jax.common.registry import settings_name
 from wpl_jax.common.settings import is_given
 from wpl_jax.errors import UserError
 from wpl_jax.jobs.config_fields import (
@@ -27,7 +28,6 @@ from wpl_jax.jobs.config_fields import (
     require_settings,
     wrong,
 )
-from wpl_jax.registry import settings_name
 
 _MISSING = dataclasses.MISSING
 

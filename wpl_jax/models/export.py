@@ -7,11 +7,11 @@ from pathlib import Path
 import jax
 from jax import export as jax_export
 
+from wpl_jax.common.registry import Registry
 from wpl_jax.errors import UserError
 from wpl_jax.models.files import describe
 from wpl_jax.models.model import Model
 from wpl_jax.models.source import DIALECTS, write_source
-from wpl_jax.registry import Registry
 from wpl_jax.runs.run_files import make_folder, to_json, write_atomically
 from wpl_jax.runs.safetensors import to_safetensors
 from wpl_jax.spaces.network import Network

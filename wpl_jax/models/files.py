@@ -12,10 +12,10 @@ import numpy as np
 import wpl_jax
 from wpl_jax.common.checks import leaves_by_path
 from wpl_jax.common.plain import from_plain, to_plain
+from wpl_jax.common.registry import Registry
 from wpl_jax.errors import UserError, printable, shorten
 from wpl_jax.evaluation.retrained import RETRAINED_FILE, Kept
 from wpl_jax.models.model import Model
-from wpl_jax.registry import Registry
 from wpl_jax.runs.run_files import to_json, write_atomically
 from wpl_jax.runs.safetensors import read_safetensors, to_safetensors
 from wpl_jax.spaces import SPACES

@@ -1,8 +1,8 @@
 """Protections against forgetting, by the names in ``PENALTIES``."""
 
+from wpl_jax.common.registry import Registry
 from wpl_jax.protections.protection import NoProtection as NoProtection
 from wpl_jax.protections.protection import Protection as Protection
-from wpl_jax.registry import Registry
 
 # By name: dataclasses with the methods of :class:`Protection`.
 PENALTIES = Registry(

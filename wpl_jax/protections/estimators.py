@@ -10,13 +10,13 @@ import jax.numpy as jnp
 
 from wpl_jax import fisher
 from wpl_jax.common.checks import example_shape
+from wpl_jax.common.registry import Registry
 from wpl_jax.common.settings import MOST_OF_A_CALL, check_choice, check_int
 from wpl_jax.common.trees import widen, zero_importance
 from wpl_jax.curvature.likelihood import fisher_over_classes
 from wpl_jax.devices.axis import NO_AXIS, Axis
 from wpl_jax.errors import UserError
 from wpl_jax.protections.protection import Trained
-from wpl_jax.registry import Registry
 
 # Backward passes for an example that the exact Fisher takes without samples.
 MOST_PASSES = 1_000

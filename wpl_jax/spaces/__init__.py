@@ -1,6 +1,6 @@
 """Search spaces: one module each, one line each in ``SPACES``."""
 
-from wpl_jax.registry import Registry
+from wpl_jax.common.registry import Registry
 
 # By name: dataclasses with the methods of :class:`wpl_jax.supernet.Space`. The task
 # gives the sizes that follow from its data.

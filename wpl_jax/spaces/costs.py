@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wpl_jax.parts import sum_of_uses
+from wpl_jax.common.parts import sum_of_uses
 from wpl_jax.supernet import Architecture, Space
 
 LATENCY = "latency_ms"

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from wpl_jax.common.parts import Part
 from wpl_jax.common.settings import check_bool, check_int, require
 from wpl_jax.devices.axis import NO_AXIS, Axis
-from wpl_jax.parts import Part
 from wpl_jax.spaces import darts_parts, image_parts, images
 from wpl_jax.spaces.auxiliary_head import AuxiliaryHead
 from wpl_jax.spaces.genotypes import Cell

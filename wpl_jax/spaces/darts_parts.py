@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from wpl_jax.common.parts import Part, Program, example
 from wpl_jax.devices.axis import NO_AXIS
-from wpl_jax.parts import Part, Program, example
 from wpl_jax.spaces import images, partial_channels
 from wpl_jax.spaces.darts_operations import (
     CONVOLUTIONS,

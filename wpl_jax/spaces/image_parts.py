@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from wpl_jax.parts import Program, example
+from wpl_jax.common.parts import Program, example
 from wpl_jax.spaces.batch_normalization import Moments
 from wpl_jax.spaces.images import is_parameter
 from wpl_jax.supernet import Architecture, gather

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from wpl_jax.common.parts import Part, Program, example, number_of_uses
 from wpl_jax.devices.axis import NO_AXIS
-from wpl_jax.parts import Part, Program, example, number_of_uses
 from wpl_jax.spaces import images
 from wpl_jax.spaces.cell_graph import CONVOLUTIONS, OPERATIONS
 from wpl_jax.spaces.cell_layout import Wiring, used

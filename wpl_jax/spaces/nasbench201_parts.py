@@ -5,8 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from wpl_jax.common.parts import Part, Program, example, number_of_uses
 from wpl_jax.devices.axis import NO_AXIS
-from wpl_jax.parts import Part, Program, example, number_of_uses
 from wpl_jax.spaces import images, partial_channels
 from wpl_jax.spaces.image_parts import given_moments, size_of, with_examples
 from wpl_jax.spaces.nasbench201_architectures import EDGES

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from wpl_jax.parts import TIMED_WORDS, Part, Program, example
+from wpl_jax.common.parts import TIMED_WORDS, Part, Program, example
 from wpl_jax.spaces.highway_scan import highway_scan
 from wpl_jax.spaces.words import linear
 from wpl_jax.supernet import Architecture, gather

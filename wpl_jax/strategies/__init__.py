@@ -1,6 +1,6 @@
 """Search strategies, by the names in ``STRATEGIES``."""
 
-from wpl_jax.registry import Registry
+from wpl_jax.common.registry import Registry
 from wpl_jax.strategies.strategy import Strategy as Strategy
 
 # By name: dataclasses whose first field, ``space``, the task gives.

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from wpl_jax.common.registry import Registry
 from wpl_jax.common.settings import check_number
-from wpl_jax.registry import Registry
 from wpl_jax.strategies.exponentiated_gradient import exponentiated_gradient
 
 NEVER = -1e9  # logit of an entry that is no choice

@@ -6,8 +6,8 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
+from wpl_jax.common.registry import Registry
 from wpl_jax.common.settings import check_number, given, require
-from wpl_jax.registry import Registry
 from wpl_jax.spaces.costs import Costs
 from wpl_jax.supernet import Architecture, Space
 from wpl_jax.tasks.task import Evaluation, Task

@@ -19,8 +19,8 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 
+from wpl_jax.common.registry import Registry
 from wpl_jax.common.settings import SettingError
-from wpl_jax.registry import Registry
 from wpl_jax.supernet import Space, num_choices
 
 

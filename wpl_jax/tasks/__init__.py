@@ -1,6 +1,6 @@
 """Tasks: one module each, one line each in ``TASKS``."""
 
-from wpl_jax.registry import Registry
+from wpl_jax.common.registry import Registry
 from wpl_jax.tasks.data_cache import DataCache as DataCache
 from wpl_jax.tasks.task import Data as Data
 from wpl_jax.tasks.task import Evaluation as Evaluation

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
-from wpl_jax.registry import Registry
+from wpl_jax.common.registry import Registry
 from wpl_jax.supernet import Architecture, Space
 
 

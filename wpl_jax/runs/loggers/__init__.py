@@ -10,8 +10,8 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from wpl_jax.common.registry import Registry
 from wpl_jax.errors import UserError, printable, shorten
-from wpl_jax.registry import Registry
 from wpl_jax.runs.loggers.logger import Logged as Logged
 from wpl_jax.runs.loggers.logger import Logger as Logger
 

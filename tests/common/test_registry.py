@@ -7,7 +7,7 @@ from importlib import metadata
 import pytest
 from helpers import toy
 
-from wpl_jax.registry import Registry, import_path, settings_name
+from wpl_jax.common.registry import Registry, import_path, settings_name
 
 GROUP = "wpl_jax.tests"
 

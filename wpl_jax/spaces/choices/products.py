@@ -7,7 +7,7 @@ from typing import Any
 
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from wpl_jax.choices.uses import stand_in
+from wpl_jax.spaces.choices.uses import stand_in
 
 PRODUCTS = -1  # as a key beside the numbers of calls
 

@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Jaxpr
 
-from wpl_jax.choices.discovery import Discovered
-from wpl_jax.choices.layout import Layout
-from wpl_jax.choices.products import PRODUCTS, count
-from wpl_jax.choices.uses import Chain
-from wpl_jax.parts import Part, Program
+from wpl_jax.common.parts import Part, Program
+from wpl_jax.spaces.choices.discovery import Discovered
+from wpl_jax.spaces.choices.layout import Layout
+from wpl_jax.spaces.choices.products import PRODUCTS, count
+from wpl_jax.spaces.choices.uses import Chain
 from wpl_jax.supernet import Architecture, Decision
 
 OUTSIDE: Chain = ()
@@ -36,7 +36,7 @@ class Body(NamedTuple):
     """Operations of a branch, without those of choices inside of it."""
 
     jaxpr: Jaxpr
-    first: int | None  # see wpl_jax.choices.discovery.Body
+    first: int | None  # see wpl_jax.spaces.choices.discovery.Body
     times: int  # it runs, if the child runs the branch
     products: int  # of each time
 

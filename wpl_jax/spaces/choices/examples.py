@@ -9,11 +9,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from wpl_jax.choices.branches import describe
-from wpl_jax.choices.networks import FunctionNetwork, Mode, ModuleNetwork, Network
-from wpl_jax.choices.space import ChoiceSpace
 from wpl_jax.devices.axis import NO_AXIS, Axis
 from wpl_jax.errors import UserError
+from wpl_jax.spaces.choices.branches import describe
+from wpl_jax.spaces.choices.networks import (
+    FunctionNetwork,
+    Mode,
+    ModuleNetwork,
+    Network,
+)
+from wpl_jax.spaces.choices.space import ChoiceSpace
 from wpl_jax.spaces.images import Noise, Outputs
 from wpl_jax.supernet import Architecture
 

@@ -6,8 +6,8 @@ import pytest
 from flax import nnx
 
 import wpl_jax
-from wpl_jax.choices.choice import choice, choice_of_inputs, fixed_choices
 from wpl_jax.errors import UserError
+from wpl_jax.spaces.choices.choice import choice, choice_of_inputs, fixed_choices
 from wpl_jax.supernet import Architecture
 
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from wpl_jax.choices.discovery import Discovered, Parameter
-from wpl_jax.choices.uses import Chain
+from wpl_jax.spaces.choices.discovery import Discovered, Parameter
+from wpl_jax.spaces.choices.uses import Chain
 from wpl_jax.supernet import ALL, EVERY_ROW, PAD, Architecture, Decision
 
 _SHARED, _CHOICES = "shared", "choices"

@@ -7,8 +7,8 @@ import pytest
 from flax import nnx
 
 import wpl_jax
-from wpl_jax.choices.choice import choice, choice_of_inputs
 from wpl_jax.spaces.architecture_json import names_of_choices
+from wpl_jax.spaces.choices.choice import choice, choice_of_inputs
 from wpl_jax.supernet import Architecture, gather, norms_of_choices
 
 WAVES = {"sin": jnp.sin, "cos": jnp.cos}

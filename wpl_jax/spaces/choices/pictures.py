@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from wpl_jax.choices.discovery import Discovered
-from wpl_jax.choices.layout import is_run
+from wpl_jax.spaces.choices.discovery import Discovered
+from wpl_jax.spaces.choices.layout import is_run
 from wpl_jax.supernet import Graph
 
 _IN, _OUT = "in", "out"

@@ -9,18 +9,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wpl_jax.choices.branches import choose, gated, mix, trace
-from wpl_jax.choices.context import Call, running
-from wpl_jax.choices.discovery import Discovered, discover
-from wpl_jax.choices.layout import Layout, is_run, lay_out
-from wpl_jax.choices.networks import FunctionNetwork, Mode, ModuleNetwork, Network
-from wpl_jax.choices.parts import Piece, find, uses
-from wpl_jax.choices.pictures import graph
-from wpl_jax.choices.timing import programs, whole
-from wpl_jax.choices.uses import Chain
+from wpl_jax.common.parts import Part, Program
 from wpl_jax.devices.axis import NO_AXIS, Axis
 from wpl_jax.errors import UserError
-from wpl_jax.parts import Part, Program
+from wpl_jax.spaces.choices.branches import choose, gated, mix, trace
+from wpl_jax.spaces.choices.context import Call, running
+from wpl_jax.spaces.choices.discovery import Discovered, discover
+from wpl_jax.spaces.choices.layout import Layout, is_run, lay_out
+from wpl_jax.spaces.choices.networks import (
+    FunctionNetwork,
+    Mode,
+    ModuleNetwork,
+    Network,
+)
+from wpl_jax.spaces.choices.parts import Piece, find, uses
+from wpl_jax.spaces.choices.pictures import graph
+from wpl_jax.spaces.choices.timing import programs, whole
+from wpl_jax.spaces.choices.uses import Chain
 from wpl_jax.supernet import Architecture, Decision, Graph, Space
 
 

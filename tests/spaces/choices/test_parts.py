@@ -9,10 +9,10 @@ import pytest
 from helpers.choosing import CLASSES, SHAPE, Modular, convolve, plain
 
 import wpl_jax
-from wpl_jax.choices.choice import choice, fixed_choices
 from wpl_jax.errors import UserError
 from wpl_jax.evaluation.latency import LatencySettings, measure
 from wpl_jax.spaces.architecture_json import names_of_choices
+from wpl_jax.spaces.choices.choice import choice, fixed_choices
 from wpl_jax.spaces.costs import Costs
 from wpl_jax.strategies.limits import LimitSettings, find
 from wpl_jax.supernet import Architecture

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from wpl_jax.choices.context import Call, current, running
 from wpl_jax.errors import UserError, shorten
+from wpl_jax.spaces.choices.context import Call, current, running
 
 MOST_COMBINATIONS = 1000  # of inputs: each is a choice of one decision
 

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from wpl_jax.choices.context import Call
-from wpl_jax.choices.modules import Modules
 from wpl_jax.errors import UserError, shorten
 from wpl_jax.spaces.branches import switch
+from wpl_jax.spaces.choices.context import Call
+from wpl_jax.spaces.choices.modules import Modules
 
 # Recomputing what a product or a convolution returns would cost a third of a child.
 _KEPT = jax.checkpoint_policies.dots_saveable

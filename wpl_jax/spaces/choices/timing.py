@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from wpl_jax.choices.choice import fixed_choices
-from wpl_jax.choices.discovery import Discovered, discover
-from wpl_jax.choices.networks import Mode, Network
-from wpl_jax.choices.parts import Body, bodies
-from wpl_jax.choices.uses import Chain
-from wpl_jax.parts import Program, example
+from wpl_jax.common.parts import Program, example
+from wpl_jax.spaces.choices.choice import fixed_choices
+from wpl_jax.spaces.choices.discovery import Discovered, discover
+from wpl_jax.spaces.choices.networks import Mode, Network
+from wpl_jax.spaces.choices.parts import Body, bodies
+from wpl_jax.spaces.choices.uses import Chain
 
 
 def programs(

@@ -21,7 +21,7 @@ from wpl_jax.common.checks import (
 )
 from wpl_jax.common.storage import decode, encode
 from wpl_jax.common.trees import aligned, aligned_mask, check_same_paths
-from wpl_jax.plasticity_state import map_states
+from wpl_jax.curvature.plasticity_state import map_states
 
 Rule = Callable[
     [jax.Array, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]

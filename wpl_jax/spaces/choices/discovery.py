@@ -8,18 +8,18 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, get_opaque_trace_state
 
-from wpl_jax.choices.branches import Branches, trace
-from wpl_jax.choices.context import Call, running
-from wpl_jax.choices.networks import Mode, Network
-from wpl_jax.choices.uses import (
+from wpl_jax.common.checks import check_inexact, leaves_by_path
+from wpl_jax.errors import UserError
+from wpl_jax.spaces.choices.branches import Branches, trace
+from wpl_jax.spaces.choices.context import Call, running
+from wpl_jax.spaces.choices.networks import Mode, Network
+from wpl_jax.spaces.choices.uses import (
     Chain,
     branches_that_use,
     edges,
     name_of_stand_in,
     used,
 )
-from wpl_jax.common.checks import check_inexact, leaves_by_path
-from wpl_jax.errors import UserError
 from wpl_jax.supernet import Decision
 
 _RARE = 0.0123  # a value that arrays do not have
