@@ -53,16 +53,15 @@ def in_order(tasks: mnist.Tasks, seed: int, sizes: mnist.Sizes) -> mnist.Tasks:
 
 def methods(sizes: mnist.Sizes) -> dict[str, mnist.Method]:
     """EWC with the explicit step and the raw Fisher, by estimator."""
+    batch_fisher = functools.partial(wpl_jax.batch_fisher, batch_size=sizes.batch)
     estimators = {
-        AS_AVALANCHE: functools.partial(
-            wpl_jax.batch_fisher, mnist.loss, batch_size=sizes.batch
-        ),
-        "empirical Fisher": functools.partial(wpl_jax.per_example_fisher, mnist.loss),
-        "exact Fisher": functools.partial(wpl_jax.exact_fisher, mnist.logits),
+        AS_AVALANCHE: (batch_fisher, mnist.loss),
+        "empirical Fisher": (wpl_jax.per_example_fisher, mnist.loss),
+        "exact Fisher": (wpl_jax.exact_fisher, mnist.logits),
     }
     return {
-        name: mnist.Method(estimator, step="explicit", normalized=False)
-        for name, estimator in estimators.items()
+        name: mnist.Method(estimator, of, step="explicit", normalize=None)
+        for name, (estimator, of) in estimators.items()
     }
 
 

@@ -191,32 +191,30 @@ def accuracy(params: Params, examples: Examples) -> jax.Array:
 # The methods.
 
 
-def uniform(params: Params, examples: Examples) -> Params:
+def uniform(function: Any, params: Params, examples: Examples) -> Params:
     """All weights are equally important."""
-    del examples
+    del function, examples
     return jax.tree.map(jnp.ones_like, params)
 
 
 class Method(NamedTuple):
     """How the tasks so far are remembered."""
 
-    importance: Callable[[Params, Examples], Params] | None  # None: they are not
+    estimator: Callable[..., Params] | None  # of an importance; None: they are not
+    function: Callable[[Params, Examples], jax.Array] = loss  # what it is of
     rule: Any = wpl_jax.accumulate
     step: str = "proximal"
-    normalized: bool = True
+    normalize: Any = "unit"
 
 
-_of_loss = functools.partial(wpl_jax.per_example_fisher, loss)
 METHODS = {
     "none": Method(None),
-    "L2 to the last weights": Method(uniform, wpl_jax.replace),
-    "EWC, exact Fisher": Method(functools.partial(wpl_jax.exact_fisher, logits)),
-    "EWC, empirical Fisher": Method(_of_loss),
-    "WPL": Method(_of_loss, wpl_jax.replace),
+    "L2 to the last weights": Method(uniform, rule=wpl_jax.replace),
+    "EWC, exact Fisher": Method(wpl_jax.exact_fisher, logits),
+    "EWC, empirical Fisher": Method(wpl_jax.per_example_fisher),
+    "WPL": Method(wpl_jax.per_example_fisher, rule=wpl_jax.replace),
     # The sum of all importances, around the newest weights (Aljundi et al., 2018).
-    "MAS": Method(
-        functools.partial(wpl_jax.memory_aware_synapses, outputs), wpl_jax.online(1.0)
-    ),
+    "MAS": Method(wpl_jax.memory_aware_synapses, outputs, wpl_jax.online(1.0)),
 }
 
 
@@ -265,13 +263,17 @@ def learn(
         state, _ = jax.lax.scan(
             lambda s, p: (one_step(s, take(p)), None), state, places
         )
-        params, opt_state = state
-        if method.importance is not None:
-            found = method.importance(params, take(jnp.arange(remembered)))
-            found = wpl_jax.normalize(found) if method.normalized else found
-            opt_state = wpl_jax.consolidate(opt_state, params, found, rule=method.rule)
-        after = jax.lax.map(functools.partial(accuracy, params), tasks.judged)
-        return (params, opt_state), after
+        if method.estimator is not None:
+            state = wpl_jax.remember(
+                state,
+                method.function,
+                take(jnp.arange(remembered)),
+                estimator=method.estimator,
+                normalize=method.normalize,
+                rule=method.rule,
+            )
+        after = jax.lax.map(functools.partial(accuracy, state[0]), tasks.judged)
+        return state, after
 
     params = jax.tree.map(jnp.asarray, params)
     state = params, optax.tree.set(tx.init(params), alpha=alpha)
@@ -338,7 +340,7 @@ def compare(
         }
         for name, method in METHODS.items():
             alpha, start = 0.0, time.monotonic()
-            if method.importance is not None:
+            if method.estimator is not None:
                 alpha, found = choose_alpha(method, images, setting, sizes, alphas)
                 tried = ", ".join(f"{a:g}: {x:.3f}" for a, x in found.items())
                 print(f"{setting}; {name}: validation accuracies {tried}")

@@ -1,6 +1,7 @@
 """Benchmarks give their figures: at sizes that say nothing, in the time of a test."""
 
 import math
+import sys
 
 import pytest
 
@@ -9,10 +10,13 @@ from benchmarks import (
     growth,
     micro_cell,
     nasbench201,
+    penalty,
     scaling,
     search,
     storage,
 )
+from benchmarks.field import models
+from benchmarks.field import run as field
 
 
 def assert_figures(rows):
@@ -109,3 +113,32 @@ def test_accuracies_of_penalties_in_fewer_bits(monkeypatch):
     rows = list(storage.rows())
     assert_figures(rows)
     assert [row["figure"][-7:] for row in rows[::2]] == ["alpha 0", "alpha 1"] * 2
+
+
+@pytest.mark.slow
+def test_steps_of_adam_under_a_penalty(monkeypatch):
+    monkeypatch.setattr(penalty, "SIZES", (100,))
+    monkeypatch.setattr(penalty, "STEPS", 2)
+    rows = list(penalty.rows())
+    assert_figures(rows)
+    assert [row["benchmark"][:8] for row in rows] == ["SGD step"] * 2 + ["step of "] * 3
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_models_of_the_field_have_the_weights_that_were_asked_for(name):
+    weights = models.make_weights(models.MODELS[name], 30_000)
+    assert 0.85 * 30_000 < sum(w.size for w in weights.values()) <= 30_000
+
+
+@pytest.mark.slow
+def test_libraries_are_compared_and_those_that_are_not_there_are_named():
+    methods = ("gradient", "wpl_jax", "optax micro_grad", "kfac-jax")
+    pythons = dict.fromkeys(methods, sys.executable)
+    rows = {
+        row["method"]: row for row in field.compare(pythons, methods, "GRU", 3e3, 4, 2)
+    }
+    assert "missing" in rows["kfac-jax"]["problem"]
+    for method in methods[1:3]:
+        assert rows[method]["low"] <= rows[method]["high"] < math.inf
+        assert rows[method]["difference"] < 1e-5
+    assert all(field.describe(row).startswith("GRU") for row in rows.values())

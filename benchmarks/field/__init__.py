@@ -1,0 +1,1 @@
+"""Fisher diagonals of this library beside those of others."""
