@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 from wpl_jax.errors import UserError
 from wpl_jax.jobs import registry as jobs
 from wpl_jax.jobs.build import choice
-from wpl_jax.jobs.search_config import expand, make_search
+from wpl_jax.jobs.expand import expand
+from wpl_jax.jobs.search_config import make_search
 from wpl_jax.strategies import STRATEGIES
 from wpl_jax.supernet import Architecture
 from wpl_jax.tasks import Evaluation
