@@ -15,8 +15,8 @@ from benchmarks import (
     search,
     storage,
 )
+from benchmarks.field import compare as field
 from benchmarks.field import models
-from benchmarks.field import run as field
 
 
 def assert_figures(rows):
