@@ -113,6 +113,9 @@ def get_config(data: str = "cifar10") -> ConfigDict:
             }
         )
         config.ranking = own_ranking
+        # The sizes of the search; a flag may ask for a larger network.
+        sizes = {name: config.space.nasbench201[name] for name in ("channels", "cells")}
+        config.retrain.space = ConfigDict({"nasbench201": sizes})
         # Few images fill few batches.
         config.search.eval_batches = 1
         for name in ("differentiable", "random", "pada"):

@@ -18,6 +18,8 @@ TEXTS = [
     *(ROOT / "wpl_jax").rglob("*.py"),
     *CONFIGS,
 ]
+# Guides also speak of one that has other fields with an argument.
+WITH_ARGUMENT = ROOT / "configs" / "gaea_nb201_small.py:folder"
 METHODS = {*dir(ConfigDict), "json", "ignore_type", "field"}
 SECTIONS = (
     "penalty|optimizer|search|strategy|space|task|retrain|ranking|data|model_[ab]"
@@ -71,7 +73,8 @@ def own_leaves(file):
 
 def taken(field, value):
     """Whether some configuration takes a field, with this value or its own."""
-    for file in (ROOT / "tests" / "helpers" / "tiny_search.py", *CONFIGS):
+    tiny = ROOT / "tests" / "helpers" / "tiny_search.py"
+    for file in (tiny, *CONFIGS, WITH_ARGUMENT):
         own = own_leaves(file)
         if field not in own and ".data." not in f".{field}":
             if any(name.startswith(f"{field}.") for name in own):
