@@ -70,6 +70,19 @@ def test_accuracies_are_means_and_standard_errors_by_the_table(written):
     assert "random search, 1,000 s" in by_name
 
 
+def test_a_table_that_is_not_the_truth_of_a_run_judges_it_only_if_given(tmp_path):
+    """On a user's own images, an architecture of the table has other accuracies."""
+    own = {"ranking": {"truth": "from_scratch"}}
+    write_run(tmp_path / "own", {("none", 0): SKIP}, **own)
+    rows = tables(compare([(None, tmp_path / "own")], tmp_path / "out"))
+    assert [row[2:5] for row in rows["Searches"][1:]] == [["-"] * 3]
+    assert "own" not in [row[0] for row in rows.get("Test accuracy by method", [])]
+    table = tmp_path / "table.csv"
+    table.write_text("space,choice,photos_test\nnasbench201,0 0 0 0 0 0,12.5\n")
+    rows = tables(compare([(None, tmp_path / "own")], tmp_path / "out", str(table)))
+    assert rows["Searches"][1][2] == "12.50"
+
+
 def test_choices_and_errors_are_counted(written):
     rows = tables(written[0])["Searches by method"]
     found_rows = {row[0]: dict(zip(rows[0], row, strict=True)) for row in rows[1:]}

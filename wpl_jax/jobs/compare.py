@@ -63,7 +63,8 @@ def compare(
     Args:
       runs: Label or None, and folder of each.
       out: Folder for ``comparison.html``, ``comparison.md`` and ``figures/``.
-      table: Path of a table of accuracies; None for NAS-Bench-201.
+      table: Path of a table of accuracies; None for NAS-Bench-201, and only for runs
+        whose truth is a table (``ranking.truth``).
       budgets: Seconds of random searches to compare with, as the table counts them.
 
     Returns:
@@ -75,6 +76,9 @@ def compare(
     read = tables.nasbench201() if table is None else tables.read(table)
     comparison.check_table(read)
     searches = found.read(runs)
+    if table is not None:
+        asked_for = [one._replace(truth=None) for one in searches.found]
+        searches = searches._replace(found=asked_for)
     return comparison.write(make_folder(out), searches, read, budgets)
 
 
@@ -128,7 +132,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--out", required=True, type=Path, help="folder for the page and the tables"
     )
     parser.add_argument(
-        "--table", help="CSV file of accuracies; NAS-Bench-201 if not given"
+        "--table",
+        help="CSV file of accuracies; if not given, NAS-Bench-201 for runs with "
+        "ranking.truth=table",
     )
     parser.add_argument(
         "--budget",

@@ -62,8 +62,12 @@ def judge(
 
 
 def row_of(one: Found, table: Table) -> int | None:
-    """The row of what a search has found; None if the table is of another space."""
-    if one.space != table.space:
+    """The row of what a search has found; None if the table does not tell of it.
+
+    It is of another space, or the run has a truth of its own: the same architecture
+    has other accuracies on the images of a user.
+    """
+    if one.space != table.space or one.truth not in (None, "table"):
         return None
     return table.number(list(one.decisions.values()), one.choice)
 

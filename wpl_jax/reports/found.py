@@ -32,6 +32,8 @@ class Found(NamedTuple):
       valid_error: Error on the validation data with the shared weights.
       test_error: Error on the test data after training from scratch; None without it.
       seconds: Wall-clock time of the search; None where no record of it is left.
+      truth: What the run takes for the truth about an architecture
+        (``ranking.truth``); None if its configuration does not say.
     """
 
     method: str
@@ -43,6 +45,7 @@ class Found(NamedTuple):
     valid_error: float
     test_error: float | None
     seconds: float | None
+    truth: str | None
 
 
 class Runs(NamedTuple):
@@ -143,7 +146,8 @@ def _read_run(
                 )
                 continue
             try:
-                runs.found.append(_read_search(method, seed, of_search))
+                truth = config.get("ranking", {}).get("truth")
+                runs.found.append(_read_search(method, seed, of_search, truth))
             except UserError as error:
                 runs.notes.append(f"{method}, seed {seed} is left out. {error}")
 
@@ -154,7 +158,7 @@ def _method(label: str | None, folder: Path, arm: str, several: bool) -> str:
     return f"{label}, {arm}" if several else label
 
 
-def _read_search(method: str, seed: int, folder: Path) -> Found:
+def _read_search(method: str, seed: int, folder: Path, truth: str | None) -> Found:
     results = read_json(
         folder / RESULTS_FILE,
         {"architecture": list_of(NUMBER), "error_name": TEXT, "valid_error": NUMBER},
@@ -178,6 +182,7 @@ def _read_search(method: str, seed: int, folder: Path) -> Found:
         results["valid_error"],
         None if retrained is None else retrained["test_error"],
         wall_seconds(folder),
+        truth,
     )
 
 

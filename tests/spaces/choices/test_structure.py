@@ -1,5 +1,7 @@
 """Where choices may be: shared, in branches, in loops and in other transformations."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -272,4 +274,6 @@ def test_spaces_of_the_same_settings_are_equal():
     assert names_of_choices(one, [0, 1]) == {"layer_0": "sin", "layer_1": "cos"}
     plain = space_of(nested, {"w": jnp.ones(3), "b": jnp.ones(3)})
     assert repr(plain).startswith("space_of(test_structure.nested, test_structure.")
+    # Measured latencies are kept by it, and depend on the size of the inputs.
+    assert re.search(r", float32\[[\d, ]*\]\)$", repr(plain))
     assert hash(plain)

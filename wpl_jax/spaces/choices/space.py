@@ -246,10 +246,11 @@ class FunctionSpace(ChoiceSpace):
         _ = self.derived
 
     def __repr__(self) -> str:
-        """The names of the functions, which are the same in each process."""
+        """Names of the functions and shapes of inputs, the same in each process."""
         made_of = [f for f in (self.function, self.initializer) if f is not None]
-        names = (f"{f.__module__}.{_name(f)}" for f in made_of)
-        return f"space_of({', '.join(names)})"
+        names = [f"{f.__module__}.{_name(f)}" for f in made_of]
+        shapes = [f"{x.dtype}{list(x.shape)}" for x in jax.tree.leaves(self.inputs)]
+        return f"space_of({', '.join(names + shapes)})"
 
     @property
     def name(self) -> str:  # type: ignore[override]
