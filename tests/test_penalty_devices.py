@@ -59,16 +59,14 @@ def on_one_device(rules):
     return jax.jit(functools.partial(everything, rules=rules))(*problem())
 
 
-@pytest.mark.slow_except("AxisType.Explicit-columns-*", "AxisType.Auto-rows-*")
+@pytest.mark.slow_except("AxisType.Explicit-columns-True-*", "AxisType.Auto-rows-*")
 @pytest.mark.parametrize(
     ("kind", "divided", "jit", "fisher_is"),
     [
         (AxisType.Explicit, "rows", True, "divided"),
         (AxisType.Explicit, "rows", True, "whole"),
         (AxisType.Explicit, "columns", True, "whole"),
-        pytest.param(
-            *(AxisType.Explicit, "columns", False, "whole"), marks=pytest.mark.slow
-        ),
+        (AxisType.Explicit, "columns", False, "whole"),
         (AxisType.Explicit, "nothing", True, "divided"),
         (AxisType.Auto, "rows", True, "whole"),
         (AxisType.Auto, "columns", True, "divided"),

@@ -192,14 +192,7 @@ def test_architectures_are_ranked_on_several_devices_as_computed():
 
 # That a search goes on with as many is a fast test of jobs/test_search_run.py.
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "counts",
-    [
-        pytest.param((1, 1), marks=pytest.mark.slow),
-        (4, 1),
-        pytest.param((1, 4), marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("counts", [(1, 1), (4, 1), (1, 4)])
 def test_a_search_goes_on_with_another_number_of_devices(
     counts, tmp_path, monkeypatch, undisturbed
 ):

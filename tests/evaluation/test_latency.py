@@ -129,13 +129,7 @@ def test_parts_are_multiplied_by_what_fits_every_second_child():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(n, marks=() if n == "recurrent_cell" else pytest.mark.slow)
-        for n in SPACES
-    ],
-)
+@pytest.mark.parametrize("name", SPACES)
 def test_every_part_has_a_program_that_repeats(name):
     """The smallest numbers of repetitions compile and run."""
 

@@ -132,7 +132,6 @@ def test_the_papers_setting_has_the_papers_size():
             },
             "classifier",
             "classifier",
-            marks=pytest.mark.slow,
         ),
         pytest.param(
             "gaea_nb201",
@@ -143,7 +142,6 @@ def test_the_papers_setting_has_the_papers_size():
             },
             "classifier",
             "classifier",
-            marks=pytest.mark.slow,
         ),
         pytest.param(
             "gaea_pc_darts_cifar10",
@@ -156,7 +154,6 @@ def test_the_papers_setting_has_the_papers_size():
             },
             "classifier",
             None,
-            marks=pytest.mark.slow,
         ),
     ],
 )

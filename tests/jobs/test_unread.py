@@ -145,15 +145,7 @@ def loud_and_silent(name):
 
 
 @pytest.mark.slow_except("text")
-@pytest.mark.parametrize(
-    "name",
-    [
-        name
-        if name in ("text", "images")
-        else pytest.param(name, marks=pytest.mark.slow)
-        for name in VARIANTS
-    ],
-)
+@pytest.mark.parametrize("name", VARIANTS)
 def test_a_setting_that_changes_no_part_is_told_of(name):
     assert loud_and_silent(name)[1] == []
 

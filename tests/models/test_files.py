@@ -32,14 +32,7 @@ def changed(path, change):
 
 
 @pytest.mark.slow_except("recurrent_cell")
-@pytest.mark.parametrize(
-    "name",
-    [
-        "nasbench201",
-        "recurrent_cell",
-        pytest.param("micro_cell", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("name", ["nasbench201", "recurrent_cell", "micro_cell"])
 def test_a_model_comes_back_as_it_was(name, tmp_path):
     model = make_model(name)
     found = wpl_jax.load(save(tmp_path, model))

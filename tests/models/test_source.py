@@ -15,13 +15,8 @@ from wpl_jax.models.export import export, import_network
 from wpl_jax.supernet import Architecture
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
-FAST = ("recurrent_cell", False)
 EVERY = [
-    pytest.param(
-        *(name, training),
-        marks=() if (name, training) == FAST else pytest.mark.slow,
-        id=f"{name}-{'train' if training else 'eval'}",
-    )
+    pytest.param(name, training, id=f"{name}-{'train' if training else 'eval'}")
     for name in MODELS
     for training in (False, True)
 ]
@@ -84,6 +79,7 @@ def expected(model, inputs, training):
     return scores, {name: network.weights[name] for name in names}
 
 
+@pytest.mark.slow_except("recurrent_cell-eval")
 @pytest.mark.parametrize(("name", "training"), EVERY)
 def test_the_nnx_module_computes_the_same(name, training, tmp_path):
     from flax import nnx

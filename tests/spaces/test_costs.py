@@ -27,15 +27,8 @@ def costs(space, choice):
     return {name: float(value) for name, value in found.items()}
 
 
-def some_fast(names, *fast):
-    """Names as parameters, most of them slow."""
-    return [
-        pytest.param(name, marks=() if name in fast else pytest.mark.slow)
-        for name in names
-    ]
-
-
-@pytest.mark.parametrize("name", some_fast(MODELS, "nasbench201_parts"))
+@pytest.mark.slow_except("nasbench201_parts")
+@pytest.mark.parametrize("name", MODELS)
 def test_costs_are_those_of_the_network_that_is_written_out(name, tmp_path):
     from flax import nnx
 
@@ -110,7 +103,7 @@ def products_of(genotype, channels, size=32, cells=20):
 
 
 @pytest.mark.slow_except("AmoebaNet")
-@pytest.mark.parametrize("name", some_fast(PUBLISHED, "AmoebaNet", "DARTS_V2"))
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_the_network_of_a_published_cell_has_the_products_of_its_definition(name):
     network = GenotypeNetwork((32, 32, 3), 10, channels=36, cells=20, cell=name)
     expected = products_of(PUBLISHED[name], 36)

@@ -433,10 +433,7 @@ def test_the_network_of_a_published_cell_has_the_parameters_of_its_definition(na
 @pytest.mark.parametrize(
     "space",
     [
-        pytest.param(
-            DartsCell((32, 32, 3), 10, channels=16, cells=8, channel_parts=4),
-            marks=pytest.mark.slow,
-        ),
+        DartsCell((32, 32, 3), 10, channels=16, cells=8, channel_parts=4),
         DartsCell((32, 32, 3), 10, **LARGE, auxiliary=True),
     ],
     ids=["search", "retraining"],

@@ -151,10 +151,8 @@ SPACES = {
 }
 
 
-SLOW = pytest.param("micro_cell", marks=pytest.mark.slow)
-
-
-@pytest.mark.parametrize("name", [*sorted(set(SPACES) - {"micro_cell"}), SLOW])
+@pytest.mark.slow_except("toy", "nasbench201", "recurrent_cell")
+@pytest.mark.parametrize("name", SPACES)
 def test_the_rows_of_a_choice_are_those_that_no_other_choice_uses(name):
     space, rng = SPACES[name], np.random.default_rng(0)
     shapes = jax.eval_shape(space.init, jax.random.key(0))
