@@ -15,7 +15,7 @@ def write_run(folder, found, arms=("none",), num_seeds=None, **config):
         numbers.
       arms: All of them.
       num_seeds: Of the configuration; None for as many as have finished.
-      **config: Further settings.
+      **config: Further settings; a table is the truth unless they say otherwise.
     """
     folder.mkdir(parents=True, exist_ok=True)
     seeds = [seed for _, seed in found]
@@ -24,6 +24,7 @@ def write_run(folder, found, arms=("none",), num_seeds=None, **config):
         "arms": {arm: {} for arm in arms},
         "seed": min(seeds, default=0),
         "num_seeds": num_seeds or len(set(seeds)),
+        "ranking": {"truth": "table"},
         **config,
     }
     (folder / "config.json").write_text(json.dumps(config))

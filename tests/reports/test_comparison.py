@@ -70,10 +70,12 @@ def test_accuracies_are_means_and_standard_errors_by_the_table(written):
     assert "random search, 1,000 s" in by_name
 
 
-def test_a_table_that_is_not_the_truth_of_a_run_judges_it_only_if_given(tmp_path):
+@pytest.mark.parametrize("ranking", [{"truth": "from_scratch"}, {}])
+def test_a_table_that_is_not_the_truth_of_a_run_judges_it_only_if_given(
+    ranking, tmp_path
+):
     """On a user's own images, an architecture of the table has other accuracies."""
-    own = {"ranking": {"truth": "from_scratch"}}
-    write_run(tmp_path / "own", {("none", 0): SKIP}, **own)
+    write_run(tmp_path / "own", {("none", 0): SKIP}, ranking=ranking)
     rows = tables(compare([(None, tmp_path / "own")], tmp_path / "out"))
     assert [row[2:5] for row in rows["Searches"][1:]] == [["-"] * 3]
     assert "own" not in [row[0] for row in rows.get("Test accuracy by method", [])]

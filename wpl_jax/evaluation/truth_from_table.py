@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +15,15 @@ from wpl_jax.evaluation.ranking_metrics import best_of_random, draws_until
 from wpl_jax.evaluation.table import Table, nasbench201, read
 from wpl_jax.evaluation.truth import RandomSearch, Truth
 from wpl_jax.supernet import Space
+
+
+def is_truth_of(config: Mapping[str, Any]) -> bool:
+    """Whether a run's configuration takes a table for the truth (``ranking.truth``).
+
+    A table of the run's space is not enough. On a user's own images an architecture
+    has another accuracy than in the table.
+    """
+    return config.get("ranking", {}).get("truth") == "table"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -75,10 +75,7 @@ def compare(
     """
     read = tables.nasbench201() if table is None else tables.read(table)
     comparison.check_table(read)
-    searches = found.read(runs)
-    if table is not None:
-        asked_for = [one._replace(truth=None) for one in searches.found]
-        searches = searches._replace(found=asked_for)
+    searches = found.read(runs, all_by_table=table is not None)
     return comparison.write(make_folder(out), searches, read, budgets)
 
 

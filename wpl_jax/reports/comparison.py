@@ -67,7 +67,7 @@ def row_of(one: Found, table: Table) -> int | None:
     It is of another space, or the run has a truth of its own: the same architecture
     has other accuracies on the images of a user.
     """
-    if one.space != table.space or one.truth not in (None, "table"):
+    if one.space != table.space or not one.by_table:
         return None
     return table.number(list(one.decisions.values()), one.choice)
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from wpl_jax.errors import UserError, shorten
 from wpl_jax.evaluation.retrained import RETRAINED_FILE, read_retrained
+from wpl_jax.evaluation.truth_from_table import is_truth_of
 from wpl_jax.reports.searched import (
     ARCHITECTURE_FILE,
     RESULTS_FILE,
@@ -32,8 +33,8 @@ class Found(NamedTuple):
       valid_error: Error on the validation data with the shared weights.
       test_error: Error on the test data after training from scratch; None without it.
       seconds: Wall-clock time of the search; None where no record of it is left.
-      truth: What the run takes for the truth about an architecture
-        (``ranking.truth``); None if its configuration does not say.
+      by_table: Whether a table tells the accuracy of the architecture on the run's
+        data.
     """
 
     method: str
@@ -45,7 +46,7 @@ class Found(NamedTuple):
     valid_error: float
     test_error: float | None
     seconds: float | None
-    truth: str | None
+    by_table: bool
 
 
 class Runs(NamedTuple):
@@ -62,7 +63,9 @@ class Runs(NamedTuple):
     notes: list[str]
 
 
-def read(folders: Sequence[tuple[str | None, Path]]) -> Runs:
+def read(
+    folders: Sequence[tuple[str | None, Path]], all_by_table: bool = False
+) -> Runs:
     """Reads all finished searches of several runs.
 
     The method is the label of the run, and the arm if the run has several. Without a
@@ -71,6 +74,8 @@ def read(folders: Sequence[tuple[str | None, Path]]) -> Runs:
     Args:
       folders: Label and folder of each run. Runs with the same label are seeds of one
         method.
+      all_by_table: Whether a table judges all of them. If not, it judges those whose
+        configuration takes a table for the truth (``ranking.truth``).
 
     Raises:
       UserError: If no search has finished.
@@ -78,7 +83,7 @@ def read(folders: Sequence[tuple[str | None, Path]]) -> Runs:
     runs, asked = Runs([], {}, []), dict[str, _Asked]()
     for label, folder in folders:
         try:
-            _read_run(label, folder, runs, asked)
+            _read_run(label, folder, runs, asked, all_by_table)
         except UserError as error:
             name = folder.name if label is None else label
             runs.notes.append(f"{name} is left out. {error}")
@@ -109,7 +114,11 @@ class _Asked(NamedTuple):
 
 
 def _read_run(
-    label: str | None, folder: Path, runs: Runs, asked: dict[str, _Asked]
+    label: str | None,
+    folder: Path,
+    runs: Runs,
+    asked: dict[str, _Asked],
+    all_by_table: bool,
 ) -> None:
     """Adds what the searches of a run have found."""
     path = folder / CONFIG_FILE
@@ -120,6 +129,7 @@ def _read_run(
     for field, kind in fields.items():
         if not kind.holds(config.get(field)):
             raise UserError(f"{path} is not that of a search: it lacks {field}.")
+    by_table = all_by_table or is_truth_of(config)
     for arm, changes in config["arms"].items():
         method = _method(label, folder, arm, len(config["arms"]) > 1)
         own = {k: v for k, v in config.items() if k not in _OF_SEEDS}
@@ -146,8 +156,7 @@ def _read_run(
                 )
                 continue
             try:
-                truth = config.get("ranking", {}).get("truth")
-                runs.found.append(_read_search(method, seed, of_search, truth))
+                runs.found.append(_read_search(method, seed, of_search, by_table))
             except UserError as error:
                 runs.notes.append(f"{method}, seed {seed} is left out. {error}")
 
@@ -158,7 +167,7 @@ def _method(label: str | None, folder: Path, arm: str, several: bool) -> str:
     return f"{label}, {arm}" if several else label
 
 
-def _read_search(method: str, seed: int, folder: Path, truth: str | None) -> Found:
+def _read_search(method: str, seed: int, folder: Path, by_table: bool) -> Found:
     results = read_json(
         folder / RESULTS_FILE,
         {"architecture": list_of(NUMBER), "error_name": TEXT, "valid_error": NUMBER},
@@ -182,7 +191,7 @@ def _read_search(method: str, seed: int, folder: Path, truth: str | None) -> Fou
         results["valid_error"],
         None if retrained is None else retrained["test_error"],
         wall_seconds(folder),
-        truth,
+        by_table,
     )
 
 

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from wpl_jax.errors import UserError
 from wpl_jax.evaluation import architectures
 from wpl_jax.evaluation import table as tables
-from wpl_jax.evaluation.truth_from_table import FromTable
+from wpl_jax.evaluation.truth_from_table import FromTable, is_truth_of
 from wpl_jax.reports.page import Page, new_figure
 from wpl_jax.reports.searched import Columns, Searched
 from wpl_jax.reports.sections.derived_operations import DERIVED, columns
@@ -78,16 +78,14 @@ def _show(page: Page, report: Report) -> None:
 def find_truths(report: Report) -> dict[str, FromTable]:
     """By title of a data set, the test accuracies of the space's architectures.
 
-    There are none unless a table is the configuration's truth (``ranking.truth``): a
-    table of the same space may be of other data than the run.
+    There are none unless a table is the configuration's truth (``ranking.truth``).
 
     Raises:
       UserError: If the configuration names a table that cannot be read.
     """
-    ranking = report.config.get("ranking", {})
-    if ranking.get("truth") != "table":
+    if not is_truth_of(report.config):
         return {}
-    path = ranking.get("table", {}).get("path")
+    path = report.config["ranking"].get("table", {}).get("path")
     table = tables.nasbench201() if path is None else tables.read(path)
     names = [name.removesuffix("_test") for name in table.columns if _is_test(name)]
     truths = {
