@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from helpers import toy
 from helpers.parts import make_protection
+from helpers.tabular import Normalized
 from ml_collections import ConfigDict
 
 import wpl_jax
@@ -17,13 +18,16 @@ from wpl_jax.errors import UserError
 from wpl_jax.jobs.expand import expand
 from wpl_jax.jobs.modes.run import run as run_config
 from wpl_jax.jobs.search_config import make_search
+from wpl_jax.protections import NoProtection
 from wpl_jax.runs.in_memory import InMemory
 from wpl_jax.runs.machine import Machine
 from wpl_jax.search import Search
 from wpl_jax.spaces.recurrent_cell import RecurrentCell
 from wpl_jax.strategies.enas import Enas
+from wpl_jax.strategies.random_search import RandomSearch
 from wpl_jax.strategies.strategy import Candidates
 from wpl_jax.supernet import Architecture, gather
+from wpl_jax.tasks.image_classification import ImageClassification
 from wpl_jax.tasks.language_model import LanguageModel
 
 EPOCHS = 2
@@ -134,6 +138,44 @@ def test_the_model_predicts_the_next_word():
         loss = example_loss(child, architecture, example)
         own = -row[np.arange(5), sequence[1:]].mean()
         np.testing.assert_allclose(loss, own, rtol=1e-5)
+
+
+def searched(task):
+    """A random search on a task, which is not run."""
+    return Search(
+        task=task,
+        strategy=RandomSearch(task.space, Candidates(2, 1, 1)),
+        protection=NoProtection(),
+        optimizer=Sgd(0.1),
+        children=1,
+        batches=1,
+        eval_batches=1,
+    )
+
+
+@pytest.mark.parametrize("off", [-1, 1])
+def test_a_space_has_the_sizes_of_the_data(off):
+    """JAX takes a word or a class that there is not for another one, or for NaN."""
+    text = text_of_strings(
+        *(f"{words} " * 20 + "\n" for words in ("a b c d", "b", "c"))
+    )
+    words = text.vocabulary_size
+    task = LanguageModel(RecurrentCell(words + off, hidden=2), length=5, batch_size=2)
+    with pytest.raises(UserError) as caught:
+        wpl_jax.run(searched(task), text, epochs=1)
+    said = f"has vocabulary_size={words + off}, expected {words}, as the data has it"
+    assert said in str(caught.value)
+    images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3), np.uint8)
+    data = images_of_arrays((images, np.arange(60) % 3), 6, 6)
+    for shape, classes, name in (
+        ((8, 8, 3), 3 + off, "num_classes"),
+        ((8, 8 + off, 3), 3, "image_shape"),
+    ):
+        task = ImageClassification(Normalized(shape, classes), batch_size=6)
+        with pytest.raises(UserError, match=f"has {name}="):
+            wpl_jax.run(searched(task), data, epochs=1)
+        with pytest.raises(UserError, match=f"has {name}="):
+            wpl_jax.retrain(task, [0], data, optimizer=Sgd(0.1), epochs=1)
 
 
 def test_arrays_are_a_data_set():

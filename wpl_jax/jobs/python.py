@@ -103,6 +103,7 @@ def run(
     plan, named = Plan(search, epochs, learn_per_call), find_loggers(loggers)
     dataset = own_if_none(search.task, dataset)
     search.task.check(dataset)
+    check_sizes(search.task, dataset)
     data = search.task.put(dataset, search.devices)
     guess = search.task.guess(data)
     folder = None if workdir is None else Path(workdir)
@@ -181,6 +182,30 @@ def own_if_none(task: Task, dataset: Any) -> Any:
             "wpl_jax.data.load_images(...), beside the search."
         )
     return task.open()
+
+
+def check_sizes(task: Task, dataset: Any) -> None:
+    """Checks that a space has the sizes that follow from the data.
+
+    A configuration makes its space with them; in Python the caller does. Numbers of
+    classes or words beyond those of the space would not raise an error later: JAX
+    takes others in their place.
+
+    Args:
+      task: With its space.
+      dataset: Of the task.
+
+    Raises:
+      UserError: Naming the field of the space.
+    """
+    for name, size in task.space_sizes(dataset).items():
+        own = getattr(task.space, name, size)
+        if not np.array_equal(own, size):
+            raise UserError(
+                f"The space {task.space.name} has {name}={shorten(own)}, expected "
+                f"{shorten(size)}, as the data has it. Make the space with "
+                f"{name}={shorten(size)}."
+            )
 
 
 def _without_step(line: bytes) -> dict[str, Any]:

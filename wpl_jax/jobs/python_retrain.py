@@ -16,7 +16,7 @@ from wpl_jax.errors import UserError
 from wpl_jax.evaluation import retrain as from_scratch
 from wpl_jax.evaluation.retrained import Kept
 from wpl_jax.evaluation.retraining import Retraining
-from wpl_jax.jobs.python import own_if_none, start_of
+from wpl_jax.jobs.python import check_sizes, own_if_none, start_of
 from wpl_jax.models.files import MODEL_FILE, keep_in
 from wpl_jax.models.model import Model
 from wpl_jax.runs import fingerprint
@@ -86,6 +86,7 @@ def retrain(
     choice = _choice_of(task.space, architecture)
     dataset = own_if_none(task, dataset)
     task.check(dataset)
+    check_sizes(task, dataset)
     data = task.put(dataset, devices)
     if epochs > MOST_INT // task.num_batches(data, "train"):
         raise SettingError("epochs", epochs, f"fewer: {COUNTED}")
