@@ -25,13 +25,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from wpl_jax.common.settings import require
+from wpl_jax.common.settings import check_int, check_part, require
 from wpl_jax.devices.compiled import compiled
 from wpl_jax.devices.parallel import ONE_DEVICE, Devices
 from wpl_jax.engine.evaluator import Evaluator
 from wpl_jax.engine.forgetting import forgetting
 from wpl_jax.engine.learner import Learner
 from wpl_jax.engine.optimizers import Optimizer
+from wpl_jax.engine.plan import check_counts
 from wpl_jax.engine.protected import Protected
 from wpl_jax.engine.selector import Selector
 from wpl_jax.engine.several import no_evaluations, put_back, some_from, zeros_of
@@ -43,8 +44,16 @@ from wpl_jax.protections.protection import Protection, Trained
 from wpl_jax.strategies import Strategy
 from wpl_jax.strategies.rewards import Reward, TaskReward
 from wpl_jax.supernet import Architecture, gather, scatter
-from wpl_jax.tasks import Data, Task, ranking
+from wpl_jax.tasks import Data, Task, check_task, ranking
 
+_PARTS: dict[str, type] = {
+    "strategy": Strategy,
+    "protection": Protection,
+    "optimizer": Optimizer,
+    "update_rule": Update,
+    "reward": Reward,
+    "devices": Devices,
+}
 # Measurements of what mixtures are discretized to, None without mixtures.
 _OF_DERIVED = ("derived_loss", "derived_error", "gap_loss", "gap_error")
 
@@ -84,7 +93,16 @@ class Search:
     devices: Devices = ONE_DEVICE
 
     def __post_init__(self) -> None:
-        """Checks that the parts go together."""
+        """Checks the parts, and that they go together."""
+        check_task(self)
+        for name, kind in _PARTS.items():
+            check_part(self, name, kind)
+        decisions = self.task.space.decisions
+        of_strategy = getattr(self.strategy, "space", self.task.space).decisions
+        expected = f"one of the task's space, {self.task.space!r}"
+        require(self, "strategy", of_strategy == decisions, expected)
+        check_counts(self)
+        check_int(self, "average_from", 0, optional=True)
         self.protection.check_task(self.task)
         self.strategy.check_children(self.children_per_step)
         self.optimizer.check_children(self.task.space, self.children_per_step)

@@ -1,14 +1,16 @@
 """Searches from Python are those of configurations, in a folder or in memory."""
 
+import dataclasses
 import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from helpers import toy
 from helpers.parts import make_protection
-from helpers.tabular import Normalized
+from helpers.tabular import SPACE, Normalized, Sines
 from ml_collections import ConfigDict
 
 import wpl_jax
@@ -109,11 +111,70 @@ def test_a_search_goes_back_in_memory_as_in_a_folder(tmp_path):
             {"learn_per_call": 3},
             "learn_per_call is 3, expected a divisor",
         ),
+        ({"seed": 1.0}, "seed is 1.0, expected"),
+        ({"max_bad_steps": 0}, "max_bad_steps is 0, expected"),
+        ({"checkpoint_seconds": "60"}, "checkpoint_seconds is '60', expected"),
+        ({"loggers": "wandb"}, "loggers is 'wandb', expected a list"),
     ],
 )
 def test_a_wrong_argument_is_named(search, settings, said):
     with pytest.raises(ValueError, match=said):
         wpl_jax.run(search, "toy examples", **{"epochs": 1, **settings})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"children": 0}, "children is 0, expected"),
+        ({"batches": 0}, "batches is 0, expected"),
+        ({"eval_batches": 1.5}, "eval_batches is 1.5, expected"),
+        ({"children_per_step": 5}, "children_per_step is 5, expected a divisor"),
+        ({"average_from": -1}, "average_from is -1, expected"),
+        ({"task": toy.ToyTask}, "task is .*, expected a task with a space"),
+        ({"strategy": "enas"}, "strategy is 'enas', expected an instance of a class"),
+        ({"protection": NoProtection}, "protection is .*, expected an instance"),
+        ({"optimizer": optax.sgd(0.1)}, r"optimizer is .*optimizers\.Optimizer"),
+        ({"reward": print}, r"reward is .*rewards\.Reward"),
+        ({"devices": 2}, r"devices is 2, expected .*parallel\.Devices"),
+        (
+            {"strategy": RandomSearch(toy.Points(3), Candidates(2, 1, 1))},
+            "strategy is .*, expected one of the task's space, ToySpace",
+        ),
+    ],
+)
+def test_a_wrong_part_of_a_search_is_named(search, changes, said):
+    with pytest.raises(ValueError, match=said):
+        dataclasses.replace(search, **changes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"seed": 1.5}, "seed is 1.5, expected"),
+        ({"seed": "1"}, "seed is '1', expected"),
+        ({"checkpoint_seconds": None}, "checkpoint_seconds is None, expected"),
+        ({"optimizer": optax.sgd(0.1)}, r"optimizer is .*optimizers\.Optimizer"),
+        ({"devices": 2}, "devices is 2, expected"),
+        ({"task": Sines}, "task is .*, expected a task with a space"),
+    ],
+)
+def test_a_wrong_argument_of_a_training_is_named(settings, said):
+    given = {"task": Sines(SPACE), "optimizer": Sgd(0.1), "epochs": 1, **settings}
+    with pytest.raises(ValueError, match=said):
+        wpl_jax.retrain(given.pop("task"), [0, 1], **given)
+
+
+def test_what_is_no_search_and_no_data_set_is_named(search):
+    with pytest.raises(UserError, match=r"search is Toy.*expected a .*search\.Search"):
+        wpl_jax.run(search.task, "toy examples", epochs=1)
+    pair = np.zeros((4, 8, 8, 3), np.uint8), np.zeros(4, int)
+    for task, given, said in (
+        (Sines(SPACE), pair, "expected the ArrayDataset"),
+        (ImageClassification(Normalized((8, 8, 3), 2)), pair, "load_images returns"),
+        (LanguageModel(RecurrentCell(3, hidden=2)), "a text", "load_text returns"),
+    ):
+        with pytest.raises(UserError, match=f"dataset is .*{said}"):
+            wpl_jax.run(searched(task), given, epochs=1)
 
 
 def test_the_model_predicts_the_next_word():

@@ -153,6 +153,17 @@ def check_bool(part: Any, *names: str) -> None:
         check_choice(part, name, (False, True))
 
 
+def check_part(part: Any, name: str, kind: type) -> None:
+    """Checks that a field holds a part of a kind, whose class inherits from the kind.
+
+    Raises:
+      SettingError: If the field is anything else, the class itself included.
+    """
+    valid = kind in type(getattr(part, name)).__mro__
+    expected = f"an instance of a class that inherits from {kind.__module__}"
+    require(part, name, valid, f"{expected}.{kind.__name__}")
+
+
 def shown(value: Any) -> str:
     """A value for a message."""
     whole = repr(value)

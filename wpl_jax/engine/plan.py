@@ -11,7 +11,7 @@ The sequence is computed and never stored.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 
@@ -72,26 +72,13 @@ class SearchSettings:
     def __post_init__(self) -> None:
         """Checks the settings."""
         check_int(self, "epochs", 1, most=MOST_EPOCHS)
-        for name in (
-            "children",
-            "children_per_step",
-            "eval_batches",
-            "max_bad_steps",
-        ):
-            check_int(self, name, 1)
-        for name in ("batches", "learn_per_call"):
-            check_int(self, name, 1, "in one call", most=MOST_OF_A_CALL)
+        check_counts(self)
+        check_int(self, "max_bad_steps", 1)
+        check_int(self, "learn_per_call", 1, "in one call", most=MOST_OF_A_CALL)
         check_number(self, "checkpoint_seconds", least=0)
         check_int(self, "average_epochs", 1, "of the search", most=self.epochs)
-        for name, most in (
-            ("children", MOST_INT // self.batches),
-            ("epochs", most_epochs(self.children, self.batches)),
-        ):
-            valid = getattr(self, name) <= most
-            require(self, name, valid, f"at most {most}: {COUNTED}")
-        valid = self.children % self.children_per_step == 0
-        divisor = f"a divisor of the {self.children} children of an epoch"
-        require(self, "children_per_step", valid, divisor)
+        most = most_epochs(self.children, self.batches)
+        require(self, "epochs", self.epochs <= most, f"at most {most}: {COUNTED}")
 
     @property
     def average_from(self) -> int | None:
@@ -102,6 +89,26 @@ class SearchSettings:
 
 
 COUNTED = "training batches are counted over all epochs, by int32"
+
+
+def check_counts(search: Any) -> None:
+    """Checks what a search counts in an epoch: its children and their batches.
+
+    Args:
+      search: An object with the fields ``children``, ``children_per_step``,
+        ``batches`` and ``eval_batches``.
+
+    Raises:
+      SettingError: About one of them.
+    """
+    for name in ("children", "children_per_step", "eval_batches"):
+        check_int(search, name, 1)
+    check_int(search, "batches", 1, "in one call", most=MOST_OF_A_CALL)
+    most = MOST_INT // search.batches
+    require(search, "children", search.children <= most, f"at most {most}: {COUNTED}")
+    valid = search.children % search.children_per_step == 0
+    divisor = f"a divisor of the {search.children} children of an epoch"
+    require(search, "children_per_step", valid, divisor)
 
 
 def most_epochs(children: int, batches: int) -> int:

@@ -13,13 +13,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wpl_jax.common.settings import check_int
+from wpl_jax.common.settings import check_int, check_part
 from wpl_jax.devices.compiled import compiled
 from wpl_jax.devices.parallel import ONE_DEVICE, Devices
 from wpl_jax.engine.optimizers import Optimizer
 from wpl_jax.engine.training import Batch, TrainState, train_step
 from wpl_jax.supernet import Architecture, gather
-from wpl_jax.tasks import Data, Evaluation, Task
+from wpl_jax.tasks import Data, Evaluation, Task, check_task
 
 _MOST_PATIENCE = 10_000  # epochs, whose errors are part of the state
 
@@ -64,6 +64,9 @@ class Retraining:
 
     def __post_init__(self) -> None:
         """Checks the settings."""
+        check_task(self)
+        check_part(self, "optimizer", Optimizer)
+        check_part(self, "devices", Devices)
         check_int(self, "epochs", 1)
         check_int(self, "patience", 1, optional=True, most=_MOST_PATIENCE)
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wpl_jax.common.settings import MOST_SEED, check_int
+from wpl_jax.common.settings import MOST_SEED, check_int, check_number
 from wpl_jax.engine.plan import Plan, most_epochs
 from wpl_jax.errors import UserError, shorten
 from wpl_jax.jobs.search_loop import Job, advance_all, first_state, resumable
@@ -93,13 +93,18 @@ def run(
         search, before anything is compiled; or if training diverges.
       SystemExit: With a workdir, after a signal, once all is saved.
     """
-    arguments = types.SimpleNamespace(
-        epochs=epochs, seed=seed, learn_per_call=learn_per_call
-    )
+    if not isinstance(search, Search):
+        raise UserError(
+            f"search is {shorten(search)}, expected a wpl_jax.search.Search."
+        )
     most = most_epochs(search.children, search.batches)
+    check_arguments(seed, checkpoint_seconds)
+    arguments = types.SimpleNamespace(
+        epochs=epochs, learn_per_call=learn_per_call, max_bad_steps=max_bad_steps
+    )
     check_int(arguments, "epochs", 1, most=most)
-    check_int(arguments, "seed", 0, most=MOST_SEED)
     check_int(arguments, "learn_per_call", 1, optional=True)
+    check_int(arguments, "max_bad_steps", 1)
     plan, named = Plan(search, epochs, learn_per_call), find_loggers(loggers)
     dataset = own_if_none(search.task, dataset)
     search.task.check(dataset)
@@ -139,6 +144,17 @@ def run(
             state = job.state
     lines = whole_records(folder / METRICS_FILE)
     return _found(search, data, state, [_without_step(line) for line in lines])
+
+
+def check_arguments(seed: int, checkpoint_seconds: float) -> None:
+    """Checks the arguments that a search and a training in Python have in common.
+
+    Raises:
+      SettingError: About one of them.
+    """
+    arguments = types.SimpleNamespace(seed=seed, checkpoint_seconds=checkpoint_seconds)
+    check_int(arguments, "seed", 0, most=MOST_SEED)
+    check_number(arguments, "checkpoint_seconds", least=0)
 
 
 def start_of(

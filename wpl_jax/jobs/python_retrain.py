@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from wpl_jax.common.settings import MOST_INT, MOST_SEED, SettingError
+from wpl_jax.common.settings import MOST_INT, SettingError
 from wpl_jax.devices.parallel import ONE_DEVICE, Devices
 from wpl_jax.engine.optimizers import Optimizer
 from wpl_jax.engine.plan import COUNTED
@@ -16,7 +16,7 @@ from wpl_jax.errors import UserError
 from wpl_jax.evaluation import retrain as from_scratch
 from wpl_jax.evaluation.retrained import Kept
 from wpl_jax.evaluation.retraining import Retraining
-from wpl_jax.jobs.python import check_sizes, own_if_none, start_of
+from wpl_jax.jobs.python import check_arguments, check_sizes, own_if_none, start_of
 from wpl_jax.models.files import MODEL_FILE, keep_in
 from wpl_jax.models.model import Model
 from wpl_jax.runs import fingerprint
@@ -74,14 +74,13 @@ def retrain(
         if training diverges.
       SystemExit: With a workdir, after a signal, once all is saved.
     """
+    retraining = Retraining(task, optimizer, epochs, patience, devices)
     if not hasattr(task, "predictor"):
         raise UserError(
             f"{type(task).__name__} has no method predictor, which says how a model "
             "prepares its inputs: see wpl_jax.tasks.predictor."
         )
-    if not 0 <= seed <= MOST_SEED:
-        raise SettingError("seed", seed, f"a whole number from 0 to {MOST_SEED}")
-    retraining = Retraining(task, optimizer, epochs, patience, devices)
+    check_arguments(seed, checkpoint_seconds)
     machine = Machine(loggers=find_loggers(loggers))
     choice = _choice_of(task.space, architecture)
     dataset = own_if_none(task, dataset)

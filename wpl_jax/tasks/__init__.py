@@ -5,6 +5,7 @@ from wpl_jax.tasks.data_cache import DataCache as DataCache
 from wpl_jax.tasks.task import Data as Data
 from wpl_jax.tasks.task import Evaluation as Evaluation
 from wpl_jax.tasks.task import Task as Task
+from wpl_jax.tasks.task import check_task as check_task
 from wpl_jax.tasks.task import ranking as ranking
 
 # By name: dataclasses with the methods of :class:`Task`, whose space is given.

@@ -21,6 +21,7 @@ from wpl_jax.tasks.guessing import Guess
 from wpl_jax.tasks.kinds import PerExample
 from wpl_jax.tasks.network_call import call
 from wpl_jax.tasks.objective import Objective
+from wpl_jax.tasks.task import check_dataset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,12 +63,13 @@ class ArrayTask(ExampleTask):
         return cls.dataset
 
     def check(self, dataset: ArrayDataset) -> None:
-        """Checks the size of a batch, and what the network returns for one.
+        """Checks the size of a batch.
 
         Raises:
           SettingError: If a split is smaller than a batch.
-          UserError: If outputs and loss do not go together.
+          UserError: If it is no data set of such a task.
         """
+        check_dataset(dataset, ArrayDataset, "the task's open(), as it does for None,")
         counts = dataset.sizes
         smallest = min(counts, key=lambda name: counts[name])
         require(

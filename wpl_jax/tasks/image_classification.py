@@ -42,6 +42,7 @@ from wpl_jax.tasks.image_data import (
 )
 from wpl_jax.tasks.image_predictor import ImagePredictor
 from wpl_jax.tasks.objective import Objective
+from wpl_jax.tasks.task import check_dataset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,8 +151,10 @@ class ImageClassification(ExampleTask):
 
         Raises:
           SettingError: If one does not.
-          UserError: If the images are too small.
+          UserError: If it is no data set of images, or they are too small.
         """
+        made_by = "wpl_jax.data.images_of_arrays or load_images"
+        check_dataset(dataset, ImageDataset, made_by)
         counts = sizes(dataset)
         smallest = min(counts, key=lambda name: counts[name])
         require(

@@ -21,7 +21,7 @@ from wpl_jax.devices.axis import NO_AXIS
 from wpl_jax.devices.parallel import Devices
 from wpl_jax.spaces.words import Dropout, Hidden, RecurrentSpace
 from wpl_jax.tasks.guessing import Guess, of_words
-from wpl_jax.tasks.task import Evaluation, Score
+from wpl_jax.tasks.task import Evaluation, Score, check_dataset
 from wpl_jax.tasks.text_predictor import TextPredictor
 from wpl_jax.tasks.text_streams import (
     Data,
@@ -80,7 +80,13 @@ class LanguageModel:
         return load_text(**options)
 
     def check(self, dataset: TextDataset) -> None:
-        """Any text will do that has a batch in each split, which :meth:`put` checks."""
+        """Any text will do that has a batch in each split, which :meth:`put` checks.
+
+        Raises:
+          UserError: If it is no data set of text.
+        """
+        made_by = "wpl_jax.data.text_of_strings or load_text"
+        check_dataset(dataset, TextDataset, made_by)
 
     def space_sizes(self, dataset: TextDataset) -> dict[str, Any]:
         """The size of the vocabulary."""

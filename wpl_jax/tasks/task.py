@@ -5,8 +5,10 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from wpl_jax.common.settings import require
 from wpl_jax.devices.axis import NO_AXIS, Axis
 from wpl_jax.devices.parallel import Devices
+from wpl_jax.errors import UserError, shorten
 from wpl_jax.supernet import Architecture, Space
 from wpl_jax.tasks.guessing import Guess
 
@@ -19,6 +21,41 @@ class Evaluation(NamedTuple):
 
     loss: jax.Array  # float[...]; mean loss over what is predicted
     error: jax.Array  # float[...]; what people read: perplexity, per cent wrong
+
+
+def check_task(part: Any) -> None:
+    """Checks that a part has a task, with a space.
+
+    Args:
+      part: An object with the field ``task``.
+
+    Raises:
+      SettingError: If it is anything else, such as a class of tasks.
+    """
+    space = getattr(part.task, "space", None)
+    expected = (
+        "a task with a space, such as wpl_jax.tasks.language_model.LanguageModel(space)"
+    )
+    valid = Space in type(space).__mro__ and not isinstance(part.task, type)
+    require(part, "task", valid, expected)
+
+
+def check_dataset(dataset: Any, kind: type, made_by: str) -> None:
+    """Checks that a data set is of the type that a task takes.
+
+    Args:
+      dataset: The data set.
+      kind: Its type.
+      made_by: What makes one, for the message.
+
+    Raises:
+      UserError: If it is anything else, such as a pair of arrays.
+    """
+    if not isinstance(dataset, kind):
+        raise UserError(
+            f"dataset is {shorten(dataset)}, expected the {kind.__name__} that "
+            f"{made_by} returns."
+        )
 
 
 class Score(NamedTuple):

@@ -54,8 +54,11 @@ def find_loggers(names: Sequence[Any]) -> tuple[NamedLogger, ...]:
         of a :class:`Logged`. ``"tensorboard"`` may be among them, and changes nothing.
 
     Raises:
-      UserError: If there is no logger of a name, or a package is missing.
+      UserError: If they are no sequence, there is no logger of a name, or a package
+        is missing.
     """
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        raise UserError(f'loggers is {shorten(names)}, expected a list: ["wandb"].')
     found = []
     for name in names:
         if callable(name):
