@@ -251,6 +251,46 @@ def test_arrays_are_a_data_set():
     assert [len(s.labels) for s in (data.train, data.valid, data.test)] == [51, 9, 6]
     with pytest.raises(DataError, match="labels of train"):
         images_of_arrays((images, labels[:-1]))
+    again = images_of_arrays(
+        [images, labels], valid=9, test=[images[:6] // 2, labels[:6]]
+    )
+    np.testing.assert_array_equal(again.train.images, data.train.images)
+
+
+IMAGES, LABELS = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3)), np.arange(6)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"train": 0.5}, r"argument train: found 0\.5; expected a pair \(images, lab"),
+        ({"train": (1, 2, 3)}, "argument train: found .* expected a pair"),
+        ({"class_names": "abc"}, "argument class_names: found 'abc'"),
+        ({"seed": "0"}, "argument seed: found '0'"),
+        (
+            {"train": (np.uint8(IMAGES).transpose(0, 3, 1, 2), LABELS)},
+            r"shape \(6, 3, 8, 8\), which looks like channels first",
+        ),
+        (
+            {"train": (np.ma.masked_array(np.uint8(IMAGES), IMAGES == 0), LABELS)},
+            "images of train: found masked values",
+        ),
+        (
+            {"train": ([[[1], [2]], [[3]]], LABELS)},
+            "of type list that numpy cannot read",
+        ),
+    ],
+)
+def test_what_is_no_array_of_images_is_named(given, said):
+    with pytest.raises(DataError, match=said):
+        images_of_arrays(**{"train": (np.uint8(IMAGES), LABELS), **given})
+
+
+def test_what_is_no_text_is_named():
+    for name, text in (("train", b"a b"), ("valid", None), ("test", ["a", "b"])):
+        given = {"train": "a b c\n", "valid": "a\n", "test": "b\n"} | {name: text}
+        with pytest.raises(DataError, match=f"argument {name}: found .*expected text"):
+            text_of_strings(**given)
 
 
 def test_going_back_takes_the_state_of_the_landmark_and_its_records():

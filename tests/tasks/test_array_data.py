@@ -1,12 +1,14 @@
 """Arrays of one's own: what is wrong with them is said, and splits are disjoint."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.tabular import numbers
 
 import wpl_jax
 from wpl_jax.data import DataError
+from wpl_jax.errors import UserError
 from wpl_jax.tasks.array_data import place
 
 X, Y = numbers(20)
@@ -36,6 +38,16 @@ def with_value(array, place, value):
         ((X * 1e39, Y), "values beyond float32"),
         ((X, np.full(20, 2**40)), "values beyond int32"),
         (X, r"argument train: found .*expected a pair \(inputs, targets\)"),
+        (
+            (np.ma.masked_array(X, X[3, 1] == X), Y),
+            "masked values in example 3; 1 of 20 examples",
+        ),
+        (
+            ([[1.0, 2.0], [3.0]] * 10, Y),
+            "inputs of train: found a value of type list that numpy",
+        ),
+        ((X[:, :0], Y), r"inputs of train: found an array of shape \(20, 0\)"),
+        ((X, Y[:, :0]), r"targets of train: found an array of shape \(20, 0\)"),
     ],
 )
 def test_wrong_arrays_are_named(train, said):
@@ -64,6 +76,8 @@ def test_splits_fit_together(arguments, said):
     [
         (np.arange(20) % 3 - 1, "found the class -1"),
         (np.arange(20) / 2, "targets that are floats, such as 0.0"),
+        (np.array(["cat", "dog"] * 10), "such as .*'cat'.*number the classes from 0"),
+        (np.zeros((20, 0), int), r"found an array of shape \(20, 0\)"),
     ],
 )
 def test_classes_are_numbers_from_zero(targets, said):
@@ -73,6 +87,41 @@ def test_classes_are_numbers_from_zero(targets, said):
         wpl_jax.task(
             kind="classification", train=(X, np.arange(20) % 3), class_names=["a", "b"]
         )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"class_names": "ab"}, "argument class_names: found 'ab'; expected a list"),
+        ({"class_names": 2}, "argument class_names: found 2"),
+        ({"seed": "0"}, "argument seed: found '0'"),
+        ({"seed": -1, "valid": (X, np.arange(20) % 2)}, "argument seed: found -1"),
+        ({"metrics": [abs]}, "metrics is .*, expected functions by name"),
+        ({"kind": ["classification"]}, "kind is .*, expected one of"),
+        ({"standardize": np.array([True, False])}, "standardize is"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, said):
+    given = {"kind": "classification", "train": (X, np.arange(20) % 2), **arguments}
+    with pytest.raises(UserError, match=said):
+        wpl_jax.task(**given)
+
+
+class OnDevice:
+    """An array of a library that numpy does not read, as PyTorch on a GPU."""
+
+    def __array__(self, dtype=None, copy=None):
+        raise TypeError("can't convert device type tensor to numpy")
+
+
+def test_arrays_of_other_libraries_and_types_are_read_or_named():
+    half = jnp.asarray(X, jnp.bfloat16)
+    task = wpl_jax.task(kind="regression", train=(half, jnp.float16(Y)))
+    exact = {tuple(row) for row in np.asarray(half, np.float64)}
+    assert task.dataset.train.inputs.dtype == np.float32
+    assert {tuple(row) for row in np.float64(task.dataset.train.inputs)} <= exact
+    with pytest.raises(DataError, match="type OnDevice that numpy cannot read"):
+        wpl_jax.task(kind="regression", train=(OnDevice(), Y))
 
 
 def test_examples_are_held_out_at_random_and_once():

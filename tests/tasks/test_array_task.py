@@ -330,6 +330,18 @@ def put_numbers(**arguments):
             r"sample_targets returns float32\[\]",
         ),
         (
+            {"kind": "regression", "sample_targets": lambda outputs: outputs},
+            "sample_targets fails for a key and outputs",
+        ),
+        (
+            {"kind": "regression", "reward": lambda error: -error},
+            "reward fails for a loss and an error",
+        ),
+        (
+            {"kind": "regression", "reward": lambda loss, error: jnp.zeros(4)},
+            r"reward returns float32\[4\] for a loss and an error",
+        ),
+        (
             {"kind": "regression", "space": Layers((3,), (2,))},
             r"returns the shape \(4, 2\) for targets of shape \(4, 1\)",
         ),
@@ -346,6 +358,15 @@ def test_scores_of_classes_have_an_axis_more():
     task = wpl_jax.task(kind="classification", train=(x, np.arange(30) % 2))
     one = task(Layers((3,), (1,)), batch_size=4)
     with pytest.raises(UserError, match=r"expected \(4, 'classes'\)"):
+        one.put(one.open(), ONE_DEVICE)
+
+
+def test_a_column_of_classes_is_named():
+    x, _ = numbers(30)
+    classes = np.arange(30).reshape(-1, 1) % 2
+    task = wpl_jax.task(kind="classification", train=(x, classes))
+    one = task(Layers((3,), (2,)), batch_size=4)
+    with pytest.raises(UserError, match=r"Give targets as y\.reshape\(-1\)"):
         one.put(one.open(), ONE_DEVICE)
 
 

@@ -5,9 +5,11 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
+import jax
 import numpy as np
 
 from wpl_jax.data.errors import DataError
+from wpl_jax.errors import shorten
 
 _T = TypeVar("_T")
 
@@ -87,3 +89,80 @@ def require_int(value: Any, argument: str, least: int, why: str = "") -> int:
         remedy = f"set for instance {argument}={least}"
         raise DataError(f"argument {argument}", repr(value), expected, remedy, argument)
     return int(value)
+
+
+def require_pair(given: Any, argument: str, examples: str) -> tuple[Any, Any]:
+    """The two members of a split that is in memory.
+
+    Args:
+      given: As the caller gave it.
+      argument: The argument's name, for the message.
+      examples: What the two are, such as "(images, labels)".
+
+    Raises:
+      DataError: It is no pair.
+    """
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        raise DataError(
+            f"argument {argument}",
+            shorten(given),
+            f"a pair {examples}",
+            f"pass {argument}={examples}",
+        )
+    return given[0], given[1]
+
+
+def require_array(given: Any, where: str) -> np.ndarray:
+    """What numpy makes of an array of any library, or of a list.
+
+    Floats that numpy has no type of its own for, such as bfloat16, become float32.
+
+    Args:
+      given: As the caller gave it.
+      where: What it is, for the message.
+
+    Raises:
+      DataError: numpy makes no array of it, or values of it are masked.
+    """
+    try:
+        found = np.asarray(given)
+    # Of libraries that hold arrays elsewhere, or whose types numpy does not have.
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise DataError(
+            where,
+            f"a value of type {type(given).__name__} that numpy cannot read ({error})",
+            "an array of numbers, in which all examples have one shape",
+            "pass a NumPy array",
+        ) from error
+    if np.ma.is_masked(given):
+        rows = np.ma.getmaskarray(given).reshape(len(found), -1).any(1)
+        raise DataError(
+            where,
+            f"masked values in example {np.flatnonzero(rows)[0]}; {rows.sum():,} of "
+            f"{len(found):,} examples have some",
+            "values that are there",
+            "leave out these examples, or fill in what is missing",
+        )
+    is_float = jax.dtypes.issubdtype(found.dtype, np.floating)
+    if is_float and not np.issubdtype(found.dtype, np.floating):
+        return found.astype(np.float32)
+    return found
+
+
+def require_names(given: Any) -> tuple[str, ...]:
+    """Names of classes, in their order.
+
+    Raises:
+      DataError: They are no sequence, or a single text.
+    """
+    listed = isinstance(given, list | tuple) or (
+        isinstance(given, np.ndarray) and given.ndim == 1
+    )
+    if not listed:
+        raise DataError(
+            "argument class_names",
+            shorten(given),
+            "a list with the name of each class",
+            "pass class_names=['first', 'second', ...]",
+        )
+    return tuple(map(str, given))

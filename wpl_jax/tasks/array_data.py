@@ -10,11 +10,26 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from wpl_jax.common.counted import counted
+from wpl_jax.data.arguments import (
+    require_array,
+    require_int,
+    require_names,
+    require_pair,
+)
 from wpl_jax.data.errors import DataError
 from wpl_jax.data.images.holdout import check_share
 from wpl_jax.errors import printable, shorten
 
 SPLITS = ("train", "valid", "test")
+# How what is no number is mended.
+_REPLACE = (
+    "replace text by numbers, such as one column for each category, and leave out or "
+    "fill what is missing"
+)
+_NUMBER = (
+    "number the classes from 0, as numpy.unique(targets, return_inverse=True) does, "
+    "and pass their names as class_names"
+)
 _MOST = {"float32": 3.4028234663852886e38, "int32": 2**31 - 1}
 
 
@@ -104,6 +119,7 @@ def read_arrays(
     Raises:
       DataError: If an array is not what it should be.
     """
+    seed = require_int(seed, "seed", 0)
     splits: dict[str, Examples] = {}
     shares: dict[str, int | float] = {}
     for name, given in zip(SPLITS, (train, valid, test), strict=True):
@@ -128,7 +144,7 @@ def to_inputs(inputs: ArrayLike, where: str) -> np.ndarray:
     Raises:
       DataError: If they are of another dtype, or one of them is not finite.
     """
-    found = _as_array(inputs, where)
+    found = _as_array(inputs, where, _REPLACE)
     if found.ndim < 2:
         raise DataError(
             where,
@@ -136,19 +152,15 @@ def to_inputs(inputs: ArrayLike, where: str) -> np.ndarray:
             "the shape [examples, ...], with at least one axis for an input",
             "give one number for each example as x.reshape(-1, 1)",
         )
+    _check_not_empty(found, where)
     return found
 
 
 def _examples(given: Any, name: str, kind: str | None) -> Examples:
-    if not isinstance(given, tuple | list) or len(given) != 2:
-        raise DataError(
-            f"argument {name}",
-            shorten(given),
-            "a pair (inputs, targets)",
-            f"pass {name}=(x, y)",
-        )
-    inputs = to_inputs(given[0], f"inputs of {name}")
-    targets = _as_array(given[1], f"targets of {name}")
+    x, y = require_pair(given, name, "(inputs, targets)")
+    inputs = to_inputs(x, f"inputs of {name}")
+    is_class = kind == "classification"
+    targets = _as_array(y, f"targets of {name}", _NUMBER if is_class else _REPLACE)
     if len(inputs) < 2:
         raise DataError(
             f"inputs of {name}",
@@ -164,16 +176,17 @@ def _examples(given: Any, name: str, kind: str | None) -> Examples:
             f"{len(inputs)}, one for each input",
             "give inputs and targets with the same leading axis, the examples",
         )
-    if kind == "classification":
+    _check_not_empty(targets, f"targets of {name}")
+    if is_class:
         _check_classes(targets, f"targets of {name}")
     if kind == "regression":
         targets = targets.astype(np.float32)
     return Examples(inputs, targets)
 
 
-def _as_array(given: Any, where: str) -> np.ndarray:
+def _as_array(given: Any, where: str, remedy: str) -> np.ndarray:
     """An array of finite numbers, ``float32`` or ``int32``."""
-    found = np.asarray(given)
+    found = require_array(given, where)
     if found.dtype == bool or np.issubdtype(found.dtype, np.integer):
         dtype, is_float = "int32", False
     elif np.issubdtype(found.dtype, np.floating):
@@ -184,8 +197,7 @@ def _as_array(given: Any, where: str) -> np.ndarray:
             where,
             f"values of dtype {found.dtype}{example}",
             "numbers",
-            "replace text by numbers, such as one column for each category, and leave "
-            "out or fill what is missing",
+            remedy,
         )
     if is_float and not np.isfinite(found).all():
         rows = ~np.isfinite(found).reshape(len(found), -1).all(1)
@@ -206,13 +218,23 @@ def _as_array(given: Any, where: str) -> np.ndarray:
 
 
 def _check_classes(targets: np.ndarray, where: str) -> None:
-    remedy = "number the classes from 0, and pass the numbers as int"
     if targets.dtype != np.int32:
         found = f"targets that are floats, such as {targets.flat[0]}"
-        raise DataError(where, found, "numbers of classes, whole", remedy)
+        raise DataError(where, found, "numbers of classes, whole", _NUMBER)
     if targets.min() < 0:
         found = f"the class {targets.min()}"
-        raise DataError(where, found, "classes from 0 to C - 1", remedy)
+        raise DataError(where, found, "classes from 0 to C - 1", _NUMBER)
+
+
+def _check_not_empty(found: np.ndarray, where: str) -> None:
+    """Checks that an example has values; without examples there is nothing to check."""
+    if 0 in found.shape[1:]:
+        raise DataError(
+            where,
+            f"an array of shape {found.shape}",
+            "at least one value for an example",
+            "pass the array that has them",
+        )
 
 
 def _check_alike(splits: dict[str, Examples]) -> None:
@@ -258,7 +280,7 @@ def _class_names(
     most = max(int(split.targets.max()) for split in splits.values())
     if given is None:
         return tuple(map(str, range(max(most + 1, 2))))
-    names = tuple(map(str, given))
+    names = require_names(given)
     if len(names) <= most:
         raise DataError(
             "argument class_names",

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wpl_jax.errors import UserError
+from wpl_jax.common.counted import counted
+from wpl_jax.data.arguments import require_array
+from wpl_jax.errors import UserError, shorten
 from wpl_jax.supernet import Architecture, Space
 from wpl_jax.tasks.array_data import to_inputs
 from wpl_jax.tasks.kinds import KINDS
@@ -61,14 +64,16 @@ class ArrayPredictor:
         Raises:
           UserError: If they have another size, or are not finite.
         """
-        found = np.asarray(inputs)
+        found = require_array(inputs, "inputs")
         if found.shape == self.shape:
             found = found[None]
         if found.ndim != len(self.shape) + 1 or found.shape[1:] != self.shape:
             raise UserError(
-                f"The inputs have shape {np.shape(inputs)}, expected "
+                f"The inputs have shape {found.shape}, expected "
                 f"[n, {', '.join(map(str, self.shape))}], that of the training inputs."
             )
+        if self.dtype == "float32" and np.issubdtype(found.dtype, np.integer):
+            found = found.astype(np.float64)  # Beyond int32 they are numbers as well.
         found = to_inputs(found, "inputs")
         if self.dtype == "int32" and found.dtype != np.int32:
             raise UserError(
@@ -138,9 +143,9 @@ class ArrayPredictor:
         """A row for each example of a ``.npy`` or ``.csv`` file.
 
         A ``.csv`` file has a row for each example and a column for each feature; a
-        first row without numbers is skipped. The columns of the table are the number of
-        the example and, of classes, the class, its probability and the probabilities of
-        all; otherwise the outputs.
+        first row without a number has their names, and is skipped. The columns of the
+        table are the number of the example and, of classes, the class, its probability
+        and the probabilities of all; otherwise the outputs.
         """
         inputs = self._read(path)
         if self.classes:
@@ -177,7 +182,7 @@ class ArrayPredictor:
             if path.suffix.lower() == ".csv":
                 return self._checked(path, self._read_csv(path))
             return self._checked(path, np.load(path, allow_pickle=False))
-        except (OSError, EOFError, UnicodeDecodeError) as error:
+        except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
             raise UserError(f"{path} cannot be read: {error}.") from error
         except UserError:
             raise
@@ -194,18 +199,35 @@ class ArrayPredictor:
             raise UserError(f"{path}: {error}") from error
 
     def _read_csv(self, path: Path) -> np.ndarray:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.reader(file) if row]
-        if rows and not _are_numbers(rows[0]):
-            rows = rows[1:]
+        # With the mark that spreadsheets begin a file with, or without.
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            lines = [(reader.line_num, row) for row in reader if row]
+        if lines and not any(map(_is_number, lines[0][1])):
+            lines = lines[1:]  # The names of the columns.
+        if not lines:
+            raise ValueError("it has no line of numbers")
+        rows = [self._numbers(number, row) for number, row in lines]
+        return np.array(rows).reshape(len(rows), *self.shape)
+
+    def _numbers(self, line: int, row: list[str]) -> list[Any]:
+        """The numbers of a line; a ValueError about what is none."""
+        size = math.prod(self.shape)
+        if len(row) != size:
+            raise ValueError(
+                f"line {line} has {counted(len(row), 'value')}, expected {size}, those "
+                "of one input, separated by commas and without an index"
+            )
+        wrong = [cell for cell in row if not _is_number(cell)]
+        if wrong:
+            raise ValueError(f"line {line} has {shorten(wrong[0])} among its numbers")
         dtype = np.int64 if self.dtype == "int32" else np.float64
-        inputs = np.array([[dtype(x) for x in row] for row in rows], dtype)
-        return inputs.reshape(len(rows), *self.shape) if inputs.size else inputs
+        return [dtype(cell) for cell in row]
 
 
-def _are_numbers(row: list[str]) -> bool:
+def _is_number(cell: str) -> bool:
     try:
-        [float(x) for x in row]
+        float(cell)
     except ValueError:
         return False
     return True

@@ -11,7 +11,7 @@ import numpy as np
 from wpl_jax.common.settings import check_choice, check_int, require
 from wpl_jax.devices.axis import NO_AXIS
 from wpl_jax.devices.parallel import Devices
-from wpl_jax.errors import UserError
+from wpl_jax.errors import UserError, shorten
 from wpl_jax.spaces.images import Noise
 from wpl_jax.supernet import Architecture, Space, gather
 from wpl_jax.tasks.array_data import ArrayDataset, Data, place, read_arrays
@@ -268,6 +268,11 @@ def task(
       >>> print(Sums.dataset.describe())
       sums: examples 72 train, 8 valid, 20 test; inputs 3; targets 1
     """
+    if not isinstance(metrics or {}, Mapping):
+        raise UserError(
+            f"metrics is {shorten(metrics)}, expected functions by name, such as "
+            '{"MAE": distance}.'
+        )
     objective = Objective(
         loss,
         kind,
@@ -277,7 +282,7 @@ def task(
         reward,
         loss_name,
     )
-    if standardize not in (False, True):
+    if not isinstance(standardize, bool | np.bool_):
         raise UserError(f"standardize is {standardize!r}, expected True or False.")
     if class_names is not None and kind != "classification":
         raise UserError('class_names are for kind="classification": leave them out.')
@@ -292,7 +297,7 @@ def task(
     )
     content = {
         "objective": objective,
-        "standardize": standardize,
+        "standardize": bool(standardize),
         "dataset": dataset,
         "__doc__": f"The task of {name}.",
         "__module__": __name__,

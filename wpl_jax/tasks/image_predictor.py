@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wpl_jax.data.arguments import require_array
 from wpl_jax.data.images.files import find_images
 from wpl_jax.data.images.pixels import read_pixels
 from wpl_jax.devices.axis import NO_AXIS
@@ -58,7 +59,7 @@ class ImagePredictor:
         Raises:
           UserError: If they have another size or dtype.
         """
-        images = np.asarray(inputs)
+        images = require_array(inputs, "images")
         height, width, channels = self.image_shape
         if images.dtype != np.uint8:
             raise UserError(
@@ -71,7 +72,7 @@ class ImagePredictor:
             images = images[None]
         if images.ndim != 4 or images.shape[1:] != self.image_shape:
             raise UserError(
-                f"The images have shape {np.shape(inputs)}, expected "
+                f"The images have shape {images.shape}, expected "
                 f"[n, {height}, {width}, {channels}], the size of the training images."
             )
         return images

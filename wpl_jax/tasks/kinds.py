@@ -99,10 +99,12 @@ class Classification(Kind):
         """One more axis than targets have, of at least two scores."""
         fits = outputs.shape[:-1] == targets.shape and outputs.ndim == targets.ndim + 1
         if not fits or outputs.shape[-1] < 2:
+            several = targets.shape[1:] == (1,)
+            advice = " Give targets as y.reshape(-1) if each is one class."
             raise UserError(
                 f"The network returns the shape {outputs.shape} for targets of shape "
                 f"{targets.shape}, expected {(*targets.shape, 'classes')}: a score for "
-                "each of at least two classes."
+                f"each of at least two classes.{advice if several else ''}"
             )
 
     def predictions(self, outputs):

@@ -1,7 +1,8 @@
 """What a task of one's own minimises and reports: functions of outputs and targets."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -45,7 +46,7 @@ class Objective:
 
     def __post_init__(self) -> None:
         """Checks what is known without outputs."""
-        if self.kind not in KINDS:
+        if not isinstance(self.kind, str | None) or self.kind not in KINDS:
             known = sorted(filter(None, KINDS))
             raise UserError(f"kind is {self.kind!r}, expected one of {known}, or None.")
         if self.loss is None and self.of_kind.loss is None:
@@ -147,11 +148,20 @@ class Objective:
             _check_per_example(name, function, outputs, targets)
         if self.can_sample:
             self._check_samples(outputs, targets)
+        number = jax.ShapeDtypeStruct((), jnp.float32)
+        with _failing("reward", "a loss and an error"):
+            reward = jax.eval_shape(self.reward_of, number, number)
+        if getattr(reward, "shape", None) != ():
+            raise UserError(
+                f"reward returns {_form(reward)} for a loss and an error, expected "
+                "float32[], a number."
+            )
 
     def _check_samples(self, outputs, targets):
         one = [jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in (outputs, targets)]
         key = jax.eval_shape(lambda: jax.random.key(0))
-        drawn = jax.eval_shape(self.sample, key, one[0])
+        with _failing("sample_targets", f"a key and outputs {_form(one[0])}"):
+            drawn = jax.eval_shape(self.sample, key, one[0])
         if getattr(drawn, "shape", None) != one[1].shape:
             raise UserError(
                 f"sample_targets returns {_form(drawn)} for one example, expected the "
@@ -225,13 +235,8 @@ class Objective:
 
 def _check_per_example(name: str, function: Any, outputs: Any, targets: Any) -> None:
     count = targets.shape[0]
-    try:
+    with _failing(name, f"outputs {_form(outputs)} and targets {_form(targets)}"):
         found = jax.eval_shape(function, outputs, targets)
-    except (TypeError, ValueError) as error:
-        raise UserError(
-            f"{name} fails for outputs {_form(outputs)} and targets {_form(targets)}: "
-            f"{error}"
-        ) from error
     if getattr(found, "shape", None) == (count,) and jnp.issubdtype(
         found.dtype, jnp.floating
     ):
@@ -246,6 +251,19 @@ def _check_per_example(name: str, function: Any, outputs: Any, targets: Any) -> 
         f"{_form(targets)}, expected float32[{count}], a number for each example. "
         f"{advice}."
     )
+
+
+@contextlib.contextmanager
+def _failing(name: str, arguments: str) -> Iterator[None]:
+    """Names a function of the user that does not take its arguments.
+
+    Raises:
+      UserError: In place of a TypeError or ValueError.
+    """
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name} fails for {arguments}: {error}") from error
 
 
 def _form(x: Any) -> str:

@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from wpl_jax.data.arguments import check_options, choose, require_int
+from wpl_jax.data.arguments import (
+    check_options,
+    choose,
+    require_array,
+    require_int,
+    require_names,
+    require_pair,
+)
 from wpl_jax.data.files import PathLike
 from wpl_jax.data.images.checks import as_split, check_source
 from wpl_jax.data.images.contrast import check_contrast
@@ -155,6 +162,7 @@ def images_of_arrays(
     test: tuple[ArrayLike, ArrayLike] | int | float = 0.2,
     *,
     class_names: Sequence[str] | None = None,
+    channels_last: bool = False,
     seed: int = 0,
 ) -> ImageDataset:
     """A data set of images that are in memory.
@@ -165,19 +173,23 @@ def images_of_arrays(
         number or a fraction of them.
       test: The same for testing.
       class_names: Of label i at position i; None for the labels' digits.
+      channels_last: Whether the last axis is the channels although its length looks
+        like a height or width, as that of images of [9, 16, 12] does.
       seed: Of the random hold-outs.
 
     Raises:
       DataError: If an array is not what it should be.
     """
-    names = None if class_names is None else tuple(map(str, class_names))
+    names = None if class_names is None else require_names(class_names)
+    seed = require_int(seed, "seed", 0)
     splits: dict[str, Split | None] = {}
     shares: dict[str, int | float] = {"valid": 0.1, "test": 0.2}
     for name, found in (("train", train), ("valid", valid), ("test", test)):
-        if isinstance(found, tuple):
-            images, labels = map(np.asarray, found)
+        if name == "train" or isinstance(found, tuple | list):
             where = f"images of {name}", f"labels of {name}"
-            splits[name] = as_split(images, labels, where, channels_last=True)
+            pair = require_pair(found, name, "(images, labels)")
+            images, labels = map(require_array, pair, where)
+            splits[name] = as_split(images, labels, where, channels_last)
         else:
             splits[name], shares[name] = None, check_share(found, name)
     source = Source(**splits, class_names=names, name="arrays")  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from wpl_jax.data.text.formats import TEXT_FORMATS
 from wpl_jax.data.text.levels import LEVELS, Level
 from wpl_jax.data.text.source import TextSource, TextSplit
 from wpl_jax.data.text.vocabulary import build_vocabulary, encode
-from wpl_jax.errors import printable
+from wpl_jax.errors import printable, shorten
 
 _SPLITS = ("train", "valid", "test")
 
@@ -164,6 +164,10 @@ def text_of_strings(
     _check_vocabulary_size(max_vocabulary, level, cut)
     min_count = require_int(min_count, "min_count", 1)
     splits = {"train": train, "valid": valid, "test": test}
+    for name, text in splits.items():
+        if not isinstance(text, str):
+            expected, remedy = "text", "join its lines, or decode its bytes"
+            raise DataError(f"argument {name}", shorten(text), expected, remedy)
     source = TextSource(
         **{name: TextSplit(text, f"text of {name}") for name, text in splits.items()},
         name="strings",
