@@ -31,6 +31,8 @@ WRONG_FLAGS = {
     "mode": (["--mode=reprot"], ["--mode=reprot", "'run'", "Did you mean report?"]),
     "share": (["--share=3/2"], ["--share='3/2'", "1 <= I <= N"]),
     "positional": (["run"], ["Unexpected arguments: ['run']"]),
+    "home": (["--workdir=~nobody_here/run"], ["--workdir is '~nobody_here/run'"]),
+    "home of input": (["--input=~nobody_here/a"], ["--input is '~nobody_here/a'"]),
     "no file": (["--config=configs/nowhere.py"], ["configs/nowhere.py"]),
     # The digits need no path, but a user may bring data to their configuration.
     "no data": (

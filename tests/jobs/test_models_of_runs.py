@@ -1,6 +1,7 @@
 """``--mode=predict`` and ``--mode=export`` on the model of a run."""
 
 import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from helpers.models import make_inputs, make_model
 
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.jobs import registry as jobs
+from wpl_jax.jobs.modes import predict
 from wpl_jax.models.files import MODEL_FILE, model_to_bytes
 from wpl_jax.runs.machine import Machine
 
@@ -68,9 +70,23 @@ def test_files_are_exported_by_format(workdir, capsys):
         ),
         ("export", Machine(input="a"), "--input changes nothing in --mode=export"),
         ("report", Machine(), "--mode=report needs a configuration"),
+        (
+            "predict",
+            Machine(input=Path("a"), output=Path("nowhere/found.csv")),
+            "nowhere/found.csv cannot be written: there is no folder nowhere",
+        ),
+        (
+            "predict",
+            Machine(input=Path("a"), output=Path("/")),
+            "/ cannot be written: it is a folder",
+        ),
     ],
 )
-def test_wrong_flags_are_named(mode, machine, said, workdir, tmp_path):
+def test_wrong_flags_are_named(mode, machine, said, workdir, monkeypatch):
+    def load(*args):
+        raise AssertionError("A model was read before the flags were checked.")
+
+    monkeypatch.setattr(predict, "load", load)
     with pytest.raises((ConfigError, UserError), match=said):
         jobs.run(None, workdir, mode, machine)
 

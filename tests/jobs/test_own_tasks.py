@@ -3,6 +3,8 @@
 import csv
 import itertools
 import json
+import signal
+import threading
 
 import numpy as np
 import pytest
@@ -90,6 +92,44 @@ def test_what_is_found_is_trained_from_scratch_and_loaded(found, tmp_path):
         loaded(X[:5, :2])
     with pytest.raises(UserError, match="inputs: found NaN in example 0"):
         loaded(np.full((2, 3), np.nan))
+
+
+class Interrupts:
+    """A logger at whose first record Ctrl-C is pressed."""
+
+    def __init__(self, logged):
+        del logged
+
+    def log(self, step, values):
+        del values
+        if step == 0:
+            signal.raise_signal(signal.SIGINT)
+
+    def close(self):
+        pass
+
+
+@pytest.mark.slow
+def test_a_training_in_memory_is_interrupted_as_python_is(tmp_path, monkeypatch):
+    """Nothing of it is saved, so that it must not say so and end the program."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    task, settings = Sines(SPACE, batch_size=8), {"optimizer": Sgd(0.1), "epochs": 2}
+    interrupted = {**settings, "loggers": [Interrupts]}
+    with pytest.raises(KeyboardInterrupt):
+        wpl_jax.retrain(task, [0, 1], **interrupted)
+    with pytest.raises(SystemExit):
+        wpl_jax.retrain(task, [0, 1], workdir="~/kept", **interrupted)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    made = []
+
+    def resume():
+        made.append(wpl_jax.retrain(task, [0, 1], workdir="~/kept", **settings))
+
+    thread = threading.Thread(target=resume)
+    thread.start()
+    thread.join()
+    whole = wpl_jax.retrain(task, [0, 1], **settings)
+    np.testing.assert_array_equal(made[0](X[:3]), whole(X[:3]))
 
 
 @pytest.mark.parametrize(

@@ -158,3 +158,21 @@ def test_exit_code_of_a_signal_that_came_to_another_process_is_of_sigterm():
     with StopRequest() as stop:
         assert not stop.asked()
         assert stop.exit_code() == 143
+
+
+def test_in_another_thread_signals_are_left_to_the_main_one(earlier):
+    """Servers and some notebooks run what a user writes in threads of their own."""
+    found = []
+
+    def job():
+        with StopRequest() as stop:
+            found.append(stop.asked())
+
+    thread = threading.Thread(target=job)
+    with StopRequest() as stop:
+        thread.start()
+        thread.join()
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.asked()
+    assert found == [False]
+    assert earlier == []

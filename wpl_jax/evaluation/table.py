@@ -35,6 +35,7 @@ from typing import Any
 
 import numpy as np
 
+from wpl_jax.common.paths import as_path
 from wpl_jax.errors import UserError, shorten
 from wpl_jax.spaces.nasbench201_architectures import OPERATIONS, to_string
 
@@ -203,8 +204,9 @@ def read(path: str | Path) -> Table:
         "expected a CSV file with a header, columns 'space' and 'choice', and others "
         "of numbers."
     )
+    file_path = as_path(path, "the path of a table")
     try:
-        with Path(path).open(newline="", encoding="utf-8") as file:
+        with file_path.open(newline="", encoding="utf-8") as file:
             header, *rows = list(csv.reader(file, strict=True)) or [[]]
         if not rows or not {"space", "choice"} <= set(header):
             raise ValueError(f"{len(rows)} rows, columns {', '.join(header)}")

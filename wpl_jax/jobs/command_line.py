@@ -1,6 +1,7 @@
 """Fields of a configuration on the command line: parsers, and who reads them."""
 
 import ast
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -115,7 +116,10 @@ def register_parsers(config_flag: flags.Flag, argv: Sequence[str]) -> None:
 
 
 def with_built_in(argv: Sequence[str]) -> list[str]:
-    """Arguments with the file of a built-in configuration in place of its name."""
+    """Arguments with the file of a built-in configuration in place of its name.
+
+    In the path of another one, ``~`` is the home folder.
+    """
     found = list(argv)
     for i, argument in enumerate(found):
         if argument in ("--config", "-config") and i + 1 < len(found):
@@ -128,6 +132,7 @@ def with_built_in(argv: Sequence[str]) -> list[str]:
 
 def _built_in(value: str) -> str:
     """The file of a built-in configuration; what follows a colon is its argument."""
+    value = os.path.expanduser(value)
     name, colon, argument = value.partition(":")
     path = Path(wpl_jax.__file__).parent / "configs" / f"{name}.py"
     is_name = re.fullmatch(r"[a-z]\w*", name) is not None

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from wpl_jax.common.paths import as_path
 from wpl_jax.errors import UserError, shorten
 from wpl_jax.evaluation import table as tables
 from wpl_jax.reports import comparison, found, measures, paired
@@ -40,8 +41,9 @@ def labelled(arguments: Sequence[str]) -> list[tuple[str | None, Path]]:
     runs: list[tuple[str | None, Path]] = []
     for argument in arguments:
         label, equals, folder = argument.partition("=")
-        given = equals and not Path(argument).exists()
-        runs.append((label, Path(folder)) if given else (None, Path(argument)))
+        given = equals and not as_path(argument, "a run").exists()
+        path = as_path(folder if given else argument, "a run", "[LABEL=]FOLDER")
+        runs.append((label if given else None, path))
     own = [path.resolve().name for label, path in runs if label is None]
     names = own + [label for label, _ in runs if label is not None]
     if twice := [name for name in own if names.count(name) > 1]:
@@ -126,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--main", help="of files: the arm that others are compared with"
     )
     parser.add_argument(
-        "--out", required=True, type=Path, help="folder for the page and the tables"
+        "--out", required=True, help="folder for the page and the tables"
     )
     parser.add_argument(
         "--table",
@@ -144,15 +146,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.stdout = console.lasting(sys.stdout)
     try:
         budgets = given.budget or [12_000.0]
-        files = [Path(run) for run in given.runs if run.endswith(".csv")]
+        out = as_path(given.out, "--out")
+        files = [as_path(run, "a run") for run in given.runs if run.endswith(".csv")]
         if files and len(files) == len(given.runs):
-            print(compare_rows(files, given.out, given.main))
+            print(compare_rows(files, out, given.main))
         else:
-            print(compare(labelled(given.runs), given.out, given.table, budgets))
+            print(compare(labelled(given.runs), out, given.table, budgets))
     except UserError as error:
         print(f"Error: {error}", file=console.lasting(sys.stderr))
         sys.exit(2)
-    print(f"Comparison: {given.out / comparison.PAGE}")
+    print(f"Comparison: {out / comparison.PAGE}")
 
 
 if __name__ == "__main__":

@@ -27,13 +27,13 @@ import contextlib
 import functools
 import traceback
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from wpl_jax.common.paths import as_path, optional_path
 from wpl_jax.devices import processes
 from wpl_jax.errors import UserError
 from wpl_jax.jobs import command_line
@@ -136,7 +136,8 @@ def _run(argv: list[str]) -> None:
         if not _WORKDIR.value:
             raise UserError("--workdir is empty, expected a folder for the run.")
         if _CACHE.value:
-            jax.config.update("jax_compilation_cache_dir", _CACHE.value)
+            cache = as_path(_CACHE.value, "--cache")
+            jax.config.update("jax_compilation_cache_dir", str(cache))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
         trace = TraceRequest(_PROFILE.value) if _PROFILE.value else None
         machine = Machine(
@@ -144,10 +145,10 @@ def _run(argv: list[str]) -> None:
             _GRACE.value,
             trace,
             share=Share.parse(_SHARE.value),
-            joined=tuple(map(Path, _JOIN.value)),
+            joined=tuple(as_path(path, "--join") for path in _JOIN.value),
             budget=_BUDGET.value,
-            input=Path(_INPUT.value) if _INPUT.value else None,
-            output=Path(_OUTPUT.value) if _OUTPUT.value else None,
+            input=optional_path(_INPUT.value, "--input"),
+            output=optional_path(_OUTPUT.value, "--output"),
             formats=tuple(_FORMAT.value),
             loggers=find_loggers(_LOG.value),
             config_flags=command_line.config_flags_of(sys.argv[1:]),
@@ -156,7 +157,8 @@ def _run(argv: list[str]) -> None:
             if _CONFIG.value is not None:
                 overrides = config_flags.get_override_values(flags.FLAGS["config"])
                 jobs.check_overrides(_CONFIG.value, overrides, _MODE.value)
-            jobs.run(_CONFIG.value, Path(_WORKDIR.value), _MODE.value, machine)
+            workdir = as_path(_WORKDIR.value, "--workdir")
+            jobs.run(_CONFIG.value, workdir, _MODE.value, machine)
             if trace:
                 trace.remind()
     except UserError as error:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wpl_jax.common.paths import optional_path
 from wpl_jax.common.settings import MOST_SEED, check_int, check_number
 from wpl_jax.engine.plan import Plan, most_epochs
 from wpl_jax.errors import UserError, shorten
@@ -105,13 +106,13 @@ def run(
     check_int(arguments, "epochs", 1, most=most)
     check_int(arguments, "learn_per_call", 1, optional=True)
     check_int(arguments, "max_bad_steps", 1)
+    folder = optional_path(workdir, "workdir", "the path of a folder")
     plan, named = Plan(search, epochs, learn_per_call), find_loggers(loggers)
     dataset = own_if_none(search.task, dataset)
     search.task.check(dataset)
     check_sizes(search.task, dataset)
     data = search.task.put(dataset, search.devices)
     guess = search.task.guess(data)
-    folder = None if workdir is None else Path(workdir)
     start = start_of(search.task, dataset, data, start_from, folder)
     start.check()
 
@@ -176,11 +177,8 @@ def start_of(
     Raises:
       UserError: If the path is no text.
     """
-    if path is not None and not (isinstance(path, str | Path) and str(path)):
-        raise UserError(
-            f"start_from is {shorten(path)}, expected the folder of a search or of a "
-            "training, or None."
-        )
+    expected = "the folder of a search or of a training"
+    optional_path(path, "start_from", expected)
     words = None
     if task.space.word_rows and hasattr(task, "predictor"):
         words = labels_of(task.space, task.predictor(dataset, data))

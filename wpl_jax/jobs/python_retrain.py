@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from wpl_jax.common.paths import optional_path
 from wpl_jax.common.settings import MOST_INT, SettingError
 from wpl_jax.devices.parallel import ONE_DEVICE, Devices
 from wpl_jax.engine.optimizers import Optimizer
@@ -21,8 +22,9 @@ from wpl_jax.models.files import MODEL_FILE, keep_in
 from wpl_jax.models.model import Model
 from wpl_jax.runs import fingerprint
 from wpl_jax.runs.loggers import find_loggers
-from wpl_jax.runs.machine import Machine
+from wpl_jax.runs.machine import Machine, Requests
 from wpl_jax.runs.run_directory import claim_data, open_run
+from wpl_jax.runs.stopping import StopRequest
 from wpl_jax.supernet import Space
 from wpl_jax.tasks import Task
 
@@ -81,7 +83,8 @@ def retrain(
             "prepares its inputs: see wpl_jax.tasks.predictor."
         )
     check_arguments(seed, checkpoint_seconds)
-    machine = Machine(loggers=find_loggers(loggers))
+    given = optional_path(workdir, "workdir", "the path of a folder")
+    named = find_loggers(loggers)
     choice = _choice_of(task.space, architecture)
     dataset = own_if_none(task, dataset)
     task.check(dataset)
@@ -93,14 +96,14 @@ def retrain(
     models: list[Model] = []
     about = {"retraining": repr(retraining), "choice": choice.tolist(), "seed": seed}
     with contextlib.ExitStack() as stack:
-        if workdir is None:
+        if given is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         else:
-            folder = Path(workdir)
+            folder = given
         start = start_of(task, dataset, data, start_from, folder)
         start.check()
         about |= start.about()
-        write = keep_in(folder, task.space, predictor) if workdir is not None else None
+        write = keep_in(folder, task.space, predictor) if given is not None else None
 
         def keep(kept: Kept) -> None:
             path = None if write is None else (folder / MODEL_FILE).absolute()
@@ -110,7 +113,10 @@ def retrain(
                 write(kept)
 
         stack.enter_context(open_run(folder, about))
-        requests = stack.enter_context(machine.requests())
+        # Without a folder nothing could resume: Ctrl-C is a KeyboardInterrupt.
+        requests = Requests(StopRequest(), None, named)
+        if given is not None:
+            requests = stack.enter_context(Machine(loggers=named).requests())
         claim_data(folder, fingerprint.of_each({_TITLE: data}))
         start.keep_words()
         from_scratch.run(

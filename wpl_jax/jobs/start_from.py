@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from wpl_jax.common.paths import as_path
 from wpl_jax.devices import processes
 from wpl_jax.errors import ConfigError, UserError, shorten
 from wpl_jax.jobs.config_fields import Field, FieldError, get_field
@@ -58,11 +59,16 @@ class Start(NamedTuple):
             self._take(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))
 
     @property
+    def _given(self) -> Path:
+        """The path of the source."""
+        return as_path(self.path, self.field)
+
+    @property
     def _is_after_search(self) -> bool:
         """Whether a retraining starts from the search that comes before it."""
         if self.path is None or self.name is None or self.folder is None:
             return False
-        source = Path(self.path) / "searches" / self.name
+        source = self._given / "searches" / self.name
         return source.resolve() == self.folder.parent.resolve()
 
     def about(self) -> dict[str, str]:
@@ -112,7 +118,7 @@ class Start(NamedTuple):
 
     def _find(self) -> Path:
         """The folder with the checkpoints of the source."""
-        path = Path(self.path or "")
+        path = self._given
         places = [path, path / "retrain"]
         if self.name is not None:
             places.insert(1, path / "searches" / self.name)

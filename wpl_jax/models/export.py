@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 from jax import export as jax_export
 
+from wpl_jax.common.paths import as_path
 from wpl_jax.common.registry import Registry
 from wpl_jax.errors import UserError
 from wpl_jax.models.files import describe
@@ -43,8 +44,9 @@ def export(model: Model, folder: str | Path, format: str = "nnx") -> Path:
         written in it.
     """
     check_format(format)
+    path = as_path(folder, "folder", "the path of a folder")
     files = EXPORTS[format](model)  # All of it, before anything is written.
-    folder = make_folder(Path(folder))
+    folder = make_folder(path)
     for name, content in files.items():
         write_atomically(folder / name, content)
     return folder

@@ -11,6 +11,7 @@ import numpy as np
 
 import wpl_jax
 from wpl_jax.common.checks import leaves_by_path
+from wpl_jax.common.paths import as_path
 from wpl_jax.common.plain import from_plain, to_plain
 from wpl_jax.common.registry import Registry
 from wpl_jax.errors import UserError, printable, shorten
@@ -114,7 +115,7 @@ def load(path: str | Path, space: Any = None) -> Model:
       >>> model = wpl_jax.load("runs/digits")  # doctest: +SKIP
       >>> classes = model(images).argmax(-1)  # doctest: +SKIP
     """
-    path = Path(path)
+    path = as_path(path, "path", f"the folder of a run or a {MODEL_FILE}")
     if path.is_dir():
         path = _find(path)
     elif not path.exists():

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wpl_jax.common.paths import as_path
 from wpl_jax.spaces.architecture_json import names_of_choices
 from wpl_jax.supernet import Architecture, Space
 from wpl_jax.tasks.predictor import Predictor, Table
@@ -74,7 +75,8 @@ class Model:
         Raises:
           UserError: If a file cannot be read or does not fit the model.
         """
-        return self.predictor.table(Path(path), self._run)
+        found = as_path(path, "path", "a file or folder of examples")
+        return self.predictor.table(found, self._run)
 
     def apply(self, params: Any, inputs: jax.Array) -> jax.Array:
         """The model as a pure function of its parameters and of prepared inputs."""

@@ -12,6 +12,7 @@ import numpy as np
 
 import wpl_jax
 from wpl_jax.common.checks import check_finite, check_importances, leaves_by_path
+from wpl_jax.common.paths import as_path
 from wpl_jax.common.trees import check_same_paths
 from wpl_jax.errors import UserError, shorten
 from wpl_jax.runs.fingerprint import fingerprint
@@ -71,7 +72,8 @@ def save_importance(
         "content": fingerprint(arrays),
         "about": dict(about or {}),
     }
-    write_atomically(Path(path), to_safetensors(arrays, {_ABOUT: to_json(header)}))
+    file = as_path(path, "path", "a file")
+    write_atomically(file, to_safetensors(arrays, {_ABOUT: to_json(header)}))
 
 
 def load_importance(path: str | Path, like: Any = None) -> Importance:
@@ -91,7 +93,7 @@ def load_importance(path: str | Path, like: Any = None) -> Importance:
         it does not fit ``like``. The message has all parameters that are missing, too
         many or of another shape.
     """
-    path = Path(path)
+    path = as_path(path, "path", "a file")
     arrays, texts = read_safetensors(path, _KIND)
     header = _header(path, texts)
     if header["content"] != fingerprint(arrays):

@@ -65,6 +65,6 @@ class Machine:
 
     @contextlib.contextmanager
     def requests(self) -> Iterator[Requests]:
-        """The requests to the jobs that run inside this context, in the main thread."""
+        """The requests to the jobs that run inside this context."""
         with StopRequest(self.grace_seconds) as stop:
             yield Requests(stop, self.trace, self.loggers)

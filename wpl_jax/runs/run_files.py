@@ -94,6 +94,27 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
+def check_can_be_written(path: Path) -> None:
+    """Checks, before what takes long, that a file can be written at its end.
+
+    Args:
+      path: The file, which may be there.
+
+    Raises:
+      UserError: If it is a folder, or its folder is not there or cannot be written.
+    """
+    folder = path.parent
+    found = ""
+    if path.is_dir():
+        found = "it is a folder, expected the path of a file"
+    elif not folder.is_dir():
+        found = f"there is no folder {folder}"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        found = f"the folder {folder} cannot be written"
+    if found:
+        raise UserError(f"{path} cannot be written: {found}. Give another path.")
+
+
 def open_to_append(path: Path) -> BinaryIO:
     """A file that is written at its end; made if it does not exist.
 

@@ -22,7 +22,8 @@ GRACE_SECONDS = 60.0
 class StopRequest:
     """Turns SIGTERM, SIGINT and SIGHUP into a request to stop at the next safe point.
 
-    A context, for the main thread. The process ends at once where a signal of the same
+    A context. In another thread than the main one, which alone receives signals, it
+    changes nothing and nobody asks. The process ends at once where a signal of the same
     kind comes again, or no safe point is reached within the grace time: during a
     compilation, for instance, in which Python handles no signal. Nothing is lost then
     but the work since the last checkpoint. SIGHUP stays ignored where it is, as under
@@ -44,6 +45,8 @@ class StopRequest:
         self._listener: threading.Thread | None = None
 
     def __enter__(self) -> "StopRequest":
+        if threading.current_thread() is not threading.main_thread():
+            return self
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
         # The interpreter writes the signals' numbers there as they come, whatever the
@@ -58,12 +61,13 @@ class StopRequest:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        if self._listener is None:
+            return
         for signum, handler in self._earlier.items():
             signal.signal(signum, handler)
         signal.set_wakeup_fd(self._earlier_fd)
         os.close(self._write)
-        if self._listener is not None:
-            self._listener.join()
+        self._listener.join()
         os.close(self._read)
 
     def _note(self, signum: int, frame: types.FrameType | None) -> None:

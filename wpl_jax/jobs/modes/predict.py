@@ -13,7 +13,7 @@ from wpl_jax.jobs.build import find_class
 from wpl_jax.models.files import load
 from wpl_jax.models.model import Model
 from wpl_jax.runs.machine import Machine
-from wpl_jax.runs.run_files import write_atomically
+from wpl_jax.runs.run_files import check_can_be_written, write_atomically
 from wpl_jax.spaces import SPACES
 
 PREDICTIONS_FILE = "predictions.csv"
@@ -34,6 +34,8 @@ def predict(
         raise UserError(
             "--mode=predict needs --input=FILE_OR_FOLDER: images, or a file of text."
         )
+    output = machine.output or workdir / PREDICTIONS_FILE
+    check_can_be_written(output)
     model = load_model(config, workdir)
     table = model.table(machine.input)
     text, count = io.StringIO(), 0
@@ -41,7 +43,6 @@ def predict(
     writer.writerow(table.columns)
     for count, row in enumerate(table.rows, 1):  # noqa: B007 - the last one counts.
         writer.writerow(row)
-    output = machine.output or workdir / PREDICTIONS_FILE
     write_atomically(output, text.getvalue())
     print(f"{counted(count, 'row')} in {output}", flush=True)
 

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from wpl_jax.common.paths import as_path
 from wpl_jax.devices import processes
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.evaluation import retrain
@@ -72,7 +73,8 @@ def _read(space: Space, seed: int, given: Any) -> np.ndarray:
         return np.asarray(space.sample(jax.random.key(seed)))
     if _is_file(text):
         remedy = "Give a file that a search of this space wrote."
-        return read_architecture(Path(text), space, remedy)
+        path = as_path(text, "config.retrain.architecture")
+        return read_architecture(path, space, remedy)
     if not space.decisions:
         return np.zeros(0, np.int32)
     try:
@@ -87,8 +89,8 @@ def _read(space: Space, seed: int, given: Any) -> np.ndarray:
 
 def _is_file(text: str) -> bool:
     try:
-        return Path(text).is_file()
-    except OSError:  # It is too long for a path, as a genotype is.
+        return Path(text).expanduser().is_file()
+    except (OSError, RuntimeError):  # Too long for a path, as a genotype is, or of ~.
         return False
 
 
