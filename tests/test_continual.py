@@ -313,6 +313,10 @@ def test_seeds_are_averaged_and_what_diverged_is_not_chosen():
     found = wpl_jax.calibrate(of_seeds.get, [0.8, 1.0], keep=1.0, alphas=[1.0, 2.0])
     assert found.alpha == 1.0
     np.testing.assert_allclose(found.new, [0.6, np.nan])
+    # With the only one that keeps enough, the new task diverged.
+    diverged = {1.0: (0.1, 0.5), 2.0: (0.2, 0.6), 3.0: (0.9, np.nan)}
+    found = wpl_jax.calibrate(diverged.get, 0.9, alphas=list(diverged))
+    assert not found.within
 
 
 def test_it_chooses_for_quadratics_what_algebra_says():
@@ -355,7 +359,13 @@ def test_what_does_not_fit_is_named():
     ):
         assert_says(lambda wrong=wrong: make(optax.sgd, **wrong), words)
     tx = optax.sgd(0.1)
+    given = {"alpha": 1.0, "learning_rate": 0.1}
+    assert_says(lambda: make(tx, **given), ["optimizer must be a function", "sgd"])
     state = PARAMS, tx.init(PARAMS)
+    by_name = {"estimator": "exact_fisher"}
+    assert_says(
+        lambda: wpl_jax.remember(state, loss, (X, Y), **by_name), ["'exact_fisher'"]
+    )
     assert_says(lambda: wpl_jax.remember(PARAMS, loss, (X, Y)), ["TrainState", "dict"])
     assert_says(
         lambda: wpl_jax.remember(state, loss, (X, Y)), ["holds no weight_plasticity"]
@@ -364,3 +374,4 @@ def test_what_does_not_fit_is_named():
     keep = lambda keep: wpl_jax.calibrate(None, 1.0, keep=keep)  # noqa: E731
     assert_says(keep, ["keep", "95"], 95)
     assert_says(lambda: wpl_jax.calibrate(None, 1.0, alphas=[]), ["alphas is empty"])
+    assert_says(lambda: wpl_jax.calibrate(None, [0.9, np.nan]), ["before", "nan"])

@@ -66,6 +66,11 @@ def with_plasticity(
       >>> print(optax.tree.get(state, "alpha"))
       3.0
     """
+    if not callable(optimizer):
+        raise ValueError(
+            "optimizer must be a function of learning_rate= that makes an optimizer, "
+            f"such as optax.sgd without arguments, got {optimizer!r}."
+        )
     stored: dict[str, Any] = {
         "anchor_dtype": anchor_dtype,
         "fisher_dtype": fisher_dtype,
@@ -149,6 +154,11 @@ def remember(
       >>> print(wpl_jax.plasticity_states(opt_state)[0].fisher["w"])
       [1. 1.]
     """
+    if not callable(estimator):
+        raise ValueError(
+            "estimator must be a function such as wpl_jax.exact_fisher, got "
+            f"{estimator!r}."
+        )
     opened = _open(state, loss)
     estimate = _Estimate(estimator, opened.loss, tuple(sorted(settings.items())))
     params = opened.params
@@ -300,7 +310,8 @@ def calibrate(
       The chosen alpha, and the accuracies of all.
 
     Raises:
-      ValueError: If ``keep`` is not in [0, 1], or there are no alphas.
+      ValueError: If ``keep`` is not in [0, 1], ``before`` is not finite, or there are
+        no alphas.
 
     Examples:
       >>> import wpl_jax
@@ -313,15 +324,17 @@ def calibrate(
     check_range("keep", keep, 0, 1, "a number in [0, 1]")
     if not len(alphas):
         raise ValueError("alphas is empty, expected at least one number.")
+    if not np.isfinite(np.mean(np.asarray(before, np.float64))):
+        raise ValueError(f"before must be a finite accuracy, got {before!r}.")
     pairs = [evaluate(alpha) for alpha in alphas]
     old, new = (
         np.array([np.mean(np.asarray(pair[i], np.float64)) for pair in pairs])
         for i in range(2)
     )
     needed = keep * np.mean(np.asarray(before, np.float64))
-    kept = old >= needed
-    chosen = np.where(kept, new, -np.inf) if kept.any() else old
     # Accuracies that are not numbers are those of a training that diverged.
+    kept = (old >= needed) & np.isfinite(new)
+    chosen = np.where(kept, new, -np.inf) if kept.any() else old
     best = int(np.argmax(np.nan_to_num(chosen, nan=-np.inf, neginf=-np.inf)))
     return Calibration(
         float(alphas[best]), bool(kept.any()), np.asarray(alphas), old, new
