@@ -19,6 +19,7 @@ def installed(monkeypatch):
         metadata.EntryPoint("ladder", "helpers.toy:ToySpace", GROUP),
         metadata.EntryPoint("own", "helpers.toy:ToySpace", GROUP),
         metadata.EntryPoint("broken", "no_such_package:Part", GROUP),
+        metadata.EntryPoint("renamed", "helpers.toy:Part", GROUP),
     ]
 
     def entry_points(*, group):
@@ -31,8 +32,8 @@ def test_own_names_come_first(installed):
     found = Registry(GROUP, {"own": int, "lazy": "helpers.toy:ToyTask"})
     assert found["own"] is int
     assert found["lazy"] is toy.ToyTask
-    assert list(found) == ["own", "lazy", "ladder", "broken"]
-    assert len(found) == 4
+    assert list(found) == ["own", "lazy", "ladder", "broken", "renamed"]
+    assert len(found) == 5
 
 
 def test_entry_points_of_the_group_are_found(installed):
@@ -91,6 +92,11 @@ def test_an_import_path_is_imported():
         ("helpers.toy:Part", "helpers.toy has no Part"),
         ("broken", "no_such_package"),
         ("lazy", "helpers.toy has no Part"),
+        ("renamed", "the entry point renamed: module 'helpers.toy' has no"),
+        (":Part", "':Part' is no import path: write it as package.module:Name"),
+        ("..toy:Part", "is no import path"),
+        ("helpers.toy:", "is no import path"),
+        ("helpers/toy.py:Part", "is no import path"),
     ],
 )
 def test_what_cannot_be_imported_is_an_import_error(name, said, installed):

@@ -116,6 +116,12 @@ def test_what_is_set_is_taken():
         ({"kind": "swift"}, "config.a.b.kind is 'swift', expected one of"),
         ({"kind": 3}, "config.a.b.kind is 3, expected one of"),
         ({"kind": "none:Part"}, "config.a.b.kind is 'none:Part': No module named"),
+        ({"kind": ":Part"}, "config.a.b.kind is ':Part': ':Part' is no import path"),
+        ({"kind": "math:pi"}, "which is 3.14159265"),
+        (
+            {"kind": "collections:OrderedDict"},
+            "which is <class 'collections.OrderedDict'>, expected a class that is a",
+        ),
         (
             {"kind": "fast", "fast": {"limit": 0}},
             "config.a.b.fast.limit is 0, expected",

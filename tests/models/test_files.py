@@ -15,6 +15,8 @@ from wpl_jax.runs.run_files import to_json
 from wpl_jax.runs.safetensors import read_safetensors, to_safetensors
 from wpl_jax.spaces.nasbench201 import NasBench201
 
+SMALL = NasBench201((4, 4, 1), 2)
+
 
 def save(folder, model):
     folder.mkdir(parents=True, exist_ok=True)
@@ -94,6 +96,12 @@ def test_a_folder_without_a_finished_training_is_named(tmp_path):
     (retrain / "retrained.json").write_text("{}")
     with pytest.raises(UserError, match=r"an earlier version trained it\. Delete"):
         wpl_jax.load(tmp_path)
+
+
+@pytest.mark.parametrize("space", ["ladder:Ladder", dict, SMALL])
+def test_what_is_no_class_of_spaces_is_named(space, tmp_path):
+    with pytest.raises(UserError, match=r"space is .*, expected a class of spaces"):
+        wpl_jax.load(tmp_path, space=space)
 
 
 def test_other_files_are_named(tmp_path):

@@ -36,6 +36,21 @@ def test_a_logger_of_ones_own_gets_the_numbers_of_each_record(tmp_path):
     assert any(path.stat().st_size for path in (tmp_path / "tensorboard").iterdir())
 
 
+def test_loggers_of_one_name_are_all_told():
+    """Lambdas have one name, and a function may be called as ours."""
+
+    def tensorboard(logged):
+        return own.Kept(logged)
+
+    names = [lambda logged: own.Kept(logged) for _ in range(2)]
+    loggers = Loggers(find_loggers([*names, tensorboard]), Logged("Search", 0, None))
+    loggers.log(0, RECORD)
+    loggers.close()
+    assert [one.records for one in own.take()] == [[(0, NUMBERS)]] * 3
+    again = find_loggers(["helpers.loggers:Kept", "helpers.loggers:Kept"])
+    assert len(again) == 1
+
+
 def test_the_logger_of_the_guide_prints_the_numbers(tmp_path, capsys):
     guide = Path(__file__).resolve().parents[2] / "docs" / "running.md"
     section = guide.read_text().partition("## Metrics in other programs\n")[2]
@@ -82,6 +97,7 @@ def test_an_interruption_is_no_failure_of_a_logger(tmp_path):
         ("helpers.nowhere:Logger", "No module named 'helpers.nowhere'"),
         ("helpers.loggers:Nobody", "helpers.loggers has no Nobody"),
         (3, "There is no logger 3"),
+        ("math:pi", "The logger math:pi is 3.14.*, expected a class"),
     ],
 )
 def test_a_logger_that_there_is_not_is_said_at_once(name, said):

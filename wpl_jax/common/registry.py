@@ -41,7 +41,7 @@ class Registry(MutableMapping[str, Any]):
             found = self._own[name]
             return import_path(found) if isinstance(found, str) else found
         if name in self._points:
-            return self._points[name].load()
+            return _load(self._points[name])
         if isinstance(name, str) and ":" in name:
             return import_path(name)
         raise KeyError(name)
@@ -79,11 +79,27 @@ def import_path(path: str) -> Any:
       ImportError: If there is no such module, or no such name in it.
     """
     module, _, name = path.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), name)):
+        raise ImportError(
+            f"{path!r} is no import path: write it as package.module:Name"
+        )
     found = importlib.import_module(module)
     try:
         return getattr(found, name)
     except AttributeError as error:
         raise ImportError(f"{module} has no {name}") from error
+
+
+def _load(point: metadata.EntryPoint) -> Any:
+    """What an entry point names.
+
+    Raises:
+      ImportError: If there is no such module, or no such name in it.
+    """
+    try:
+        return point.load()
+    except AttributeError as error:
+        raise ImportError(f"the entry point {point.name}: {error}") from error
 
 
 def settings_name(name: str) -> str:

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict, config_dict
 
 from wpl_jax.common.registry import settings_name
 from wpl_jax.common.settings import is_given
-from wpl_jax.errors import UserError
+from wpl_jax.errors import UserError, shorten
 from wpl_jax.jobs.config_fields import (
     Field,
     FieldError,
@@ -136,15 +136,24 @@ def find_class(known: Mapping[str, Any], config: ConfigDict, field: str) -> Any:
     """The class that a field names.
 
     Raises:
-      ConfigError: If there is none of that name, or it cannot be imported.
+      ConfigError: If there is none of that name, it cannot be imported, or it is no
+        dataclass, as all parts are.
     """
     name = get_field(config, field)
     if not isinstance(name, str) or name not in known:
         raise wrong(field, name, f'one of {sorted(known)} or "package.module:Name"')
     try:
-        return known[name]
+        found = known[name]
     except ImportError as error:
         raise FieldError(Field(field), f" is {name!r}: {error}.") from error
+    if not isinstance(found, type) or not dataclasses.is_dataclass(found):
+        raise FieldError(
+            Field(field),
+            f" is {name!r}, which is {shorten(found)}, expected a class that is a "
+            "dataclass. @wpl_jax.space makes one of a network that calls "
+            "wpl_jax.choice, and wpl_jax.task one of arrays and a loss.",
+        )
+    return found
 
 
 def unread(

@@ -108,13 +108,18 @@ def load(path: str | Path, space: Any = None) -> Model:
       The model, a function of images or text.
 
     Raises:
-      UserError: If nothing has been trained there to its end, or the file is not that
-        of a model.
+      UserError: If nothing has been trained there to its end, the file is not that of
+        a model, or ``space`` is no class of spaces.
 
     Examples:
       >>> model = wpl_jax.load("runs/digits")  # doctest: +SKIP
       >>> classes = model(images).argmax(-1)  # doctest: +SKIP
     """
+    if space is not None and Space not in getattr(space, "__mro__", ()):
+        raise UserError(
+            f"space is {shorten(space)}, expected a class of spaces, such as that of "
+            "the search, or None."
+        )
     path = as_path(path, "path", f"the folder of a run or a {MODEL_FILE}")
     if path.is_dir():
         path = _find(path)

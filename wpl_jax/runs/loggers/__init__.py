@@ -51,7 +51,8 @@ def find_loggers(names: Sequence[Any]) -> tuple[NamedLogger, ...]:
 
     Args:
       names: Names in ``LOGGERS``, import paths ``"package.module:Name"``, or functions
-        of a :class:`Logged`. ``"tensorboard"`` may be among them, and changes nothing.
+        of a :class:`Logged`. ``"tensorboard"`` may be among them, and changes nothing;
+        nor does a name that comes again.
 
     Raises:
       UserError: If they are no sequence, there is no logger of a name, or a package
@@ -59,8 +60,10 @@ def find_loggers(names: Sequence[Any]) -> tuple[NamedLogger, ...]:
     """
     if isinstance(names, str) or not isinstance(names, Sequence):
         raise UserError(f'loggers is {shorten(names)}, expected a list: ["wandb"].')
-    found = []
+    found: list[NamedLogger] = []
     for name in names:
+        if name == TENSORBOARD.name or name in [one.name for one in found]:
+            continue
         if callable(name):
             found.append(NamedLogger(getattr(name, "__name__", str(name)), name))
             continue
@@ -71,11 +74,15 @@ def find_loggers(names: Sequence[Any]) -> tuple[NamedLogger, ...]:
             )
         try:
             logger = LOGGERS[name]
+            if not callable(logger):
+                raise UserError(
+                    f"The logger {name} is {shorten(logger)}, expected a class."
+                )
             getattr(logger, "require", lambda: None)()
             found.append(NamedLogger(name, logger))
         except ImportError as error:
             raise UserError(f"The logger {name}: {error}.") from error
-    return tuple(one for one in found if one.name != TENSORBOARD.name)
+    return tuple(found)
 
 
 class Loggers:
@@ -87,10 +94,10 @@ class Loggers:
         Raises:
           UserError: If a logger raises one: a file in the way, which is named.
         """
-        self._title, self._open = logged.title, {}
+        self._title, self._open = logged.title, []
         for one in named:
             try:
-                self._open[one.name] = one.open(logged)
+                self._open.append((one.name, one.open(logged)))
             except UserError:
                 self.close()
                 raise
@@ -100,19 +107,19 @@ class Loggers:
     def log(self, step: int, record: Mapping[str, Any]) -> None:
         """Passes the numbers of a record on."""
         values = {k: v for k, v in record.items() if _is_number(v)}
-        for name, logger in list(self._open.items()):
+        for name, logger in list(self._open):
             try:
                 logger.log(step, values)
             except Exception as error:
                 self._say(name, error, f"in record {step}")
-                del self._open[name]
+                self._open = [one for one in self._open if one[1] is not logger]
                 with contextlib.suppress(Exception):
                     logger.close()
 
     def close(self) -> None:
         """Closes them."""
         while self._open:
-            name, logger = self._open.popitem()
+            name, logger = self._open.pop()
             try:
                 logger.close()
             except Exception as error:
