@@ -135,6 +135,8 @@ def test_a_table_of_ones_own(tmp_path):
     assert table.space == "toy"
     np.testing.assert_array_equal(table.values("mine_valid"), [71.5, 10])
     assert table.values("mine_valid", [1, 0]) == 10
+    saved = tables.read(written(tmp_path, f"\ufeff{ROWS}"))  # by a spreadsheet
+    assert saved.space == "toy"
 
 
 @pytest.mark.parametrize(

@@ -81,9 +81,13 @@ def test_rows_survive_their_file(tmp_path):
     assert (second.arm, second.seed) == ("wpl, mine", 12)
     assert second.values["b, c"] == -3e-7
     assert math.isnan(second.values["a"])
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as spreadsheets save it
+    assert [row.arm for row in measures.read(path)] == ["none", "wpl, mine"]
 
 
-@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "arm,seed,x\nnone,1,many\n"])
+@pytest.mark.parametrize(
+    "text", ["", "a,b\n1,2\n", "arm,seed,x\nnone,1,many\n", "x" * 200_000]
+)
 def test_another_file_is_a_user_error(text, tmp_path):
     path = tmp_path / "other.csv"
     path.write_text(text)

@@ -5,6 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
+from wpl_jax.data.text.folder import read_text_folder
+from wpl_jax.data.text.levels import split_words
 from wpl_jax.errors import UserError
 from wpl_jax.tasks.text_predictor import TextPredictor
 
@@ -66,6 +68,25 @@ def test_lines_have_the_perplexity_of_their_words(tmp_path):
         assert row["next"] == WORDS.vocabulary[best]
         highest = np.exp(BIGRAMS[numbers[-2], best])
         assert float(row["probability"]) == pytest.approx(highest, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbfthe cat\r\nsat\r\n",  # as editors on Windows write it
+        b"the\x0ccat\nsat",
+        "the\u2028cat\rsat\x85\n".encode(),
+    ],
+)
+def test_lines_end_where_those_of_the_training_text_do(content, tmp_path):
+    for name in ("train", "valid", "test"):
+        (tmp_path / f"{name}.txt").write_bytes(content)
+    read = read_text_folder(tmp_path).train
+    assert split_words(read) == ["the", "cat", "<eos>", "sat", "<eos>"]
+    table = WORDS.table(tmp_path / "train.txt", predict)
+    rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    found = [(row["line"], row["tokens"], row["unknown"]) for row in rows]
+    assert found == [(1, 2, 0), (2, 1, 0)]
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path):

@@ -206,7 +206,7 @@ def read(path: str | Path) -> Table:
     )
     file_path = as_path(path, "the path of a table")
     try:
-        with file_path.open(newline="", encoding="utf-8") as file:
+        with file_path.open(newline="", encoding="utf-8-sig") as file:
             header, *rows = list(csv.reader(file, strict=True)) or [[]]
         if not rows or not {"space", "choice"} <= set(header):
             raise ValueError(f"{len(rows)} rows, columns {', '.join(header)}")

@@ -135,7 +135,7 @@ def read(path: Path) -> list[Row]:
       UserError: If there is no such file, or it is another one.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             header, *lines = csv.reader(file)
         if header[:2] != ["arm", "seed"]:
             raise ValueError(f"its first columns are {header[:2]}")
@@ -150,7 +150,7 @@ def read(path: Path) -> list[Row]:
             )
             for arm, seed, *cells in lines
         ]
-    except (OSError, ValueError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise UserError(
             f"{path} is no {SEARCHES_FILE} that a report has written, with the columns "
             f"arm and seed: {error}."

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wpl_jax.data.text.folder import normalized
 from wpl_jax.data.text.levels import END, LEVELS, UNKNOWN
 from wpl_jax.data.text.source import TextSplit
 from wpl_jax.errors import UserError, printable, shorten
@@ -151,15 +152,17 @@ class TextPredictor:
         if path.is_dir():
             raise UserError(f"{path} is a folder, expected a file of text.")
         try:
-            lines = path.read_bytes().decode().splitlines()
+            text = normalized(path.read_bytes().decode())
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror}.") from error
         except UnicodeDecodeError as error:
             raise UserError(
                 f"{path} is no text: byte {error.start} is not UTF-8."
             ) from error
-        if not lines:
+        if not text:
             raise UserError(f"{path} is empty, expected lines of text.")
+        # As in the training text, no other character ends a line.
+        lines = text.removesuffix("\n").split("\n")
         columns = ("line", "tokens", "unknown", "loss", "perplexity", "next")
         rows = self._rows(path, lines, predict)
         return Table((*columns, "probability"), rows)

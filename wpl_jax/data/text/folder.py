@@ -74,11 +74,16 @@ def read_text(file: Path) -> str:
         found = f"{byte} at {_place(data, error.start)}: that is not UTF-8"
         remedy = "convert the file, for instance with `iconv -f LATIN1 -t UTF-8`"
         raise DataError(file, found, _EXPECTED, remedy) from error
-    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    text = normalized(text)
     if not text.strip():
         found = f"only whitespace ({counted(len(data), 'byte')})"
         raise DataError(file, found, _EXPECTED, "put text into it")
     return text
+
+
+def normalized(text: str) -> str:
+    r"""A file's text without a byte order mark, with every newline as ``"\n"``."""
+    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _place(data: bytes, offset: int) -> str:
