@@ -41,10 +41,20 @@ WRONG_FLAGS = {
     ),
     "no get_config": (["--config={no get_config}"], ["{no get_config}", "get_config"]),
     "no config": (["--config={no config}"], ["{no config}", "ConfigDict"]),
+    "argument": (
+        ["--config={raises}:b"],
+        ["Error: {raises}:b: data is 'b' ({raises}, line 2)"],
+    ),
+    "mistake": (["--config={mistake}"], ["KeyError: 'a' ({mistake}, line 2)"]),
+    "name": (["--config=enas_rnn_pydo"], ["Did you mean", "enas_rnn_pydoc?"]),
+    "budget": (["--budget=inf"], ["--budget is inf, expected a finite number"]),
+    "grace": (["--grace=nan"], ["--grace is nan"]),
 }
 FILES = {
     "no get_config": "x = 1\n",
     "no config": "def get_config():\n    return 3\n",
+    "raises": "def get_config(data):\n    raise ValueError(f'data is {data!r}')\n",
+    "mistake": "def get_config():\n    return {}['a']\n",
 }
 # Every field of the main setting can be overridden, told by how far the command comes:
 # to a folder that is a file.

@@ -9,8 +9,8 @@ from helpers.models import make_inputs, make_model
 
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.jobs import registry as jobs
-from wpl_jax.jobs.modes import predict
 from wpl_jax.models.files import MODEL_FILE, model_to_bytes
+from wpl_jax.models.model import Model
 from wpl_jax.runs.machine import Machine
 
 
@@ -83,14 +83,18 @@ def test_files_are_exported_by_format(workdir, capsys):
     ],
 )
 def test_wrong_flags_are_named(mode, machine, said, workdir, monkeypatch):
-    def load(*args):
-        raise AssertionError("A model was read before the flags were checked.")
+    def table(*args):
+        raise AssertionError("It predicts before the flags are checked.")
 
-    monkeypatch.setattr(predict, "load", load)
+    monkeypatch.setattr(Model, "table", table)
     with pytest.raises((ConfigError, UserError), match=said):
         jobs.run(None, workdir, mode, machine)
 
 
-def test_a_folder_without_a_model_is_named(tmp_path):
+@pytest.mark.parametrize("mode", ["export", "predict"])
+def test_a_folder_without_a_model_is_named(mode, tmp_path):
+    machine = Machine(input=Path("a") if mode == "predict" else None)
     with pytest.raises(UserError, match="No training has finished in"):
-        jobs.run(None, tmp_path, "export")
+        jobs.run(None, tmp_path, mode, machine)
+    with pytest.raises(UserError, match=r"There is no .*nowhere, expected the"):
+        jobs.run(None, tmp_path / "nowhere", mode, machine)

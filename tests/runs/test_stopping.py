@@ -95,6 +95,18 @@ def test_no_safe_point_within_the_grace_time_ends(earlier, ended, capfd):
     assert "took longer than the 0.01 seconds of --grace" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("seconds", [1e12, float("inf")])
+def test_a_grace_time_may_have_no_end(seconds, earlier, ended, monkeypatch):
+    monkeypatch.setattr(stopping, "_ONE", 0.0)
+    monkeypatch.setattr(stopping, "_LONGEST", 0.01)
+    with StopRequest(grace_seconds=seconds):
+        signal.raise_signal(signal.SIGTERM)
+        assert not ended.wait(0.1)
+        signal.raise_signal(signal.SIGTERM)
+        assert ended.wait(30)
+    assert ended.codes == [143]
+
+
 def test_saving_may_take_longer_than_the_grace_time(earlier, ended):
     with StopRequest(grace_seconds=0.05) as stop:
         signal.raise_signal(signal.SIGTERM)

@@ -1,8 +1,10 @@
 """Fields of a configuration on the command line: parsers, and who reads them."""
 
 import ast
+import difflib
 import os
 import re
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,10 @@ import wpl_jax
 from wpl_jax.errors import ConfigError
 from wpl_jax.jobs.config_fields import leaves
 from wpl_jax.jobs.unread import Unread, why
+
+
+class ConfigFileError(Exception):
+    """A configuration file whose own code fails; no ValueError, which absl rewrites."""
 
 
 class _Optional(flags.ArgumentParser):
@@ -66,7 +72,10 @@ class _OpenSections(flags.ArgumentParser):
 
     def parse(self, argument: Any) -> Any:
         """The configuration, with those options and changes as fields."""
-        config = self._parser.parse(argument)
+        try:
+            config = self._parser.parse(argument)
+        except Exception as error:
+            raise ConfigFileError(_of_file(argument, error)) from error
         for section, name in self._options:
             options = _below(config, section)
             if options is None or (name in options and options.get_type(name) is str):
@@ -77,6 +86,18 @@ class _OpenSections(flags.ArgumentParser):
         for arm, field in self._changes:
             _add_change(config, arm, field)
         return config
+
+
+def _of_file(argument: Any, error: BaseException) -> str:
+    """What fails in a configuration file, and where, in one line."""
+    # ml_collections puts the traceback into the text of another error.
+    if "Error whilst parsing config file" in str(error) and error.__context__:
+        error = error.__context__
+    if isinstance(error, SyntaxError | ImportError):
+        return f"{argument}: {error}"
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+    return f"{argument}: {kind}{error} ({last.filename}, line {last.lineno})"
 
 
 _OPTION = re.compile(r"--?config\.((?:\w+\.)*data)\.(\w+)(?:=|$)")
@@ -95,6 +116,9 @@ def _add_change(config: Any, arm: str, field: str) -> None:
         change = {outer: change}
     with changes.unlocked():
         changes.update(change)
+
+
+_BUILT_IN = Path(wpl_jax.__file__).parent / "configs"
 
 
 def register_parsers(config_flag: flags.Flag, argv: Sequence[str]) -> None:
@@ -130,11 +154,19 @@ def with_built_in(argv: Sequence[str]) -> list[str]:
     return found
 
 
+def advice(argv: Sequence[str]) -> str:
+    """The built-in configuration that a name which is no file is like; "" for none."""
+    name = config_file(argv).partition(":")[0]
+    known = [path.stem for path in _BUILT_IN.glob("[a-z]*.py")]
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    return f". Did you mean the built-in configuration {close[0]}?" if close else ""
+
+
 def _built_in(value: str) -> str:
     """The file of a built-in configuration; what follows a colon is its argument."""
     value = os.path.expanduser(value)
     name, colon, argument = value.partition(":")
-    path = Path(wpl_jax.__file__).parent / "configs" / f"{name}.py"
+    path = _BUILT_IN / f"{name}.py"
     is_name = re.fullmatch(r"[a-z]\w*", name) is not None
     return f"{path}{colon}{argument}" if is_name and path.is_file() else value
 

@@ -225,8 +225,11 @@ def _parse(argv: list[str]) -> list[str]:
     except (AttributeError, KeyError) as error:
         overrides = [flag for flag in argv if flag.startswith("--config")]
         _fail(f"{' '.join(overrides)}: {_innermost(error)}")
-    except (ImportError, OSError, SyntaxError, TypeError, ValueError) as error:
-        _fail(f"{command_line.config_file(argv)}: {error}")
+    except command_line.ConfigFileError as error:
+        _fail(error)
+    except (OSError, TypeError, ValueError) as error:
+        advice = command_line.advice(argv) if isinstance(error, OSError) else ""
+        _fail(f"{command_line.config_file(argv)}: {error}{advice}")
     return rest
 
 

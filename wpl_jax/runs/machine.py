@@ -6,10 +6,12 @@ passed down to the jobs and their modes.
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from wpl_jax.errors import UserError
 from wpl_jax.runs.loggers import NamedLogger
 from wpl_jax.runs.profiling import TraceRequest
 from wpl_jax.runs.share import Share
@@ -62,6 +64,17 @@ class Machine:
     formats: tuple[str, ...] = ()
     loggers: tuple[NamedLogger, ...] = ()
     config_flags: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Checks the seconds, which may be any float of a command line.
+
+        Raises:
+          UserError: If they are not numbers, or the budget has no end.
+        """
+        if math.isnan(self.grace_seconds):
+            raise UserError("--grace is nan, expected seconds.")
+        if self.budget is not None and not math.isfinite(self.budget):
+            raise UserError(f"--budget is {self.budget}, expected a finite number.")
 
     @contextlib.contextmanager
     def requests(self) -> Iterator[Requests]:

@@ -17,6 +17,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # its group.
 _ONE = 0.3
 GRACE_SECONDS = 60.0
+_LONGEST = 3600.0  # seconds of a wait; the system takes no more than some years
 
 
 class StopRequest:
@@ -81,17 +82,18 @@ class StopRequest:
         deadline = 0.0
         while True:
             waiting = bool(seen) and not self._answered
-            left = max(deadline - time.monotonic(), 0.0) if waiting else None
-            ready, _, _ = select.select([self._read], [], [], left)
+            late = waiting and time.monotonic() >= deadline
+            left = min(max(deadline - time.monotonic(), 0.0), _LONGEST)
+            ready, _, _ = select.select([self._read], [], [], left if waiting else None)
             if ready:
                 numbers = os.read(self._read, 64)
                 if not numbers:
                     return  # The context is left.
-            elif waiting and not self._answered:
-                late = (
+            elif late and not self._answered:
+                taken = (
                     f"what was running took longer than the {self._grace:g} seconds of "
                 )
-                return self._end(next(iter(seen)), f"{late}--grace")
+                return self._end(next(iter(seen)), f"{taken}--grace")
             else:
                 continue
             now = time.monotonic()

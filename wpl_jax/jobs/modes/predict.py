@@ -34,9 +34,9 @@ def predict(
         raise UserError(
             "--mode=predict needs --input=FILE_OR_FOLDER: images, or a file of text."
         )
+    model = load_model(config, workdir)
     output = machine.output or workdir / PREDICTIONS_FILE
     check_can_be_written(output)
-    model = load_model(config, workdir)
     table = model.table(machine.input)
     text, count = io.StringIO(), 0
     writer = csv.writer(text, lineterminator="\n")
