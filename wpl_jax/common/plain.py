@@ -1,15 +1,66 @@
 """Parts as values of JSON, and back."""
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+from wpl_jax.errors import UserError, shorten
+
 
 def to_plain(part: Any) -> dict[str, Any]:
-    """The fields of a dataclass, parts in it as dicts of theirs."""
-    return dataclasses.asdict(part)
+    """The fields of a dataclass as values of JSON, parts in it as dicts of theirs.
+
+    A field that holds anything else, such as a function, is left out if it has its
+    default, which the class knows.
+
+    Args:
+      part: The dataclass.
+
+    Raises:
+      UserError: If such a field has another value.
+    """
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        try:
+            found[field.name] = _plain(value)
+        except TypeError as error:
+            if value is not field.default:
+                raise UserError(
+                    f"{type(part).__name__} has {field.name}={shorten(value)}, which "
+                    "no file can hold, expected a number, a text, True, False, None, "
+                    "or tuples of them. Pass a name of it, and look up what it stands "
+                    "for in the network; or make it the default."
+                ) from error
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """A value of JSON; a TypeError if it is none."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_plain(value)
+    if isinstance(value, np.generic):  # As sizes are that numpy has computed.
+        value = value.item()
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(map(_plain, value))
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"{value!r} is no value of JSON")
+
+
+def text_of(part: Any) -> str:
+    """What tells a part from others, the same in each process.
+
+    It is ``repr`` without the addresses of functions and other objects in memory.
+    """
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(part))
 
 
 def from_plain(cls: Any, values: Mapping[str, Any]) -> Any:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from wpl_jax.common.paths import optional_path
+from wpl_jax.common.plain import text_of
 from wpl_jax.common.settings import MOST_SEED, check_int, check_number
 from wpl_jax.engine.plan import Plan, most_epochs
 from wpl_jax.errors import UserError, shorten
@@ -131,7 +132,7 @@ def run(
         ) as in_memory:
             advance(in_memory)
         return _found(search, data, in_memory.state, in_memory.records)
-    about = {"search": repr(search), "epochs": epochs, "seed": seed}
+    about = {"search": text_of(search), "epochs": epochs, "seed": seed}
     about |= start.about()
     found = fingerprint.of_each({_TITLE: data})
     with open_run(folder, about), Machine(loggers=named).requests() as requests:

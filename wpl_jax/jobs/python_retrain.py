@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from wpl_jax.common.paths import optional_path
+from wpl_jax.common.plain import text_of
 from wpl_jax.common.settings import MOST_INT, SettingError
 from wpl_jax.devices.parallel import ONE_DEVICE, Devices
 from wpl_jax.engine.optimizers import Optimizer
@@ -94,7 +95,8 @@ def retrain(
         raise SettingError("epochs", epochs, f"fewer: {COUNTED}")
     predictor = task.predictor(dataset, data)
     models: list[Model] = []
-    about = {"retraining": repr(retraining), "choice": choice.tolist(), "seed": seed}
+    text = text_of(retraining)
+    about = {"retraining": text, "choice": choice.tolist(), "seed": seed}
     with contextlib.ExitStack() as stack:
         if given is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -57,9 +57,13 @@ def keep_in(
       folder: Of the training.
       space: Its space.
       predictor: That of its task; None if the task has none, and so no model.
+
+    Raises:
+      UserError: If a setting of the space cannot be in a file.
     """
     if predictor is None:
         return None
+    to_plain(space)  # Now, and not once it is trained.
 
     def keep(kept: Kept) -> None:
         model = Model(

@@ -277,3 +277,22 @@ def test_spaces_of_the_same_settings_are_equal():
     # Measured latencies are kept by it, and depend on the size of the inputs.
     assert re.search(r", float32\[[\d, ]*\]\)$", repr(plain))
     assert hash(plain)
+
+
+def test_settings_that_are_functions_have_their_names():
+    """So that a folder knows its search again in another process."""
+
+    def draw(key, input_shape, activation=jax.nn.relu, width=2):
+        return {"w": jax.random.normal(key, (*input_shape, width))}
+
+    @wpl_jax.space(init=draw)
+    def network(params, x, activation):
+        branches = {"some": activation, "none": lambda x: x}
+        return wpl_jax.choice("layer", branches, x @ params["w"])
+
+    found = repr(network((3,)))
+    assert re.fullmatch(
+        r"\S*network\(input_shape=\(3,\), activation=jax\.\S*relu, width=2\)", found
+    )
+    assert found != repr(network((3,), activation=jax.nn.gelu))
+    assert network((3,)) == network((3,))

@@ -53,6 +53,13 @@ class ExampleSpace(ChoiceSpace):
                 "examples, expected an array with a leading axis of examples."
             )
 
+    def __repr__(self) -> str:
+        """The settings, functions by their names: the same in each process."""
+        itself: Any = self  # of a class that :func:`space` makes a dataclass
+        fields = [(f.name, getattr(self, f.name)) for f in dataclasses.fields(itself)]
+        shown = ", ".join(f"{name}={_shown(value)}" for name, value in fields)
+        return f"{type(self).__qualname__}({shown})"
+
     def inputs_of(self, batch: int) -> tuple[Any, ...]:
         """The shape of a batch."""
         shape = next(getattr(self, name) for name in _SHAPES if hasattr(self, name))
@@ -148,8 +155,19 @@ def space(
         "make_network": of_module if init is None else of_function,
     }
     return dataclasses.make_dataclass(
-        network.__name__, fields, bases=(ExampleSpace,), frozen=True, namespace=content
+        network.__name__,
+        fields,
+        bases=(ExampleSpace,),
+        frozen=True,
+        namespace=content,
+        repr=False,
     )
+
+
+def _shown(value: Any) -> str:
+    """A setting; of a function or a class its name, which JAX may have wrapped."""
+    name = getattr(value, "__qualname__", None)
+    return f"{value.__module__}.{name}" if callable(value) and name else repr(value)
 
 
 def _arguments(network: Any, init: Any) -> list[inspect.Parameter]:
