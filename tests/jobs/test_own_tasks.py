@@ -6,6 +6,7 @@ import json
 import signal
 import threading
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import tiny_images
@@ -92,6 +93,17 @@ def test_what_is_found_is_trained_from_scratch_and_loaded(found, tmp_path):
         loaded(X[:5, :2])
     with pytest.raises(UserError, match="inputs: found NaN in example 0"):
         loaded(np.full((2, 3), np.nan))
+
+
+@pytest.mark.slow
+def test_a_training_whose_error_is_never_finite_says_so():
+    def nothing(outputs, targets):
+        return jnp.nan * outputs[:, 0]
+
+    given = {"metrics": {"nothing": nothing}, "error": "nothing"}
+    task = wpl_jax.task(kind="regression", train=(X, Y), **given)(SPACE, batch_size=8)
+    with pytest.raises(UserError, match="nothing is nan, by which the best weights"):
+        wpl_jax.retrain(task, [0, 1], optimizer=Sgd(0.01), epochs=1)
 
 
 class Interrupts:

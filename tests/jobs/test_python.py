@@ -10,7 +10,7 @@ import optax
 import pytest
 from helpers import toy
 from helpers.parts import make_protection
-from helpers.tabular import SPACE, Normalized, Sines
+from helpers.tabular import SPACE, Layers, Normalized, Sines
 from ml_collections import ConfigDict
 
 import wpl_jax
@@ -19,6 +19,7 @@ from wpl_jax.engine.optimizers import Sgd
 from wpl_jax.errors import UserError
 from wpl_jax.jobs.expand import expand
 from wpl_jax.jobs.modes.run import run as run_config
+from wpl_jax.jobs.python import check_sizes
 from wpl_jax.jobs.search_config import make_search
 from wpl_jax.protections import NoProtection
 from wpl_jax.runs.in_memory import InMemory
@@ -237,6 +238,21 @@ def test_a_space_has_the_sizes_of_the_data(off):
             wpl_jax.run(searched(task), data, epochs=1)
         with pytest.raises(UserError, match=f"has {name}="):
             wpl_jax.retrain(task, [0], data, optimizer=Sgd(0.1), epochs=1)
+
+
+def test_outputs_may_have_another_shape_than_targets():
+    """The loss takes both, and a space says in its own way how many there are."""
+    x = np.random.default_rng(0).normal(size=(40, 3))
+
+    def loss(outputs, targets):
+        return (targets[:, 0] - outputs[:, 0]) ** 2 + outputs[:, 1] ** 2
+
+    task = wpl_jax.task(loss=loss, train=(x, x[:, :1]))(Layers((3,), (2,)))
+    check_sizes(task, task.open())
+    classes = wpl_jax.task(kind="classification", train=(x, np.arange(40) % 3))
+    task = classes(Normalized((1, 1, 3), 2))
+    with pytest.raises(UserError, match="has num_classes=2, expected 3"):
+        check_sizes(task, task.open())
 
 
 def test_arrays_are_a_data_set():

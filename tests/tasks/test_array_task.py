@@ -278,6 +278,38 @@ def test_a_guess_is_the_best_constant(arguments, loss_of):
         np.testing.assert_allclose(guess.error, guess.loss, rtol=1e-6)
 
 
+def normal_loss(outputs, targets):
+    """The negative log-likelihood of a mean and a deviation, but for a constant."""
+    z = (targets[:, 0] - outputs[:, 0]) / outputs[:, 1]
+    return z**2 / 2 + jnp.log(outputs[:, 1])
+
+
+def test_a_guess_may_begin_where_the_loss_is_finite():
+    """At zero this loss is none; the best constant is the mean and the deviation."""
+    _, y = numbers(40)
+    train, valid = y[:30, 0], y[30:36, 0]
+    objective = Objective(normal_loss)
+    form = jax.ShapeDtypeStruct((2,), jnp.float32)
+    found = objective.guess(form, np.float32(y[:30]), np.float32(y[30:36]))
+    z = (valid - train.mean()) / train.std()
+    expected = (z**2 / 2 + np.log(train.std())).mean()
+    np.testing.assert_allclose(found.loss, expected, rtol=1e-3)
+    # An output that is always negative has none.
+    nowhere = Objective(lambda outputs, targets: jnp.log(-jnp.exp(outputs[:, 0])))
+    unknown = nowhere.guess(form, np.float32(y[:30]), np.float32(y[30:36]))
+    assert not unknown.is_known
+
+
+def test_an_error_that_is_not_finite_for_a_target_is_said_before_a_training():
+    def share(outputs, targets):
+        return jnp.abs((outputs - targets) / targets)[:, 0]
+
+    y = np.float32([[1.0], [0.0], [2.0]])
+    objective = Objective(None, "regression", (("MAPE", share),), "MAPE")
+    with pytest.raises(UserError, match=r"MAPE .* is inf for 1 of 3 .*target \[0\.0\]"):
+        objective.guess(jax.ShapeDtypeStruct((1,), jnp.float32), y, y)
+
+
 def test_a_guess_at_classes_is_by_their_frequencies():
     _, data, *_ = both()
     guess = OF_ARRAYS.guess(data)

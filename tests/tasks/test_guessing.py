@@ -158,3 +158,14 @@ def test_two_models_at_the_level_are_named_with_their_seeds():
     assert "no penalty, 1 of 2 seeds (% error 90.00" in said
     assert "wpl, 2 of 2 seeds (% error 89.00" in said
     assert "config.model_a" in said
+
+
+def test_what_is_not_known_explains_nothing_and_is_not_written():
+    unknown = Guess(math.nan, math.inf, math.nan)
+    assert not unknown.explains(1e9)
+    assert not unknown.explains_all(1e9, [1e9])
+    assert unknown.described() == {}
+    known = Guess(1.0, 2.0, 1.5)
+    assert known.explains(1.7)
+    assert known.explains(math.nan)
+    assert known.described()["guess"] == {"loss": 1.0, "error": 2.0, "least_error": 1.5}

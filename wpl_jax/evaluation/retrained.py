@@ -100,13 +100,19 @@ def finish(
         "parameters": int(space.costs(architecture)["parameters"]),
         "averaged_steps": int(state.averaged),
     }
-    found["guess"] = guess._asdict()
+    found |= guess.described()
     told = []
     for split in splits:
         evaluation = retraining.evaluate(state, data, split)
         loss, error = (float(each) for each in evaluation)
         if not np.isfinite(loss) or not np.isfinite(state.lowest.loss):
             raise diverged(folder, f"a loss of {loss} on {split} data")
+        if not np.isfinite(error):
+            raise UserError(
+                f"{folder}: the loss on {split} data is {loss:.4g}, but "
+                f"{task.error_name} is {error}, by which the best weights are chosen. "
+                "Give an error that is finite for each example, and another --workdir."
+            )
         found[f"{split}_loss"] = loss
         found[f"{split}_error"] = error
         found |= _measures(retraining, None, state, data, split)

@@ -60,14 +60,15 @@ def write_results(
     write_atomically(folder / f"{prefix}{ARCHITECTURE_FILE}", text)
     candidates.write(folder, selection)
     loss, error = (float(each[best]) for each in selection.judged)
-    if not np.isfinite(loss):
+    if not (np.isfinite(loss) and np.isfinite(error)):
         raise UserError(
-            f"{folder}: none of the candidates has a finite error with the shared "
-            "weights. Lower the learning rate (config.optimizer), and give another "
-            "--workdir."
+            f"{folder}: none of the candidates has a finite loss and "
+            f"{search.task.error_name} with the shared weights, but {loss:.4g} and "
+            f"{error:.4g}. Look at both on the validation data, or lower the learning "
+            "rate (config.optimizer), and give another --workdir."
         )
     results = {
-        "guess": guess._asdict(),
+        **guess.described(),
         "architecture": architecture.tolist(),
         "error_name": search.task.error_name,
         "loss_name": getattr(search.task, "loss_name", "loss"),

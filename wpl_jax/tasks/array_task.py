@@ -40,6 +40,7 @@ class ArrayTask(ExampleTask):
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
 
     data_fields = ()
+    free_sizes = ("input_shape", "image_shape", "target_shape")  # See `put`.
     objective: ClassVar[Objective]
     standardize: ClassVar[bool]
     dataset: ClassVar[ArrayDataset]

@@ -19,15 +19,27 @@ NO_BETTER = "no better than guessing"
 
 
 class Guess(NamedTuple):
-    """What guessing is worth on the validation data of a task."""
+    """What guessing is worth on the validation data of a task.
+
+    NaN if it is not known: of some losses no constant output has a finite one.
+    """
 
     loss: float  # mean loss
     error: float  # the task's error: perplexity, per cent wrong
     least_error: float  # three standard errors of the mean below: chance goes so far
 
+    @property
+    def is_known(self) -> bool:
+        """Whether it is worth a number."""
+        return bool(np.all(np.isfinite(self)))
+
     def explains(self, error: float) -> bool:
         """Whether a model of this validation error may have learned nothing."""
-        return not error < self.least_error  # NaN is no better.
+        return self.is_known and not error < self.least_error  # NaN is no better.
+
+    def described(self) -> dict[str, dict[str, float]]:
+        """What files of results hold of it, under ``guess``; {} if it is not known."""
+        return {"guess": self._asdict()} if self.is_known else {}
 
     def explains_all(self, error: float, loss: Iterable[float | None]) -> bool:
         """Whether none of several models need have learned anything.

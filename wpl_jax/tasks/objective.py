@@ -175,6 +175,9 @@ class Objective:
           outputs: Shape of what the network returns for one example.
           train: Targets of the training examples, to which the constant is fitted.
           valid: Targets of the validation examples.
+
+        Raises:
+          UserError: If the error is not finite for some of these targets.
         """
         shape = tuple(outputs.shape)
         constant = self.of_kind.constant(train, shape)
@@ -188,6 +191,7 @@ class Objective:
             return self.losses(repeated, targets), self.errors(repeated, targets)
 
         losses, errors = (np.asarray(x, np.float64) for x in measured(valid))
+        self._check_errors(losses, errors, valid)
         margin = STANDARD_ERRORS * float(np.std(errors)) / np.sqrt(len(errors))
         mean = float(np.mean(errors))
         least = max(mean - margin, 0.0) if mean >= 0 else mean - margin
@@ -196,6 +200,19 @@ class Objective:
             float(self.to_error(mean)),
             float(self.to_error(least)),
         )
+
+    def _check_errors(self, losses, errors, targets):
+        """Checks that the error is finite whatever the targets are."""
+        wrong = ~np.isfinite(errors)
+        if np.isfinite(losses).all() and wrong.any() and not wrong.all():
+            first = int(np.argmax(wrong))
+            raise UserError(
+                f"{self.error_name} of a constant output is {errors[first]} for "
+                f"{wrong.sum()} of {len(wrong)} validation examples, such as one with "
+                f"the target {targets[first].tolist()}, and finite for others. "
+                "Architectures are compared by it: give an error that is finite for "
+                "all targets."
+            )
 
     def _fit(self, shape: tuple[int, ...], targets: np.ndarray) -> Any:
         """The constant of the lowest loss that L-BFGS finds."""
@@ -218,9 +235,12 @@ class Objective:
             )
             return (optax.apply_updates(constant, updates), state, lowest, best), None
 
-        start = jnp.zeros(shape, jnp.float32)
+        # A loss need not be finite at zero: outputs may be deviations, or rates.
+        starts = [jnp.zeros(shape, jnp.float32), jnp.ones(shape, jnp.float32)]
         if targets.shape[1:] == shape:
-            start = jnp.asarray(targets.mean(0), jnp.float32)
+            starts.insert(0, jnp.asarray(targets.mean(0), jnp.float32))
+        losses = [float(loss(start)) for start in starts]
+        start = starts[int(np.argmax(np.isfinite(losses)))]
         carry = start, optimizer.init(start), jnp.float32(jnp.inf), start
         run = jax.jit(lambda carry: jax.lax.scan(step, carry, None, _STEPS))
         return run(carry)[0][3]

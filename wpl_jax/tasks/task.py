@@ -144,11 +144,13 @@ class Task(FisherLoss, Protocol):
     """
 
     error_name: str  # of Evaluation.error
-    # A task may have four more: ``loss_name``, what reports call the loss, such as its
+    # A task may have five more: ``loss_name``, what reports call the loss, such as its
     # unit (by default "loss"); ``averaging``, how an ensemble averages predictions (by
     # default those of log-probabilities); ``can_sample``, whether targets can be
-    # drawn from the model (by default they can); and ``has_classes``, whether
-    # :meth:`log_probabilities` can be called (by default, whether it is there).
+    # drawn from the model (by default they can); ``has_classes``, whether
+    # :meth:`log_probabilities` can be called (by default, whether it is there); and
+    # ``free_sizes``, those of :meth:`space_sizes` that a space may have otherwise, as
+    # :meth:`put` checks what the network takes and returns (by default none).
     data_fields: tuple[str, ...]  # settings that :meth:`put` depends on
 
     @property
