@@ -1,6 +1,8 @@
 """Times of arms, by a clock that shows what a test wants."""
 
 import json
+import re
+import subprocess
 from collections import Counter
 
 import pytest
@@ -59,7 +61,12 @@ def run(tmp_path, **machine):
 
 @pytest.mark.usefixtures("clock")
 def test_epochs_fit_the_budget(tmp_path, capsys):
-    found, flags = run(tmp_path, budget=100.0)
+    folder = tmp_path / "two words"
+    folder.mkdir()
+    found, flags = run(folder, budget=100.0)
+    said = capsys.readouterr().out
+    (command,) = re.findall(r"\$\((.*)\)$", said, re.MULTILINE)
+    assert subprocess.check_output(command, shell=True, text=True) == flags
     assert found["budget"] == 100
     for arm, one in found["arms"].items():
         assert one["epoch"] == EPOCH[arm]
@@ -71,7 +78,7 @@ def test_epochs_fit_the_budget(tmp_path, capsys):
         f"--config.arms.{arm}.search.epochs={found['arms'][arm]['epochs']}"
         for arm in ("wpl", "few")
     ]
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    rows = [line.split() for line in said.splitlines()]
     (few,) = [row for row in rows if row[:1] == ["few"]]
     search = 3 * EPOCH["few"] + SELECTION
     assert few == ["few", "2", "13", "0.75", "3", f"{search:.3g}", "7"]

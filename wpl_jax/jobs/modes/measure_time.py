@@ -5,6 +5,7 @@ run, and become settings of its configuration. So no result depends on a clock.
 """
 
 import math
+import shlex
 import statistics
 import time
 from collections import Counter
@@ -198,6 +199,6 @@ def _write(workdir: Path, times: dict[str, Times], budget: float) -> None:
     write_atomically(path, "".join(flags))
     print(
         f"{path} has these epochs as flags. Add them to the command of the run: "
-        f"$(cat {path})",
+        f"$(cat {shlex.quote(str(path))})",
         flush=True,
     )
