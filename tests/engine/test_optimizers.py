@@ -77,6 +77,19 @@ def test_a_cosine_falls_in_each_period_and_starts_again(growth):
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+def test_a_cosine_of_any_period_starts_again_at_the_highest_rate():
+    def after(period):
+        return jax.jit(Cosine(lowest=0.1, period=period).rate)(0.5, epochs)
+
+    # Times their inverses in float32, some multiples of these are less than whole.
+    for period in (41, 61, 82):
+        epochs = np.arange(1, 9) * period
+        np.testing.assert_array_equal(after(period), np.float32(0.5))
+        epochs = epochs - 1
+        last = 0.1 + 0.4 * (1 + np.cos(np.pi * (period - 1) / period)) / 2
+        np.testing.assert_allclose(after(period), last, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     "change",
     [{"lowest": -1.0}, {"period": 0}, {"growth": 1.5}, {"growth": None}, {"high": 1}],

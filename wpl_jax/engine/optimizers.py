@@ -103,10 +103,13 @@ class Cosine(Schedule):
 
     def rate(self, highest, epoch):
         """From the highest to the lowest in each period."""
-        passed = jnp.asarray(epoch, jnp.float32) / self.period  # in first periods
+        epoch = jnp.asarray(epoch)
         if self.growth == 1:
-            place = passed % 1
+            # Whole numbers first: XLA multiplies by the inverse of the period, and 41
+            # times that of 41 is less than 1.
+            place = jnp.float32(epoch % self.period) / self.period
         else:  # n periods are (growth^n - 1) / (growth - 1) first ones.
+            passed = jnp.float32(epoch) / self.period  # in first periods
             done = jnp.log1p(passed * (self.growth - 1)) / jnp.log(self.growth)
             done = jnp.floor(done + 1e-5)
             length = jnp.float32(self.growth) ** done
