@@ -136,6 +136,15 @@ def test_random_search_is_the_mean_over_all_draws():
         ]
         mean = metrics.best_of_random(true, estimate, number)
         assert mean == pytest.approx(np.mean(found))
+    # Of architectures with equal estimates any may be drawn, and so be selected.
+    tied = np.array([1.0, 0.0, 1.0, 0.0, 0.0])
+    for number in (1, 2, 3):
+        found = []
+        for drawn in itertools.product(range(5), repeat=number):
+            lowest = min(tied[list(drawn)])
+            found.append(np.mean([true[i] for i in drawn if tied[i] == lowest]))
+        mean = metrics.best_of_random(true, tied, number)
+        assert mean == pytest.approx(np.mean(found))
     ordered = np.sort(true)
     middle = metrics.best_of_random(ordered, ordered, 3)
     assert metrics.draws_until(ordered, ordered, middle) == pytest.approx(3)

@@ -86,6 +86,8 @@ def regret(true: ArrayLike, estimate: ArrayLike) -> float:
 def best_of_random(true: ArrayLike, estimate: ArrayLike, number: float) -> float:
     """Expected true error of random search: the lowest estimate of several draws.
 
+    Of equal estimates any is selected, with the same probability.
+
     Args:
       true: True errors, ``float[n]``.
       estimate: What random search selects by, ``float[n]``.
@@ -101,7 +103,9 @@ def best_of_random(true: ArrayLike, estimate: ArrayLike, number: float) -> float
     x, y = _checked(true, estimate)
     # Share of those that are not among the first, from 1 down to 0.
     left = np.linspace(1, 0, len(x) + 1) ** number
-    return float((left[:-1] - left[1:]) @ x[np.lexsort((x, y))])
+    tied, counts = np.unique(y, return_inverse=True, return_counts=True)[1:]
+    means = np.bincount(tied, x) / counts
+    return float((left[:-1] - left[1:]) @ means[np.sort(tied)])
 
 
 def draws_until(true: ArrayLike, estimate: ArrayLike, error: float) -> float:
