@@ -77,3 +77,19 @@ def test_a_table_without_trainings_has_no_random_search():
     assert found["best there is"]["own_test"].tolist() == [2]
     with pytest.raises(UserError, match="lacks column 'cifar10_seconds'"):
         random_search(dataclasses.replace(TINY, columns=columns), 9.0)
+
+
+def test_random_search_draws_what_is_known():
+    """As from a table without the rest."""
+    gaps = {name: np.append(column, [9.0] * 2) for name, column in TINY.columns.items()}
+    gaps["cifar10_seconds"][3] = np.nan
+    gaps["cifar10_valid_12_epochs"][4] = np.nan
+    table = Table("tiny", np.arange(5)[:, None], gaps)
+    found = random_search(table, 3.0, trials=50)
+    assert found.tolist() == random_search(TINY, 3.0, trials=50).tolist()
+    rows = np.array([2, 3, 4])
+    rest = {name: column[rows] for name, column in gaps.items()}
+    rest["cifar10_seconds"][0] = np.nan
+    rest["cifar10_valid"][:] = np.nan
+    found = baselines(Table("tiny", rows[:, None], rest), ["cifar10_test"], [3.0])
+    assert list(found) == ["random architecture", "best there is"]

@@ -278,6 +278,8 @@ def test_what_is_written_has_null_for_what_is_not_finite(tmp_path):
         "better": 0.2,
     }
     assert set(found["searches"]["a"]["random_search"][0].values()) == {None}
+    write(tmp_path, {"a": Ranked(SCORES, np.nan, None, [])})
+    assert rank_files.read_ranks(tmp_path, ["a"])["searches"]["a"]["selected"] is None
     # All children of the toy have the same number of parameters.
     metrics = found["without_search"]["number of parameters"]
     assert metrics["Kendall's tau"] == [None] * 3

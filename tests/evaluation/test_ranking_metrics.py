@@ -127,6 +127,13 @@ def test_what_cannot_be_ranked_is_refused(true, estimate, k, message):
             metric(true, estimate, k)
 
 
+def test_the_order_of_what_is_finite():
+    true, estimate = [1, np.nan, 2, 3, np.inf, 4], [1, 2, np.nan, 4, 5, 3]
+    assert metrics.tau_of_finite(true, estimate) == pytest.approx(1 / 3)
+    for number in (0, 1, 2):
+        assert np.isnan(metrics.tau_of_finite(true[:number], estimate[:number]))
+
+
 def test_random_search_is_the_mean_over_all_draws():
     true, estimate = draw(3, 5, 9)
     for number in (1, 2, 3):

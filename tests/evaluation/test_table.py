@@ -212,6 +212,22 @@ def test_a_table_of_ones_own_may_have_shorter_trainings_and_times(tmp_path):
     assert alone.cheaper(toy.ToySpace(), np.array([[0, 2]])) == {}
 
 
+def test_random_search_draws_what_a_table_of_ones_own_knows(tmp_path):
+    rows = ("0 0,50,5,nan", "0 1,nan,7,20", "1 0,40,nan,30", "1 1,60,15,nan")
+    lines = "".join(f"toy,{row}\n" for row in rows)
+    text = f"space,choice,a_valid,a_seconds,a_valid_3_epochs\n{lines}"
+    truth = FromTable("a", path=str(written(tmp_path, text)))
+    # Of the first and the last; no error after 3 epochs has all that it needs.
+    (found,) = truth.random_search(toy.ToySpace(), 10.0, 42.5)
+    assert found.trainings == 1.0
+    assert found.error == 45.0
+    # Of two draws, three in four have the better one.
+    assert found.equal_trainings == pytest.approx(2)
+    assert truth.random_search(toy.ToySpace(), 10.0, np.nan) == []
+    nothing = written(tmp_path, text.replace(",5,", ",nan,").replace(",15,", ",nan,"))
+    assert FromTable("a", path=str(nothing)).random_search(toy.ToySpace(), 9, 1) == []
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

@@ -35,3 +35,11 @@ def test_equal_errors_are_ordered_by_the_loss_and_what_exploded_is_left_out():
     errors[:3] = np.nan, np.inf, -np.inf
     rest = favour(SPACE, CHOICES[3:], losses[3:], np.zeros(197))
     assert favour(SPACE, CHOICES, errors, np.zeros(200)) == rest
+
+
+def test_without_two_finite_errors_nothing_is_favoured():
+    for known in (0, 1):
+        errors = np.where(np.arange(200) < known, 1.0, np.nan)
+        found = favour(SPACE, CHOICES, errors, np.zeros(200))
+        assert np.isnan([*found.slopes.values(), found.explained]).all()
+        assert len(found.slopes) == len(SPACE.decisions[0].choices)

@@ -193,6 +193,27 @@ def test_page_says_what_the_order_favours(report):
         assert f"{slope:.1f}" in text
 
 
+def test_a_search_without_a_finite_score_has_no_order(report):
+    """One that has diverged, or a table that knows none of its architectures."""
+    one = report.ranks["searches"]["wpl-seed1"]
+    nans = np.full(40, np.nan)
+    metrics = {name: [None] * 3 for name in one["metrics"]}
+    exploded = {**one, "errors": nans, "losses": nans, "metrics": metrics}
+    searches = {**report.ranks["searches"], "wpl-seed1": exploded}
+    ranking = {"truth": "table", "table": {"split": "valid"}}
+    changed = report._replace(
+        ranks={**report.ranks, "searches": searches},
+        config={**report.config, "ranking": ranking},
+    )
+    values = measures.rows_of(changed)[3].values
+    taus = [value for name, value in values.items() if name.startswith(TAU[:13])]
+    assert len(taus) == 4
+    assert np.isnan(taus).all()
+    measures.write(report.workdir / "exploded.csv", measures.rows_of(changed))
+    for section in (choices_in_order.SECTION, seed_agreement.SECTION):
+        assert "nan" in shown(section, changed)
+
+
 def test_one_seed_is_not_compared(report, tmp_path):
     page = Page("title", tmp_path)
     arms = {arm: seeds[:1] for arm, seeds in report.arms.items()}

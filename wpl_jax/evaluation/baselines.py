@@ -16,9 +16,10 @@ def random_search(
 ) -> np.ndarray:
     """Random searches that train architectures briefly until their time is over.
 
-    Each trial draws architectures and trains them on CIFAR-10 for 12 epochs with a
-    learning rate that falls to 0. It returns the one with the best validation accuracy
-    after that (Dong and Yang, 2020, give this search 12,000 seconds).
+    Each trial draws architectures whose seconds and accuracy are known, and trains them
+    on CIFAR-10 for 12 epochs with a learning rate that falls to 0. It returns the one
+    with the best validation accuracy after that (Dong and Yang, 2020, give this search
+    12,000 seconds).
 
     Args:
       table: With the columns of :func:`wpl_jax.evaluation.table.nasbench201`.
@@ -28,7 +29,7 @@ def random_search(
       seed: Of the random draws.
 
     Returns:
-      The row that each search finds, ``int[trials]``.
+      The row that each search finds, ``int[trials]``; none if no architecture is known.
 
     Raises:
       UserError: If the table lacks a column.
@@ -41,13 +42,17 @@ def random_search(
     """
     costs = table.values(_SECONDS) * SHORT / EPOCHS
     scores = table.values(_VALID_SHORT)
+    known = np.flatnonzero(np.isfinite(costs) & np.isfinite(scores))
+    if not known.size:
+        return known
+    costs, scores = costs[known], scores[known]
     most = 1 + int(seconds / costs.min())
     random, found = np.random.default_rng(seed), []
     for _ in range(trials):
         drawn = random.integers(len(costs), size=most)
         trained = max(1, np.searchsorted(np.cumsum(costs[drawn]), seconds, "right"))
         found.append(drawn[np.argmax(scores[drawn[:trained]])])
-    return np.array(found)
+    return known[found]
 
 
 def baselines(
@@ -74,8 +79,9 @@ def baselines(
     if {_SECONDS, _VALID_SHORT} <= table.columns.keys():
         for seconds in budgets:
             title = f"random search, {seconds:,.0f} s"
-            found[title] = at(random_search(table, seconds))
-    if _VALID in table.columns:
+            if (rows := random_search(table, seconds)).size:
+                found[title] = at(rows)
+    if np.isfinite(table.columns.get(_VALID, np.nan)).any():
         found["best by validation"] = at([int(np.nanargmax(table.values(_VALID)))])
     found["best there is"] = {
         column: np.array([np.nanmax(table.values(column))]) for column in columns

@@ -88,7 +88,7 @@ class Ranked(NamedTuple):
     """A search and its ranking."""
 
     scores: Evaluation  # of float32[n]; with the shared weights
-    selected: float | None  # true error of what it selected; None if unknown
+    selected: float | None  # true error of what it selected; None or nan if unknown
     seconds: float | None  # that it took; None if unknown
     random_search: list[RandomSearch]
 
@@ -154,7 +154,7 @@ def _number(value: float | None) -> float | None:
 def _selected(true: np.ndarray, error: float | None) -> dict[str, float] | None:
     """What a search selected, among the architectures that are ranked."""
     known = true[np.isfinite(true)]
-    if error is None or not known.size:
+    if error is None or not np.isfinite(error) or not known.size:
         return None
     return {
         "error": error,

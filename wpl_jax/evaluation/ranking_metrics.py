@@ -43,6 +43,17 @@ def kendall_tau(true: ArrayLike, estimate: ArrayLike) -> float:
     return float(agreeing / untied) if untied else float("nan")
 
 
+def tau_of_finite(true: ArrayLike, estimate: ArrayLike) -> float:
+    """:func:`kendall_tau` of the architectures of which both are finite.
+
+    It is nan if there are fewer than two of them. Tables have gaps, and children
+    diverge.
+    """
+    x, y = np.asarray(true, float), np.asarray(estimate, float)
+    there = np.isfinite(x) & np.isfinite(y)
+    return kendall_tau(x[there], y[there]) if there.any() else float("nan")
+
+
 def spearman_rho(true: ArrayLike, estimate: ArrayLike) -> float:
     """Spearman's rank correlation, ties with their mean rank; nan if constant."""
     ranks = [(_below(v) - _below(-v)) / 2 for v in _checked(true, estimate)]

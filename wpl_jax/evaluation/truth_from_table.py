@@ -97,11 +97,13 @@ class FromTable(Truth):
 
         There is one for each length of training in the table. The time of a shorter
         training is proportional to its epochs. The list is empty if the table lacks the
-        columns.
+        columns, or the error is nan. Architectures of which the table does not have all
+        values are left out.
         """
         table = self._table
         valid, times = f"{self.data_set}_valid", f"{self.data_set}_seconds"
-        if valid not in table.columns or times not in table.columns:
+        has_columns = valid in table.columns and times in table.columns
+        if not has_columns or not np.isfinite(error):
             return []
         lengths = [(table.epochs, valid)]
         if table.epochs is not None:
@@ -110,14 +112,18 @@ class FromTable(Truth):
         true, each = self._errors(self._column, choices), table.values(times, choices)
         found = []
         for epochs, column in lengths:
-            estimate, cost = self._errors(column, choices), each.mean()
+            estimate = self._errors(column, choices)
+            there = np.isfinite([true, estimate, each]).all(0)
+            if not there.any():
+                continue
+            of_all, cost = (true[there], estimate[there]), each[there].mean()
             if epochs is not None and table.epochs is not None:
                 cost *= epochs / table.epochs
             number = None if seconds is None else seconds / cost
             reached = None
             if number is not None:
-                reached = best_of_random(true, estimate, max(number, 1))
-            equal = draws_until(true, estimate, error)
+                reached = best_of_random(*of_all, max(number, 1))
+            equal = draws_until(*of_all, error)
             found.append(RandomSearch(epochs, number, reached, equal, equal * cost))
         return found
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from wpl_jax.errors import UserError
 from wpl_jax.evaluation.rank_disorder import estimate_of
-from wpl_jax.evaluation.ranking_metrics import kendall_tau
+from wpl_jax.evaluation.ranking_metrics import tau_of_finite
 from wpl_jax.evaluation.truth_from_table import FromTable
 from wpl_jax.reports.searched import Searched
 from wpl_jax.reports.sections import true_order
@@ -101,12 +101,12 @@ def _of_ranking(
         if name.startswith(_OF_RANKING)
     }
     if metrics and not (truths and by_test):
-        found[f"{TAU}, {ranks['truth']}"] = metrics[TAU][0]
+        tau = metrics[TAU][0]
+        found[f"{TAU}, {ranks['truth']}"] = math.nan if tau is None else tau
     estimate = estimate_of(Evaluation(of_search["losses"], of_search["errors"]))
-    there = np.isfinite(estimate)
     for title, truth in truths.items():
         true = np.array(truth.of(one.space, ranks["choices"], None))
-        found[f"{TAU}, {title}"] = kendall_tau(true[there], estimate[there])
+        found[f"{TAU}, {title}"] = tau_of_finite(true, estimate)
     return found
 
 

@@ -44,6 +44,8 @@ def favour(
     names, _ = sets.most_common(1)[0]
     finite = np.isfinite(errors) & np.isfinite(ties)
     order = np.lexsort((ties[finite], errors[finite]))
+    if len(order) < 2:
+        return Favour(dict.fromkeys(names, float("nan")), float("nan"))
     ranks = np.empty(len(order))
     ranks[order] = -100 * np.arange(len(order)) / len(order)
     ranks -= ranks.mean()

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from wpl_jax.errors import UserError
-from wpl_jax.evaluation.ranking_metrics import kendall_tau
+from wpl_jax.evaluation.ranking_metrics import tau_of_finite
 from wpl_jax.evaluation.truth_from_table import FromTable
 from wpl_jax.reports.page import Page
 from wpl_jax.reports.searched import Columns, Searched
@@ -100,14 +100,8 @@ def taus(one: Searched, truth: FromTable | None) -> Taus:
             choices = np.array(row[HELD_OUT])
             true[there] = 100 - np.array(truth.of(one.space, choices[there], None))
         pairs = ((predicted, measured), (predicted, true), (measured, true))
-        found.append([_tau(a[there], b[there]) for a, b in pairs])
+        found.append([tau_of_finite(*pair) for pair in pairs])
     return Taus(*np.array(found, float).reshape(-1, len(_PAIRS)).T)
-
-
-def _tau(a: np.ndarray, b: np.ndarray) -> float:
-    if len(a) < 2 or not np.isfinite(b).all():
-        return float("nan")
-    return kendall_tau(a, b)
 
 
 def curves(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from wpl_jax.evaluation.rank_disorder import estimate_of
-from wpl_jax.evaluation.ranking_metrics import kendall_tau
+from wpl_jax.evaluation.ranking_metrics import tau_of_finite
 from wpl_jax.reports.page import Page
 from wpl_jax.reports.sections.section import Report, Section
 from wpl_jax.tasks import Evaluation
@@ -34,6 +34,9 @@ def agreement(true: np.ndarray, scores: Sequence[Evaluation]) -> Agreement:
       true: True errors, ``float[n]``.
       scores: Of each seed, at least two: losses and errors of ``float[n]``.
         Architectures whose score is not finite in one of them are left out.
+
+    Returns:
+      Three times Kendall's tau, nan if fewer than two architectures are left.
     """
     estimates = np.array([estimate_of(each) for each in scores])
     there = np.isfinite(true) & np.all(np.isfinite(estimates), 0)
@@ -43,9 +46,9 @@ def agreement(true: np.ndarray, scores: Sequence[Evaluation]) -> Agreement:
     )
     pairs = itertools.combinations(estimates, 2)
     return Agreement(
-        float(np.mean([kendall_tau(true, each) for each in estimates])),
-        kendall_tau(true, estimate_of(Evaluation(*means))),
-        float(np.mean([kendall_tau(*pair) for pair in pairs])),
+        float(np.mean([tau_of_finite(true, each) for each in estimates])),
+        tau_of_finite(true, estimate_of(Evaluation(*means))),
+        float(np.mean([tau_of_finite(*pair) for pair in pairs])),
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from wpl_jax.errors import UserError
-from wpl_jax.evaluation.ranking_metrics import kendall_tau
+from wpl_jax.evaluation.ranking_metrics import tau_of_finite
 from wpl_jax.evaluation.truth_from_table import FromTable
 from wpl_jax.reports.page import Page
 from wpl_jax.reports.searched import Columns, Searched
@@ -83,7 +83,8 @@ def _show(page: Page, report: Report) -> None:
 def orders(one: Searched, truth: FromTable) -> Orders:
     """Kendall's tau in each epoch of a search; nan where all children are equal.
 
-    A loss that is not finite counts as the highest.
+    A loss that is not finite counts as the highest. Children without an error in the
+    table are left out.
     """
     choices = np.array([row[CHOICES] for row in one.metrics])
     flat = choices.reshape(-1, choices.shape[-1])
@@ -92,8 +93,9 @@ def orders(one: Searched, truth: FromTable) -> Orders:
 
 
 def _of_epochs(true: np.ndarray, losses: np.ndarray) -> np.ndarray:
-    losses = np.where(np.isfinite(losses), losses, np.inf)
-    return np.array([kendall_tau(*pair) for pair in zip(true, losses, strict=True)])
+    # Finite, as all others are of float32.
+    losses = np.where(np.isfinite(losses), losses, np.finfo(float).max)
+    return np.array([tau_of_finite(*pair) for pair in zip(true, losses, strict=True)])
 
 
 def of_last(taus: np.ndarray) -> float:
