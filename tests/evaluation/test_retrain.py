@@ -125,7 +125,7 @@ class Reference:
 
     def step(self, i, rate):
         target = np.float64(self.data["train"][i])
-        nats = 0.0
+        nats = np.nan
         if np.isfinite(target).all() and not self.data["slope"][i]:
             away = (
                 point(self.params, Architecture(CHOICE)) + STREAM * self.last - target
@@ -160,7 +160,7 @@ class Reference:
         self.records.append(
             {
                 "step": number,
-                "train_loss": sum(nats) / BATCHES,
+                "train_loss": np.nanmean(nats),
                 "valid_loss": valid,
                 "valid_error": np.exp(valid),
                 "averaged_steps": len(self.iterates or []),
@@ -348,8 +348,8 @@ def test_steps_that_are_not_finite_are_left_out_and_counted(retraining):
         state = validate(retraining, state, data, epoch)
         assert int(state.skipped) == 3 * (epoch + 1)
         assert_params(state.params, reference.params)
-        nats = reference.records[epoch]["train_loss"] * BATCHES
-        np.testing.assert_allclose(state.loss, nats, **ROUNDING)
+        nats = reference.records[epoch]["train_loss"]
+        np.testing.assert_allclose(state.loss / state.finite, nats, **ROUNDING)
     assert_params(state.best, reference.best)
     assert_params(state.average, reference.average())
 
@@ -557,6 +557,7 @@ def test_a_training_without_a_finite_step_ends_at_once(retraining, tmp_path):
         run(retraining, tmp_path, data=data)
     (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert json.loads(line)["skipped"] == BATCHES
+    assert json.loads(line)["train_loss"] is None
     assert not (tmp_path / "retrained.json").exists()
 
 

@@ -98,7 +98,7 @@ def run(
             epoch, first = divmod(number, per_epoch)
             if first == batches:
                 job.state = retraining.validate(job.state, data, np.int32(epoch))
-                record = _record(jax.device_get(job.state), batches)
+                record = _record(jax.device_get(job.state))
                 job.record(epoch, record)
                 if record["skipped"] == (epoch + 1) * batches:
                     raise diverged(folder, "no step that was finite")
@@ -119,9 +119,9 @@ def run(
         return finish(retraining, job.state, data, guess, folder, title, splits, keep)
 
 
-def _record(state: State, batches: int) -> dict[str, Any]:
+def _record(state: State) -> dict[str, Any]:
     return {
-        "train_loss": finite(state.loss / batches),
+        "train_loss": finite(state.loss / state.finite) if state.finite else None,
         "valid_loss": finite(state.last.loss),
         "valid_error": finite(state.last.error),
         "averaged_steps": int(state.averaged),

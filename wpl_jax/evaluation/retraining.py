@@ -40,7 +40,8 @@ class State(NamedTuple):
     recent: jax.Array  # float32[patience]; errors of the last epochs, as a ring
     before: jax.Array  # float32[]; the lowest error of the epochs before them
     best: Any  # parameters of the lowest error of them
-    loss: jax.Array  # float32[]; sum over this epoch's batches
+    loss: jax.Array  # float32[]; sum over this epoch's batches whose step was finite
+    finite: jax.Array  # int32[]; how many these are
     skipped: jax.Array  # int32[]; steps that were not finite
 
 
@@ -98,6 +99,7 @@ class Retraining:
             before=jnp.float32(jnp.inf),
             best=params,
             loss=jnp.float32(0),
+            finite=jnp.int32(0),
             skipped=jnp.int32(0),
         )
 
@@ -133,11 +135,14 @@ class Retraining:
                 average=average,
                 averaged=averaged,
                 loss=state.loss + jnp.where(told.sound, told.loss, 0),
+                finite=state.finite + told.sound,
                 skipped=state.skipped + ~told.sound,
             )
 
         state = state._replace(
-            loss=jnp.where(first == 0, 0, state.loss), carry=axis.shard(state.carry)
+            loss=jnp.where(first == 0, 0, state.loss),
+            finite=jnp.where(first == 0, 0, state.finite),
+            carry=axis.shard(state.carry),
         )
         state = jax.lax.fori_loop(first, end, step, state)
         return state._replace(carry=axis.all_gather(state.carry))
