@@ -28,6 +28,7 @@ from wpl_jax.engine.slope import Slope, SlopeOfPass
 from wpl_jax.engine.training import Batch, stepped_by
 from wpl_jax.errors import UserError
 from wpl_jax.strategies.architecture_optimizers import (
+    AdamOnConcentrations,
     AdamOnLogits,
     ExponentiatedGradient,
 )
@@ -161,6 +162,33 @@ def test_epochs_alternate_steps_of_both_weights(optimizer, split):
     choice = np.asarray(state.selection.architectures.choice)
     np.testing.assert_array_equal(choice, [np.argmax(w, -1)])
     assert state.selection.architectures.weights is None
+
+
+def test_a_shared_pass_has_the_gradient_of_the_draw_that_was_trained():
+    """Weights that are drawn differ from pass to pass (DrNAS)."""
+    strategy = strategy_of(
+        optimizer=AdamOnConcentrations(0.1, scale=0.5),
+        split="train",
+        shared_pass=True,
+        warmup=1,
+    )
+    state, differences = strategy.init(jax.random.key(0)), []
+    key = functools.partial(jax.random.fold_in, jax.random.key(1))
+    for call in range(4):
+        state = strategy.begin_epoch(state, jnp.int32(call // 2))
+        trained = strategy.propose(state, key(call))
+        for batch in range(3):
+
+            def slope(of, theta, split, trained=trained, **options):
+                differences.append(of(theta).weights - trained.weights)
+                return jnp.float32(0), jnp.ones_like(theta)
+
+            before = trained.weights
+            own_key = key(10 * call + batch)
+            state, trained = strategy.step(state, trained, slope, own_key)
+            assert np.abs(trained.weights - before).max() > 0.01
+    assert len(differences) == 12
+    np.testing.assert_array_equal(differences, np.zeros((12, 2, 3)))
 
 
 def slope_of(params, data, number, transform=SGD, opt_state=None):

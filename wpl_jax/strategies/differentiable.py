@@ -53,6 +53,9 @@ class State(NamedTuple):
     theta: jax.Array  # float32[groups, choices]; parameters of the optimizer
     opt_state: optax.OptState
     epoch: jax.Array  # int32[]
+    # PRNG key of the mixture that is trained next, if its pass trains both weights. The
+    # gradient is then of the draw that was trained, and not of a new one.
+    draw: Any = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +156,9 @@ class Differentiable(Strategy):
     def init(self, key: jax.Array) -> State:
         """The initial architecture weights and optimizer state."""
         theta = self.optimizer.init(key, self._there)
-        return State(theta, self.optimizer.transform().init(theta), jnp.int32(0))
+        opt_state = self.optimizer.transform().init(theta)
+        draw = jax.random.fold_in(key, 1) if self.shared_pass else ()
+        return State(theta, opt_state, jnp.int32(0), draw)
 
     def begin_epoch(self, state: State, epoch: jax.Array) -> State:
         """Notes the epoch, for the warm-up and the temperature."""
@@ -161,19 +166,20 @@ class Differentiable(Strategy):
 
     def propose(self, state: State, key: jax.Array) -> Architecture:
         """The mixture, or an architecture drawn by its weights."""
-        return self._relax(state, key)(state.theta)
+        return self._relax(state, self._key_of(state, key))(state.theta)
 
     def step(
         self, state: State, architecture: Architecture, slope: Slope, key: jax.Array
     ) -> tuple[State, Architecture]:
         """Updates the architecture weights, then proposes the architecture to train.
 
-        The forward pass of the update and the proposal draw independently.
+        The forward pass of the update and the proposal draw independently. In a shared
+        pass, that of the update is the one that has trained the earlier proposal.
         """
         del architecture
         key_of_step, key_of_proposal = jax.random.split(key)
         _, gradient = slope(
-            self._relax(state, key_of_step),
+            self._relax(state, self._key_of(state, key_of_step)),
             state.theta,
             self.split,
             own_batch=self.own_batch,
@@ -189,6 +195,8 @@ class Differentiable(Strategy):
         )
         trains = state.epoch >= self.warmup
         state = jax.tree.map(lambda a, b: jnp.where(trains, a, b), moved, state)
+        if self.shared_pass:
+            state = state._replace(draw=key_of_proposal)
         return state, self.propose(state, key_of_proposal)
 
     def finalists(self, state: State, key: jax.Array) -> Architecture:
@@ -207,6 +215,10 @@ class Differentiable(Strategy):
 
     def _derived(self, weights: jax.Array) -> jax.Array:
         return self.limits.discretize(self.space, weights)
+
+    def _key_of(self, state: State, key: jax.Array) -> jax.Array:
+        """The key of a pass: in a shared one, that of the mixture that is trained."""
+        return state.draw if self.shared_pass else key
 
     @property
     def _there(self) -> jax.Array:
