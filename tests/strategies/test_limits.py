@@ -31,7 +31,7 @@ from wpl_jax.strategies.random_search import RandomSearch
 from wpl_jax.strategies.rewards import MnasNet, TaskReward
 from wpl_jax.strategies.samplers import Classes, Fair
 from wpl_jax.strategies.strategy import Candidates, Strategy
-from wpl_jax.supernet import Architecture
+from wpl_jax.supernet import Architecture, Decision, Space
 
 SPACE = NasBench201((8, 8, 2), 3, channels=4, cells=1, exclude_none=True)
 COUNT = len(SPACE.operations)
@@ -272,6 +272,32 @@ def test_a_mixture_becomes_a_child_within_that_is_probable(seed):
         assert log_probability(weights, found) > best - 2.5
         if np.any(np.all(allowed == np.asarray(plain), 1)):
             np.testing.assert_array_equal(found, plain)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sized(Space):
+    """Decisions of three and of two choices, each with a number of parameters."""
+
+    name = "sized"
+    mixes = True
+    table = np.array([[200, 0, 0], [100, 96, 0], [0, 0, 0]], np.float32)
+
+    @property
+    def decisions(self):
+        return tuple(Decision(f"of_{n}", tuple("xyz"[:n])) for n in (3, 2, 2))
+
+    def costs(self, architecture):
+        weights = architecture.weights
+        if weights is None:
+            weights = jax.nn.one_hot(architecture.choice, 3)
+        return {"parameters": jnp.sum(weights * self.table)}
+
+
+def test_a_mixture_of_decisions_of_several_sizes_becomes_a_child_within():
+    """The second choice of the second one costs hardly less than the first."""
+    weights = jnp.array([[0.8, 0.15, 0.05], [0.999, 0.001, 0], [0.3, 0.7, 0]])
+    kept = Limits(Costs(Sized()), (("parameters", 99.0),), known=(2, 1, 0))
+    np.testing.assert_array_equal(kept.discretize(Sized(), weights), [1, 1, 1])
 
 
 def differentiable(**changes):

@@ -16,7 +16,7 @@ import numpy as np
 
 from wpl_jax.common.settings import SettingError, check_int, check_number
 from wpl_jax.spaces.costs import LATENCY, UNITS, Costs
-from wpl_jax.supernet import Architecture, Space, num_choices
+from wpl_jax.supernet import Architecture, Space, is_choice, num_choices
 
 _SAMPLES = 2000  # random architectures that tell how tight limits are
 
@@ -171,7 +171,10 @@ class Limits:
         slope = jax.grad(shares)(weights)
         slope /= jnp.maximum(jnp.max(jnp.abs(slope)), 1e-20)
         factors = jnp.concatenate([jnp.zeros(1), jnp.geomspace(1e-2, 1e3, 64)])
-        log_weights = jnp.log(jnp.maximum(weights, 1e-30))
+        # Padding costs nothing, and would be all that is left of dear choices.
+        log_weights = jnp.where(
+            is_choice(space.groups), jnp.log(jnp.maximum(weights, 1e-30)), -jnp.inf
+        )
 
         def child(factor):
             moved = jax.nn.softmax(log_weights - factor * slope, -1)
