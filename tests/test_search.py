@@ -208,6 +208,12 @@ def test_measured_numbers_are_those_of_the_epoch():
     np.testing.assert_array_equal(measured.choices, state.epoch.architectures.choice)
     np.testing.assert_allclose(measured.rate, RATE * DECAY**2, rtol=1e-6)
     assert float(measured.alpha) == 3.0
+    # A child that has exploded is worth nothing, as where a strategy learns from it.
+    exploded = state.epoch.err2._replace(loss=state.epoch.err2.loss.at[1].set(jnp.nan))
+    state = state._replace(epoch=state.epoch._replace(err2=exploded))
+    expected = np.exp(-err2) * (np.arange(CHILDREN) != 1)
+    found = search.measure(state, np.int32(3)).child_reward
+    np.testing.assert_allclose(found, expected.mean(), rtol=1e-5)
 
 
 # A task in which one architecture is best, and training does nothing.

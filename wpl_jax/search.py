@@ -42,7 +42,7 @@ from wpl_jax.engine.training import TrainState
 from wpl_jax.engine.updates import Joint, Update
 from wpl_jax.protections.protection import Protection, Trained
 from wpl_jax.strategies import Strategy
-from wpl_jax.strategies.rewards import Reward, TaskReward
+from wpl_jax.strategies.rewards import Reward, TaskReward, finite_reward
 from wpl_jax.supernet import Architecture, gather, scatter
 from wpl_jax.tasks import Data, Task, check_task, ranking
 
@@ -331,7 +331,7 @@ class Search:
     def measure(self, state: State, epoch: jax.Array) -> Measured:
         """What an epoch was, after its last call."""
         seen = state.epoch
-        reward = functools.partial(self.reward, self.task)
+        reward = functools.partial(finite_reward, self.reward, self.task)
         lost = jax.tree.map(forgetting, seen.err1, seen.err2)
         architectures = seen.architectures
         of_derived: dict[str, Any] = dict.fromkeys(_OF_DERIVED)

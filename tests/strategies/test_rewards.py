@@ -8,6 +8,7 @@ from helpers import toy
 from helpers.written_search import make_search
 
 from wpl_jax.common.settings import SettingError
+from wpl_jax.engine.evaluator import Evaluator
 from wpl_jax.spaces.costs import Costs
 from wpl_jax.spaces.micro_cell import MicroCell
 from wpl_jax.strategies.random_search import RandomSearch
@@ -27,6 +28,7 @@ class Growing(toy.ToySpace):
         return rows
 
 
+SPACE = toy.ToySpace()
 TASK = toy.ToyTask(Growing())
 EVALUATION = Evaluation(jnp.float32(0.5), jnp.float32(1.0))
 
@@ -104,6 +106,39 @@ def test_a_power_of_the_cost_weights_the_reward(below, above):
         term = reward.loss(TASK.space, architecture)
         np.testing.assert_allclose(0.5 + term, -np.log(expected), rtol=1e-6)
         assert bool(reward.allows(TASK.space, architecture))
+
+
+def test_a_child_that_costs_nothing_has_a_finite_reward():
+    """As of a network with choices, one of which has no parameters."""
+
+    class Free(Growing):
+        def rows(self, architecture):
+            return super().rows(architecture) | {"shared": jnp.full(2, PAD)}
+
+    free, task = Architecture(jnp.array([0, 0])), toy.ToyTask(Free())
+    assert int(task.space.costs(free)["parameters"]) == 0
+    found = Limited(4)(task, EVALUATION, free)
+    np.testing.assert_allclose(found, np.exp(-0.5), rtol=1e-6)
+    assert float(Limited(4).loss(task.space, free)) == 0
+    found = MnasNet(4.0, "parameters")(task, EVALUATION, free)
+    np.testing.assert_allclose(found, np.exp(-0.5) * 1e-6**-0.07, rtol=1e-5)
+
+
+def test_a_strategy_sees_no_reward_that_is_not_finite():
+    class Own(TaskReward):
+        def __call__(self, task, evaluation, architecture):
+            reward = super().__call__(task, evaluation, architecture)
+            return reward / jnp.where(architecture.choice[0] > 0, 1.0, 0.0)
+
+    params, keys = SPACE.init(jax.random.key(0)), jax.random.split(jax.random.key(1), 4)
+    choices = jnp.array([[0, 1], [1, 1], [2, 0], [0, 0]])
+    task, data = toy.ToyTask(), toy.make_data()
+    found, plain = (
+        Evaluator(task).rewards(params, Architecture(choices), data, keys, reward)
+        for reward in (Own(), TaskReward())
+    )
+    assert np.all(plain > 0)
+    np.testing.assert_array_equal(found, plain * np.array([0, 1, 1, 0]))
 
 
 def test_the_hard_term_of_a_loss_is_zero_below_the_limit():

@@ -8,13 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from wpl_jax.devices.axis import NO_AXIS, Axis
 from wpl_jax.devices.compiled import compiled
 from wpl_jax.devices.parallel import ONE_DEVICE, Devices
-from wpl_jax.strategies.rewards import Reward
+from wpl_jax.strategies.rewards import Reward, finite_reward
 from wpl_jax.supernet import Architecture, gather
 from wpl_jax.tasks import Data, Evaluation, Task
 
@@ -73,9 +72,7 @@ class Evaluator:
             batch = jax.random.randint(key, (), 0, self.task.num_batches(data, "valid"))
             child = self._child(params, architecture)
             found = self.task.validate(child, architecture, data, batch, 1, axis)
-            # What has no loss is as bad as can be; a strategy must not see a NaN.
-            value = reward(self.task, found, architecture)
-            return jnp.where(jnp.isfinite(found.loss), value, 0.0)
+            return finite_reward(reward, self.task, found, architecture)
 
         return self._each(one, (architectures, keys))
 

@@ -12,6 +12,8 @@ from wpl_jax.spaces.costs import Costs
 from wpl_jax.supernet import Architecture, Space
 from wpl_jax.tasks.task import Evaluation, Task
 
+_LEAST = 1e-6  # of a cost, as a share of its target
+
 
 class Reward(Protocol):
     """The reward of an architecture; its methods are pure.
@@ -51,6 +53,25 @@ class Reward(Protocol):
         return jnp.float32(0)
 
 
+def finite_reward(
+    reward: Reward, task: Task, evaluation: Evaluation, architecture: Architecture
+) -> jax.Array:
+    """The reward, 0 if it or the loss is not finite, ``float32[]``.
+
+    What has no loss is as bad as can be, and strategies must not see a NaN. A reward of
+    one's own may have one for a finite loss.
+
+    Args:
+      reward: The reward.
+      task: As of :class:`Reward`.
+      evaluation: The same.
+      architecture: The same.
+    """
+    value = reward(task, evaluation, architecture)
+    sound = jnp.isfinite(evaluation.loss) & jnp.isfinite(value)
+    return jnp.where(sound, value, 0.0)
+
+
 @dataclasses.dataclass(frozen=True)
 class TaskReward(Reward):
     """The reward of the task."""
@@ -63,7 +84,8 @@ class MnasNet(Reward):
     Tan et al., "MnasNet: Platform-Aware Neural Architecture Search for Mobile" (CVPR
     2019), equations 2 and 3: ``reward * (cost / target) ** w``, where ``w`` is
     ``below`` up to the target, and ``above`` beyond it. The paper has -0.07 for both (a
-    soft constraint), or 0 and -1 (a hard one).
+    soft constraint), or 0 and -1 (a hard one). A cost counts as at least a millionth of
+    the target, so that a child that costs nothing has a finite reward.
 
     The loss of a mixture is minus the logarithm of a probability, so the term that is
     added to it is ``-w log(expected cost / target)``.
@@ -102,7 +124,8 @@ class MnasNet(Reward):
         return -exponent * log_ratio
 
     def _terms(self, space, architecture):
-        log_ratio = jnp.log(_cost(self, space, architecture) / self.target)
+        ratio = _cost(self, space, architecture) / self.target
+        log_ratio = jnp.log(jnp.maximum(ratio, _LEAST))
         return log_ratio, jnp.where(log_ratio > 0, self.above, self.below)
 
 
