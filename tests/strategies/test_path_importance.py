@@ -104,6 +104,14 @@ def test_a_step_that_is_not_finite_is_not_seen():
     assert np.any(state.strategy.norms > 0)
 
 
+def test_a_child_that_has_diverged_does_not_count_in_the_mean():
+    state = STRATEGY.init(jax.random.key(0))
+    norms = jnp.array([[2.0, 0.0], [0.0, 0.0], [4.0, 6.0]])
+    choices = Architecture(jnp.array([[0, 1], [0, 1], [0, 2]]))
+    found = STRATEGY.after_step(state, choices, norms).norms
+    np.testing.assert_allclose(found, [[RATE * 3, 0, RATE * 6]], rtol=1e-6)
+
+
 class Mixed(toy.ToySpace):
     """Two kinds of decisions, one of which has fewer choices."""
 

@@ -88,11 +88,13 @@ class PathImportance(Strategy):
         """Updates the running means of the choices that were trained.
 
         A choice in several decisions counts with the mean of its norms, and a choice
-        whose norms are all 0 is not updated.
+        whose norms are all 0 is not updated. A child whose norms are all 0 has diverged
+        in this step, and does not count.
         """
         places = jnp.broadcast_to(self._kinds, norms.shape), architectures.choice
         zeros = jnp.zeros_like(state.norms)
-        total, number = zeros.at[places].add(norms), zeros.at[places].add(1)
+        counts = jnp.any(norms > 0, 1, keepdims=True).astype(norms.dtype)
+        total, number = zeros.at[places].add(norms), zeros.at[places].add(counts)
         new = total / jnp.maximum(number, 1)
         moved = state.norms + self.rate * (new - state.norms)
         return state._replace(norms=jnp.where(total > 0, moved, state.norms))
