@@ -8,6 +8,7 @@ distributions themselves by exponentiated gradients.
 """
 
 import dataclasses
+import math
 from typing import Protocol
 
 import jax
@@ -19,6 +20,7 @@ from wpl_jax.common.settings import check_number
 from wpl_jax.strategies.exponentiated_gradient import exponentiated_gradient
 
 NEVER = -1e9  # logit of an entry that is no choice
+_LEAST_LOG = math.log(1e-6)  # of a concentration
 
 
 class ArchitectureOptimizer(Protocol):
@@ -107,7 +109,8 @@ class AdamOnConcentrations(AdamOnLogits):
     """Adam on the concentrations of Dirichlet distributions (DrNAS).
 
     Each forward pass draws the weights of a mixture. The concentrations are
-    ``elu(theta) + 1``, and ``weight_decay`` pulls them to 1, the uniform distribution.
+    ``elu(theta) + 1``, at least 1e-6, and ``weight_decay`` pulls them to 1, the uniform
+    distribution.
 
     Attributes:
       learning_rate: Of Adam; the default is the authors'.
@@ -117,13 +120,22 @@ class AdamOnConcentrations(AdamOnLogits):
 
     def probabilities(self, theta, there):
         """The means of the distributions."""
-        concentration = jnp.where(there, jax.nn.elu(theta) + 1, 0)
+        concentration = jnp.where(there, _concentration(theta), 0)
         return concentration / jnp.sum(concentration, -1, keepdims=True)
 
     def weights(self, theta, there, key):
         """A draw that is differentiable in the concentrations."""
-        gamma = jax.random.loggamma(key, jax.nn.elu(theta) + 1)
+        gamma = jax.random.loggamma(key, _concentration(theta))
         return jax.nn.softmax(jnp.where(there, gamma, NEVER))
+
+
+def _concentration(theta: jax.Array) -> jax.Array:
+    """``elu(theta) + 1``, which rounds to 0 where it is written like that.
+
+    A distribution with a concentration of 0 has neither a mean nor a gradient.
+    """
+    below = jnp.exp(jnp.clip(theta, _LEAST_LOG, 0))
+    return jnp.where(theta > 0, theta + 1, below)
 
 
 @dataclasses.dataclass(frozen=True)
