@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import toy
-from helpers.parts import strategy_of
+from helpers.parts import make_protection, strategy_of
 from helpers.written_search import (
     BATCHES,
     CHILDREN,
@@ -22,6 +22,7 @@ from helpers.written_search import (
 )
 from ml_collections import ConfigDict
 
+from wpl_jax import penalty
 from wpl_jax.engine.evaluator import Evaluator
 from wpl_jax.jobs import search_config
 from wpl_jax.protections.protection import NoProtection
@@ -176,6 +177,27 @@ def test_a_step_that_is_not_finite_is_left_out_and_counted(what):
     sound, broken = states
     # The step was left out and not taken with zeros: weights decay in every step.
     assert np.any(sound["shared"] != broken["shared"])
+
+
+@pytest.mark.parametrize("name", ["wpl", "ewc", "l2"])
+def test_a_child_without_a_finite_fisher_is_not_remembered(name):
+    """The Fisher of L2 is 1, whatever the loss."""
+    search = make_search(protection=make_protection(name, start_epoch=0))
+    state, remembered = search.init(jax.random.key(0)), []
+    state = search.begin_epoch(state, np.int32(0))
+    for index, valid in enumerate((1.0, np.nan)):
+        data = toy.make_data()
+        data = data._replace(valid=data.valid * valid)
+        before = jax.device_get(state.shared.params["shared"])
+        state = search.train_and_protect(state, data, np.int32(0), np.int32(index))
+        assert np.any(state.shared.params["shared"] != before)
+        (of_penalty,) = penalty.plasticity_states(state.shared.opt_state)
+        kept = state.shared.memory, of_penalty.anchor, of_penalty.fisher
+        remembered.append(jax.device_get(kept))
+    assert int(state.skipped.of_epoch) == 0
+    assert np.any(remembered[0][2]["shared"] > 0)
+    same = jax.tree.map(np.array_equal, *remembered)
+    assert all(jax.tree.leaves(same)) == (name != "l2")
 
 
 def test_skipped_steps_in_a_row_are_counted_over_children():

@@ -186,6 +186,12 @@ def squared_magnitude(x: jax.Array) -> jax.Array:
     return jnp.square(widen(x))
 
 
+def all_finite(tree: Any) -> jax.Array:
+    """Whether all numbers of a tree are finite, ``bool[]``."""
+    each = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]
+    return jnp.all(jnp.stack(each)) if each else jnp.bool(True)
+
+
 def norm_of_floats(tree: Any) -> jax.Array:
     """The global norm of the arrays of floats or complex numbers in a tree."""
     leaves = jax.tree.leaves(tree)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wpl_jax.common.trees import norm_of_floats
+from wpl_jax.common.trees import all_finite, norm_of_floats
 from wpl_jax.engine.optimizers import Children, Optimizer
 from wpl_jax.engine.several import zeros_of
 from wpl_jax.engine.state import Shared
@@ -122,7 +122,7 @@ class Protected:
         """
         rows = self.task.space.rows(first_of(trained.architecture))
 
-        def remember(memory, opt_state):
+        def remember_if_finite(*old):
             def estimate(params, architecture, place, key, axis):
                 one = Trained(params, architecture, trained.number[place])
                 return self.protection.estimate(one, self.task, data, key, axis)
@@ -131,14 +131,10 @@ class Protected:
                 trained.params, trained.architecture, estimate, keys
             )
             alpha = self.protection.alpha(epoch)
-            return self.protection.remember(
-                memory, opt_state, trained, found, used, rows, alpha
-            )
-
-        def remember_if_finite(*old):
-            new = remember(*old)
+            new = self.protection.remember(*old, trained, found, used, rows, alpha)
             # A child that explodes has a Fisher without a meaning, and without an end.
-            sound = jnp.isfinite(norm_of_floats(new))
+            # Penalties leave out what is not a number, so it is looked for in both.
+            sound = jnp.isfinite(norm_of_floats(new)) & all_finite(found)
             return jax.tree.map(lambda a, b: jnp.where(sound, a, b), new, old)
 
         memory, opt_state = jax.lax.cond(
