@@ -122,7 +122,7 @@ class Protected:
         """
         rows = self.task.space.rows(first_of(trained.architecture))
 
-        def remember_if_finite(*old):
+        def remember_if_finite(memory, opt_state):
             def estimate(params, architecture, place, key, axis):
                 one = Trained(params, architecture, trained.number[place])
                 return self.protection.estimate(one, self.task, data, key, axis)
@@ -131,11 +131,15 @@ class Protected:
                 trained.params, trained.architecture, estimate, keys
             )
             alpha = self.protection.alpha(epoch)
-            new = self.protection.remember(*old, trained, found, used, rows, alpha)
+            new = self.protection.remember(
+                memory, opt_state, trained, found, used, rows, alpha
+            )
             # A child that explodes has a Fisher without a meaning, and without an end.
             # Penalties leave out what is not a number, so it is looked for in both.
             sound = jnp.isfinite(norm_of_floats(new)) & all_finite(found)
-            return jax.tree.map(lambda a, b: jnp.where(sound, a, b), new, old)
+            return jax.tree.map(
+                lambda a, b: jnp.where(sound, a, b), new, (memory, opt_state)
+            )
 
         memory, opt_state = jax.lax.cond(
             self.protection.active(epoch),
