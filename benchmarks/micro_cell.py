@@ -36,6 +36,7 @@ from wpl_jax.spaces.depthwise import average_pool, depthwise, max_pool, shifts
 from wpl_jax.spaces.micro_cell import STAGES, MicroCell
 from wpl_jax.strategies.strategy import Candidates, Strategy
 from wpl_jax.supernet import Architecture, gather
+from wpl_jax.tasks.augmentation import augment
 from wpl_jax.tasks.image_classification import ImageClassification
 from wpl_jax.tasks.image_data import Data, Images
 
@@ -211,7 +212,9 @@ def _static(space, choice, data, batch):
 
     def loss(params, i):
         key = jax.random.fold_in(jax.random.key(1), i)
-        images, labels = task._training_batch(data, i, key, NO_AXIS)
+        places = task.batches.shuffled(i, len(data.train.labels), NO_AXIS)
+        images, labels = (x[places] for x in data.train)
+        images = augment(key, images, task.augmentation, data, NO_AXIS)
         logits = network.apply(params, images)
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
 

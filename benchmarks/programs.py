@@ -66,7 +66,7 @@ def of_config(config: ConfigDict, devices: Devices = ONE_DEVICE) -> Iterator[Pro
     if config.job == "two_models":
         yield from of_two_models(config)
         return
-    cache, seen = stand_ins.StandIns(), set()
+    cache, seen, whole = stand_ins.StandIns(), set(), set()
     for run in expand(config):
         if run.arm in seen:  # Another seed has the same programs.
             continue
@@ -74,9 +74,12 @@ def of_config(config: ConfigDict, devices: Devices = ONE_DEVICE) -> Iterator[Pro
         search, data, _ = make_search(run.config, cache)
         search = dataclasses.replace(search, devices=devices)
         plan = make_plan(run.config, search)
+        # What an arm of another penalty or optimizer has no part in is compiled once.
+        rest = repr([run.config[name] for name in ("space", "task", "strategy")])
+        is_new = rest not in whole
+        whole.add(rest)
         for program in of_search(search, plan, _on(devices, search.task, data)):
-            # An arm changes the penalty: what it has no part in is compiled once.
-            if len(seen) == 1 or program.name in OF_THE_PENALTY:
+            if is_new or program.name in OF_THE_PENALTY:
                 yield program._replace(name=f"{run.arm}, {program.name}")
         if len(seen) == 1 and run.config.retrain.epochs:
             training, data, _ = make_retraining(run.config, cache)

@@ -33,7 +33,11 @@ def test_a_step_on_images(monkeypatch):
     monkeypatch.setattr(micro_cell, "CHILDREN", ((0, 4),))
     rows = list(micro_cell.rows())
     assert_figures(rows)
-    said = [row["figure"] for row in rows if "child 1, batch 4" in row["benchmark"]]
+    said = [
+        (row["benchmark"], row["figure"])
+        for row in rows
+        if "child 1, batch 4" in row["benchmark"]
+    ]
     assert len(said) == len(set(said)) == 4
     assert sum("memory" in row["benchmark"] for row in rows) == 2
 

@@ -288,8 +288,9 @@ def test_fine_tuning_is_measured_from_the_same_start(trained, tmp_path):
     for run in runs:
         assert run.losses.shape == (3, 2)
         np.testing.assert_array_equal(run.losses[0], runs[0].losses[0])
-    strongest = runs[-1]  # L2
-    np.testing.assert_allclose(strongest.losses[-1], runs[0].losses[0], atol=0.01)
+    changes = [np.abs(run.losses[-1] - run.losses[0]).max() for run in runs]
+    for weakest, strongest in ((2, 4), (5, 7)):  # of EWC, of L2
+        assert changes[strongest] < 0.8 * changes[weakest]
     other = [run._replace(trained=name) for name in text.SETTINGS for run in runs]
     text.write(other, tmp_path)
     assert len((tmp_path / "losses.csv").read_text().splitlines()) == 1 + 3 * len(other)

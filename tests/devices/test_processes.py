@@ -444,7 +444,7 @@ def test_what_one_process_cannot_do_ends_all(tmp_path):
     with processes(search(tmp_path / "file" / "run"), env) as started:
         _, first = started[0].communicate(timeout=60)
         _, second = started[1].communicate(timeout=60)
-    assert "cannot be written" in first
+    assert "cannot be a folder" in first
     assert started[0].returncode == 2
     assert started[1].returncode not in (0, None)
     assert "has lost another one" in second or "another task died" in second

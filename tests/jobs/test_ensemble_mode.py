@@ -38,7 +38,7 @@ def test_the_best_candidates_are_evaluated_together(tmp_path, capsys):
     assert "Ensembles of children" in (workdir / "report.html").read_text()
     each = expand(config)[0]
     found = ensemble.read(each.folder(workdir))
-    search, data, _ = searches_of([each], DataCache(), Machine())[each.arm]
+    search, data, _ = searches_of([each], workdir, DataCache(), Machine())[each.arm]
     state = restore(search, each, each.folder(workdir))
     selection = jax.device_get(state.selection)
     order = np.argsort(selection.judged.error, kind="stable")

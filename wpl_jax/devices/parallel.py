@@ -85,9 +85,10 @@ class Devices:
             chosen = (chosen,) if isinstance(chosen, str) else chosen
             return tuple(names.index(name) + 1 for name in chosen)
 
+        # One more array: pmap over several processes fails where there is none.
         def run(index, *args):
             del index
-            return function(*args)
+            return jnp.zeros(()), function(*args)
 
         @functools.cache
         def mapped(form: Any, axes: tuple[int | None, ...]) -> Callable[..., Any]:
@@ -110,7 +111,7 @@ class Devices:
             args = signature.bind(*args, **kwargs).args
             leaves, form = jax.tree.flatten(args, is_leaf=is_sharded)
             axes = tuple(0 if is_sharded(x) else None for x in leaves)
-            return mapped(form, axes)(index, *args)
+            return mapped(form, axes)(index, *args)[1]
 
         return call
 
