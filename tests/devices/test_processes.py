@@ -439,12 +439,14 @@ def test_a_signal_to_any_process_stops_and_saves_all(alone, tmp_path):
 
 @pytest.mark.slow
 def test_what_one_process_cannot_do_ends_all(tmp_path):
-    (tmp_path / "file").write_text("in the way")
+    """The first alone writes the metrics, where a folder is in the way."""
+    metrics = tmp_path / "run" / "searches" / "wpl-seed0" / "metrics.jsonl"
+    metrics.mkdir(parents=True)
     env = environment(XLA_FLAGS=devices_of_each(1))
-    with processes(search(tmp_path / "file" / "run"), env) as started:
+    with processes(search(tmp_path / "run"), env) as started:
         _, first = started[0].communicate(timeout=60)
         _, second = started[1].communicate(timeout=60)
-    assert "cannot be a folder" in first
+    assert str(metrics) in first
     assert started[0].returncode == 2
     assert started[1].returncode not in (0, None)
     assert "has lost another one" in second or "another task died" in second
