@@ -18,8 +18,6 @@ TEXTS = [
     *(ROOT / "wpl_jax").rglob("*.py"),
     *CONFIGS,
 ]
-# Guides also speak of one that has other fields with an argument.
-WITH_ARGUMENT = ROOT / "configs" / "gaea_nb201_small.py:folder"
 METHODS = {*dir(ConfigDict), "json", "ignore_type", "field"}
 SECTIONS = (
     "penalty|optimizer|search|strategy|space|task|retrain|ranking|data|model_[ab]"
@@ -66,6 +64,14 @@ def advised():
 
 
 @functools.cache
+def with_arguments():
+    """Configurations as guides name them with an argument, which changes the fields."""
+    text = "".join(path.read_text(encoding="utf-8") for path in TEXTS)
+    named = re.findall(r"\bconfigs/[a-z0-9_]+\.py:[\w.,]*\w", text)
+    return [ROOT / name for name in sorted(set(named))]
+
+
+@functools.cache
 def own_leaves(file):
     config, _ = parse(file)
     return dict(leaves(config))
@@ -74,8 +80,12 @@ def own_leaves(file):
 def taken(field, value):
     """Whether some configuration takes a field, with this value or its own."""
     tiny = ROOT / "tests" / "helpers" / "tiny_search.py"
-    for file in (tiny, *CONFIGS, WITH_ARGUMENT):
+    for file in (tiny, *CONFIGS, *with_arguments()):
         own = own_leaves(file)
+        # An arm takes each field that the configuration has itself.
+        arm = re.match(r"arms\.[\w-]+\.", field)
+        if arm and field not in own:
+            own = {arm[0] + name: at for name, at in own.items()}
         if field not in own and ".data." not in f".{field}":
             if any(name.startswith(f"{field}.") for name in own):
                 return True
