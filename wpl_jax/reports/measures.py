@@ -46,9 +46,9 @@ def rows_of(report: Report) -> list[Row]:
 
     Forgetting is the mean over the epochs after the first with a penalty. Where the
     architectures have been ranked, or a table has their true accuracies, there are the
-    metrics of the ranking and Kendall's tau of each data set, the test accuracies of
-    what was selected, and Kendall's tau of the children's losses
-    (:mod:`wpl_jax.reports.sections.true_order`).
+    metrics of the ranking; Kendall's tau of each data set, of the order by the error
+    and of that by the loss; the test accuracies of what was selected; and Kendall's tau
+    of the children's losses (:mod:`wpl_jax.reports.sections.true_order`).
     """
     try:
         truths = find_truths(report)
@@ -103,10 +103,13 @@ def _of_ranking(
     if metrics and not (truths and by_test):
         tau = metrics[TAU][0]
         found[f"{TAU}, {ranks['truth']}"] = math.nan if tau is None else tau
-    estimate = estimate_of(Evaluation(of_search["losses"], of_search["errors"]))
-    for title, truth in truths.items():
-        true = np.array(truth.of(one.space, ranks["choices"], None))
-        found[f"{TAU}, {title}"] = tau_of_finite(true, estimate)
+    scores = Evaluation(of_search["losses"], of_search["errors"])
+    by_loss = np.asarray(scores.loss, float)
+    orders = {TAU: estimate_of(scores), f"{TAU} by the loss": by_loss}
+    for name, order in orders.items():
+        for title, truth in truths.items():
+            true = np.array(truth.of(one.space, ranks["choices"], None))
+            found[f"{name}, {title}"] = tau_of_finite(true, order)
     return found
 
 
