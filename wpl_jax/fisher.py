@@ -230,8 +230,13 @@ def batch_fisher(
             )
             batch = draw(params, batch, start + jnp.arange(size))
             gradient = mean_gradient(weighted_loss, params, (batch, kept))
-            share = jnp.maximum(jnp.sum(kept), 1) / size
-            squares = jax.tree.map(lambda g: squared_magnitude(g / share), gradient)
+            count = jnp.maximum(jnp.sum(kept), 1)
+
+            def of_leaf(g):
+                share = count.astype(jnp.finfo(g.dtype).dtype) / size
+                return squared_magnitude(g / share)
+
+            squares = jax.tree.map(of_leaf, gradient)
             return jax.tree.map(jnp.add, total, squares), jnp.any(kept > 0)
 
         zeros = varying_like(zero_importance(params), items)
