@@ -121,7 +121,16 @@ class Interrupts:
         pass
 
 
+@pytest.fixture
+def _pythons_handler():
+    """That of Ctrl-C, which what a script starts in the background does not have."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("_pythons_handler")
 def test_a_training_in_memory_is_interrupted_as_python_is(tmp_path, monkeypatch):
     """Nothing of it is saved, so that it must not say so and end the program."""
     monkeypatch.setenv("HOME", str(tmp_path))
