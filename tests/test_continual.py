@@ -8,6 +8,7 @@ import optax
 import pytest
 from flax import nnx
 from flax.training.train_state import TrainState
+from helpers.compiling import compilations
 from helpers.raising import assert_says
 
 import wpl_jax
@@ -149,13 +150,6 @@ def test_tasks_in_a_row_are_remembered_in_one_program():
     found = jax.jit(jax.vmap(two_tasks))(shifts)
     for i, shift in enumerate(shifts):
         assert_close(jax.tree.map(lambda x, i=i: x[i], found), two_tasks(shift))
-
-
-def compilations(caplog, call):
-    caplog.clear()
-    with jax.log_compiles():
-        call()
-    return [r.getMessage() for r in caplog.records if "Compiling" in r.getMessage()]
 
 
 def test_a_second_call_compiles_nothing_and_reads_the_new_weights(caplog):

@@ -15,6 +15,22 @@ from wpl_jax.spaces import SPACES
 
 # In the place of the cell of parameters.
 TINY = {
+    "continual": {
+        "DATA": ("digits",),
+        "IMAGES": 1_000,
+        "EPOCHS": 4,
+        "HIDDEN": 64,
+        "ALPHAS": [0.1],
+    },
+    "fine_tune": {
+        "WIDTH": 8,
+        "LAYERS": 1,
+        "LENGTH": 6,
+        "BATCH": 4,
+        "FIRST_STEPS": 4,
+        "SECOND_STEPS": 20,
+        "ALPHAS": [1.0, 1e9],
+    },
     "own_space": {"EPOCHS": 1, "LAYERS": 2, "FILTERS": 2, "CHILDREN": 2, "BATCHES": 1},
     "penalty_nnx": {"STEPS": 60, "ALPHA": 100.0},
     "search": {"EPOCHS": 2, "HIDDEN": 4, "NODES": 2, "CHILDREN": 2, "BATCHES": 1},
@@ -60,6 +76,37 @@ def test_the_penalty_keeps_the_first_task_of_an_nnx_model(run):
     # What shuffled pixels do to a classifier, and what a strong penalty prevents.
     assert kept["A"][-1] > free["A"][-1] + 0.1
     assert free["B"][-1] > kept["B"][-1]
+    assert len(plt.get_fignums()) == 1
+
+
+@pytest.mark.slow
+def test_tasks_in_a_row_are_kept_by_ewc(run):
+    found = run("continual")
+    assert len(found.results) == 3 * 4
+    for setting in found.SETTINGS:
+        of_setting = [found.results[setting, method] for method in found.METHODS]
+        assert all(np.all((x >= 0) & (x <= 1)) for x in of_setting)
+        # The first task is learned before there is a penalty.
+        np.testing.assert_allclose([x[0] for x in of_setting], 4 * [of_setting[0][0]])
+    free, kept = (found.results["permuted", m][-1] for m in ("no penalty", "EWC"))
+    assert kept.mean() > free.mean() + 0.05
+    # With one head, two of ten digits are right.
+    assert found.results["split, one head", "no penalty"][-1].mean() < 0.25
+    assert len(plt.get_fignums()) == 1
+
+
+@pytest.mark.slow
+def test_a_text_is_learned_and_a_strong_penalty_prevents_it(run):
+    pytest.importorskip("pydoc_data.topics")
+    found = run("fine_tune")
+    np.testing.assert_array_equal(found.free[0], 0)
+    learned = found.free[-1, 0]
+    assert learned > 0
+    for points in found.penalized.values():
+        weak, strong = points[:, 0]
+        assert strong < 0.5 * learned
+        assert strong < weak
+    np.testing.assert_allclose(found.penalized["L2"][1], 0, atol=1e-5)
     assert len(plt.get_fignums()) == 1
 
 

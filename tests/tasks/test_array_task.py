@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from helpers.compiling import compilations
 from helpers.tabular import Layers, Normalized, layers_in_numpy, numbers
 
 import wpl_jax
@@ -298,6 +299,22 @@ def test_a_guess_may_begin_where_the_loss_is_finite():
     nowhere = Objective(lambda outputs, targets: jnp.log(-jnp.exp(outputs[:, 0])))
     unknown = nowhere.guess(form, np.float32(y[:30]), np.float32(y[30:36]))
     assert not unknown.is_known
+
+
+def test_an_equal_objective_compiles_no_second_guess(caplog):
+    """A search that is run again makes another task of the same functions."""
+    _, y = numbers(40)
+    train, valid = np.float32(y[:30]), np.float32(y[30:36])
+    form, found = jax.ShapeDtypeStruct((2,), jnp.float32), []
+
+    def call(shift):
+        # Of the same deviations; the constant that is found is another.
+        objective = Objective(normal_loss, metrics=(("twice", normal_loss),))
+        found.append(objective.guess(form, train + shift, valid + shift).loss)
+
+    assert compilations(caplog, lambda: call(np.float32(0)))
+    assert not compilations(caplog, lambda: call(np.float32(2)))
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-3)
 
 
 def test_an_error_that_is_not_finite_for_a_target_is_said_before_a_training():

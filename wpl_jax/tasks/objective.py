@@ -2,8 +2,9 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -183,14 +184,8 @@ class Objective:
         constant = self.of_kind.constant(train, shape)
         if constant is None:
             constant = self._fit(shape, train[:_FITTED])
-        constant = jnp.asarray(constant, jnp.float32)
-
-        @jax.jit
-        def measured(targets):
-            repeated = jnp.broadcast_to(constant, (len(targets), *shape))
-            return self.losses(repeated, targets), self.errors(repeated, targets)
-
-        losses, errors = (np.asarray(x, np.float64) for x in measured(valid))
+        measured = _programs(self).measured(jnp.asarray(constant, jnp.float32), valid)
+        losses, errors = (np.asarray(x, np.float64) for x in measured)
         self._check_errors(losses, errors, valid)
         margin = STANDARD_ERRORS * float(np.std(errors)) / np.sqrt(len(errors))
         mean = float(np.mean(errors))
@@ -216,11 +211,47 @@ class Objective:
 
     def _fit(self, shape: tuple[int, ...], targets: np.ndarray) -> Any:
         """The constant of the lowest loss that L-BFGS finds."""
+        programs = _programs(self)
+        # A loss need not be finite at zero: outputs may be deviations, or rates.
+        starts = [jnp.zeros(shape, jnp.float32), jnp.ones(shape, jnp.float32)]
+        if targets.shape[1:] == shape:
+            starts.insert(0, jnp.asarray(targets.mean(0), jnp.float32))
+        losses = [float(programs.mean_loss(start, targets)) for start in starts]
+        start = starts[int(np.argmax(np.isfinite(losses)))]
+        return programs.fitted(start, targets)
 
-        def loss(constant):
-            repeated = jnp.broadcast_to(constant, (len(targets), *shape))
-            return jnp.mean(self.losses(repeated, jnp.asarray(targets)))
+    def __repr__(self) -> str:
+        """The names of the functions, which are the same in each process."""
+        named = {"loss": self.loss, "sample_targets": self.sample_targets}
+        named |= {"reward": self.reward, **dict(self.metrics)}
+        each = [f"{name}={_name(f)}" for name, f in named.items() if f is not None]
+        return f"Objective({', '.join([f'kind={self.kind!r}', *each])})"
 
+
+class _Programs(NamedTuple):
+    """Compiled functions of a constant output and the targets of some examples."""
+
+    measured: Callable[[Any, Any], tuple[jax.Array, jax.Array]]  # losses and errors
+    mean_loss: Callable[[Any, Any], jax.Array]
+    fitted: Callable[[Any, Any], jax.Array]  # the best constant found from a first one
+
+
+@functools.lru_cache(maxsize=4)  # Each keeps alive what its functions have captured.
+def _programs(objective: Objective) -> _Programs:
+    """Those of an objective; equal ones share them."""
+
+    def repeated(constant, targets):
+        return jnp.broadcast_to(constant, (len(targets), *constant.shape))
+
+    def measured(constant, targets):
+        outputs = repeated(constant, targets)
+        return objective.losses(outputs, targets), objective.errors(outputs, targets)
+
+    def mean_loss(constant, targets):
+        return jnp.mean(objective.losses(repeated(constant, targets), targets))
+
+    def fitted(start, targets):
+        loss = functools.partial(mean_loss, targets=targets)
         optimizer = optax.lbfgs()
         value_and_gradient = optax.value_and_grad_from_state(loss)
 
@@ -235,22 +266,10 @@ class Objective:
             )
             return (optax.apply_updates(constant, updates), state, lowest, best), None
 
-        # A loss need not be finite at zero: outputs may be deviations, or rates.
-        starts = [jnp.zeros(shape, jnp.float32), jnp.ones(shape, jnp.float32)]
-        if targets.shape[1:] == shape:
-            starts.insert(0, jnp.asarray(targets.mean(0), jnp.float32))
-        losses = [float(loss(start)) for start in starts]
-        start = starts[int(np.argmax(np.isfinite(losses)))]
         carry = start, optimizer.init(start), jnp.float32(jnp.inf), start
-        run = jax.jit(lambda carry: jax.lax.scan(step, carry, None, _STEPS))
-        return run(carry)[0][3]
+        return jax.lax.scan(step, carry, None, _STEPS)[0][3]
 
-    def __repr__(self) -> str:
-        """The names of the functions, which are the same in each process."""
-        named = {"loss": self.loss, "sample_targets": self.sample_targets}
-        named |= {"reward": self.reward, **dict(self.metrics)}
-        each = [f"{name}={_name(f)}" for name, f in named.items() if f is not None]
-        return f"Objective({', '.join([f'kind={self.kind!r}', *each])})"
+    return _Programs(jax.jit(measured), jax.jit(mean_loss), jax.jit(fitted))
 
 
 def _check_per_example(name: str, function: Any, outputs: Any, targets: Any) -> None:
