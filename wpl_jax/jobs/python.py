@@ -43,7 +43,8 @@ class Found(NamedTuple):
       error: Its error on the same; ``search.task.error_name`` says which.
       metrics: One dict an epoch; None for what is not finite.
       predict: The model with the shared weights: a function of a batch of inputs, as
-        the task's data has them, to log-probabilities, ``float32[..., classes]``.
+        the task's data has them, to log-probabilities, ``float32[..., classes]``; of a
+        task without classes, to what the network returns.
     """
 
     architecture: np.ndarray

@@ -83,7 +83,7 @@ def _network(model: Model) -> Network:
 
 
 def to_stablehlo(model: Model) -> Files:
-    """The whole model, from unprepared inputs to log-probabilities."""
+    """The whole model, from unprepared inputs to predictions."""
     shape, dtype = model.predictor.form()
     sizes = ", ".join(map(str, shape))
     inputs = jax.ShapeDtypeStruct(jax_export.symbolic_shape(sizes), dtype)
@@ -117,21 +117,28 @@ def to_onnx(model: Model) -> Files:
         raise UserError(
             "The format onnx needs jax2onnx: pip install 'wpl-jax[onnx]'."
         ) from error
+    predictor = model.predictor
+    if not hasattr(predictor, "predictions"):
+        raise UserError(
+            f"{type(predictor).__name__} has no method predictions, which makes "
+            "predictions of what a network returns: see wpl_jax.tasks.predictor. Or "
+            "export the model with the format stablehlo."
+        )
     with tempfile.TemporaryDirectory() as folder:
         network = import_network(export(model, folder, "nnx")).load()
 
-    def log_probabilities(inputs: jax.Array) -> jax.Array:
-        found = network(model.predictor.to_network(inputs))
-        scores = found[0] if isinstance(found, tuple) else found
-        return jax.nn.log_softmax(scores)
+    def predict(inputs: jax.Array) -> jax.Array:
+        found = network(predictor.to_network(inputs))
+        outputs = found[0] if isinstance(found, tuple) else found
+        return predictor.predictions(outputs)
 
-    shape, dtype = model.predictor.form()
+    shape, dtype = predictor.form()
     graph = jax2onnx.to_onnx(
-        log_probabilities,
+        predict,
         [jax.ShapeDtypeStruct(shape, dtype)],
         model_name=model.space.name,
         input_names=["inputs"],
-        output_names=["log_probabilities"],
+        output_names=["log_probabilities" if predictor.labels else "outputs"],
     )
     return {
         "model.onnx": graph.SerializeToString(),

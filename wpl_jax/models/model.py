@@ -52,7 +52,7 @@ class Model:
         return names_of_choices(self.space, self.choice)
 
     def __call__(self, inputs: Any) -> np.ndarray:
-        """Log-probabilities, computed on the default device.
+        """Predictions, such as log-probabilities, computed on the default device.
 
         Args:
           inputs: Images, ``uint8[n, height, width, channels]`` or one of them; or
@@ -60,7 +60,8 @@ class Model:
 
         Returns:
           ``float32[n, classes]`` of images. Of text those of the next word after each
-          word, ``float32[n, time, vocabulary]``; of a string without ``n``.
+          word, ``float32[n, time, vocabulary]``; of a string without ``n``. Of a task
+          without classes what the network returns, such as the numbers of a regression.
 
         Raises:
           UserError: If the inputs do not fit the model: another size, a dtype other

@@ -89,6 +89,10 @@ class ArrayPredictor:
         mean, deviation = jnp.float32(self.mean), jnp.float32(self.deviation)
         return standardized(inputs, mean, deviation)
 
+    def predictions(self, outputs: jax.Array) -> jax.Array:
+        """By the kind of targets: log-probabilities, or the outputs themselves."""
+        return KINDS[self.kind].predictions(outputs)
+
     def apply(
         self,
         space: Space,
@@ -104,7 +108,7 @@ class ArrayPredictor:
         given = statistics if jax.tree.leaves(statistics) else None
         network = self.to_network(inputs)
         outputs = call(space, child, architecture, network, batch_stats=given).logits
-        return KINDS[self.kind].predictions(outputs)
+        return self.predictions(outputs)
 
     def statistics_form(
         self, space: Space, child: Any, architecture: Architecture

@@ -89,6 +89,10 @@ class ImagePredictor:
         images = shrunk(images, self.shrink).astype(jnp.float32)
         return (images - jnp.float32(self.mean)) / jnp.float32(self.deviation)
 
+    def predictions(self, outputs: jax.Array) -> jax.Array:
+        """Log-probabilities, from scores of the classes."""
+        return jax.nn.log_softmax(outputs.astype(jnp.float32))
+
     def apply(
         self,
         space: Space,
@@ -108,7 +112,7 @@ class ImagePredictor:
             batch_stats=statistics,
             axis=NO_AXIS,
         ).logits
-        return jax.nn.log_softmax(logits.astype(jnp.float32))
+        return self.predictions(logits)
 
     def statistics_form(
         self, space: Space, child: Any, architecture: Architecture

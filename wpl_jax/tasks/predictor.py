@@ -52,6 +52,13 @@ class Predictor(Protocol):
     def to_network(self, inputs: jax.Array) -> jax.Array:
         """A batch from :meth:`prepare` as the space's ``apply`` takes it."""
 
+    def predictions(self, outputs: jax.Array) -> jax.Array:
+        """What :meth:`apply` returns, from what the network returns for a batch.
+
+        An exported network uses it. A predictor without this method cannot be exported
+        as ONNX.
+        """
+
     def apply(
         self,
         space: Space,

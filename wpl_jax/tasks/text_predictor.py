@@ -97,6 +97,10 @@ class TextPredictor:
         """The words as they are."""
         return inputs
 
+    def predictions(self, outputs: jax.Array) -> jax.Array:
+        """Log-probabilities, from scores of the vocabulary."""
+        return jax.nn.log_softmax(outputs.astype(jnp.float32))
+
     def apply(
         self,
         space: Space,
@@ -114,7 +118,7 @@ class TextPredictor:
         state = of_words.initial_state(inputs.shape[0])
         hidden = of_words.apply(child, architecture, inputs, state=state)
         logits = of_words.logits(child, hidden.raw)
-        return jax.nn.log_softmax(logits.astype(jnp.float32))
+        return self.predictions(logits)
 
     def statistics_form(
         self, space: Space, child: Any, architecture: Architecture
