@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 from wpl_jax.data import load_images, open_images
+from wpl_jax.data.images.image_folder import read_image_folder
+from wpl_jax.data.images.pixels import read_form, read_pixels
 
 
 def _png(pixels):
@@ -329,3 +331,46 @@ def test_sixteen_bits(folder, data_error):
     Image.fromarray(np.full((4, 5), 40_000, np.uint16)).save(file)
     with data_error(file, "mode I;16", "convert it to 8 bits"):
         load_images("folder", folder)
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photographs_are_upright(orientation, ending, tmp_path):
+    stored = np.zeros((16, 32, 3), np.uint8)
+    stored[:8, :16] = 255  # a corner, in the rows as the camera stores them
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = tmp_path / f"photo.{ending}"
+    Image.fromarray(stored).save(file, exif=exif)
+    # The standard: what row 0 and column 0 of the file are in the upright image.
+    upright = {
+        1: lambda x: x,  # top, left
+        2: lambda x: x[:, ::-1],  # top, right
+        3: lambda x: x[::-1, ::-1],  # bottom, right
+        4: lambda x: x[::-1],  # bottom, left
+        5: lambda x: x.swapaxes(0, 1),  # left, top
+        6: lambda x: x.swapaxes(0, 1)[:, ::-1],  # right, top
+        7: lambda x: x.swapaxes(0, 1)[::-1, ::-1],  # right, bottom
+        8: lambda x: x.swapaxes(0, 1)[::-1],  # left, bottom
+    }[orientation](stored)
+    found = read_pixels(file, None, None)
+    assert found.shape == upright.shape == read_form(file, None)
+    np.testing.assert_allclose(found.astype(int), upright, atol=8)  # JPEG is lossy.
+    small = read_pixels(file, (upright.shape[0] // 2, upright.shape[1] // 2), 1)
+    assert np.argmax(small[[0, 0, -1, -1], [0, -1, 0, -1]]) == np.argmax(
+        upright[[0, 0, -1, -1], [0, -1, 0, -1], 0]
+    )
+
+
+def test_a_folder_of_photographs_held_both_ways_has_one_size(folder):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = Image.new("RGB", (4, 5), (255, 0, 0))  # 5 rows of 4; upright 4 rows of 5
+    turned.save(folder / "train" / "cat" / "turned.png", exif=exif)
+    assert np.asarray(read_image_folder(folder).train.images).shape[1:] == (4, 5, 3)
+
+
+def test_damaged_metadata_does_not_hide_an_image(tmp_path):
+    file = tmp_path / "photo.jpg"
+    Image.new("L", (5, 4), 255).save(file, exif=b"Exif\0\0no directory")
+    assert read_pixels(file, None, None).shape == (4, 5)

@@ -95,8 +95,7 @@ def read_image_folder(
     ``test/CLASS/IMAGE``, with the same classes in each; or ``CLASS/IMAGE``, of which
     all are training examples. Classes are numbered in the order of their names as
     text. Images may be of any of the usual formats, with 8 bits a channel.
-    Transparency is dropped, and a rotation noted in a photograph's metadata is not
-    applied.
+    Transparency is dropped. A photograph is turned upright, as its EXIF data says.
 
     Args:
       path: The folder that holds train/, or the classes.

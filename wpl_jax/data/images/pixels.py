@@ -24,6 +24,18 @@ _SMALL = 2**22  # pixels for which free memory is not looked up, which takes tim
 _GREY = ("1", "L", "LA")
 _PALETTE = ("P", "PA")
 _COLOUR = ("RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+# EXIF orientations, by Pillow's name for what makes an image upright. A camera that is
+# held upright stores its sensor's rows as they are, and notes how it was held.
+_UPRIGHT = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+_ON_ITS_SIDE = (5, 6, 7, 8)
 
 
 class _Share:
@@ -66,13 +78,16 @@ def read_form(file: Path, channels: int | None) -> tuple[int, int, int]:
         channel.
     """
     with _opened(file) as image:
-        return image.height, image.width, 1 if _is_grey(image, channels) else 3
+        height, width = image.height, image.width
+        if _orientation(image) in _ON_ITS_SIDE:
+            height, width = width, height
+        return height, width, 1 if _is_grey(image, channels) else 3
 
 
 def read_pixels(
     file: Path, size: tuple[int, int] | None, channels: int | None
 ) -> np.ndarray:
-    """Reads one image.
+    """Reads one image, upright as its EXIF data says.
 
     Args:
       file: An image file of any kind that Pillow reads.
@@ -87,15 +102,35 @@ def read_pixels(
       DataError: The file is missing, empty, truncated, no image, or has other
         than 8 bits a channel.
     """
+    from PIL import Image
+
     with _opened(file) as image, _decoding.take(image.width * image.height):
+        orientation = _orientation(image)
         # From a palette with transparency straight to RGB, Pillow warns.
         image_or_rgba = image.convert("RGBA") if image.mode in _PALETTE else image
         pixels = image_or_rgba.convert("L" if _is_grey(image, channels) else "RGB")
+    if orientation in _UPRIGHT:
+        pixels = pixels.transpose(Image.Transpose[_UPRIGHT[orientation]])
     if size is not None:
-        from PIL import Image
-
         pixels = pixels.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     return np.asarray(pixels)
+
+
+def _orientation(image: Any) -> int:
+    """The EXIF orientation of an image that is not decoded yet, 1 if it has none.
+
+    ``PIL.ImageOps.exif_transpose`` would do as well, but decodes the image, and
+    :func:`read_form` reads only the beginning of each file.
+    """
+    from PIL import ExifTags, Image
+
+    if image.format == "TIFF":
+        return 1  # Pillow turns these itself, and says the size that they then have.
+    try:
+        # A PNG's own method decodes the image where there is no EXIF data.
+        return Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+    except Exception:  # Damaged metadata; the pixels may be good.
+        return 1
 
 
 def _is_grey(image: Any, channels: int | None) -> bool:
