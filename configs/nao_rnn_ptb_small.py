@@ -10,7 +10,7 @@ of the rates: ``--config=configs/nao_rnn_ptb_small.py:0,0.5``.
 
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from wpl_jax.configs import nao_rnn_pydoc
 
@@ -26,7 +26,7 @@ def get_config(rates: str = _RATES) -> ConfigDict:
     config = nao_rnn_pydoc.get_config()
     config.seed = 1  # 0 is that of the strengths' calibration
     config.task.data.format = "folder"
-    config.task.data.path = "../shared/data/ptb"
+    config.task.data.path = config_dict.placeholder(str)
     config.task.data.min_count = 1
     config.task.data.max_vocabulary = 2000
     config.search.epochs = 24

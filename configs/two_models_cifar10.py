@@ -7,7 +7,7 @@ About 17 minutes of one CPU core. A fully connected network reaches about 41 % h
 A is stopped at 25 %.
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from wpl_jax.configs import two_models_mnist
 
@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     config = two_models_mnist.get_config()
     config.num_seeds = 10
     config.data.format = "folder"
-    config.data.path = "../shared/data/cifar10"
+    config.data.path = config_dict.placeholder(str)
     config.hidden = 30
     config.model_a.sgd.learning_rate = 0.02
     config.model_b.sgd.learning_rate = 0.02

@@ -7,7 +7,7 @@ About 12 minutes of one CPU core for 20 seeds and all penalties. docs/two_models
 what comes out.
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from wpl_jax.engine.optimizers import Sgd
 from wpl_jax.jobs.build import settings
@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.format = "npz"
-    config.data.path = "../shared/data/mnist.npz"
+    config.data.path = config_dict.placeholder(str)
     config.data.valid = 5000
 
     # Narrow layers: with 200 units A hardly forgets, with 30 less than in the paper.

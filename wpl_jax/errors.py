@@ -1,7 +1,16 @@
-"""Errors that are the user's to mend, shown without a traceback."""
+"""Errors that are the user's to mend, shown without a traceback.
 
+Advice names an option as the user gives it: ``--workdir`` on a command line, and
+``workdir`` in Python (:func:`option`, :func:`for_caller`).
+"""
+
+import contextlib
+import contextvars
 import reprlib
+from collections.abc import Iterator
 from typing import Any
+
+_has_flags = contextvars.ContextVar("_has_flags", default=False)
 
 
 class UserError(ValueError):
@@ -13,6 +22,41 @@ class UserError(ValueError):
 
 class ConfigError(UserError):
     """A configuration that cannot be run."""
+
+
+@contextlib.contextmanager
+def on_command_line() -> Iterator[None]:
+    """A context in which the user has typed a command, and errors name its flags.
+
+    Outside of it, the user has called a function of this library.
+
+    Examples:
+      >>> option("workdir")
+      'workdir'
+      >>> with on_command_line():
+      ...     option("workdir")
+      '--workdir'
+    """
+    token = _has_flags.set(True)
+    try:
+        yield
+    finally:
+        _has_flags.reset(token)
+
+
+def for_caller(command: str, python: str) -> str:
+    """One of two texts, for a message.
+
+    Args:
+      command: For the user of a command, with flags and fields of a configuration.
+      python: For the user of the library in Python, with arguments.
+    """
+    return command if _has_flags.get() else python
+
+
+def option(name: str) -> str:
+    """The name of a flag, or of the argument of the same name."""
+    return for_caller(f"--{name}", name)
 
 
 def shorten(value: Any) -> str:

@@ -10,9 +10,17 @@ from helpers.on_devices import load, text_config
 import configs
 from wpl_jax.devices import choice
 from wpl_jax.devices.parallel import Devices
-from wpl_jax.errors import ConfigError, UserError
+from wpl_jax.errors import ConfigError, UserError, on_command_line
 from wpl_jax.jobs.open_task import choose_devices, open_task
 from wpl_jax.jobs.retrain_config import config_for_task
+
+
+@pytest.fixture(autouse=True)
+def _command():
+    """Errors name flags."""
+    with on_command_line():
+        yield
+
 
 BUILT_IN = [module.name for module in pkgutil.iter_modules(configs.__path__)]
 

@@ -415,7 +415,7 @@ def lazy_calls(epochs, children, steps, per_call, proposed, judged):
         candidates=candidates,
     )
     search = types.SimpleNamespace(
-        children=children, strategy=strategy, num_judged=judged
+        children=children, strategy=strategy, num_judged=judged, average_from=None
     )
     return Plan(search, epochs, per_call)
 

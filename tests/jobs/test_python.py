@@ -126,6 +126,45 @@ def test_a_wrong_argument_is_named(search, settings, said):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
+        (
+            {"eval_batches": 1000},
+            r"^eval_batches is 1000, expected at most 5, the batches of the validation",
+        ),
+        (
+            {"strategy": RandomSearch(toy.ToySpace(), Candidates(2, 6, 1, 7))},
+            r"^strategy\.candidates\.screen_batches is 6 and "
+            r"strategy\.candidates\.judge_batches is 7, expected at most 5",
+        ),
+        (
+            {"children": 1000, "children_per_step": 500},
+            r"^children_per_step is 500, expected at most 5, the batches of the train",
+        ),
+        ({"average_from": 2}, "^average_from is 2, expected an epoch before 2"),
+    ],
+)
+def test_what_the_data_and_the_epochs_do_not_hold_is_named(search, changes, said):
+    with pytest.raises(ValueError, match=said):
+        wpl_jax.run(dataclasses.replace(search, **changes), "toy examples", epochs=2)
+
+
+def test_advice_names_arguments(search, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot be written .*Give one .*with workdir"):
+        wpl_jax.run(search, "toy", epochs=1, workdir=tmp_path / "file" / "run")
+    with pytest.raises(UserError, match=r"wpl_jax\.retrain\(..., workdir=FOLDER\)"):
+        wpl_jax.load(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text('{"search": "another"}')
+    with pytest.raises(UserError) as caught:
+        wpl_jax.run(search, "toy", epochs=1, workdir=tmp_path / "run")
+    assert "another search or training" in str(caught.value)
+    assert "Repeat its call, or give another workdir." in str(caught.value)
+    assert "--" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
         ({"children": 0}, "children is 0, expected"),
         ({"batches": 0}, "batches is 0, expected"),
         ({"eval_batches": 1.5}, "eval_batches is 1.5, expected"),

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from helpers.tiny import deaths
 
-from wpl_jax.errors import UserError
+from wpl_jax.errors import UserError, on_command_line
 from wpl_jax.runs import run_directory
 from wpl_jax.runs.run_directory import (
     CONFIG_FILE,
@@ -26,6 +26,14 @@ from wpl_jax.runs.run_directory import (
     open_run,
 )
 from wpl_jax.runs.run_files import write_atomically
+
+
+@pytest.fixture(autouse=True)
+def _command():
+    """Errors name flags."""
+    with on_command_line():
+        yield
+
 
 CONFIG = {"job": "two_models", "data": {"path": None, "valid": 5}, "stops": (0.5, 0.25)}
 

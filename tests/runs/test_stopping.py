@@ -9,8 +9,16 @@ import types
 
 import pytest
 
+from wpl_jax.errors import on_command_line
 from wpl_jax.runs import stopping
 from wpl_jax.runs.stopping import SIGNALS, StopRequest
+
+
+@pytest.fixture(autouse=True)
+def _command():
+    """Errors name flags."""
+    with on_command_line():
+        yield
 
 
 @pytest.fixture

@@ -11,12 +11,13 @@ from wpl_jax.data.host_memory import require_memory
 PathLike = str | os.PathLike[str]
 
 
-def require_path(path: PathLike | None, expected: str) -> Path:
+def require_path(path: PathLike | None, expected: str, source: str = "") -> Path:
     """The path, with ``~`` expanded.
 
     Args:
       path: As the caller gave it.
       expected: What it should lead to, for the message.
+      source: Where such data can be had, for the message of a missing path.
 
     Returns:
       The path; nothing is known yet about what is there.
@@ -26,7 +27,8 @@ def require_path(path: PathLike | None, expected: str) -> Path:
     """
     if not isinstance(path, str | os.PathLike) or not os.fspath(path):
         whole = f"the path of {expected}"
-        raise DataError("path", repr(path), whole, "give it as `path`", "path")
+        remedy = f"give it as `path`{source and f'; {source}'}"
+        raise DataError("path", repr(path), whole, remedy, "path")
     try:
         return Path(path).expanduser()
     except RuntimeError as error:

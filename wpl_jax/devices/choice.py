@@ -7,7 +7,7 @@ import jax
 
 from wpl_jax.common.settings import SettingError
 from wpl_jax.devices.parallel import Devices, by_process
-from wpl_jax.errors import UserError
+from wpl_jax.errors import UserError, option
 
 
 def check_count(count: int | None) -> None:
@@ -23,7 +23,7 @@ def check_count(count: int | None) -> None:
     if count is not None and not (1 <= count <= found and count % processes == 0):
         several = f" that is a multiple of the {processes} processes"
         raise UserError(
-            f"--devices is {count}, expected 1 to {found}, the number of "
+            f"{option('devices')} is {count}, expected 1 to {found}, the number of "
             f"{jax.devices()[0].platform} devices that JAX finds"
             f"{', one' + several if processes > 1 else ' here'}."
         )
@@ -60,9 +60,9 @@ def choose(
         )
         numbers = range(processes, sum(of_each) + 1, processes)
         count = max((n for n in numbers if sharded % n == 0), default=processes)
-    fewer = (
-        "start fewer processes" if count == processes > 1 else "--devices takes fewer"
-    )
+    fewer = f"{option('devices')} takes fewer"
+    if count == processes > 1:
+        fewer = "start fewer processes"
     if rows_per_batch % count:
         raise SettingError(
             "batch_size",
@@ -96,6 +96,6 @@ def told(used: Iterable[Devices], asked: int | None) -> str:
     if asked is not None:
         return line
     return (
-        f"{line}: more cannot divide the batch_size in config.task, or "
-        "config.search.children_per_step, equally."
+        f"{line}: more cannot divide the batch_size of the task, or "
+        "children_per_step of the search, equally."
     )

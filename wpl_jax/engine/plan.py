@@ -111,6 +111,60 @@ def check_counts(search: Any) -> None:
     require(search, "children_per_step", valid, divisor)
 
 
+def check_train_batches(search: "Search", data: Data) -> None:
+    """Checks that children that are trained together see different batches.
+
+    Args:
+      search: The search.
+      data: Of its task.
+
+    Raises:
+      SettingError: If there are fewer training batches than such children.
+    """
+    batches = search.task.num_batches(data, "train")
+    expected = f"at most {batches}, the batches of the training data"
+    fits = search.children_per_step <= batches
+    require(search, "children_per_step", fits, expected)
+
+
+class Excess(NamedTuple):
+    """Settings that ask for more validation batches than there are.
+
+    Attributes:
+      numbers: Of batches, by the setting, which may be that of a part of the search.
+      available: Batches of the validation data.
+    """
+
+    numbers: dict[str, int]
+    available: int
+
+    @property
+    def expected(self) -> str:
+        """What the settings should be, in words."""
+        return f"at most {self.available}, the batches of the validation data"
+
+
+def excess_of(search: "Search", data: Data) -> Excess:
+    """The settings of a search with more batches than the validation data has.
+
+    Batches would be counted twice. All settings are found together, because with less
+    data most searches have several.
+
+    Args:
+      search: The search.
+      data: Of its task.
+    """
+    candidates = search.strategy.candidates
+    numbers = {
+        "eval_batches": search.eval_batches,
+        "strategy.candidates.screen_batches": candidates.screen_batches,
+        "strategy.candidates.judge_batches": candidates.judge_batches or 0,
+    }
+    available = search.task.num_batches(data, "valid")
+    over = {name: number for name, number in numbers.items() if number > available}
+    return Excess(over, available)
+
+
 def most_epochs(children: int, batches: int) -> int:
     """The most epochs of a search whose training batches int32 can count.
 
@@ -158,8 +212,12 @@ class Plan(Sequence[Call]):
             all of an epoch.
 
         Raises:
-          SettingError: If it does not divide them, or the strategy needs more epochs.
+          SettingError: If it does not divide them, the strategy needs more epochs, or
+            weights are averaged from an epoch on that does not come.
         """
+        comes = search.average_from is None or search.average_from < epochs
+        expected = f"an epoch before {epochs}, the number of epochs, or None"
+        require(search, "average_from", comes, expected)
         search.strategy.check_epochs(epochs)
         self._search, self.epochs = search, epochs
         self._learn_per_call = learn_per_call

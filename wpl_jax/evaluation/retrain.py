@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from wpl_jax.devices import processes
-from wpl_jax.errors import UserError
+from wpl_jax.errors import UserError, option
 from wpl_jax.evaluation.retrained import Kept, diverged, finish
 from wpl_jax.evaluation.retraining import Retraining, State
 from wpl_jax.evaluation.speed import Speed
@@ -90,7 +90,7 @@ def run(
             raise UserError(
                 f"{folder} holds the training of another architecture, "
                 f"{np.asarray(job.state.choice).tolist()}. Delete the folder to "
-                "train this one, or give another --workdir."
+                f"train this one, or give another {option('workdir')}."
             )
         speed, told = Speed(task.predictions_per_batch), ""
         guess = task.guess(data)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from wpl_jax.errors import UserError
+from wpl_jax.errors import UserError, for_caller, option
 from wpl_jax.evaluation.retraining import Retraining, State
 from wpl_jax.runs.run_files import NUMBER, finite, read_json, to_json, write_atomically
 from wpl_jax.supernet import Architecture
@@ -15,10 +15,6 @@ from wpl_jax.tasks import Data
 from wpl_jax.tasks.guessing import Guess, Model, check_guess, print_remark
 
 RETRAINED_FILE = "retrained.json"
-REMEDY = (
-    "Lower the learning rate (config.retrain.optimizer), or raise "
-    "config.retrain.epochs."
-)
 _TOLD = {"valid": "validation"}
 
 
@@ -50,6 +46,15 @@ def read_retrained(
     return found
 
 
+def remedy() -> str:
+    """What to change where a training is no better than guessing."""
+    return for_caller(
+        "Lower the learning rate (config.retrain.optimizer), or raise "
+        "config.retrain.epochs.",
+        "Lower the learning rate of the optimizer, or raise epochs.",
+    )
+
+
 def diverged(folder: Path, how: str) -> UserError:
     """The error of a training that leaves nothing.
 
@@ -57,9 +62,10 @@ def diverged(folder: Path, how: str) -> UserError:
       folder: Of the training.
       how: By what it is known.
     """
+    where = for_caller("(config.retrain.optimizer)", "of the optimizer")
     return UserError(
         f"{folder}: training from scratch diverged, {how}. Lower the learning rate or "
-        "clip_norm (config.retrain.optimizer), and give another --workdir."
+        f"clip_norm {where}, and give another {option('workdir')}."
     )
 
 
@@ -111,7 +117,8 @@ def finish(
             raise UserError(
                 f"{folder}: the loss on {split} data is {loss:.4g}, but "
                 f"{task.error_name} is {error}, by which the best weights are chosen. "
-                "Give an error that is finite for each example, and another --workdir."
+                "Give an error that is finite for each example, and another "
+                f"{option('workdir')}."
             )
         found[f"{split}_loss"] = loss
         found[f"{split}_error"] = error
@@ -136,7 +143,7 @@ def finish(
         _print_kept(kept, title, splits)
     if "valid" in splits:
         model = Model(title, found["valid_error"], guess)
-        print_remark([model], task.error_name, REMEDY)
+        print_remark([model], task.error_name, remedy())
     return found
 
 

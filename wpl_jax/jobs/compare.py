@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wpl_jax.common.paths import as_path
-from wpl_jax.errors import UserError, shorten
+from wpl_jax.errors import UserError, on_command_line, shorten
 from wpl_jax.evaluation import table as tables
 from wpl_jax.reports import comparison, found, measures, paired
 from wpl_jax.runs import console
@@ -78,7 +78,7 @@ def compare(
     read = tables.nasbench201() if table is None else tables.read(table)
     comparison.check_table(read)
     searches = found.read(runs, all_by_table=table is not None)
-    return comparison.write(make_folder(out), searches, read, budgets)
+    return comparison.write(make_folder(out, "out"), searches, read, budgets)
 
 
 def compare_rows(files: Sequence[Path], out: Path, main: str | None = None) -> str:
@@ -98,7 +98,7 @@ def compare_rows(files: Sequence[Path], out: Path, main: str | None = None) -> s
     rows = [row for path in files for row in measures.read(path)]
     if not rows:
         raise UserError("The files have no searches.")
-    folder = make_folder(out)
+    folder = make_folder(out, "out")
     text = paired.write(folder / comparison.PAGE, rows, main or rows[0].arm)
     write_atomically(folder / comparison.MARKDOWN, text + "\n")
     return text
@@ -145,17 +145,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = parser.parse_args(argv)
     sys.stdout = console.lasting(sys.stdout)
     try:
-        budgets = given.budget or [12_000.0]
-        out = as_path(given.out, "--out")
-        files = [as_path(run, "a run") for run in given.runs if run.endswith(".csv")]
-        if files and len(files) == len(given.runs):
-            print(compare_rows(files, out, given.main))
-        else:
-            print(compare(labelled(given.runs), out, given.table, budgets))
+        with on_command_line():
+            page = _compare(given)
     except UserError as error:
         print(f"Error: {error}", file=console.lasting(sys.stderr))
         sys.exit(2)
-    print(f"Comparison: {out / comparison.PAGE}")
+    print(f"Comparison: {page}")
+
+
+def _compare(given: argparse.Namespace) -> Path:
+    """Prints the comparison; returns its page."""
+    out = as_path(given.out, "--out")
+    files = [as_path(run, "a run") for run in given.runs if run.endswith(".csv")]
+    if files and len(files) == len(given.runs):
+        print(compare_rows(files, out, given.main))
+    else:
+        budgets = given.budget or [12_000.0]
+        print(compare(labelled(given.runs), out, given.table, budgets))
+    return out / comparison.PAGE
 
 
 if __name__ == "__main__":

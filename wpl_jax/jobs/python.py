@@ -14,7 +14,12 @@ import numpy as np
 from wpl_jax.common.paths import optional_path
 from wpl_jax.common.plain import text_of
 from wpl_jax.common.settings import MOST_SEED, check_int, check_number
-from wpl_jax.engine.plan import Plan, most_epochs
+from wpl_jax.engine.plan import (
+    Plan,
+    check_train_batches,
+    excess_of,
+    most_epochs,
+)
 from wpl_jax.errors import UserError, shorten
 from wpl_jax.jobs.search_loop import Job, advance_all, first_state, resumable
 from wpl_jax.jobs.start_from import Start, labels_of
@@ -114,6 +119,8 @@ def run(
     search.task.check(dataset)
     check_sizes(search.task, dataset)
     data = search.task.put(dataset, search.devices)
+    check_train_batches(search, data)
+    _check_validation(search, data)
     guess = search.task.guess(data)
     start = start_of(search.task, dataset, data, start_from, folder)
     start.check()
@@ -223,6 +230,14 @@ def check_sizes(task: Task, dataset: Any) -> None:
                 f"{shorten(size)}, as the data has it. Make the space with "
                 f"{name}={shorten(size)}."
             )
+
+
+def _check_validation(search: Search, data: Data) -> None:
+    """Checks that no setting has more batches than the validation data."""
+    excess = excess_of(search, data)
+    if excess.numbers:
+        found = " and ".join(f"{name} is {n}" for name, n in excess.numbers.items())
+        raise UserError(f"{found}, expected {excess.expected}.")
 
 
 def _without_step(line: bytes) -> dict[str, Any]:

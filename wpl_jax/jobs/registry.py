@@ -7,7 +7,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from wpl_jax.devices import choice
-from wpl_jax.errors import ConfigError, UserError, shorten
+from wpl_jax.errors import ConfigError, UserError, on_command_line, shorten
 from wpl_jax.jobs import command_line, two_models, unread
 from wpl_jax.jobs import search as search_run
 from wpl_jax.jobs.config_fields import check_values
@@ -50,6 +50,7 @@ def check_overrides(config: ConfigDict, fields: Iterable[str], mode: str) -> Non
         command_line.check_overrides(config, fields, UNREAD[job](config, mode))
 
 
+@on_command_line()
 def run(
     config: ConfigDict | None, workdir: Path, mode: str, machine: Machine = Machine()
 ) -> None:

@@ -5,7 +5,12 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from wpl_jax.engine.optimizers import OPTIMIZERS, Optimizer
-from wpl_jax.engine.plan import Plan, SearchSettings
+from wpl_jax.engine.plan import (
+    Plan,
+    SearchSettings,
+    check_train_batches,
+    excess_of,
+)
 from wpl_jax.jobs.build import (
     build,
     build_chosen,
@@ -27,24 +32,20 @@ from wpl_jax.supernet import Space
 from wpl_jax.tasks import Data, DataCache
 
 
-def _check_validation(numbers: dict[str, int], available: int) -> None:
-    """Checks that no field has more batches than the validation data.
-
-    All of them are named together: with less data, most configurations have several.
-
-    Args:
-      numbers: Of batches, by the field; a default may be one, too.
-      available: Batches of the validation data.
-    """
+def _check_validation(config: ConfigDict, search: Search, data: Data) -> None:
+    """Checks that no field has more batches than the validation data."""
+    excess = excess_of(search, data)
     found: list[str | Field] = []
     flags: list[str | Field] = []
-    for field, number in numbers.items():
-        if number > available:
-            found += [" and " if found else "", Field(field), f" is {number}"]
-            flags += [" --", Field(field), f"={available}"]
+    for name, number in excess.numbers.items():
+        of_strategy = name.removeprefix("strategy.")
+        field = f"search.{name}"
+        if of_strategy != name:
+            field = f"{section_of(config, 'strategy')}.{of_strategy}"
+        found += [" and " if found else "", Field(field), f" is {number}"]
+        flags += [" --", Field(field), f"={excess.available}"]
     if found:
-        expected = f"at most {available}, the batches of the validation data"
-        said = f", expected {expected}. Mend the config file, or pass"
+        said = f", expected {excess.expected}. Mend the config file, or pass"
         raise FieldError(*found, said, *flags, ".")
 
 
@@ -88,19 +89,6 @@ def make_search(
     with naming(section_of(config, "optimizer"), elsewhere=OF_SEARCH):
         optimizer.check_children(task.space, settings.children_per_step)
     data = opened.put(devices)
-    batches = task.num_batches(data, "train")
-    if settings.children_per_step > batches:
-        expected = f"at most {batches}, the batches of the training data"
-        raise wrong("search.children_per_step", settings.children_per_step, expected)
-    candidates = f"{section_of(config, 'strategy')}.candidates"
-    _check_validation(
-        {
-            "search.eval_batches": settings.eval_batches,
-            f"{candidates}.screen_batches": strategy.candidates.screen_batches,
-            f"{candidates}.judge_batches": strategy.candidates.judge_batches or 0,
-        },
-        task.num_batches(data, "valid"),
-    )
     with naming("search"):
         search = Search(
             task=task,
@@ -116,6 +104,8 @@ def make_search(
             reward=reward,
             devices=devices,
         )
+        check_train_batches(search, data)
+    _check_validation(config, search, data)
     make_plan(config, search)  # To see at once that its calls come out even.
     told = [opened.about, strategy.limits.describe()]
     return search, data, "\n".join(filter(None, told))

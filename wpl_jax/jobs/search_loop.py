@@ -10,7 +10,7 @@ import numpy as np
 from wpl_jax.engine.forgetting import Forgetting
 from wpl_jax.engine.plan import Call, Plan
 from wpl_jax.engine.state import Measured, State
-from wpl_jax.errors import UserError
+from wpl_jax.errors import UserError, for_caller, option
 from wpl_jax.runs.machine import Requests
 from wpl_jax.runs.resumable import Resumable
 from wpl_jax.runs.run_files import finite
@@ -167,10 +167,11 @@ def _go_back(job: Job, title: str, call: Call) -> None:
     """To the start of the epoch, with half the learning rate."""
     bad, scale = int(job.state.skipped.in_row), job.state.rate_scale / 2
     if scale < _LEAST_SCALE:
+        where = for_caller("(config.optimizer)", "of the optimizer")
         raise UserError(
             f"{title}: {bad} steps in a row were not finite in epoch {call.epoch + 1}, "
             "even with a thousandth of the learning rate. Look at the data, lower the "
-            "learning rate (config.optimizer), and give another --workdir."
+            f"learning rate {where}, and give another {option('workdir')}."
         )
     job.go_back()
     job.state = job.state._replace(rate_scale=scale)

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from wpl_jax.common.paths import as_path
 from wpl_jax.devices import processes
-from wpl_jax.errors import ConfigError, UserError, shorten
+from wpl_jax.errors import ConfigError, UserError, for_caller, shorten
 from wpl_jax.jobs.config_fields import Field, FieldError, get_field
 from wpl_jax.jobs.open_task import open_task
 from wpl_jax.runs import warm_start
@@ -133,8 +133,8 @@ class Start(NamedTuple):
         if self.folder and found[0].resolve() == self.folder.resolve():
             raise ConfigError(
                 f"{self.field} is {self.path!r}, the folder of the search that "
-                "is to start. Give that of another one; the same command without it "
-                "resumes."
+                "is to start. Give that of another one; the same "
+                f"{for_caller('command', 'call')} without it resumes."
             )
         return found[0]
 

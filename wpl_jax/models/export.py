@@ -9,7 +9,7 @@ from jax import export as jax_export
 
 from wpl_jax.common.paths import as_path
 from wpl_jax.common.registry import Registry
-from wpl_jax.errors import UserError
+from wpl_jax.errors import UserError, for_caller
 from wpl_jax.models.files import describe
 from wpl_jax.models.model import Model
 from wpl_jax.models.source import DIALECTS, write_source
@@ -46,7 +46,7 @@ def export(model: Model, folder: str | Path, format: str = "nnx") -> Path:
     check_format(format)
     path = as_path(folder, "folder", "the path of a folder")
     files = EXPORTS[format](model)  # All of it, before anything is written.
-    folder = make_folder(path)
+    folder = make_folder(path, for_caller("output", "folder"))
     for name, content in files.items():
         write_atomically(folder / name, content)
     return folder

@@ -14,7 +14,7 @@ from wpl_jax.common.checks import leaves_by_path
 from wpl_jax.common.paths import as_path
 from wpl_jax.common.plain import from_plain, to_plain
 from wpl_jax.common.registry import Registry
-from wpl_jax.errors import UserError, printable, shorten
+from wpl_jax.errors import UserError, for_caller, printable, shorten
 from wpl_jax.evaluation.retrained import RETRAINED_FILE, Kept
 from wpl_jax.models.model import Model
 from wpl_jax.runs.run_files import to_json, write_atomically
@@ -160,12 +160,17 @@ def _nothing(folder: Path) -> UserError:
     if older is not None:
         return UserError(
             f"{older.parent} has no {MODEL_FILE}: an earlier version trained it. "
-            f"Delete {older} and run the same command again, which writes both from "
-            "the checkpoint."
+            f"Delete {older} and run the same {for_caller('command', 'call')} again, "
+            "which writes both from the checkpoint."
         )
+    advice = for_caller(
+        "Run with config.retrain.epochs above 0, or with --mode=retrain; the same "
+        "command",
+        "wpl_jax.retrain(..., workdir=FOLDER) trains one, or the command wpl-jax with "
+        "config.retrain.epochs above 0; the same call or command",
+    )
     return UserError(
-        f"No training has finished in {folder}: there is no {MODEL_FILE}. Run with "
-        "config.retrain.epochs above 0, or with --mode=retrain; the same command "
+        f"No training has finished in {folder}: there is no {MODEL_FILE}. {advice} "
         "continues what was stopped."
     )
 

@@ -15,7 +15,7 @@ from wpl_jax.common.settings import MOST_OF_A_CALL, check_choice, check_int
 from wpl_jax.common.trees import widen, zero_importance
 from wpl_jax.curvature.likelihood import fisher_over_classes
 from wpl_jax.devices.axis import NO_AXIS, Axis
-from wpl_jax.errors import UserError
+from wpl_jax.errors import UserError, for_caller
 from wpl_jax.protections.protection import Trained
 
 # Backward passes for an example that the exact Fisher takes without samples.
@@ -210,12 +210,13 @@ class Exact:
     def _check_size(self, predictions: int, classes: int) -> None:
         passes = predictions * classes
         if self.samples is None and passes > MOST_PASSES:
+            flag = for_caller(" (--config.penalty.NAME.exact.samples=1)", "")
             raise UserError(
                 f"The estimator 'exact' would need {passes} backward passes for each "
                 f"example, one for each of {classes} classes of {predictions} "
                 f"predictions; with samples=None it takes at most {MOST_PASSES}. Set "
-                "its setting samples to 1 or more (--config.penalty.NAME.exact."
-                "samples=1), or use the estimator 'per_example' with labels='model'."
+                f"its setting samples to 1 or more{flag}, or use the estimator "
+                "'per_example' with labels='model'."
             )
 
 

@@ -17,7 +17,7 @@ from etils import epath
 
 from wpl_jax.common.checks import leaves_by_path
 from wpl_jax.common.trees import is_key, without_keys
-from wpl_jax.errors import UserError, is_text
+from wpl_jax.errors import UserError, is_text, option
 from wpl_jax.runs.run_files import make_folder
 
 _LONGEST = 300  # letters of what Orbax says, which may quote whole specifications
@@ -50,8 +50,8 @@ def check_path(path: Path) -> None:
         return
     raise UserError(
         f"The folder {name!a} has {found} in its path: checkpoints that are "
-        "written there cannot be read again. Give another --workdir, or a symbolic "
-        "link to that one."
+        f"written there cannot be read again. Give another {option('workdir')}, or a "
+        "symbolic link to that one."
     )
 
 
@@ -179,7 +179,7 @@ class Checkpoints:
             raise UserError(
                 f"What is saved in {self._directory} cannot be read again "
                 f"({type(error).__name__}: {str(error)[:_LONGEST]}). Give another "
-                "--workdir, on another disk or with a simpler name."
+                f"{option('workdir')}, on another disk or with a simpler name."
             ) from error
 
     def _read(self, step: int, target: Any) -> Any:

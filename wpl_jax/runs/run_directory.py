@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wpl_jax.devices import processes
-from wpl_jax.errors import UserError, shorten
+from wpl_jax.errors import UserError, for_caller, option, shorten
 from wpl_jax.runs import run_files
 from wpl_jax.runs.checkpoint import check_path
 from wpl_jax.runs.run_files import OBJECT, TEXT, to_json, write_atomically
@@ -55,8 +55,8 @@ def open_run(
     check_path(workdir.absolute())
     if existing and not (workdir / CONFIG_FILE).exists():
         raise UserError(
-            f"There is no run in {workdir}. Run without --mode first, or give the "
-            "--workdir of a run."
+            f"There is no run in {workdir}. Run without {option('mode')} first, or "
+            "give the folder of a run."
         )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,7 @@ def open_run(
         raise _cannot_be_written(workdir, error) from error
     busy = (
         f"Another process is running in {workdir}. Wait for it, stop it, or give "
-        "another --workdir."
+        f"another {option('workdir')}."
     )
     with _locked(workdir / _LOCK, fcntl.LOCK_EX if alone else fcntl.LOCK_SH, busy):
         link = run_files.linked_folder(workdir)
@@ -72,7 +72,7 @@ def open_run(
             raise UserError(
                 f"{link} is a symbolic link to a folder; a run writes through none. "
                 "Put the folder itself there, or give one on the other disk as "
-                "--workdir."
+                f"{option('workdir')}."
             )
         with in_turn(workdir):
             _claim(workdir, config)
@@ -96,7 +96,8 @@ def claim(folder: Path) -> Iterator[None]:
         return
     busy = (
         f"Another process is at work in {folder}. Shares that run at the same time in "
-        "one --workdir need the same N in --share=I/N, and different I."
+        f"one {option('workdir')} need the same N in {option('share')}=I/N, and "
+        "different I."
     )
     with _locked(run_files.make_folder(folder) / _LOCK, fcntl.LOCK_EX, busy):
         yield
@@ -142,7 +143,7 @@ def _locked(path: Path, kind: int, busy: str = "") -> Iterator[None]:
         except OSError as error:
             raise UserError(
                 f"{path} cannot be locked ({run_files.reason(error)}). The file system "
-                "must support flock; give a --workdir on another one."
+                f"must support flock; give a {option('workdir')} on another one."
             ) from error
         yield
 
@@ -150,7 +151,7 @@ def _locked(path: Path, kind: int, busy: str = "") -> Iterator[None]:
 def _cannot_be_written(workdir: Path, error: OSError) -> UserError:
     return UserError(
         f"The workdir {workdir} cannot be written ({error.filename}: "
-        f"{run_files.reason(error)}). Give a folder that can, with --workdir."
+        f"{run_files.reason(error)}). Give one that can, with {option('workdir')}."
     )
 
 
@@ -161,9 +162,11 @@ def _claim(workdir: Path, config: dict[str, Any]) -> None:
     now = json.loads(to_json(config))
     differences = _listed(read_config(workdir), now, "there", "now")
     if differences:
+        what = for_caller("configuration", "search or training")
+        how = for_caller("Run it with its own configuration", "Repeat its call")
         raise UserError(
-            f"{workdir} holds a run with another configuration:\n{differences}\n"
-            "Run it with its own configuration, or give another --workdir."
+            f"{workdir} holds a run with another {what}:\n{differences}\n{how}, or "
+            f"give another {option('workdir')}."
         )
 
 
@@ -185,11 +188,15 @@ def claim_data(workdir: Path, data: Mapping[str, str]) -> None:
         noted = read_data(workdir)
         for name, found in data.items():
             if noted.get(name, found) != found:
+                changed = for_caller(
+                    "The configuration is the same, so the content of its files has "
+                    "changed",
+                    "The call is the same, so its dataset has changed",
+                )
                 raise UserError(
                     f"{workdir} holds a run with other data: the fingerprint of the "
                     f"data of {name} was {shorten(noted[name])}, and is {found!r} now. "
-                    "The configuration is the same, so the content of its files has "
-                    "changed. Restore it, or give another --workdir."
+                    f"{changed}. Restore it, or give another {option('workdir')}."
                 )
         if data.keys() - noted.keys():
             fingerprints = to_json({"fingerprints": {**noted, **data}})
@@ -227,7 +234,7 @@ def check_same_run(folders: Sequence[Path]) -> None:
     noted: dict[str, tuple[str, Path]] = {}
     for folder in folders:
         if not (folder / CONFIG_FILE).is_file():
-            raise UserError(f"There is no run in {folder}. Give the --workdir of one.")
+            raise UserError(f"There is no run in {folder}. Give that of one.")
         of_both = read_config(first), read_config(folder)
         if differences := _listed(*of_both, f"in {first}", f"in {folder}"):
             raise UserError(
@@ -252,7 +259,7 @@ def read_config(workdir: Path) -> dict[str, Any]:
     Raises:
       UserError: If it cannot be read.
     """
-    remedy = "Restore it from a copy, or give another --workdir."
+    remedy = f"Restore it from a copy, or give another {option('workdir')}."
     return run_files.read_json(workdir / CONFIG_FILE, {}, remedy)
 
 

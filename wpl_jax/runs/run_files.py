@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NamedTuple, NoReturn
 import numpy as np
 
 from wpl_jax.devices import processes
-from wpl_jax.errors import UserError, shorten
+from wpl_jax.errors import UserError, for_caller, option, shorten
 
 _LINK = "it is a symbolic link, and a run writes through none"
 
@@ -90,7 +90,8 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(
             f"{path} could not be written ({reason(error)}). Make room, or mend its "
-            "folder; then run the same command again, which continues."
+            f"folder; then repeat the same {for_caller('command', 'call')}, which "
+            "continues."
         ) from error
 
 
@@ -136,8 +137,12 @@ def open_lock(path: Path) -> BinaryIO:
     return os.fdopen(os.open(path, flags, 0o666), "r+b", buffering=0)
 
 
-def make_folder(path: Path) -> Path:
+def make_folder(path: Path, name: str = "workdir") -> Path:
     """A folder of a run, made if it does not exist.
+
+    Args:
+      path: The folder.
+      name: Of the option that names it or a folder above it, for the message.
 
     Raises:
       UserError: If something else has its name, or it cannot be made.
@@ -150,7 +155,7 @@ def make_folder(path: Path) -> Path:
     if found:
         raise UserError(
             f"The folder {path} cannot be made ({found}). Remove or rename what is "
-            "there, or give another --workdir."
+            f"there, or give another {option(name)}."
         )
     return path
 

@@ -10,6 +10,7 @@ import types
 from typing import Any
 
 from wpl_jax.devices import processes
+from wpl_jax.errors import for_caller
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -39,6 +40,10 @@ class StopRequest:
     def __init__(self, grace_seconds: float = GRACE_SECONDS) -> None:
         """Takes the seconds after a signal that a run may take to end by itself."""
         self._grace = grace_seconds
+        # The context in which it is read belongs to this thread, and not to the one
+        # that listens.
+        self._of_grace = for_caller("--grace", "grace")
+        self._again = for_caller("command", "call")
         self.signum: int | None = None
         self.saved = ""
         self._earlier: dict[int, Any] = {}
@@ -93,7 +98,7 @@ class StopRequest:
                 taken = (
                     f"what was running took longer than the {self._grace:g} seconds of "
                 )
-                return self._end(next(iter(seen)), f"{taken}--grace")
+                return self._end(next(iter(seen)), f"{taken}{self._of_grace}")
             else:
                 continue
             now = time.monotonic()
@@ -116,7 +121,7 @@ class StopRequest:
         saved = f" ({self.saved})" if self.saved else ""
         _say(
             f"Stopped by {signal.Signals(signum).name}: {why}. All is saved up to the "
-            f"last checkpoint{saved}; the same command goes on from there."
+            f"last checkpoint{saved}; the same {self._again} goes on from there."
         )
         _leave(128 + signum)
 

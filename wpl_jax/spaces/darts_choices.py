@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from wpl_jax.errors import UserError
+from wpl_jax.errors import UserError, for_caller
 from wpl_jax.spaces.darts_network import INPUTS, KINDS
 from wpl_jax.spaces.darts_operations import OPERATIONS
 from wpl_jax.spaces.genotypes import Genotype
@@ -80,5 +80,9 @@ def _no_child(name: str, num_nodes: int, kind: str, found: str) -> UserError:
         f"The {kind} cell has {found}, but {name} has {num_nodes} nodes "
         f"that are all concatenated, and two different inputs of each, with "
         f"{', '.join(OPERATIONS[1:])}. The space 'genotype' trains any genotype from "
-        "scratch (config.space.name='genotype', config.space.genotype.cell)."
+        "scratch ("
+        + for_caller(
+            "config.space.name='genotype', config.space.genotype.cell).",
+            "wpl_jax.spaces.genotype_network.GenotypeNetwork).",
+        )
     )

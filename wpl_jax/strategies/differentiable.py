@@ -144,7 +144,7 @@ class Differentiable(Strategy):
             raise UserError(
                 f"The space {self.space.name} does not list what its children consist "
                 "of (Space.parts), so a mixture has no expected costs for its loss. "
-                "Leave out config.limits and rewards with costs, or take a strategy of "
+                "Leave out limits and rewards with costs, or take a strategy of "
                 "single paths."
             )
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from wpl_jax.common.settings import SettingError, check_int, check_number
+from wpl_jax.errors import for_caller
 from wpl_jax.spaces.costs import LATENCY, UNITS, Costs
 from wpl_jax.supernet import Architecture, Space, is_choice, num_choices
 
@@ -214,7 +215,8 @@ def find(costs: Costs, settings: LimitSettings) -> Limits:
     for name, most in settings.most:
         if name not in names:
             why = (
-                "for which its parts have to be measured first, with --mode=latency"
+                "for which its parts have to be measured first, "
+                + for_caller("with --mode=latency", "and given to Costs as latency")
                 if name == LATENCY and costs.space.parts
                 else f"as the space {costs.space.name} counts {', '.join(names)} alone"
             )

@@ -42,7 +42,7 @@ class RandomSearch(Strategy):
         if self.sampler.joint and self.limits.most:
             name = type(self.sampler).__name__.lower()
             expected = (
-                "another one with config.limits, which redraw single children: this "
+                "another one with limits, which redraw single children: this "
                 "one draws several that belong together"
             )
             raise SettingError("sampler", name, expected)

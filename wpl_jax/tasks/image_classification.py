@@ -138,7 +138,7 @@ class ImageClassification(ExampleTask):
         if settings.get("normalization", {}).get("batch_stats", "batch") == "batch":
             found["normalization.batches"] = "normalization.batch_stats is 'batch'"
         if not settings["space"].get("auxiliary"):
-            found["auxiliary_weight"] = "config.space has no auxiliary classifier"
+            found["auxiliary_weight"] = "the space has no auxiliary classifier"
         return found
 
     @staticmethod

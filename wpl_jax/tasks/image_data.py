@@ -16,7 +16,7 @@ from wpl_jax.data.repeats import count_repeated, describe_repeated, hash_rows
 from wpl_jax.devices import capacity, processes
 from wpl_jax.devices.parallel import ONE_DEVICE, Devices
 from wpl_jax.devices.sharded import Sharded
-from wpl_jax.errors import UserError, in_bytes
+from wpl_jax.errors import UserError, for_caller, in_bytes
 
 SPLITS = ("train", "valid", "test")
 
@@ -137,11 +137,12 @@ def check_memory(
     needed = size * sum(counts.values()) // devices.count
     available = capacity.memory_of_each(devices.count)
     if available is not None and needed > available:
+        section = for_caller("config.task.image_classification.", "")
         raise UserError(
             f"The images of {dataset.source} need {in_bytes(needed)} on each "
             f"device, which has {in_bytes(available)}. Take fewer or smaller "
-            "ones: config.task.image_classification.shrink halves their sides with 2; "
-            "or more devices, with config.task.image_classification.shard_images."
+            f"ones: {section}shrink halves their sides with 2; or more devices, with "
+            f"{section}shard_images."
         )
     # Images in memory are copied in another order, a split at a time.
     processes_here = jax.process_count() if devices.count > 1 else 1

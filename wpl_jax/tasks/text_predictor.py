@@ -13,7 +13,7 @@ import numpy as np
 from wpl_jax.data.text.folder import normalized
 from wpl_jax.data.text.levels import END, LEVELS, UNKNOWN
 from wpl_jax.data.text.source import TextSplit
-from wpl_jax.errors import UserError, printable, shorten
+from wpl_jax.errors import UserError, for_caller, printable, shorten
 from wpl_jax.spaces.words import RecurrentSpace
 from wpl_jax.supernet import Architecture, Space
 from wpl_jax.tasks.predictor import Table
@@ -81,10 +81,13 @@ class TextPredictor:
         known = self._numbers
         unknown = [token for token in tokens if token not in known]
         if unknown and UNKNOWN not in known:
+            how = for_caller(
+                "config.task.data.min_count=2", "load_text(..., min_count=2)"
+            )
             raise UserError(
                 f"{shorten(unknown[0])} is not in the model's vocabulary of "
                 f"{len(known):,} {self.level}s, which has no {UNKNOWN} to stand for "
-                "it: replace it, or train with config.task.data.min_count=2."
+                f"it: replace it, or train with {how}."
             )
         other = known.get(UNKNOWN, -1)
         return np.array([known.get(token, other) for token in tokens], np.int32)

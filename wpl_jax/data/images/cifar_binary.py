@@ -24,6 +24,10 @@ from wpl_jax.data.images.source import Source, Split
 _CHANNELS, _SIDE = 3, 32
 _PIXELS = _CHANNELS * _SIDE * _SIDE  # 3,072 bytes
 _EXPECTED = "a folder of CIFAR-10 or CIFAR-100, binary version"
+SOURCE = (
+    "CIFAR-10 is in https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz, of the "
+    "format cifar_binary"
+)
 
 
 class _Variant(NamedTuple):
@@ -67,7 +71,7 @@ def read_cifar_binary(path: PathLike | None = None) -> Source:
     Raises:
       DataError: A file is missing, truncated, or holds a label that is none.
     """
-    folder = require_folder(require_path(path, _EXPECTED), _EXPECTED)
+    folder = require_folder(require_path(path, _EXPECTED, SOURCE), _EXPECTED)
     variant = _find_variant(folder)
     batches = [_read_records(folder / name, variant) for name in variant.train]
     train = Split(*(np.concatenate(arrays) for arrays in zip(*batches, strict=True)))

@@ -21,6 +21,7 @@ from wpl_jax.data.files import (
     require_path,
 )
 from wpl_jax.data.host_memory import require_memory
+from wpl_jax.data.images.cifar_binary import SOURCE
 from wpl_jax.data.images.pixels import read_form, read_pixels
 from wpl_jax.data.images.source import Source, Split
 
@@ -115,7 +116,7 @@ def read_image_folder(
     """
     _check_options(size, channels)
     expected = f"a folder with {_LAYOUT}"
-    root = require_folder(require_path(path, expected), expected)
+    root = require_folder(require_path(path, expected, SOURCE), expected)
     classes = {name: _class_files(folder) for name, folder in _splits(root).items()}
     _check_same_classes(root, classes)
     files = {

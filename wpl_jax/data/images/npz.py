@@ -18,6 +18,11 @@ from wpl_jax.data.unpacking import unpack_npy
 
 _ZIP = b"PK\x03\x04"  # how every zip file begins that is not empty
 _EXPECTED = "an npz file, as numpy.savez writes it"
+_SOURCE = (
+    "MNIST is https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz, "
+    "with train_images='x_train', train_labels='y_train', test_images='x_test' and "
+    "test_labels='y_test'"
+)
 # What zipfile and numpy raise at bytes that are not what they claim to be; the
 # RuntimeError is that of encrypted members and of unknown compression.
 _BROKEN = (
@@ -64,7 +69,7 @@ def read_npz(
     Raises:
       DataError: The file or an array in it is not like that.
     """
-    file = require_file(require_path(path, _EXPECTED), _EXPECTED)
+    file = require_file(require_path(path, _EXPECTED, _SOURCE), _EXPECTED)
     if not isinstance(channels_last, bool):
         raise DataError(
             "option channels_last",

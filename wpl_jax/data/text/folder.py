@@ -18,6 +18,10 @@ from wpl_jax.data.text.source import TextSource, TextSplit
 _SPLITS = ("train", "valid", "test")
 _LAYOUT = "train.txt, valid.txt and test.txt"
 _EXPECTED = "text in UTF-8"
+_SOURCE = (
+    "for Penn Treebank, take ptb.train.txt, ptb.valid.txt and ptb.test.txt out of "
+    "http://www.fit.vutbr.cz/~imikolov/rnnlm/simple-examples.tgz"
+)
 _FILE = re.compile(r"(?P<corpus>(?:.+\.)?)(?P<split>train|valid|test)\.txt")
 
 
@@ -40,7 +44,7 @@ def read_text_folder(path: PathLike | None = None) -> TextSource:
         or it is not clear which files are meant.
     """
     expected = f"a folder with {_LAYOUT}"
-    root = require_folder(require_path(path, expected), expected)
+    root = require_folder(require_path(path, expected, _SOURCE), expected)
     files = _find_files(root)
     train, valid, test = (
         TextSplit(read_text(files[name]), str(files[name])) for name in _SPLITS

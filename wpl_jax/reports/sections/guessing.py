@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from wpl_jax.evaluation.rank_disorder import RANKED
 from wpl_jax.evaluation.rank_files import read_ranks
-from wpl_jax.evaluation.retrained import REMEDY as REMEDY_FROM_SCRATCH
+from wpl_jax.evaluation.retrained import remedy as remedy_from_scratch
 from wpl_jax.reports.page import Page
 from wpl_jax.reports.searched import REMEDY, Searched
 from wpl_jax.reports.sections.section import Report, Section
@@ -34,7 +34,7 @@ def _show(page: Page, report: Report) -> None:
         guess = read_guess(searches[0].results)
         scratch.append(Model(name, lowest(ranks["true_errors"].tolist()), guess))
     page.warning(remark(found, report.error_name, REMEDY))
-    page.warning(remark(scratch, report.error_name, REMEDY_FROM_SCRATCH))
+    page.warning(remark(scratch, report.error_name, remedy_from_scratch()))
 
 
 def _with_shared_weights(one: Searched) -> Iterator[Model]:
