@@ -10,10 +10,14 @@ from wpl_jax.tasks.array_predictor import ArrayPredictor
 PREDICTOR = ArrayPredictor((3,), "float32", "regression")
 
 
-def sums_of(path, content):
-    """The sum of each line, which the model predicts."""
+def table_of(path, content):
+    """The table of a model that predicts the sum of each line."""
     path.write_bytes(content)
-    table = PREDICTOR.table(path, lambda inputs: inputs.sum(1, keepdims=True))
+    return PREDICTOR.table(path, lambda inputs: inputs.sum(1, keepdims=True))
+
+
+def sums_of(path, content):
+    table = table_of(path, content)
     return [(number, float(output)) for number, output in table.rows]
 
 
@@ -23,11 +27,28 @@ def sums_of(path, content):
         b"1,2,3\n4,5,6\n",
         b"\xef\xbb\xbf1,2,3\r\n4,5,6\r\n",  # as spreadsheets begin a file
         b"width,height,price\n1,2,3\n4,5,6\n",
+        b"0,1,2\n1.0,2,3\n4,5,6\n",  # as a data frame without names is written
         b"\xef\xbb\xbfwidth,height,price\n 1, 2, 3\n\n4,5,6",
     ],
 )
 def test_no_line_of_numbers_is_lost(content, tmp_path):
     assert sums_of(tmp_path / "some.csv", content) == [(0, 6), (1, 15)]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"0,1,2\n4,5.5,6\n", "has the names of the columns, and is skipped"),
+        (b"0,1,2\n4,5,6\n", "is an example"),  # of whole numbers all
+        (b"0,1,2\n", "is an example"),
+        (b"a,b,c\n4,5,6\n", "has the names of the columns, and is skipped"),
+        (b"0,2,1\n4,5,6\n", "is an example"),
+        (b"0,1,2.5\n4,5,6\n", "is an example"),
+    ],
+)
+def test_what_the_first_line_was_taken_for_is_said(content, said, tmp_path):
+    path = tmp_path / "some.csv"
+    assert table_of(path, content).note == f"{path}: the first line {said}"
 
 
 @pytest.mark.parametrize(

@@ -146,12 +146,15 @@ class ArrayPredictor:
     def table(self, path: Path, predict: Callable[[np.ndarray], np.ndarray]) -> Table:
         """A row for each example of a ``.npy`` or ``.csv`` file.
 
-        A ``.csv`` file has a row for each example and a column for each feature; a
-        first row without a number has their names, and is skipped. The columns of the
+        A ``.csv`` file has a row for each example and a column for each feature. A
+        first row without a number has their names, and is skipped. So has one with the
+        numbers of the columns, 0, 1, 2, ..., above a row that is not of whole numbers,
+        as data frames without names are written. The note of the table says what the
+        first row was taken for. The columns of the
         table are the number of the example and, of classes, the class, its probability
         and the probabilities of all; otherwise the outputs.
         """
-        inputs = self._read(path)
+        inputs, note = self._read(path)
         if self.classes:
             columns: tuple[str, ...] = (
                 "example",
@@ -163,7 +166,7 @@ class ArrayPredictor:
             count = int(np.prod(self._run(inputs[:1], predict).shape[1:]))
             outputs = [f"output_{i}" for i in range(count)]
             columns = ("example", *(outputs if count > 1 else ["output"]))
-        return Table(columns, self._rows(inputs, predict))
+        return Table(columns, self._rows(inputs, predict), note)
 
     def _rows(self, inputs, predict) -> Iterator[tuple[Any, ...]]:
         for first in range(0, len(inputs), _AT_ONCE):
@@ -181,11 +184,13 @@ class ArrayPredictor:
         padding = np.zeros((_AT_ONCE - len(some), *self.shape), some.dtype)
         return predict(np.concatenate([some, padding]))[: len(some)]
 
-    def _read(self, path: Path) -> np.ndarray:
+    def _read(self, path: Path) -> tuple[np.ndarray, str]:
+        """The inputs, and a note about what they were taken for."""
         try:
             if path.suffix.lower() == ".csv":
-                return self._checked(path, self._read_csv(path))
-            return self._checked(path, np.load(path, allow_pickle=False))
+                found, note = self._read_csv(path)
+                return self._checked(path, found), f"{path}: {note}"
+            return self._checked(path, np.load(path, allow_pickle=False)), ""
         except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
             raise UserError(f"{path} cannot be read: {error}.") from error
         except UserError:
@@ -202,17 +207,19 @@ class ArrayPredictor:
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
 
-    def _read_csv(self, path: Path) -> np.ndarray:
+    def _read_csv(self, path: Path) -> tuple[np.ndarray, str]:
         # With the mark that spreadsheets begin a file with, or without.
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
             lines = [(reader.line_num, row) for row in reader if row]
-        if lines and not any(map(_is_number, lines[0][1])):
-            lines = lines[1:]  # The names of the columns.
+        note = "the first line is an example"
+        if lines and _has_names([row for _, row in lines[:2]]):
+            note = "the first line has the names of the columns, and is skipped"
+            lines = lines[1:]
         if not lines:
             raise ValueError("it has no line of numbers")
         rows = [self._numbers(number, row) for number, row in lines]
-        return np.array(rows).reshape(len(rows), *self.shape)
+        return np.array(rows).reshape(len(rows), *self.shape), note
 
     def _numbers(self, line: int, row: list[str]) -> list[Any]:
         """The numbers of a line; a ValueError about what is none."""
@@ -227,6 +234,19 @@ class ArrayPredictor:
             raise ValueError(f"line {line} has {shorten(wrong[0])} among its numbers")
         dtype = np.int64 if self.dtype == "int32" else np.float64
         return [dtype(cell) for cell in row]
+
+
+def _has_names(rows: list[list[str]]) -> bool:
+    """Whether the first of two lines has the names of columns.
+
+    It does without numbers, and with those of the columns above a line with other than
+    whole numbers.
+    """
+    first, *others = ([cell.strip() for cell in row] for row in rows)
+    if not any(map(_is_number, first)):
+        return True
+    counted_up = first == [str(i) for i in range(len(first))]
+    return counted_up and not all(cell.isdecimal() for row in others for cell in row)
 
 
 def _is_number(cell: str) -> bool:

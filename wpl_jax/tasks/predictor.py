@@ -17,10 +17,12 @@ class Table(NamedTuple):
     Attributes:
       columns: Names of the columns.
       rows: The rows, computed when they are asked for.
+      note: What was taken for granted about the file, in words; "" for nothing.
     """
 
     columns: tuple[str, ...]
     rows: Iterator[tuple[Any, ...]]
+    note: str = ""
 
 
 class Predictor(Protocol):

@@ -44,6 +44,8 @@ def predict(
     for count, row in enumerate(table.rows, 1):  # noqa: B007 - the last one counts.
         writer.writerow(row)
     write_atomically(output, text.getvalue())
+    if table.note:
+        print(table.note)
     print(f"{counted(count, 'row')} in {output}", flush=True)
 
 
