@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 import wpl_jax
 from wpl_jax.data import DataError, images_of_arrays, text_of_strings
+from wpl_jax.devices.parallel import Devices
 from wpl_jax.engine.optimizers import Sgd
 from wpl_jax.errors import UserError
 from wpl_jax.jobs.expand import expand
@@ -140,6 +141,15 @@ def test_a_wrong_argument_is_named(search, settings, said):
             r"^children_per_step is 500, expected at most 5, the batches of the train",
         ),
         ({"average_from": 2}, "^average_from is 2, expected an epoch before 2"),
+        ({"devices": Devices(9)}, "^devices is 9, expected 1 to 8, the number of cpu"),
+        (
+            {"devices": Devices(3)},
+            "^batch_size is 4, expected a multiple of 3, the dev",
+        ),
+        (
+            {"children_per_step": 2, "devices": Devices(4, "children")},
+            "^children_per_step is 2, expected 1 or a multiple of 4",
+        ),
     ],
 )
 def test_what_the_data_and_the_epochs_do_not_hold_is_named(search, changes, said):
@@ -185,6 +195,37 @@ def test_advice_names_arguments(search, tmp_path, monkeypatch):
 def test_a_wrong_part_of_a_search_is_named(search, changes, said):
     with pytest.raises(ValueError, match=said):
         dataclasses.replace(search, **changes)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ((0,), "count is 0, expected"),
+        ((2, "child"), "mode is 'child', expected one of"),
+    ],
+)
+def test_wrong_devices_are_named(fields, said):
+    with pytest.raises(ValueError, match=said):
+        Devices(*fields)
+
+
+@pytest.mark.slow
+def test_a_search_without_a_finite_step_is_an_error():
+    # All steps are fewer than max_bad_steps.
+    task = toy.ToyTask()
+    search = Search(
+        task=task,
+        strategy=RandomSearch(task.space, Candidates(2, 1, 1)),
+        protection=NoProtection(),
+        optimizer=Sgd(3e38),
+        children=1,
+        batches=2,
+        eval_batches=1,
+    )
+    with pytest.raises(
+        UserError, match=r"2 steps in a row .* of the optimizer, and gi"
+    ):
+        wpl_jax.run(search, "toy examples", epochs=1, max_bad_steps=1000)
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,7 @@ def test_splits_fit_together(arguments, said):
     ("targets", "said"),
     [
         (np.arange(20) % 3 - 1, "found the class -1"),
+        (np.ones(20, int), "found a single class, 1; expected two classes or more"),
         (np.arange(20) / 2, "targets that are floats, such as 0.0"),
         (np.array(["cat", "dog"] * 10), "such as .*'cat'.*number the classes from 0"),
         (np.zeros((20, 0), int), r"found an array of shape \(20, 0\)"),

@@ -60,8 +60,27 @@ def choose(
         )
         numbers = range(processes, sum(of_each) + 1, processes)
         count = max((n for n in numbers if sharded % n == 0), default=processes)
+    devices = Devices(count, "batch" if children_per_step == 1 else "children")
+    check(devices, rows_per_batch, children_per_step)
+    return devices
+
+
+def check(devices: Devices, rows_per_batch: int, children_per_step: int = 1) -> None:
+    """Checks that devices are there, and divide the work of a search or a training.
+
+    Args:
+      devices: The devices.
+      rows_per_batch: Rows of a batch.
+      children_per_step: Children that are trained together; 1 in a training.
+
+    Raises:
+      UserError: If there are not so many devices.
+      SettingError: If they cannot divide the batches, or the children, equally.
+    """
+    count = devices.count
+    check_count(count)
     fewer = f"{option('devices')} takes fewer"
-    if count == processes > 1:
+    if count == jax.process_count() > 1:
         fewer = "start fewer processes"
     if rows_per_batch % count:
         raise SettingError(
@@ -69,16 +88,17 @@ def choose(
             rows_per_batch,
             f"a multiple of {count}, the devices that share a batch; {fewer}",
         )
-    if children_per_step == 1:
-        return Devices(count)
-    if children_per_step % count:
+    if (
+        devices.mode == "children"
+        and children_per_step > 1
+        and children_per_step % count
+    ):
         raise SettingError(
             "children_per_step",
             children_per_step,
             f"1 or a multiple of {count}, the devices that divide the children; "
             f"{fewer}",
         )
-    return Devices(count, "children")
 
 
 def told(used: Iterable[Devices], asked: int | None) -> str:

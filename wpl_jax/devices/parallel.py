@@ -14,12 +14,13 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wpl_jax.common.settings import check_choice, check_int
 from wpl_jax.devices.axis import NAME, NO_AXIS, Axis
 from wpl_jax.devices.sharded import Sharded, is_sharded
 
@@ -38,6 +39,11 @@ class Devices:
 
     count: int = 1
     mode: Mode = "batch"
+
+    def __post_init__(self) -> None:
+        """Checks the fields; whether there are so many devices is not known yet."""
+        check_int(self, "count", 1)
+        check_choice(self, "mode", get_args(Mode))
 
     @property
     def every(self) -> Axis:

@@ -101,7 +101,7 @@ def run(
                 record = _record(jax.device_get(job.state))
                 job.record(epoch, record)
                 if record["skipped"] == (epoch + 1) * batches:
-                    raise diverged(folder, "no step that was finite")
+                    raise diverged(folder, title, "no step that was finite")
                 error = float(job.state.last.error)
                 told = f", validation {task.error_name} {error:.2f}"
                 if guess.explains(error):

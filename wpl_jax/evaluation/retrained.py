@@ -55,17 +55,23 @@ def remedy() -> str:
     )
 
 
-def diverged(folder: Path, how: str) -> UserError:
+def diverged(folder: Path, title: str, how: str) -> UserError:
     """The error of a training that leaves nothing.
 
     Args:
       folder: Of the training.
+      title: What it is called in what is printed.
       how: By what it is known.
     """
-    where = for_caller("(config.retrain.optimizer)", "of the optimizer")
+    # In Python the folder may be a temporary one.
+    where = for_caller(str(folder), title)
+    advice = for_caller(
+        "(config.retrain.optimizer), and give another --workdir.",
+        "of the optimizer, and give another workdir if there was one.",
+    )
     return UserError(
-        f"{folder}: training from scratch diverged, {how}. Lower the learning rate or "
-        f"clip_norm {where}, and give another {option('workdir')}."
+        f"{where}: training from scratch diverged, {how}. Lower the learning rate or "
+        f"clip_norm {advice}"
     )
 
 
@@ -112,7 +118,7 @@ def finish(
         evaluation = retraining.evaluate(state, data, split)
         loss, error = (float(each) for each in evaluation)
         if not np.isfinite(loss) or not np.isfinite(state.lowest.loss):
-            raise diverged(folder, f"a loss of {loss} on {split} data")
+            raise diverged(folder, title, f"a loss of {loss} on {split} data")
         if not np.isfinite(error):
             raise UserError(
                 f"{folder}: the loss on {split} data is {loss:.4g}, but "

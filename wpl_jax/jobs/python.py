@@ -14,6 +14,7 @@ import numpy as np
 from wpl_jax.common.paths import optional_path
 from wpl_jax.common.plain import text_of
 from wpl_jax.common.settings import MOST_SEED, check_int, check_number
+from wpl_jax.devices.choice import check as check_devices
 from wpl_jax.engine.plan import (
     Plan,
     check_train_batches,
@@ -118,6 +119,7 @@ def run(
     dataset = own_if_none(search.task, dataset)
     search.task.check(dataset)
     check_sizes(search.task, dataset)
+    check_devices(search.devices, search.task.rows_per_batch, search.children_per_step)
     data = search.task.put(dataset, search.devices)
     check_train_batches(search, data)
     _check_validation(search, data)

@@ -11,6 +11,7 @@ import numpy as np
 from wpl_jax.common.paths import optional_path
 from wpl_jax.common.plain import text_of
 from wpl_jax.common.settings import MOST_INT, SettingError
+from wpl_jax.devices.choice import check as check_devices
 from wpl_jax.devices.parallel import ONE_DEVICE, Devices
 from wpl_jax.engine.optimizers import Optimizer
 from wpl_jax.engine.plan import COUNTED
@@ -90,6 +91,7 @@ def retrain(
     dataset = own_if_none(task, dataset)
     task.check(dataset)
     check_sizes(task, dataset)
+    check_devices(devices, task.rows_per_batch)
     data = task.put(dataset, devices)
     if epochs > MOST_INT // task.num_batches(data, "train"):
         raise SettingError("epochs", epochs, f"fewer: {COUNTED}")

@@ -10,7 +10,7 @@ import numpy as np
 from wpl_jax.engine.forgetting import Forgetting
 from wpl_jax.engine.plan import Call, Plan
 from wpl_jax.engine.state import Measured, State
-from wpl_jax.errors import UserError, for_caller, option
+from wpl_jax.errors import UserError, for_caller
 from wpl_jax.runs.machine import Requests
 from wpl_jax.runs.resumable import Resumable
 from wpl_jax.runs.run_files import finite
@@ -136,16 +136,19 @@ def advance_all(
       guess: What a guess is worth on the data.
       title: What the search is called in what is printed.
       max_bad_steps: Steps in a row that are not finite, after which the search goes
-        back to the start of the epoch.
+        back to the start of the epoch; at most those of an epoch.
 
     Raises:
       UserError: If it diverges with a thousandth of the learning rate, too.
     """
     told = ""
+    # A whole epoch without a finite step is too much in any case.
+    of_epoch = search.children // search.children_per_step * search.batches
+    most_bad = min(max_bad_steps, of_epoch)
     for number in job.calls():
         call, job.took = plan[number], plan.count_taken(number)
         job.state = plan.advance(job.state, data, number)
-        if int(job.state.skipped.in_row) >= max_bad_steps:
+        if int(job.state.skipped.in_row) >= most_bad:
             _go_back(job, title, call)
             continue
         if plan[number + job.took - 1].last:
@@ -167,11 +170,14 @@ def _go_back(job: Job, title: str, call: Call) -> None:
     """To the start of the epoch, with half the learning rate."""
     bad, scale = int(job.state.skipped.in_row), job.state.rate_scale / 2
     if scale < _LEAST_SCALE:
-        where = for_caller("(config.optimizer)", "of the optimizer")
+        advice = for_caller(
+            "(config.optimizer), and give another --workdir.",
+            "of the optimizer, and give another workdir if there was one.",
+        )
         raise UserError(
             f"{title}: {bad} steps in a row were not finite in epoch {call.epoch + 1}, "
             "even with a thousandth of the learning rate. Look at the data, lower the "
-            f"learning rate {where}, and give another {option('workdir')}."
+            f"learning rate {advice}"
         )
     job.go_back()
     job.state = job.state._replace(rate_scale=scale)

@@ -134,6 +134,7 @@ def read_arrays(
     names = None
     if kind == "classification":
         names = _class_names(splits, class_names)
+        _check_several(splits["train"].targets)
     about = names, printable(str(source))
     return ArrayDataset(splits["train"], splits["valid"], splits["test"], *about)
 
@@ -224,6 +225,17 @@ def _check_classes(targets: np.ndarray, where: str) -> None:
     if targets.min() < 0:
         found = f"the class {targets.min()}"
         raise DataError(where, found, "classes from 0 to C - 1", _NUMBER)
+
+
+def _check_several(targets: np.ndarray) -> None:
+    """Checks that there is something to tell apart."""
+    if targets.min() == targets.max():
+        raise DataError(
+            "targets of train",
+            f"a single class, {targets.min()}",
+            "two classes or more",
+            "add examples of another class, and check that it is the right array",
+        )
 
 
 def _check_not_empty(found: np.ndarray, where: str) -> None:
