@@ -35,7 +35,7 @@ from ml_collections import ConfigDict, config_flags
 
 from wpl_jax.common.paths import as_path, optional_path
 from wpl_jax.devices import processes
-from wpl_jax.errors import UserError, on_command_line
+from wpl_jax.errors import UserError
 from wpl_jax.jobs import command_line
 from wpl_jax.jobs import registry as jobs
 from wpl_jax.runs import console
@@ -125,7 +125,6 @@ _LOG = flags.DEFINE_multi_string(
 )
 
 
-@on_command_line()
 def _run(argv: list[str]) -> None:
     """Runs the job, and says what is wrong with its input in one message."""
     if len(argv) > 1:
