@@ -64,7 +64,7 @@ def _exit_as(main: Callable[[], None]) -> NoReturn:
     try:
         main()
     except SystemExit as end:
-        code = end.code
+        code = end.code or 0
     except BaseException:
         traceback.print_exc()
         code = 1

@@ -9,8 +9,13 @@ from helpers.flags import parse
 
 from wpl_jax.errors import ConfigError
 from wpl_jax.jobs import registry as jobs
-from wpl_jax.jobs.command_line import with_built_in
+from wpl_jax.jobs.command_line import (
+    ConfigFileError,
+    with_built_in,
+    with_config_of_run,
+)
 from wpl_jax.jobs.expand import expand
+from wpl_jax.runs.run_files import to_json
 
 # ml_collections loads files by a method that Python deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:.*load_module:DeprecationWarning")
@@ -29,6 +34,45 @@ def test_a_built_in_configuration_goes_by_its_name_with_an_argument_or_without()
     assert Path(found[2]).is_file()
     for kept in ("--config=configs/mine.py:darts", "--config=nothing_like_it:darts"):
         assert with_built_in([kept]) == [kept]
+
+
+@pytest.mark.parametrize("file", [METHODS, "configs/two_models_digits.py"])
+def test_what_a_run_has_written_is_its_configuration(file, tmp_path):
+    config, _ = parse(file)
+    written = tmp_path / "config.json"
+    written.write_text(to_json(config.to_dict()))
+    found, _ = parse(written)
+    assert to_json(found.to_dict()) == written.read_text()
+    assert list(found) == list(config)
+    found, fields = parse(written, "num_seeds=9")
+    assert (found.num_seeds, fields) == (9, ["num_seeds"])
+
+
+def test_tuples_of_a_run_can_be_set(tmp_path):
+    written = tmp_path / "config.json"
+    written.write_text('{"job": "search", "a": {"names": [["b"], []], "c": null}}')
+    found, _ = parse(written, "a.names=('x','y')", "a.c=3")
+    assert found.to_dict() == {"job": "search", "a": {"names": ("x", "y"), "c": 3}}
+
+
+def test_the_folder_of_a_run_stands_for_its_configuration(tmp_path):
+    flags = [f"--workdir={tmp_path}", "--config.seed=3"]
+    command, written = ["launch.py", *flags], tmp_path / "config.json"
+    assert with_config_of_run(command) == command
+    written.write_text('{"job": "search"}')
+    expected = ["launch.py", f"--config={written}", *flags]
+    assert with_config_of_run(command) == expected
+    assert with_config_of_run([*command, "--config", "a.py"])[1:] == [
+        *(*flags, "--config", "a.py"),
+    ]
+    apart = ["launch.py", "-workdir", str(tmp_path)]
+    assert with_config_of_run(apart) == ["launch.py", f"--config={written}", *apart[1:]]
+    written.write_text('{"search": "of Python"}')
+    assert with_config_of_run(command) == command
+    written.write_text("{")
+    assert with_config_of_run(command) == expected
+    with pytest.raises(ConfigFileError, match=r"config.json is damaged: not JSON"):
+        parse(written)
 
 
 def test_an_arm_takes_a_field_that_the_file_does_not_have_there():

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import time
@@ -62,9 +63,14 @@ MAIN = {"penalty": "wpl", "step": "proximal", "normalize": "tree", "shared": 1}
 
 
 @pytest.fixture(scope="module")
-def refused(tmp_path_factory):
-    """How commands that cannot be run end, by names, and the files they were given."""
+def refused(tmp_path_factory, finished):
+    """How commands that cannot be run end, by names, and the files they were given.
+
+    And how one ends that runs, without a configuration, in the folder of a run.
+    """
     folder = tmp_path_factory.mktemp("refused")
+    shutil.copytree(finished.workdir, folder / "run")
+    (folder / "run" / "results.json").unlink()
     files = {name: folder / f"file{i}.py" for i, name in enumerate(FILES)}
     for name, text in FILES.items():
         files[name].write_text(text)
@@ -79,6 +85,8 @@ def refused(tmp_path_factory):
     commands["main"] = arguments(folder / "main", *flags)
     # Without the interpreter and launch.py.
     commands = {name: command[2:] for name, command in commands.items()}
+    commands["run"] = [f"--workdir={folder / 'run'}"]
+    commands["changed"] = [f"--workdir={folder / 'run'}", "--config.num_seeds=3"]
     return launch_each(commands, seconds=120), files, folder
 
 
@@ -103,6 +111,13 @@ def test_missing_flags_are_said_in_a_message(refused):
     said = said_by(refused[0]["nothing"])
     assert "--config must have a value" in said
     assert "--workdir must have a value" in said
+
+
+def test_the_folder_of_a_run_has_its_configuration(refused, finished):
+    ended, _, folder = refused
+    assert ended["run"].returncode == 0, ended["run"].stderr
+    tiny.assert_same_bytes(folder / "run", finished.workdir)
+    assert "num_seeds: 2 there, 3 now" in said_by(ended["changed"])
 
 
 def test_every_field_of_the_main_setting_can_be_overridden(refused):

@@ -13,9 +13,11 @@ from absl import flags
 from ml_collections import ConfigDict, config_dict, config_flags
 
 import wpl_jax
-from wpl_jax.errors import ConfigError
+from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.jobs.config_fields import leaves
 from wpl_jax.jobs.unread import Unread, why
+from wpl_jax.runs.run_directory import CONFIG_FILE
+from wpl_jax.runs.run_files import TEXT, read_json
 
 
 class ConfigFileError(Exception):
@@ -72,10 +74,13 @@ class _OpenSections(flags.ArgumentParser):
 
     def parse(self, argument: Any) -> Any:
         """The configuration, with those options and changes as fields."""
-        try:
-            config = self._parser.parse(argument)
-        except Exception as error:
-            raise ConfigFileError(_of_file(argument, error)) from error
+        if str(argument).endswith(".json"):
+            config = _of_run(Path(argument))
+        else:
+            try:
+                config = self._parser.parse(argument)
+            except Exception as error:
+                raise ConfigFileError(_of_file(argument, error)) from error
         for section, name in self._options:
             options = _below(config, section)
             if options is None or (name in options and options.get_type(name) is str):
@@ -86,6 +91,23 @@ class _OpenSections(flags.ArgumentParser):
         for arm, field in self._changes:
             _add_change(config, arm, field)
         return config
+
+
+def _of_run(path: Path) -> ConfigDict:
+    """The configuration that a run has written to its folder."""
+    remedy = "Give the config.json of a run, or a Python file, as --config."
+    try:
+        found = read_json(path, {"job": TEXT}, remedy)
+    except UserError as error:
+        raise ConfigFileError(str(error)) from error
+    return ConfigDict({name: _with_tuples(value) for name, value in found.items()})
+
+
+def _with_tuples(value: Any) -> Any:
+    """A value of a JSON file with tuples, which flags can set, in place of lists."""
+    if isinstance(value, dict):
+        return {name: _with_tuples(each) for name, each in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def _of_file(argument: Any, error: BaseException) -> str:
@@ -154,6 +176,26 @@ def with_built_in(argv: Sequence[str]) -> list[str]:
     return found
 
 
+def with_config_of_run(argv: Sequence[str]) -> list[str]:
+    """Arguments with the configuration of the run in the workdir, if none is given.
+
+    A run that Python has started has none: its parts are objects.
+
+    Args:
+      argv: With the name of the program.
+    """
+    found = list(argv)
+    if _value_of("config", argv) is None and (folder := _value_of("workdir", argv)):
+        path = Path(folder).expanduser() / CONFIG_FILE
+        try:
+            of_python = "job" not in read_json(path, {}, "")
+        except UserError:  # What is damaged says so when it is read.
+            of_python = not path.exists()
+        if not of_python:
+            found.insert(1, f"--config={path}")  # before its fields
+    return found
+
+
 def advice(argv: Sequence[str]) -> str:
     """The built-in configuration that a name which is no file is like; "" for none."""
     name = config_file(argv).partition(":")[0]
@@ -173,12 +215,17 @@ def _built_in(value: str) -> str:
 
 def config_file(argv: Sequence[str]) -> str:
     """The configuration file that arguments name, also where it cannot be read."""
-    file = "the configuration file"
+    return _value_of("config", argv) or "the configuration file"
+
+
+def _value_of(flag: str, argv: Sequence[str]) -> str | None:
+    """What arguments give a flag, the last time; None if they do not."""
+    found = None
     for i, argument in enumerate(argv):
         name, _, value = argument.lstrip("-").partition("=")
-        if argument.startswith("-") and name == "config":
-            file = value or " ".join(argv[i + 1 : i + 2])
-    return file
+        if argument.startswith("-") and name == flag:
+            found = value or " ".join(argv[i + 1 : i + 2])
+    return found
 
 
 def check_overrides(

@@ -2,7 +2,8 @@
 
 wpl-jax --config=two_models_digits --workdir=runs/digits
 
-``--config`` takes a file, or the name of a configuration in :mod:`wpl_jax.configs`.
+``--config`` takes a file, the name of a configuration in :mod:`wpl_jax.configs`, or the
+``config.json`` of a run. Without it, that of the run in the workdir is taken.
 """
 
 # ruff: noqa: E402 - imports take seconds, in which Ctrl-C is answered as well.
@@ -151,7 +152,9 @@ def _run(argv: list[str]) -> None:
             output=optional_path(_OUTPUT.value, "--output"),
             formats=tuple(_FORMAT.value),
             loggers=find_loggers(_LOG.value),
-            config_flags=command_line.config_flags_of(sys.argv[1:]),
+            config_flags=command_line.config_flags_of(
+                command_line.with_config_of_run(sys.argv)[1:]
+            ),
         )
         with _processes():
             if _CONFIG.value is not None:
@@ -212,7 +215,7 @@ def _processes() -> Iterator[None]:
 
 def _parse(argv: list[str]) -> list[str]:
     """Parses the flags; what does not fit the configuration is said in one message."""
-    argv = command_line.with_built_in(argv)
+    argv = command_line.with_config_of_run(command_line.with_built_in(argv))
     command_line.register_parsers(flags.FLAGS["config"], argv)
     try:
         rest = app.parse_flags_with_usage(argv)
@@ -254,6 +257,7 @@ def main() -> None:
         lambda given: (
             given["config"] is not None or given["mode"] in jobs.WITHOUT_CONFIG
         ),
-        f"--config must have a value; {modes} need none.",
+        "--config must have a value where --workdir has no run of a configuration; "
+        f"{modes} need none.",
     )
     app.run(_run, flags_parser=_parse)
