@@ -113,6 +113,9 @@ def report(tmp_path_factory):
                 "forgetting/loss_best_mean": 0.25,
                 "forgetting/loss_max": 2.0,
                 "forgetting/error_mean": 3.0,
+                "children/choices": choices[1:6].tolist(),
+                "children/err1": true[1:6].tolist(),
+                "children/err2": (-true[1:6]).tolist(),
             }
             results = {
                 "architecture": [3] * 6,
@@ -155,6 +158,7 @@ def test_a_row_has_the_order_and_the_selected_by_each_data_set(report):
     other = values["Kendall's tau, ImageNet16-120"]
     assert 0.3 < other < 1
     assert other != values["Kendall's tau, CIFAR-10"]
+    assert values["Kendall's tau, err1"] == -values["Kendall's tau, err2"] == 1
     assert values["forgotten, nats"] == 1.5
     assert values["forgotten, % error"] == 3
     assert 0 <= values["P@top 8"] <= 1
@@ -208,8 +212,8 @@ def test_a_search_without_a_finite_score_has_no_order(report):
     )
     values = measures.rows_of(changed)[3].values
     taus = [value for name, value in values.items() if name.startswith(TAU[:13])]
-    assert len(taus) == 7
-    assert np.isnan(taus).all()
+    assert len(taus) == 9
+    assert np.isnan(taus[:-2]).all()
     measures.write(report.workdir / "exploded.csv", measures.rows_of(changed))
     for section in (choices_in_order.SECTION, seed_agreement.SECTION):
         assert "nan" in shown(section, changed)

@@ -75,14 +75,14 @@ def _values(
     selected = np.array(one.results["architecture"])[None]
     for title, truth in truths.items():
         found[f"{ACCURACY}, {title}"] = 100 - truth.of(one.space, selected, None)[0]
-    if truths and true_order.CHOICES in one.metrics[0]:
-        taus = true_order.orders(one, next(iter(truths.values())))
-        for name, each in taus._asdict().items():
-            found[f"{TAU}, {name}"] = true_order.of_last(each)
     if report.ranks is not None:
         table = report.config.get("ranking", {}).get("table", {})
         by_test = table.get("split") == "test"
         found |= _of_ranking(one, truths, report.ranks, by_test)
+    if truths and true_order.CHOICES in one.metrics[0]:
+        taus = true_order.orders(one, next(iter(truths.values())))
+        for name, each in taus._asdict().items():
+            found[f"{TAU}, {name}"] = true_order.of_last(each)
     return found
 
 

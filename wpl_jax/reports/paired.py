@@ -188,6 +188,7 @@ def scatter(rows: Sequence[Row], main: str) -> Figure:
     for ax, name in zip(panels, shown, strict=True):
         _draw(ax, across, compare(rows, name, main), main)
         ax.set(xlabel=loss, ylabel=name)
+        ax.locator_params(axis="x", nbins=5)
     handles = panels[0].get_legend_handles_labels()
     figure.legend(*handles, fontsize="x-small", loc="outside right center")
     return figure
