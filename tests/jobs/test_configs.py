@@ -28,7 +28,7 @@ SIZES = {"train": 929_589, "valid": 73_760, "test": 82_430}
 
 @pytest.fixture(autouse=True)
 def noise(monkeypatch):
-    """Images of the shape of CIFAR-10's, a tenth as many, of noise."""
+    """Images of the shape of CIFAR-10's, of noise, enough for all configurations."""
 
     def open_images(format, **options):
         shape = (8, 8, 1) if format == "digits" else (32, 32, 3)
@@ -38,7 +38,7 @@ def noise(monkeypatch):
                 rng.integers(0, 256, (n, *shape), np.uint8),
                 np.arange(n, dtype=np.int32) % 10,
             )
-            for n in (4500, 1600, 1000)
+            for n in (4500, 3200, 1000)
         ]
         return ImageDataset(*splits, tuple("0123456789"), "noise")
 
