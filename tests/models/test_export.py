@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import sys
 import types
 
@@ -9,20 +10,61 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.models import make_inputs, make_model
+from helpers.models import MODELS, WORDS, make_inputs, make_model
 from jax import export as jax_export
 
 import wpl_jax
 from wpl_jax.errors import UserError
 from wpl_jax.models.model import Model
+from wpl_jax.spaces.images import Outputs
 from wpl_jax.spaces.nasbench201 import NasBench201
 from wpl_jax.spaces.network import Block, Dense, Network, dense_weights
 from wpl_jax.supernet import ALL, Space
 from wpl_jax.tasks.array_predictor import ArrayPredictor
+from wpl_jax.tasks.image_predictor import ImagePredictor
 
 
 def expected(model, inputs):
     return jax.jit(model.apply)(model.params, inputs)
+
+
+def traced_for_any_batch(model):
+    """The shape of the predictions, with the names of sizes that may differ."""
+    shape, dtype = model.predictor.form()
+    sizes = jax_export.symbolic_shape(", ".join(map(str, shape)))
+    return jax.eval_shape(
+        lambda inputs: model.apply(model.params, inputs),
+        jax.ShapeDtypeStruct(sizes, dtype),
+    ).shape
+
+
+@pytest.mark.slow_except("nasbench201", "recurrent_cell")
+@pytest.mark.parametrize("name", MODELS)
+def test_every_space_takes_a_batch_of_any_size(name):
+    model = make_model(name)
+    batch, *rest = traced_for_any_batch(model)
+    assert str(batch) == "batch"
+    words = list(model.labels) == list(WORDS)
+    assert [str(n) for n in rest] == (["time", "5"] if words else ["3"])
+
+
+def test_images_that_are_made_smaller_may_be_any_number(tmp_path):
+    shrinking = ImagePredictor(
+        ("a", "b", "c"), (5, 4, 2), (0.0,) * 2, (1.0,) * 2, shrink=2
+    )
+    kernel = jnp.asarray(np.random.default_rng(3).normal(size=(8, 3)), jnp.float32)
+    model = Model(
+        Flat((2, 2, 2), 3), np.zeros(0, np.int32), shrinking, {"kernel": kernel}, (), {}
+    )
+    folder = wpl_jax.export(model, tmp_path, "stablehlo")
+    content = bytearray((folder / "model.stablehlo").read_bytes())
+    images = np.random.default_rng(4).integers(0, 256, (3, 5, 4, 2)).astype(np.uint8)
+    squares = np.float64(images[:, :4]).reshape(3, 2, 2, 2, 2, 2).mean((2, 4)).round()
+    scores = squares.reshape(3, 8) @ np.float64(kernel)
+    right = scores - scores.max(1, keepdims=True)
+    right -= np.log(np.exp(right).sum(1, keepdims=True))
+    found = jax_export.deserialize(content).call(images)
+    np.testing.assert_allclose(found, right, rtol=1e-4, atol=1e-2)
 
 
 @pytest.mark.slow
@@ -65,6 +107,28 @@ def test_onnx_computes_the_same_in_another_runtime(name, tmp_path):
         inputs = make_inputs(model, count)
         (found,) = session.run(["log_probabilities"], {"inputs": inputs})
         np.testing.assert_allclose(found, expected(model, inputs), rtol=1e-5, atol=1e-5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Flat(Space):
+    """A linear function of the pixels, with nothing to choose."""
+
+    image_shape: tuple[int, int, int]
+    num_classes: int
+
+    name = "flat"
+    decisions = ()
+
+    def init(self, key):
+        return {"kernel": jnp.zeros((math.prod(self.image_shape), self.num_classes))}
+
+    def rows(self, architecture):
+        return {"kernel": ALL}
+
+    def apply(
+        self, child, architecture, images, *, noise=None, batch_stats=None, axis=None
+    ):
+        return Outputs(images.reshape(images.shape[0], -1) @ child["kernel"], None, ())
 
 
 class Graph:

@@ -27,7 +27,7 @@ def require_path(path: PathLike | None, expected: str, source: str = "") -> Path
     """
     if not isinstance(path, str | os.PathLike) or not os.fspath(path):
         whole = f"the path of {expected}"
-        remedy = f"give it as `path`{source and f'; {source}'}"
+        remedy = f"{source and f'{source}; '}give it as `path`"
         raise DataError("path", repr(path), whole, remedy, "path")
     try:
         return Path(path).expanduser()

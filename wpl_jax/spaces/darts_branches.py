@@ -90,7 +90,7 @@ def run(
     rest = jnp.stack(
         [partial_channels.unchanged(x, space.channel_parts, halves) for x in inputs]
     )
-    shape = len(inputs[0]), *place.size, place.channels
+    shape = inputs[0].shape[0], *place.size, place.channels
     nodes = jnp.zeros((space.num_nodes, *shape), inputs[0].dtype)
     of_skip = space.operations.index(SKIP)
 
@@ -130,7 +130,7 @@ def run(
         branches.gates,
         weights,
         given,
-        drop_path_factors(noise, number, len(inputs[0]), axis),
+        drop_path_factors(noise, number, inputs[0].shape[0], axis),
     )
     nodes, found = jax.lax.scan(add, nodes, each)
     return list(nodes), found

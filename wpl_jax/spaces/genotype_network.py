@@ -149,7 +149,7 @@ class GenotypeNetwork(DartsNetwork):
         del architecture
         states, outputs, found = list(inputs), [], []
         cell = self._cell(place.kind)
-        kept = drop_path_factors(noise, len(cell), len(inputs[0]), axis)
+        kept = drop_path_factors(noise, len(cell), inputs[0].shape[0], axis)
         for number, (name, state) in enumerate(cell):
             halves = place.kind == REDUCTION and state < INPUTS
             own = jax.tree.map(lambda w: w[0], weights.get(f"branch_{number}"))

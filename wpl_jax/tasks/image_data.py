@@ -114,7 +114,7 @@ def shrunk(images: Any, by: int) -> Any:
         return images
     rows, columns = (size // by for size in images.shape[1:3])
     images = images[:, : rows * by, : columns * by]
-    squares = images.reshape(len(images), rows, by, columns, by, images.shape[-1])
+    squares = images.reshape(images.shape[0], rows, by, columns, by, images.shape[-1])
     return squares.mean((2, 4)).round().astype(np.uint8)
 
 

@@ -216,7 +216,7 @@ class LanguageModel:
           ``float32[batch, time, vocabulary]``.
         """
         del data
-        state = self.space.initial_state(len(inputs))
+        state = self.space.initial_state(inputs.shape[0])
         hidden = self.space.apply(child, architecture, inputs, state=state)
         logits = self.space.logits(child, hidden.raw)
         return jax.nn.log_softmax(logits.astype(jnp.float32))
