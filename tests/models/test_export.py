@@ -38,7 +38,7 @@ def traced_for_any_batch(model):
     ).shape
 
 
-@pytest.mark.slow_except("nasbench201", "recurrent_cell")
+@pytest.mark.slow_except("recurrent_cell")
 @pytest.mark.parametrize("name", MODELS)
 def test_every_space_takes_a_batch_of_any_size(name):
     model = make_model(name)
@@ -222,9 +222,8 @@ def test_onnx_predicts_what_the_task_does(
 def test_onnx_of_a_predictor_that_does_not_say_its_predictions_is_an_error(
     tmp_path, monkeypatch
 ):
-    model = make_model("nasbench201")
     predictor = types.SimpleNamespace(labels=())  # of the time before that method
-    model = dataclasses.replace(model, predictor=predictor)
+    model, _ = model_of_one_layer(predictor)
     with pytest.raises(UserError, match=r"has no method predictions, .*stablehlo"):
         predict_of_onnx(model, tmp_path / "out", monkeypatch)
     assert not (tmp_path / "out").exists()
