@@ -147,3 +147,12 @@ def test_libraries_are_compared_and_those_that_are_not_there_are_named():
         assert rows[method]["low"] <= rows[method]["high"] < math.inf
         assert rows[method]["difference"] < 1e-5
     assert all(field.describe(row).startswith("GRU") for row in rows.values())
+
+
+@pytest.mark.slow
+def test_the_exact_fisher_is_compared_without_the_empirical_one():
+    pythons = dict.fromkeys(field.EXACT, sys.executable)
+    *_, exact = field.compare(pythons, field.EXACT, "MLP", 3e3, 4, 2)
+    assert exact["method"] == "wpl_jax, exact"
+    assert exact["difference"] == 0
+    assert exact["low"] <= exact["high"] < math.inf

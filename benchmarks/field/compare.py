@@ -21,7 +21,7 @@ METHODS = (
 )
 EXACT = ("gradient", "wpl_jax, exact", "laplax")
 ENVIRONMENTS = {"gradient in PyTorch": "BackPACK"}  # whose Python a method shares
-REFERENCES = {"laplax": "wpl_jax, exact"}  # whose values a method should have
+REFERENCES = dict.fromkeys(EXACT[1:], "wpl_jax, exact")  # whose values it should have
 SMALL = 1e4  # weights of the model that laplax gets
 MORE = 4  # times as many examples, for memory
 
