@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from wpl_jax.common.settings import MOST_INT, check_number
 from wpl_jax.engine.optimizers import OPTIMIZERS
 from wpl_jax.engine.plan import COUNTED
+from wpl_jax.errors import on_command_line
 from wpl_jax.evaluation.retraining import Retraining
 from wpl_jax.jobs.build import build, build_chosen
 from wpl_jax.jobs.config_fields import (
@@ -50,6 +51,7 @@ class Prepared(NamedTuple):
     predictor: Predictor | None  # None if the task does not say how a model is used
 
 
+@on_command_line()
 def make_retraining(
     config: ConfigDict, cache: DataCache | None = None, num_devices: int | None = 1
 ) -> Prepared:

@@ -11,6 +11,7 @@ from wpl_jax.engine.plan import (
     check_train_batches,
     excess_of,
 )
+from wpl_jax.errors import on_command_line
 from wpl_jax.jobs.build import (
     build,
     build_chosen,
@@ -49,6 +50,7 @@ def _check_validation(config: ConfigDict, search: Search, data: Data) -> None:
         raise FieldError(*found, said, *flags, ".")
 
 
+@on_command_line()
 def make_search(
     config: ConfigDict,
     cache: DataCache | None = None,
