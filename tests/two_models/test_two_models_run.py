@@ -25,7 +25,7 @@ from helpers.tiny import ARMS, assert_same_bytes, deaths, get_config, small_file
 
 from wpl_jax.data import DataError, load_images
 from wpl_jax.engine.optimizers import Sgd
-from wpl_jax.errors import ConfigError, UserError
+from wpl_jax.errors import ConfigError, UserError, on_command_line
 from wpl_jax.jobs import two_models as two_models_job
 from wpl_jax.jobs.two_models import settings_of
 from wpl_jax.runs.run_directory import open_run
@@ -426,7 +426,10 @@ def test_finished_run_whose_data_is_gone_is_finished(copied, monkeypatch, capsys
 def test_another_configuration_is_refused(change, field, copied):
     config = get_config()
     config.update_from_flattened_dict(change)
-    with pytest.raises(UserError, match="another configuration") as caught:
+    with (
+        on_command_line(),
+        pytest.raises(UserError, match="another configuration") as caught,
+    ):
         two_models_job.run(config, copied)
     assert len([x for x in str(caught.value).splitlines() if x.startswith("  ")]) == 1
     assert field in str(caught.value)
