@@ -38,14 +38,14 @@ def get_config(text: str = "pydoc") -> ConfigDict:
             "split": "valid",
             "optimizer": "adam",
             "adam": {"learning_rate": 3e-3},
-            "exponentiated_gradient": {"learning_rate": 0.1},
+            "exponentiated_gradient": {"learning_rate": 0.01},
         },
     )
     config.strategy.differentiable = strategy.differentiable
     config.arms = ConfigDict(
         {
-            "gaea": _mixtures("exponentiated_gradient"),
-            "darts": _mixtures("adam"),
+            "gaea": _mixtures("exponentiated_gradient", learning_rate=20.0),
+            "darts": _mixtures("adam", learning_rate=5.0),  # It diverges at 20.
             "enas": _children("enas"),
             "random": _children("random"),
         }
@@ -54,10 +54,11 @@ def get_config(text: str = "pydoc") -> ConfigDict:
     return config
 
 
-def _mixtures(optimizer: str) -> dict[str, Any]:
+def _mixtures(optimizer: str, learning_rate: float) -> dict[str, Any]:
     """A method that trains a mixture, with a step of its weights before each batch."""
     differentiable = {"optimizer": optimizer}
     return {
+        "optimizer": {"sgd": {"learning_rate": learning_rate}},
         "penalty": {"name": "none"},
         "strategy": {"name": "differentiable", "differentiable": differentiable},
         "search": {"children": 1, "batches": 35, "epochs": 4},
