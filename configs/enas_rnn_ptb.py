@@ -69,7 +69,6 @@ def get_config() -> ConfigDict:
     config.task.data = ConfigDict()
     config.task.data.format = "folder"
     config.task.data.path = config_dict.placeholder(str)
-    config.task.data.path = config_dict.placeholder(str)
     config.task.data.level = "word"
     config.task.data.min_count = 1
     config.task.data.max_vocabulary = config_dict.placeholder(int)

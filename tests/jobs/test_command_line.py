@@ -59,6 +59,8 @@ def test_the_folder_of_a_run_stands_for_its_configuration(tmp_path):
     flags = [f"--workdir={tmp_path}", "--config.seed=3"]
     command, written = ["launch.py", *flags], tmp_path / "config.json"
     assert with_config_of_run(command) == command
+    nobody = ["launch.py", "--workdir=~nobody_here/run"]  # Refused with its own words.
+    assert with_config_of_run(nobody) == nobody
     written.write_text('{"job": "search"}')
     expected = ["launch.py", f"--config={written}", *flags]
     assert with_config_of_run(command) == expected

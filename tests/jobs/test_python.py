@@ -212,15 +212,8 @@ def test_wrong_devices_are_named(fields, said):
 @pytest.mark.slow
 def test_a_search_without_a_finite_step_is_an_error():
     # All steps are fewer than max_bad_steps.
-    task = toy.ToyTask()
-    search = Search(
-        task=task,
-        strategy=RandomSearch(task.space, Candidates(2, 1, 1)),
-        protection=NoProtection(),
-        optimizer=Sgd(3e38),
-        children=1,
-        batches=2,
-        eval_batches=1,
+    search = dataclasses.replace(
+        searched(toy.ToyTask()), optimizer=Sgd(3e38), batches=2
     )
     with pytest.raises(
         UserError, match=r"2 steps in a row .* of the optimizer, and gi"

@@ -186,7 +186,7 @@ def with_config_of_run(argv: Sequence[str]) -> list[str]:
     """
     found = list(argv)
     if _value_of("config", argv) is None and (folder := _value_of("workdir", argv)):
-        path = Path(folder).expanduser() / CONFIG_FILE
+        path = Path(os.path.expanduser(folder)) / CONFIG_FILE
         try:
             of_python = "job" not in read_json(path, {}, "")
         except UserError:  # What is damaged says so when it is read.

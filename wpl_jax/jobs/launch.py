@@ -152,9 +152,7 @@ def _run(argv: list[str]) -> None:
             output=optional_path(_OUTPUT.value, "--output"),
             formats=tuple(_FORMAT.value),
             loggers=find_loggers(_LOG.value),
-            config_flags=command_line.config_flags_of(
-                command_line.with_config_of_run(sys.argv)[1:]
-            ),
+            config_flags=command_line.config_flags_of(sys.argv[1:]),
         )
         with _processes():
             if _CONFIG.value is not None:
@@ -215,7 +213,7 @@ def _processes() -> Iterator[None]:
 
 def _parse(argv: list[str]) -> list[str]:
     """Parses the flags; what does not fit the configuration is said in one message."""
-    argv = command_line.with_config_of_run(command_line.with_built_in(argv))
+    argv = command_line.with_built_in(argv)
     command_line.register_parsers(flags.FLAGS["config"], argv)
     try:
         rest = app.parse_flags_with_usage(argv)
@@ -251,6 +249,7 @@ def _fail(message: object) -> NoReturn:
 def main() -> None:
     """Runs the program."""
     sys.stdout = console.lasting(sys.stdout)
+    sys.argv = command_line.with_config_of_run(sys.argv)
     modes = " and ".join(f"--mode={mode}" for mode in jobs.WITHOUT_CONFIG)
     flags.register_multi_flags_validator(
         ["config", "mode"],

@@ -106,10 +106,13 @@ def _of_ranking(
     scores = Evaluation(of_search["losses"], of_search["errors"])
     by_loss = np.asarray(scores.loss, float)
     orders = {TAU: estimate_of(scores), f"{TAU} by the loss": by_loss}
+    true = {
+        title: np.array(truth.of(one.space, ranks["choices"], None))
+        for title, truth in truths.items()
+    }
     for name, order in orders.items():
-        for title, truth in truths.items():
-            true = np.array(truth.of(one.space, ranks["choices"], None))
-            found[f"{name}, {title}"] = tau_of_finite(true, order)
+        for title, errors in true.items():
+            found[f"{name}, {title}"] = tau_of_finite(errors, order)
     return found
 
 

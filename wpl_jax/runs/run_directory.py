@@ -234,7 +234,7 @@ def check_same_run(folders: Sequence[Path]) -> None:
     noted: dict[str, tuple[str, Path]] = {}
     for folder in folders:
         if not (folder / CONFIG_FILE).is_file():
-            raise UserError(f"There is no run in {folder}. Give that of one.")
+            raise UserError(f"There is no run in {folder}. Give the folder of one.")
         of_both = read_config(first), read_config(folder)
         if differences := _listed(*of_both, f"in {first}", f"in {folder}"):
             raise UserError(
