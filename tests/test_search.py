@@ -26,9 +26,11 @@ from wpl_jax import penalty
 from wpl_jax.engine.evaluator import Evaluator
 from wpl_jax.jobs import search_config
 from wpl_jax.protections.protection import NoProtection
+from wpl_jax.strategies.random_search import RandomSearch
 from wpl_jax.strategies.rewards import TaskReward
+from wpl_jax.strategies.strategy import Candidates
 from wpl_jax.supernet import Architecture, Decision
-from wpl_jax.tasks import Evaluation, ranking
+from wpl_jax.tasks import Evaluation
 
 
 @pytest.mark.parametrize(
@@ -112,9 +114,10 @@ def test_searches_that_differ_in_their_protection_evaluate_and_learn_by_one_prog
     assert len(traces) == before
 
 
-def test_the_best_have_the_lowest_error_then_the_fewest_nats():
+@pytest.mark.parametrize("by", ["error", "loss"])
+def test_the_best_have_the_lowest_error_then_the_fewest_nats_or_the_reverse(by):
     rng = np.random.default_rng(0)
-    rank = jax.jit(ranking)
+    rank = jax.jit(Candidates(by=by).order)
     for _ in range(20):
         # Few values, so that errors are often the same and nats sometimes.
         error, nats = rng.integers(4, size=(2, 12)).astype(np.float32)
@@ -122,7 +125,9 @@ def test_the_best_have_the_lowest_error_then_the_fewest_nats():
         broken = rng.random(12) < 0.2
         error[broken] = nats[broken] = np.nan
         found = rank(Evaluation(nats, error)).tolist()
-        sound = sorted(np.flatnonzero(~broken), key=lambda i: (error[i], nats[i], i))
+        pairs = list(zip(error, nats, strict=True))
+        pairs = pairs if by == "error" else [pair[::-1] for pair in pairs]
+        sound = sorted(np.flatnonzero(~broken), key=lambda i: (*pairs[i], i))
         assert found == [*sound, *np.flatnonzero(broken)]
 
 
@@ -339,6 +344,26 @@ def test_the_selection_is_the_best_of_what_was_screened(name):
         np.testing.assert_array_equal(s.screened.loss, wrong)
         np.testing.assert_array_equal(s.judged.error, np.sort(wrong)[:2])
         np.testing.assert_array_equal(wrong[s.kept], np.sort(wrong)[:2])
+
+
+class MoreNatsFewerMistakes(TableTask):
+    """A task whose losses and errors have opposite orders."""
+
+    def validate(self, *args):
+        loss, error = super().validate(*args)
+        return Evaluation(loss, 4 - error)
+
+
+def test_candidates_are_kept_by_their_losses_if_asked():
+    task = MoreNatsFewerMistakes(TableSpace())
+    few = Candidates(8, 1, 2, by="loss")
+    search = make_search(task, strategy=RandomSearch(task.space, few))
+    data = toy.make_data()
+    selection = select(search, search.init(jax.random.key(0)), data)
+    chosen = selection.architectures.choice
+    wrong = np.sum(chosen != np.array(TableTask.best), 1)
+    assert len(set(wrong)) > 1
+    np.testing.assert_array_equal(selection.judged.loss, np.sort(wrong)[:2])
 
 
 @pytest.mark.slow

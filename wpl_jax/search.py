@@ -44,7 +44,7 @@ from wpl_jax.protections.protection import Protection, Trained
 from wpl_jax.strategies import Strategy
 from wpl_jax.strategies.rewards import Reward, TaskReward, finite_reward
 from wpl_jax.supernet import Architecture, gather, scatter
-from wpl_jax.tasks import Data, Task, check_task, ranking
+from wpl_jax.tasks import Data, Task, check_task
 
 _PARTS: dict[str, type] = {
     "strategy": Strategy,
@@ -351,7 +351,7 @@ class Search:
             child_reward=jnp.mean(jax.vmap(reward)(seen.err2, architectures)),
             reward=seen.reward,
             entropy=seen.entropy,
-            best=architectures.choice[ranking(seen.err2)[0]],
+            best=architectures.choice[self.strategy.candidates.order(seen.err2)[0]],
             choices=architectures.choice if architectures.weights is None else None,
             errors=seen.err2.error if architectures.weights is None else None,
             alpha=self.protection.active(epoch) * self.protection.alpha(epoch),

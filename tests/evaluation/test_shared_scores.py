@@ -11,6 +11,7 @@ from wpl_jax.data import images_of_arrays
 from wpl_jax.devices.parallel import Devices
 from wpl_jax.evaluation import architectures
 from wpl_jax.evaluation.shared_scores import SharedScores
+from wpl_jax.evaluation.tuning import Tuning
 from wpl_jax.runs.machine import Machine
 from wpl_jax.spaces.nasbench201 import NasBench201
 from wpl_jax.supernet import Architecture, gather
@@ -32,6 +33,35 @@ def test_all_of_a_small_space_by_brute_force():
         np.testing.assert_allclose(
             found.error, np.sqrt(2 * np.array(expected)), rtol=1e-5
         )
+
+
+def test_each_is_trained_alone_first_if_asked():
+    """In numpy: momentum, the limit of the gradient's norm, and equal weights at first.
+
+    There are more batches than data.
+    """
+    data, params = toy.make_data(), toy.ToySpace().init(jax.random.key(0))
+    tuning = Tuning(7, 0.05, momentum=0.5, clip_norm=1.5)
+    scores = SharedScores(toy.ToyTask(), batches=2, block=4, tuning=tuning)
+    found = scores.of(params, EVERY, data)
+    expected, clipped = [], 0
+    for choice in EVERY:
+        written = Written(params, data, None)
+        parts = written.parts(choice)
+        trace = dict.fromkeys(parts, 0.0)
+        for number in range(7):
+            batch = written.data[0][number % 5]
+            gradient = written.gradient(choice, batch)
+            norm = np.sqrt(sum(np.sum(g**2) for g in gradient.values()))
+            clipped += norm > 1.5
+            for k, g in gradient.items():
+                trace[k] = 0.5 * trace[k] + g * min(1, 1.5 / norm)
+                written.params[k][parts[k]] -= 0.05 * trace[k]
+        expected.append(written.loss(choice, written.data[1][:2]))
+    assert 0 < clipped < 7 * len(EVERY)
+    np.testing.assert_allclose(found.loss, expected, rtol=1e-5)
+    untrained = SharedScores(toy.ToyTask(), batches=2, block=4).of(params, EVERY, data)
+    assert np.all(found.loss < untrained.loss)
 
 
 @pytest.mark.slow

@@ -14,9 +14,11 @@ SPACE = ToySpace()
 
 def test_the_report_says_what_ranks_the_candidates(tmp_path):
     candidates = Candidates(proposed=20, screen_batches=3, keep=30, judge_batches=7)
+    by_loss = Candidates(by="loss")
     strategies = {
         "enas": Enas(SPACE, candidates=candidates),
         "random": RandomSearch(SPACE),
+        "by_loss": Enas(SPACE, candidates=by_loss),
     }
     report = Report(tmp_path, {}, {}, "data", None, strategies)
     page = Page("title", tmp_path)
@@ -26,5 +28,5 @@ def test_the_report_says_what_ranks_the_candidates(tmp_path):
     assert "<td>20, drawn from the controller</td>" in text
     assert "<td>all, on 3 batches</td><td>the best 20, on 7 batches</td>" in text
     assert "<td>1000, drawn at random</td>" in text
-    assert "<td>the best 10, on all validation data</td>" in text
-    assert "ranked by their validation error" in text
+    assert "<td>the best 10, on all validation data</td><td>error</td>" in text
+    assert "<td>the best 10, on all validation data</td><td>loss</td>" in text

@@ -32,7 +32,7 @@ class Evaluator:
         """Several, along a leading axis, on the first validation batches."""
 
         def one(architecture, axis):
-            child = self._child(params, architecture)
+            child = self.child(params, architecture, data)
             return self.task.validate(child, architecture, data, 0, batches, axis)
 
         return self._each(one, architectures)
@@ -44,7 +44,7 @@ class Evaluator:
         """Several, along a leading axis, on the whole of a split."""
 
         def one(architecture, axis):
-            child = self._child(params, architecture)
+            child = self.child(params, architecture, data)
             return self.task.evaluate(child, architecture, data, split, axis)
 
         return self._each(one, architectures)
@@ -70,7 +70,7 @@ class Evaluator:
         def one(each, axis):
             architecture, key = each
             batch = jax.random.randint(key, (), 0, self.task.num_batches(data, "valid"))
-            child = self._child(params, architecture)
+            child = self.child(params, architecture, data)
             found = self.task.validate(child, architecture, data, batch, 1, axis)
             return finite_reward(reward, self.task, found, architecture)
 
@@ -82,5 +82,7 @@ class Evaluator:
             return self.devices.every.map(lambda item: function(item, NO_AXIS), items)
         return NO_AXIS.map(lambda item: function(item, self.devices.every), items)
 
-    def _child(self, params, architecture):
+    def child(self, params: Any, architecture: Architecture, data: Data) -> Any:
+        """The weights of a child, its rows of the shared parameters."""
+        del data
         return gather(params, self.task.space.rows(architecture))

@@ -14,7 +14,7 @@ from wpl_jax.engine.several import at, no_evaluations, put_back, some_from, zero
 from wpl_jax.engine.state import Selection, key_for
 from wpl_jax.strategies import Strategy
 from wpl_jax.strategies.rewards import Reward
-from wpl_jax.tasks import Data, Task, ranking
+from wpl_jax.tasks import Data, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,8 +103,9 @@ class Selector:
     @compiled(donate_argnames="selection")
     def keep(self, selection: Selection) -> Selection:
         """Keeps the best of the candidates, once all have been screened."""
-        kept = ranking(selection.screened, selection.allowed)[: self.num_judged]
-        return selection._replace(kept=kept)
+        order = self.strategy.candidates.order
+        ranked = order(selection.screened, selection.allowed)
+        return selection._replace(kept=ranked[: self.num_judged])
 
     def judge(
         self,

@@ -32,6 +32,7 @@ from wpl_jax.evaluation.ranking_metrics import Measured, kendall_tau
 from wpl_jax.evaluation.retrained import RETRAINED_FILE, read_retrained
 from wpl_jax.evaluation.retraining import Retraining
 from wpl_jax.evaluation.truth import TRUTHS, FromScratch, Truth
+from wpl_jax.evaluation.tuning import NO_TUNING, Tuning
 from wpl_jax.runs.machine import Requests
 from wpl_jax.runs.run_directory import claim
 from wpl_jax.runs.share import Share
@@ -57,6 +58,7 @@ class Ranking:
       batches: Validation batches on which each is evaluated with the shared weights,
         the same for all; None for the whole validation set.
       block: Architectures in a compiled call. After SIGKILL at most one block is lost.
+      tuning: How each is trained on its own first, on a copy of the shared weights.
       top: Share of the architectures that count as the best, and as the worst.
       bootstrap: Samples of each bootstrap interval.
       truth: Source of the true errors.
@@ -67,6 +69,7 @@ class Ranking:
     seed: int = 0
     batches: int | None = None
     block: int = 100
+    tuning: Tuning = NO_TUNING
     top: float = 0.2
     bootstrap: int = 1000
     truth: Truth = chosen(TRUTHS, FromScratch())

@@ -130,6 +130,7 @@ def write(
     found = {
         "truth": ranking.truth.about,
         "which": ranking.which,
+        "tuned": ranking.tuning.batches,
         "without_search": {name: measured(each) for name, each in others.items()},
         "searches": {
             name: {
@@ -197,8 +198,9 @@ def read_ranks(workdir: Path, names: Sequence[str]) -> dict[str, Any] | None:
     def check(value: Any, fields: Mapping[str, Kind], where: str) -> None:
         check_fields(value, fields, path, _REMEDY, f"in {where}, ")
 
-    fields = {"truth": TEXT, "which": TEXT, "without_search": OBJECT}
-    found = read_json(path, fields | {"searches": OBJECT}, _REMEDY)
+    fields = {"truth": TEXT, "which": TEXT, "tuned": NUMBER}
+    fields |= {"without_search": OBJECT, "searches": OBJECT}
+    found = read_json(path, fields, _REMEDY)
     check(found["searches"], dict.fromkeys(names, OBJECT), "the field 'searches'")
     of_all = dict(found["without_search"])
     for name in names:

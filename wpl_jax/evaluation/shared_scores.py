@@ -15,7 +15,7 @@ import numpy as np
 
 from wpl_jax.common.settings import check_int
 from wpl_jax.devices.parallel import ONE_DEVICE, Devices
-from wpl_jax.engine.evaluator import Evaluator
+from wpl_jax.evaluation.tuning import NO_TUNING, Tuning, TuningEvaluator
 from wpl_jax.runs.machine import Requests
 from wpl_jax.runs.resumable import Resumable
 from wpl_jax.supernet import Architecture
@@ -32,12 +32,14 @@ class SharedScores:
       batches: The first validation batches, on which all are evaluated; None for the
         whole validation set.
       block: Architectures in a call; at most as many as there are.
+      tuning: How each is trained on its own before it is evaluated.
     """
 
     task: Task
     devices: Devices = ONE_DEVICE
     batches: int | None = None
     block: int = 100
+    tuning: Tuning = NO_TUNING
 
     def __post_init__(self) -> None:
         """Checks the settings."""
@@ -115,7 +117,7 @@ class SharedScores:
         places = np.arange(number * size, min((number + 1) * size, len(choices)))
         padded = choices[np.resize(places, size)]
         some = self.devices.replicate(Architecture(jnp.asarray(padded)))
-        evaluator = Evaluator(self.task, self.devices)
+        evaluator = TuningEvaluator(self.task, self.devices, self.tuning)
         new = evaluator.on_validation(params, some, data, self.batches)
 
         def put(old, new):

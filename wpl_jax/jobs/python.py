@@ -33,7 +33,7 @@ from wpl_jax.runs.run_directory import claim_data, open_run
 from wpl_jax.search import Search
 from wpl_jax.spaces.architecture_json import names_of_choices
 from wpl_jax.supernet import Architecture, gather
-from wpl_jax.tasks import Data, Task, ranking
+from wpl_jax.tasks import Data, Task
 
 _TITLE = "Search"
 
@@ -251,7 +251,8 @@ def _found(
     search: Search, data: Data, state: Any, records: list[dict[str, Any]]
 ) -> Found:
     selection = jax.device_get(state.selection)
-    best = int(ranking(selection.judged, selection.allowed[selection.kept])[0])
+    order = search.strategy.candidates.order
+    best = int(order(selection.judged, selection.allowed[selection.kept])[0])
     choice = selection.architectures.choice[selection.kept[best]]
     architecture = Architecture(jnp.asarray(choice))
     loss, error = (float(each[best]) for each in selection.judged)

@@ -128,7 +128,9 @@ def score(
       title: Its name in printed lines.
       requests: To stop between two blocks, and to profile some.
     """
-    job = SharedScores(search.task, search.devices, ranking.batches, ranking.block)
+    job = SharedScores(
+        search.task, search.devices, ranking.batches, ranking.block, ranking.tuning
+    )
     below = folder / rank_files.FOLDER
     scores = job.resumably(params, choices, data, below, title, requests)
     rank_files.write_scores(folder, search.task.space, choices, scores)

@@ -22,7 +22,6 @@ from wpl_jax.spaces.architecture_json import (
     architecture_to_json,
 )
 from wpl_jax.supernet import Space
-from wpl_jax.tasks import ranking as order
 from wpl_jax.tasks.guessing import Guess, Model, print_remark
 
 
@@ -48,6 +47,7 @@ def write_results(
       UserError: If no candidate has a finite error.
     """
     selection = jax.device_get(state.selection)
+    order = search.strategy.candidates.order
     best = int(order(selection.judged, selection.allowed[selection.kept])[0])
     if not selection.allowed[selection.kept[best]]:
         print(

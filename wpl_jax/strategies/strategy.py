@@ -3,14 +3,15 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 
-from wpl_jax.common.settings import SettingError, check_int
+from wpl_jax.common.settings import SettingError, check_choice, check_int
 from wpl_jax.strategies.limits import NO_LIMITS, Limits
 from wpl_jax.strategies.reinforce import RewardsFn
 from wpl_jax.supernet import Architecture
+from wpl_jax.tasks import Evaluation, ranking
 
 State = Any
 # The loss of the architecture of(theta) on a batch of the split "train" or "valid", and
@@ -39,18 +40,34 @@ class Candidates:
       keep: How many of the best are then judged.
       judge_batches: Validation batches on which these are evaluated; None for the whole
         validation set.
+      by: Whether they are ordered by their ``"error"`` or their ``"loss"``, in both
+        stages. On few images many have the same number of mistakes, and the loss tells
+        them apart.
     """
 
     proposed: int = 100
     screen_batches: int = 10
     keep: int = 10
     judge_batches: int | None = None
+    by: Literal["error", "loss"] = "error"
 
     def __post_init__(self) -> None:
         """Checks the settings."""
+        check_choice(self, "by", ("error", "loss"))
         for name in ("proposed", "screen_batches", "keep"):
             check_int(self, name, 1)
         check_int(self, "judge_batches", 1, optional=True)
+
+    def order(
+        self, evaluation: Evaluation, allowed: jax.Array | bool = True
+    ) -> jax.Array:
+        """The order of candidates, the best first; see :func:`wpl_jax.tasks.ranking`.
+
+        Args:
+          evaluation: Of all.
+          allowed: ``bool[n]``.
+        """
+        return ranking(evaluation, allowed, self.by)
 
 
 class Strategy(Protocol):

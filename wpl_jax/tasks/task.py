@@ -1,6 +1,6 @@
 """What a task is: what children are trained and judged on."""
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -66,20 +66,27 @@ class Score(NamedTuple):
     predicted: jax.Array  # float32[]; how much is predicted
 
 
-def ranking(evaluation: Evaluation, allowed: jax.Array | bool = True) -> jax.Array:
+def ranking(
+    evaluation: Evaluation,
+    allowed: jax.Array | bool = True,
+    by: Literal["error", "loss"] = "error",
+) -> jax.Array:
     """The order of several children, the best first, ``int32[n]``.
 
-    By their errors, by their losses where errors are the same; those of which either is
-    not a number come after them, and those that are not allowed last.
+    By their errors, by their losses where errors are the same, or the other way round;
+    those of which either is not a number come after them, and those that are not
+    allowed last.
 
     Args:
       evaluation: Of all.
       allowed: ``bool[n]``.
+      by: Which of the two counts first.
     """
     loss, error = evaluation
-    error = jnp.where(jnp.isnan(loss), jnp.nan, error)
-    refused = jnp.broadcast_to(~jnp.asarray(allowed), error.shape)
-    return jnp.lexsort((loss, error, refused))
+    first, second = (error, loss) if by == "error" else (loss, error)
+    first = jnp.where(jnp.isnan(second), jnp.nan, first)
+    refused = jnp.broadcast_to(~jnp.asarray(allowed), first.shape)
+    return jnp.lexsort((second, first, refused))
 
 
 class FisherLoss(Protocol):

@@ -20,7 +20,6 @@ from wpl_jax.runs.run_directory import claim, open_run
 from wpl_jax.search import Search
 from wpl_jax.supernet import Architecture
 from wpl_jax.tasks import Data, DataCache
-from wpl_jax.tasks import ranking as order
 
 _EVALUATED = Done(
     "evaluated as ensembles",
@@ -53,6 +52,7 @@ def _of_search(
     folder, space = each.folder(workdir), search.task.space
     state = restore(search, each, folder)
     selection = jax.device_get(state.selection)
+    order = search.strategy.candidates.order
     best = order(selection.judged, selection.allowed[selection.kept])
     choices = selection.architectures.choice[selection.kept]
     members = ensembles.best_distinct(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from wpl_jax.common.counted import counted
 from wpl_jax.evaluation.rank_files import SCORES_FILE
 from wpl_jax.reports.page import Page, new_figure
 from wpl_jax.reports.sections.section import Report, Section
@@ -31,6 +32,12 @@ def _show(page: Page, report: Report) -> None:
     rows += [(name, *_cells(each)) for name, each in found["without_search"].items()]
     metrics = next(iter(found["searches"].values()))["metrics"]
     page.table(("by", *_ordered(metrics)), rows)
+    if found["tuned"]:
+        page.text(
+            "Before it is evaluated, each architecture is trained on "
+            f"{counted(found['tuned'], 'batch', 'batches')} alone, on a copy of the "
+            "shared weights, so that nothing of it is overwritten."
+        )
     page.text(
         "How well the shared weights of each search, and estimates that need no "
         "search, rank architectures, with 95 % intervals. Shared weights order them "

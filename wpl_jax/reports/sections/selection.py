@@ -19,14 +19,15 @@ def _show(page: Page, report: Report) -> None:
                 f"{settings.proposed}, {strategy.candidates_are}",
                 f"all, {_on(settings.screen_batches)}",
                 f"the best {kept}, {_on(settings.judge_batches)}",
+                settings.by,
             )
         )
-    page.table(("arm", "candidates", "screened", "judged"), rows)
+    page.table(("arm", "candidates", "screened", "judged", "by"), rows)
     page.text(
-        "After the last epoch, candidates are ranked by their validation error with "
-        "the shared weights, first on few batches, and the best of them again on more. "
-        "The best of these is the result. Training from scratch and tables take no "
-        "part in the selection."
+        "After the last epoch, candidates are ranked by their validation error or loss "
+        "with the shared weights, first on few batches, and the best of them again on "
+        "more. The best of these is the result. Training from scratch and tables take "
+        "no part in the selection."
     )
 
 
