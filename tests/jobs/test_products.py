@@ -45,6 +45,30 @@ OF_TEXT = ("recurrent_cell",)
 FIXED = ("genotype", "plain_recurrent", "residual")
 SEARCHED = [name for name in SPACES if name not in FIXED]
 WITHOUT_MIXTURES = ("micro_cell",)
+# Methods that are settings of a strategy, with what refuses them by space.
+NO_MIXTURES = {"micro_cell": "has no mixtures"}
+UNEQUAL = dict.fromkeys(
+    ("darts_cell", "micro_cell", "recurrent_cell"), "whose decisions have .* choices"
+)
+UNLISTED = dict.fromkeys(UNEQUAL, "does not list its isomorphism classes")
+GAEA = {"optimizer": "exponentiated_gradient"}
+METHODS = {
+    "gaea": ("differentiable", GAEA, NO_MIXTURES),
+    "gaea_single_level": (
+        "differentiable",
+        GAEA | {"split": "train", "shared_pass": True},
+        NO_MIXTURES,
+    ),
+    "second_order": ("differentiable", {"order": "second"}, NO_MIXTURES),
+    "drnas": ("differentiable", {"optimizer": "dirichlet"}, NO_MIXTURES),
+    "gdas": (
+        "differentiable",
+        {"relaxation": "gumbel"},
+        NO_MIXTURES | {"recurrent_cell": "draws no single path"},
+    ),
+    "fair": ("random", {"sampler": "fair"}, UNEQUAL),
+    "classes": ("random", {"sampler": "classes"}, UNLISTED),
+}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +77,7 @@ def cache():
     return DataCache()
 
 
-def combination(space, strategy, penalty):
+def combination(space, strategy, penalty, **settings):
     """A configuration of two epochs with the three parts."""
     tiny = tiny_search if space in OF_TEXT else tiny_images
     config = tiny.get_config()
@@ -61,7 +85,7 @@ def combination(space, strategy, penalty):
     config.main_arm = "only"
     sizes = {space: SETTINGS_OF_SPACES.get(space, {})}
     config.space = choice(SPACES, space, **sizes)
-    own = {strategy: SETTINGS_OF_STRATEGIES.get(strategy, {})}
+    own = {strategy: SETTINGS_OF_STRATEGIES.get(strategy, {}) | settings}
     config.strategy = choice(STRATEGIES, strategy, **own)
     config.penalty = choice(PENALTIES, penalty)
     config.search.update({"epochs": 2, "children": 2, "batches": 2})
@@ -82,6 +106,22 @@ def test_a_strategy_runs_on_a_space_or_is_refused_in_a_sentence(space, strategy,
         with pytest.raises(UserError, match=f"space {space} has no") as refusal:
             make_search(run.config, cache=cache)
         assert len(str(refusal.value)) < 250
+    else:
+        search, _, _ = make_search(run.config, cache=cache)
+        make_plan(run.config, search)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("space", SEARCHED)
+def test_a_method_runs_on_a_space_or_is_refused_in_a_sentence(space, method, cache):
+    strategy, settings, refusals = METHODS[method]
+    run = combination(space, strategy, "none", **settings)
+    if method == "fair":  # A child for each of the five operations.
+        run.config.search.update({"children": 5, "children_per_step": 5})
+    if space in refusals:
+        with pytest.raises(UserError, match=refusals[space]) as refusal:
+            make_search(run.config, cache=cache)
+        assert len(str(refusal.value)) < 300
     else:
         search, _, _ = make_search(run.config, cache=cache)
         make_plan(run.config, search)
