@@ -139,3 +139,88 @@ def test_nnx_resumes_after_a_task_has_been_remembered(bits, tmp_path):
     assert_same_bits(nnx.state(other), nnx.state((model, optimizer)))
     (penalty,) = wpl_jax.plasticity_states(other[1].opt_state)
     assert any(np.any(f > 0) for f in jax.tree.leaves(penalty.fisher))
+
+
+# Codes are no numbers: a state that stores otherwise must not take them.
+
+WEIGHTS = {"w": jnp.asarray(RNG.normal(size=(3, 2)), jnp.float32)}
+IMPORTANCE = {"w": jnp.asarray(RNG.random((3, 2)), jnp.float32)}
+STORED = {
+    "numbers": {},
+    "halves": {"anchor_dtype": "bfloat16", "fisher_dtype": "bfloat16"},
+    "anchor codes": {"anchor_dtype": "int8"},
+    "Fisher codes": {"fisher_dtype": "uint8"},
+    "codes": {"anchor_dtype": "int8", "fisher_dtype": "uint8"},
+}
+
+
+def stored_state(name):
+    tx = wpl_jax.with_plasticity(
+        optax.sgd, alpha=1.0, learning_rate=0.1, **STORED[name]
+    )
+    return wpl_jax.consolidate(tx.init(WEIGHTS), WEIGHTS, IMPORTANCE)
+
+
+def save(path, state):
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(path, state)
+
+
+def restore(path, state):
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(path, abstract)
+
+
+@pytest.mark.slow_except("codes-numbers", "numbers-codes")
+@pytest.mark.parametrize("other", STORED)
+@pytest.mark.parametrize("saved", STORED)
+def test_codes_are_restored_as_codes_and_nothing_else(saved, other, tmp_path):
+    state, start = stored_state(saved), stored_state(other)
+    save(tmp_path / "state", state)
+    in_bytes = [
+        {k: v for k, v in STORED[name].items() if v in ("int8", "uint8")}
+        for name in (saved, other)
+    ]
+    if in_bytes[0] != in_bytes[1]:
+        with pytest.raises(ValueError, match="int8"):
+            restore(tmp_path / "state", start)
+        return
+    # Numbers become numbers, of the precision that both have.
+    found = restore(tmp_path / "state", start)
+    (got,), (want,) = map(wpl_jax.plasticity_states, (found, state))
+    rtol = 2**-8 if "halves" in (saved, other) else 0
+    for name in WEIGHTS:
+        np.testing.assert_allclose(got.anchor[name], want.anchor[name], rtol)
+        np.testing.assert_allclose(got.fisher[name], want.fisher[name], rtol)
+
+
+def test_nnx_refuses_codes_in_place_of_numbers(tmp_path):
+    def pair(bits):
+        model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+        tx = wpl_jax.weight_plasticity(1.0, **STORED[bits])
+        return model, nnx.Optimizer(model, tx, wrt=nnx.Param)
+
+    save(tmp_path / "state", nnx.state(pair("codes")))
+    with pytest.raises(ValueError, match="int8"):
+        restore(tmp_path / "state", nnx.state(pair("numbers")))
+
+
+@pytest.mark.parametrize("bits", ["numbers", "codes"])
+def test_a_checkpoint_from_before_the_first_task_takes_the_penalty_up(bits, tmp_path):
+    tx = wpl_jax.with_plasticity(
+        optax.adam, alpha=1.0, learning_rate=0.1, **STORED[bits]
+    )
+    state = tx.init(WEIGHTS)
+    save(tmp_path / "state", (WEIGHTS, state))
+    restored = restore(tmp_path / "state", (WEIGHTS, tx.init(WEIGHTS)))
+    ends = []
+    for params, opt_state in ((WEIGHTS, state), restored):
+        loss = lambda p, x: jnp.sum(jnp.sin(x @ p["w"]))  # noqa: E731
+        params, opt_state = wpl_jax.remember((params, opt_state), loss, X)
+        moved = jax.tree.map(lambda p: p + 1, params)
+        zero = jax.tree.map(jnp.zeros_like, moved)
+        updates, opt_state = tx.update(zero, opt_state, moved)
+        assert np.all(np.asarray(updates["w"]) < 0)
+        ends.append((updates, opt_state))
+    assert_same_bits(*ends)

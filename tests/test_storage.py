@@ -74,6 +74,8 @@ def test_a_step_is_that_of_the_numbers_that_are_stored(make, anchor, fisher):
             )
     (raw,) = [x for x in state if isinstance(x, wpl_jax.WeightPlasticityState)]
     for tree, dtype in ((raw.anchor, anchor), (raw.fisher, fisher)):
+        # Codes have a type of their own, by which checkpoints tell them from numbers.
+        assert hasattr(tree, str(dtype)) == (dtype in ("int8", "uint8"))
         assert {x.dtype for x in jax.tree.leaves(tree)} == {
             jnp.dtype(dtype or "float32")
         }
@@ -96,7 +98,10 @@ def test_masked_entries_keep_what_is_stored():
     mask = {"w": jnp.zeros((5, 1)).at[2].set(1), "b": jnp.ones(7)}
     other = jax.tree.map(lambda x: 3 * x + 1, (PARAMS, FISHER))
     second = jax.jit(lambda state: wpl_jax.consolidate(state, *other, mask=mask))(first)
-    for old, new in ((first.anchor, second.anchor), (first.fisher, second.fisher)):
+    for old, new in (
+        (first.anchor.int8, second.anchor.int8),
+        (first.fisher.uint8, second.fisher.uint8),
+    ):
         kept = np.arange(5) != 2
         np.testing.assert_array_equal(new["w"][kept], old["w"][kept])
         assert (new["w"][2] != old["w"][2]).any()
@@ -131,3 +136,22 @@ def test_what_cannot_be_stored_is_named():
         )
     tx = wpl_jax.proximal_weight_plasticity(1.0, 0.1, anchor_dtype="int8")
     assert_says(tx.init, ["complex64"], {"z": jnp.ones(2, jnp.complex64)})
+
+
+def test_codes_that_were_cast_are_no_numbers():
+    """As restoring by leaves alone does, or a cast of a whole optimizer state."""
+    codes = {"anchor_dtype": "int8", "fisher_dtype": "uint8"}
+    for options, cast, stored in (
+        (codes, jnp.float32, "codes"),
+        ({}, "int8", "floats"),
+    ):
+        tx = wpl_jax.weight_plasticity(1.0, **options)
+        state = wpl_jax.consolidate(tx.init(PARAMS), PARAMS, FISHER)
+        for field in ("anchor", "fisher"):
+            tree = jax.tree.map(lambda x, to=cast: x.astype(to), getattr(state, field))
+            broken = state._replace(**{field: tree})
+            words = [f"holds an array of {np.dtype(cast)}", stored, "anchor_dtype"]
+            assert_says(tx.update, words, ZERO, broken, PARAMS)
+            assert_says(wpl_jax.consolidate, words, broken, PARAMS, FISHER)
+            assert_says(wpl_jax.plasticity_states, words, broken)
+            assert_says(wpl_jax.penalty_value, words, broken, PARAMS, 1.0)

@@ -38,7 +38,7 @@ import jax.numpy as jnp
 import optax
 
 from wpl_jax.common.checks import LARGEST, check_range
-from wpl_jax.common.storage import decode
+from wpl_jax.common.storage import decode, raw
 from wpl_jax.common.trees import (
     aligned,
     aligned_mask,
@@ -279,15 +279,16 @@ def _update_leaves(rule, updates, state, params, mask):
             "tx.update(updates, state, params)."
         )
     leaves, treedef = jax.tree.flatten(updates)
-    check_same_paths("state's anchor", state.anchor, updates)
+    stored_anchor, stored_fisher = raw(state.anchor), raw(state.fisher)
+    check_same_paths("state's anchor", stored_anchor, updates)
     check_same_paths("params", params, updates)
     leaves = [
         rule(*each)
         for each in zip(
             map(jnp.asarray, leaves),
             aligned("params", params, updates),
-            map(decode, aligned("anchor", state.anchor, updates)),
-            map(decode, aligned("fisher", state.fisher, updates)),
+            map(decode, aligned("anchor", stored_anchor, updates)),
+            map(decode, aligned("fisher", stored_fisher, updates)),
             aligned_mask(mask, updates),
             strict=True,
         )

@@ -19,7 +19,7 @@ from wpl_jax.common.checks import (
     check_range,
     check_real,
 )
-from wpl_jax.common.storage import decode, encode
+from wpl_jax.common.storage import decode, encode, like_stored, raw
 from wpl_jax.common.trees import aligned, aligned_mask, check_same_paths
 from wpl_jax.curvature.plasticity_state import map_states
 
@@ -143,8 +143,9 @@ def consolidate(
     check_real("fisher", fisher)
 
     def write(state):
-        check_same_paths("anchor", anchor, state.anchor)
-        check_same_paths("fisher", fisher, state.anchor)
+        old_anchors, old_fishers = raw(state.anchor), raw(state.fisher)
+        check_same_paths("anchor", anchor, old_anchors)
+        check_same_paths("fisher", fisher, old_anchors)
 
         def combine(stored_anchor, stored_fisher, anchor, fisher, mask):
             old_anchor, old_fisher = decode(stored_anchor), decode(stored_fisher)
@@ -164,23 +165,25 @@ def consolidate(
                 )
             )
 
-        old_leaves, treedef = jax.tree.flatten(state.anchor)
+        old_leaves, treedef = jax.tree.flatten(old_anchors)
         combined = [
             combine(*leaves)
             for leaves in zip(
                 old_leaves,
-                jax.tree.leaves(state.fisher),
-                aligned("anchor", anchor, state.anchor),
-                aligned("fisher", fisher, state.anchor),
-                aligned_mask(mask, state.anchor),
+                jax.tree.leaves(old_fishers),
+                aligned("anchor", anchor, old_anchors),
+                aligned("fisher", fisher, old_anchors),
+                aligned_mask(mask, old_anchors),
                 strict=True,
             )
         ]
+        new_anchors = jax.tree.unflatten(treedef, [a for a, _ in combined])
+        new_fishers = jax.tree.unflatten(
+            jax.tree.structure(old_fishers), [f for _, f in combined]
+        )
         return state._replace(
-            anchor=jax.tree.unflatten(treedef, [a for a, _ in combined]),
-            fisher=jax.tree.unflatten(
-                jax.tree.structure(state.fisher), [f for _, f in combined]
-            ),
+            anchor=like_stored(new_anchors, state.anchor),
+            fisher=like_stored(new_fishers, state.fisher),
         )
 
     written = map_states(write, opt_state)

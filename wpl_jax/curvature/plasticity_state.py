@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from wpl_jax.common.checks import check_inexact, check_real
-from wpl_jax.common.storage import decode
+from wpl_jax.common.storage import decode, raw, stored_in
 from wpl_jax.common.trees import widen, zero_importance
 
 
@@ -18,8 +18,8 @@ class WeightPlasticityState(NamedTuple):
     """What the penalty remembers of the models trained so far."""
 
     count: chex.Array  # shape=(), dtype=jnp.int32; updates seen, for schedules
-    anchor: optax.Params  # like the parameters, at least float32, or in fewer bits
-    fisher: optax.Params  # like the parameters, real, likewise
+    anchor: optax.Params  # like the parameters, at least float32, bfloat16, or in Int8
+    fisher: optax.Params  # like the parameters, real, likewise, or in Uint8
 
 
 class Storage(NamedTuple):
@@ -73,17 +73,18 @@ def init_state(
     return WeightPlasticityState(
         count=jnp.zeros([], jnp.int32),
         # By default wide: a mean of anchors in bfloat16 loses small steps.
-        anchor=jax.tree.map(
-            lambda p: _zeros(widen(jnp.zeros_like(p)), storage.anchor), params
+        anchor=_stored_zeros(
+            jax.tree.map(lambda p: widen(jnp.zeros_like(p)), params), storage.anchor
         ),
-        fisher=jax.tree.map(
-            lambda f: _zeros(f, storage.fisher), zero_importance(params)
-        ),
+        fisher=_stored_zeros(zero_importance(params), storage.fisher),
     )
 
 
-def _zeros(zeros: jax.Array, dtype: str | None) -> jax.Array:
-    return zeros if dtype is None else zeros.astype(dtype)
+def _stored_zeros(zeros: optax.Params, dtype: str | None) -> Any:
+    """Zeros as they are stored; the code of 0 is 0."""
+    if dtype is not None:
+        zeros = jax.tree.map(lambda x: x.astype(dtype), zeros)
+    return stored_in(zeros, dtype)
 
 
 def map_states(
@@ -118,8 +119,8 @@ def plasticity_states(opt_state: optax.OptState) -> list[WeightPlasticityState]:
     """
     return [
         state._replace(
-            anchor=jax.tree.map(_decoded, state.anchor),
-            fisher=jax.tree.map(_decoded, state.fisher),
+            anchor=jax.tree.map(_decoded, raw(state.anchor)),
+            fisher=jax.tree.map(_decoded, raw(state.fisher)),
         )
         for state in _states(opt_state)
     ]
