@@ -1,5 +1,7 @@
 """A task in a few lines: what it does is what its parts do step by step."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -88,6 +90,32 @@ def test_alpha_of_a_state_can_be_set_and_mapped_over():
         tx = by_hand("proximal", optax.sgd(RATE), float(alpha))
         want = run(tx, consolidated(tx))
         assert_close(jax.tree.map(lambda x, i=i: x[i], found), want)
+
+
+@pytest.mark.parametrize("step", ["explicit", "proximal"])
+def test_alpha_set_in_a_running_loop_compiles_nothing(step, caplog):
+    tx = wpl_jax.with_plasticity(optax.adam, alpha=ALPHA, learning_rate=RATE, step=step)
+    traces = []
+
+    @jax.jit
+    def update(params, state):
+        traces.append(1)
+        updates, state = tx.update(PARAMS, state, params)  # any gradients
+        return optax.apply_updates(params, updates), state
+
+    def loop(params, state, alphas):
+        for alpha in alphas:
+            state = optax.tree.set(state, alpha=jnp.float32(alpha))
+            params, state = update(params, state)
+        return params, state
+
+    params, state = update(PARAMS, consolidated(tx))
+    params, state = loop(params, state, [1.0])
+    reached = []
+    call = lambda: reached.extend(loop(params, state, [0.0, 20.0, 300.0]))  # noqa: E731
+    assert not compilations(caplog, call)
+    assert len(traces) == 1
+    assert optax.tree.get(reached[1], "alpha") == 300.0
 
 
 def test_schedules_are_those_of_both():
@@ -313,6 +341,68 @@ def test_seeds_are_averaged_and_what_diverged_is_not_chosen():
     assert not found.within
 
 
+def brute_force(values, before, keep, lower):
+    """The rule word by word: what is kept, then what is learned."""
+    better = (lambda a, b: a < b) if lower else (lambda a, b: a > b)
+    fits = {}
+    for alpha, (old, new) in values.items():
+        limit = before / keep if lower else before * keep
+        if old == limit or better(old, limit):
+            fits[alpha] = new
+    best = None
+    of = fits or {alpha: old for alpha, (old, _) in values.items()}
+    for alpha, value in of.items():
+        if best is None or better(value, of[best]):
+            best = alpha
+    return best, bool(fits)
+
+
+@pytest.mark.parametrize("lower", [False, True])
+def test_accuracies_and_losses_are_chosen_from_as_the_rule_says(lower):
+    rng = np.random.default_rng(0)
+    chosen = set()
+    for _ in range(1000):
+        alphas = [float(a) for a in 10.0 ** rng.choice(np.arange(-5, 6), 5, False)]
+        values = {alpha: tuple(rng.random(2) * 3) for alpha in alphas}
+        before, keep = float(rng.uniform(0.5, 3)), float(rng.uniform(0.3, 1))
+        found = wpl_jax.calibrate(
+            values.get, before, keep=keep, lower=lower, alphas=alphas
+        )
+        assert found[:2] == brute_force(values, before, keep, lower)
+        chosen.add((found.within, alphas.index(found.alpha)))
+    assert len(chosen) == 10  # each place, within the limit and not
+
+
+def test_perplexities_choose_what_geometric_means_of_probabilities_do():
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        nats = {float(alpha): rng.random(2) * 3 for alpha in range(1, 6)}
+        before, keep = float(rng.random()), float(rng.uniform(0.2, 1))
+        shares = {alpha: np.exp(-each) for alpha, each in nats.items()}
+        perplexities = {alpha: np.exp(each) for alpha, each in nats.items()}
+        choose = functools.partial(wpl_jax.calibrate, keep=keep, alphas=list(nats))
+        up = choose(shares.get, np.exp(-before))
+        down = choose(perplexities.get, np.exp(before), lower=True)
+        assert up[:2] == down[:2]
+
+
+def test_a_loss_that_diverged_is_not_chosen():
+    losses = {
+        1.0: (1.0, np.nan),
+        2.0: (1.01, np.inf),
+        3.0: (1.02, 5.0),
+        4.0: (9.0, 1.0),
+    }
+    found = wpl_jax.calibrate(losses.get, 1.0, lower=True, alphas=list(losses))
+    assert (found.alpha, found.within) == (3.0, True)
+    diverged = {1.0: (np.nan, 1.0), 2.0: (np.inf, 1.0), 3.0: (9.0, 1.0)}
+    for keep in (0.5, 0.0):
+        found = wpl_jax.calibrate(
+            diverged.get, 1.0, keep=keep, lower=True, alphas=list(diverged)
+        )
+        assert (found.alpha, found.within) == (3.0, keep == 0)
+
+
 def test_it_chooses_for_quadratics_what_algebra_says():
     """Old loss (w - 1)^2, new (w + 1)^2: the penalty of strength a ends at
     w = (a - 2) / (a + 2), where the old accuracy 1 - (1 - w) / 2 is a / (a + 2)."""
@@ -368,4 +458,11 @@ def test_what_does_not_fit_is_named():
     keep = lambda keep: wpl_jax.calibrate(None, 1.0, keep=keep)  # noqa: E731
     assert_says(keep, ["keep", "95"], 95)
     assert_says(lambda: wpl_jax.calibrate(None, 1.0, alphas=[]), ["alphas is empty"])
+    for alphas in ([1.0, -2.0], [np.nan], ["x"]):
+        call = functools.partial(wpl_jax.calibrate, None, 1.0, alphas=alphas)
+        assert_says(call, ["Each of alphas", repr(alphas[-1])])
     assert_says(lambda: wpl_jax.calibrate(None, [0.9, np.nan]), ["before", "nan"])
+    assert_says(lambda: wpl_jax.calibrate(None, -1.3), ["before", "-1.3", "exp(loss)"])
+    losses = functools.partial(wpl_jax.calibrate, None, lower=True)
+    assert_says(losses, ["before must be a finite loss above 0", "0.0"], 0.0)
+    assert_says(lambda: wpl_jax.calibrate(None, 1.0, lower="yes"), ["lower", "'yes'"])

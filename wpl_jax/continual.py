@@ -16,7 +16,7 @@ import optax
 
 from wpl_jax import fisher as fisher_lib
 from wpl_jax import penalty as penalty_lib
-from wpl_jax.common.checks import check_range
+from wpl_jax.common.checks import LARGEST, check_range
 from wpl_jax.curvature.batches import mean_over_batches
 
 # Of a Fisher with mean 1: from hardly any penalty to nearly frozen weights.
@@ -279,8 +279,8 @@ class Calibration(NamedTuple):
     alpha: float
     within: bool  # whether it keeps as much as was asked for
     alphas: np.ndarray  # float[n]; those that were tried
-    old: np.ndarray  # float[n]; accuracies of the old task
-    new: np.ndarray  # float[n]; accuracies of the new task
+    old: np.ndarray  # float[n]; accuracies, or losses, of the old task
+    new: np.ndarray  # float[n]; the same of the new task
 
 
 def calibrate(
@@ -288,6 +288,7 @@ def calibrate(
     before: Any,
     *,
     keep: float = 0.95,
+    lower: bool = False,
     alphas: Sequence[float] = ALPHAS,
 ) -> Calibration:
     """Chooses the alpha that keeps enough of the old task at the least cost of the new.
@@ -297,21 +298,28 @@ def calibrate(
     the best accuracy of the old task. The accuracies have to be of held-out examples:
     neither those that models are trained on, nor those of a final test.
 
+    With ``lower=True`` they are losses. The old one is then at most ``before / keep``,
+    and the new one as small as possible. A log-likelihood in nats has no zero that a
+    share of it could refer to: take its perplexity, ``exp(loss)``. It chooses the same
+    as ``exp(-loss)``, the geometric mean of the probabilities, as an accuracy.
+
     Args:
       evaluate: ``evaluate(alpha) -> (old, new)``: trains the new task under the penalty
         of this strength and returns the accuracies of both tasks after it. Arrays, as
         of several seeds, are averaged.
-      before: Accuracy of the old task before the new one is trained.
+      before: Accuracy of the old task before the new one is trained, at least 0; with
+        ``lower`` its loss, above 0.
       keep: Share of it that is to be kept, in [0, 1].
-      alphas: Strengths to try, by default decades for a Fisher of mean 1
-        (:func:`wpl_jax.normalize`).
+      lower: Whether lower is better: losses, perplexities or error rates.
+      alphas: Strengths to try, numbers of at least 0, by default decades for a Fisher
+        of mean 1 (:func:`wpl_jax.normalize`).
 
     Returns:
-      The chosen alpha, and the accuracies of all.
+      The chosen alpha, and the accuracies or losses of all.
 
     Raises:
-      ValueError: If ``keep`` is not in [0, 1], ``before`` is not finite, or there are
-        no alphas.
+      ValueError: If ``keep`` is not in [0, 1], ``before`` is not in its range,
+        ``lower`` is no bool, an alpha is not a number of at least 0, or there are none.
 
     Examples:
       >>> import wpl_jax
@@ -320,22 +328,38 @@ def calibrate(
       ...     accuracies.get, before=0.9, keep=0.95, alphas=list(accuracies))
       >>> print(chosen.alpha, chosen.within)
       1.0 True
+      >>> perplexities = {0.1: (9.0, 2.0), 1.0: (4.1, 3.0), 10.0: (4.0, 6.0)}
+      >>> chosen = wpl_jax.calibrate(
+      ...     perplexities.get, 4.0, lower=True, alphas=list(perplexities))
+      >>> print(chosen.alpha, chosen.within)
+      1.0 True
     """
     check_range("keep", keep, 0, 1, "a number in [0, 1]")
+    if not isinstance(lower, bool):
+        raise ValueError(f"lower must be True or False, got {lower!r}.")
     if not len(alphas):
         raise ValueError("alphas is empty, expected at least one number.")
-    if not np.isfinite(np.mean(np.asarray(before, np.float64))):
-        raise ValueError(f"before must be a finite accuracy, got {before!r}.")
+    for alpha in alphas:
+        check_range("Each of alphas", alpha, 0, LARGEST, "a number of at least 0")
+    level = np.mean(np.asarray(before, np.float64))
+    if not np.isfinite(level) or level < 0 or (lower and level == 0):
+        expected = "a finite loss above 0" if lower else "a finite accuracy, at least 0"
+        raise ValueError(
+            f"before must be {expected}, got {before!r}. Where log-likelihoods are to "
+            "be kept, take perplexities, exp(loss), and lower=True."
+        )
     pairs = [evaluate(alpha) for alpha in alphas]
     old, new = (
         np.array([np.mean(np.asarray(pair[i], np.float64)) for pair in pairs])
         for i in range(2)
     )
-    needed = keep * np.mean(np.asarray(before, np.float64))
-    # Accuracies that are not numbers are those of a training that diverged.
-    kept = (old >= needed) & np.isfinite(new)
-    chosen = np.where(kept, new, -np.inf) if kept.any() else old
-    best = int(np.argmax(np.nan_to_num(chosen, nan=-np.inf, neginf=-np.inf)))
+    # What is not finite is of a training that diverged.
+    finite = np.isfinite(old) & np.isfinite(new)
+    found = np.where(finite, old, 0)
+    kept = finite & (keep * found <= level if lower else found >= keep * level)
+    gain_old, gain_new = (-old, -new) if lower else (old, new)
+    chosen = np.where(kept, gain_new, -np.inf) if kept.any() else gain_old
+    best = int(np.argmax(np.where(np.isfinite(chosen), chosen, -np.inf)))
     return Calibration(
         float(alphas[best]), bool(kept.any()), np.asarray(alphas), old, new
     )
