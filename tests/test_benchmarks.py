@@ -16,7 +16,7 @@ from benchmarks import (
     storage,
 )
 from benchmarks.field import compare as field
-from benchmarks.field import models
+from benchmarks.field import models, tables
 
 
 def assert_figures(rows):
@@ -156,3 +156,63 @@ def test_the_exact_fisher_is_compared_without_the_empirical_one():
     assert exact["method"] == "wpl_jax, exact"
     assert exact["difference"] == 0
     assert exact["low"] <= exact["high"] < math.inf
+
+
+def worker_of(tmp_path, script, limit=60.0):
+    """A worker whose Python is a shell script."""
+    path = tmp_path / "python"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o700)
+    return field.Worker(str(path), "wpl_jax", "MLP", 1e3, 4, limit)
+
+
+def test_a_method_that_takes_too_long_is_stopped(tmp_path):
+    worker = worker_of(tmp_path, "exec sleep 60", limit=0.1)
+    assert worker.problem == "stopped after 0.1 s"
+    worker.stop()
+    worker = worker_of(tmp_path, "echo ready; read x; exec sleep 60", limit=0.5)
+    assert worker.problem is None
+    with pytest.raises(field.StoppedError, match=r"stopped after 0\.5 s"):
+        worker.ask("time")
+    worker.stop()
+
+
+def test_a_method_that_fails_says_why(tmp_path):
+    worker = worker_of(tmp_path, "echo many; echo out of memory >&2; echo >&2; exit 1")
+    assert worker.problem == "many"
+    worker.stop()
+    worker = worker_of(tmp_path, "echo first >&2; echo out of memory >&2; exit 1")
+    assert worker.problem == "failed: out of memory"
+    worker.stop()
+    worker = worker_of(tmp_path, "echo ready; read x; echo killed >&2; exit 1")
+    with pytest.raises(field.StoppedError, match="failed: killed"):
+        worker.ask("time")
+    worker.stop()
+
+
+def test_tables_of_the_field_have_no_empty_cell():
+    about = {"model": "GRU", "weights": 96_052, "examples": 64}
+    times = {"seconds": 0.5, "mebibytes": 6.4}
+    ratios = {"ratio": 1.25, "low": 1.2, "high": 1.3, "difference": 3e-7}
+    rows = [
+        {**about, "method": "gradient", **times},
+        {**about, "method": "wpl_jax", **times, **ratios},
+        {**about, "method": "optax micro_grad", "problem": "stopped after 9 s"},
+        {**about, "method": "kfac-jax", "problem": "unsupported: a block"},
+        {**about, "weights": 999_328, "method": "kfac-jax", **times, **ratios},
+        {**about, "method": "gradient", "examples": 256, "mebibytes": 24.0},
+        {**about, "weights": 9_000, "method": "laplax", "problem": "missing: laplax"},
+    ]
+    said = tables.tables(rows)
+    of_size, _, overview, exact = said.split("\n\n")
+    cells = of_size.splitlines()[2:]
+    assert cells[0] == "| GRU | 96,052, 64 | gradient | 1 | - | 0.5000 | 6 | - |"
+    assert "| wpl_jax | 1.25 | 1.20 to 1.30 | 0.5000 | 6 | 3e-07 |" in cells[1]
+    assert "| BackPACK | not run |" in cells[5]
+    assert overview.splitlines()[2:] == [
+        "| GRU | wpl_jax | 1.25 (1.20 to 1.30) | not run |",
+        "| GRU | optax micro_grad | stopped after 9 s | not run |",
+        "| GRU | kfac-jax | unsupported: a block | 1.25 (1.20 to 1.30) |",
+        "| GRU | BackPACK | not run | not run |",
+    ]
+    assert "| laplax | missing: laplax |" in exact

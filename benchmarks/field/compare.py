@@ -1,8 +1,11 @@
 """Times and memory of methods on one model, each in a process of its own."""
 
+import math
+import selectors
 import statistics
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,8 +25,13 @@ METHODS = (
 EXACT = ("gradient", "wpl_jax, exact", "laplax")
 ENVIRONMENTS = {"gradient in PyTorch": "BackPACK"}  # whose Python a method shares
 REFERENCES = dict.fromkeys(EXACT[1:], "wpl_jax, exact")  # whose values it should have
-SMALL = 1e4  # weights of the model that laplax gets
+SMALL = 1e4  # weights of the models that laplax gets
+SMALL_EXAMPLES = 32  # at most, for laplax
 MORE = 4  # times as many examples, for memory
+
+
+class StoppedError(Exception):
+    """A method took longer than its limit."""
 
 
 class Worker:
@@ -33,34 +41,84 @@ class Worker:
       problem: Why there is nothing to measure; None if there is.
     """
 
-    def __init__(self, python: str, method: str, model: str, count: float, n: int):
-        """Starts the process, and waits until it is ready."""
+    def __init__(
+        self,
+        python: str,
+        method: str,
+        model: str,
+        count: float,
+        n: int,
+        limit: float = math.inf,
+    ):
+        """Starts the process, and waits until it is ready.
+
+        Args:
+          python: Path of a Python.
+          method: What is computed.
+          model: A name in ``MODELS``.
+          count: Number of weights.
+          n: Number of examples.
+          limit: Seconds that the process may take in all: imports, compilation and
+            calls. Waiting for other processes does not count.
+        """
         command = [python, "-m", "benchmarks.field.worker"]
+        self._limit = self._left = limit
+        # A file, as a pipe that nobody reads blocks a process that warns a lot.
+        self._messages = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
             [*command, method, model, str(count), str(n)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._messages,
             text=True,
             bufsize=1,
         )
-        answer = self._process.stdout.readline().strip()
+        try:
+            answer = self._read()
+        except StoppedError as error:
+            answer = str(error)
         self.problem = None if answer == "ready" else answer
-        if not answer:
-            said = self._process.stderr.read().strip().splitlines()
-            self.problem = f"failed: {said[-1] if said else 'no message'}"
+
+    def _read(self) -> str:
+        """The next line; ends the process where its time is up."""
+        start = time.monotonic()
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            left = None if math.isinf(self._left) else max(self._left, 0)
+            if not selector.select(left):
+                self._process.kill()
+                raise StoppedError(f"stopped after {self._limit:g} s")
+        answer = self._process.stdout.readline().strip()
+        self._left -= time.monotonic() - start
+        return answer or f"failed: {self._last_message()}"
+
+    def _last_message(self) -> str:
+        self._process.wait()
+        self._messages.seek(0)
+        lines = self._messages.read().strip().splitlines()
+        return lines[-1] if lines else f"exit status {self._process.returncode}"
 
     def ask(self, what: str) -> str:
-        """Its answer to a line."""
-        self._process.stdin.write(what + "\n")
-        return self._process.stdout.readline().strip()
+        """Its answer to a line.
+
+        Raises:
+          StoppedError: The method failed, or took longer than its limit.
+        """
+        try:
+            self._process.stdin.write(what + "\n")
+        except BrokenPipeError:
+            raise StoppedError(f"failed: {self._last_message()}") from None
+        answer = self._read()
+        if answer.startswith("failed: "):
+            raise StoppedError(answer)
+        return answer
 
     def stop(self) -> None:
         """Ends the process."""
         self._process.stdin.close()
         self._process.wait()
         self._process.stdout.close()
-        self._process.stderr.close()
+        self._messages.close()
 
 
 def compare(
@@ -70,47 +128,64 @@ def compare(
     count: float,
     n: int,
     rounds: int,
+    limit: float = math.inf,
 ) -> Iterator[dict[str, Any]]:
-    """Measures all methods on one model; yields a row for each."""
+    """Measures all methods on one model; yields a row for each.
+
+    A method that has no such diagonal, fails, or takes more than ``limit`` seconds has
+    a row with its ``problem``. After a method is stopped, the others go on.
+    """
     weights = sum(w.size for w in make_weights(MODELS[model], int(count)).values())
     about = {"model": model, "weights": weights, "examples": n}
     workers: dict[str, Worker] = {}
+    seconds: dict[str, list[float]] = {}
+    values: dict[str, dict[str, np.ndarray]] = {}
+    memory: dict[str, float] = {}
     try:
         for method in methods:
             python = pythons[ENVIRONMENTS.get(method, method)]
-            worker = Worker(python, method, model, count, n)
+            worker = Worker(python, method, model, count, n, limit)
             if worker.problem:
                 worker.stop()
                 yield {**about, "method": method, "problem": worker.problem}
             else:
                 workers[method] = worker
-        seconds: dict[str, list[float]] = {method: [] for method in workers}
-        for _ in range(rounds):
-            for method, worker in workers.items():
-                seconds[method].append(float(worker.ask("time")))
+                seconds[method] = []
         with tempfile.TemporaryDirectory() as folder:
-            values = {m: _values(w, Path(folder, "it.npz")) for m, w in workers.items()}
-        for method, worker in workers.items():
+            for step in [*["time"] * rounds, "values", "memory"]:
+                for method, worker in list(workers.items()):
+                    try:
+                        if step == "time":
+                            seconds[method].append(float(worker.ask(step)))
+                        elif step == "values":
+                            path = Path(folder, "it.npz")
+                            values[method] = _values(worker, path)
+                        else:
+                            memory[method] = float(worker.ask(step))
+                    except StoppedError as error:
+                        workers.pop(method).stop()
+                        yield {**about, "method": method, "problem": str(error)}
+        for method in workers:
             row = {**about, "method": method, "rounds": rounds}
             row["seconds"] = min(seconds[method])
-            row["mebibytes"] = float(worker.ask("memory"))
-            if method.startswith("gradient"):
-                yield row
-                continue
+            row["mebibytes"] = memory[method]
             unit = "gradient in PyTorch" if method == "BackPACK" else "gradient"
-            row["ratio"] = row["seconds"] / min(seconds[unit])
-            ratios = [
-                a / b for a, b in zip(*map(seconds.get, (method, unit)), strict=True)
-            ]
-            row["low"], _, row["high"] = statistics.quantiles(
-                ratios, n=4, method="inclusive"
-            )
-            reference = values[REFERENCES.get(method, "wpl_jax")]
-            row["difference"] = _difference(values[method], reference)
+            reference = REFERENCES.get(method, "wpl_jax")
+            if not method.startswith("gradient") and unit in workers:
+                row |= _ratio(seconds[method], seconds[unit])
+            if not method.startswith("gradient") and reference in workers:
+                row["difference"] = _difference(values[method], values[reference])
             yield row
     finally:
         for worker in workers.values():
             worker.stop()
+
+
+def _ratio(seconds: list[float], unit: list[float]) -> dict[str, float]:
+    """The ratio of the shortest times, and the quartiles of those of the rounds."""
+    ratios = [a / b for a, b in zip(seconds, unit, strict=True)]
+    low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return {"ratio": min(seconds) / min(unit), "low": low, "high": high}
 
 
 def _values(worker: Worker, path: Path) -> dict[str, np.ndarray]:
@@ -128,16 +203,19 @@ def _difference(found: Any, reference: Any) -> float:
 
 
 def memory_of_more(
-    pythons: dict[str, str], model: str, count: float
+    pythons: dict[str, str], model: str, count: float, limit: float = math.inf
 ) -> Iterator[dict[str, Any]]:
     """Memory with :data:`MORE` times as many examples."""
     n = MODELS[model].examples
     for method in ("gradient", "wpl_jax"):
-        worker = Worker(pythons[method], method, model, count, MORE * n)
+        worker = Worker(pythons[method], method, model, count, MORE * n, limit)
         row = {"model": model, "weights": int(count), "examples": MORE * n}
         row |= {"method": method, "problem": worker.problem}
         if not worker.problem:
-            row["mebibytes"] = float(worker.ask("memory"))
+            try:
+                row["mebibytes"] = float(worker.ask("memory"))
+            except StoppedError as error:
+                row["problem"] = str(error)
         worker.stop()
         yield row
 
@@ -153,5 +231,6 @@ def describe(row: dict[str, Any]) -> str:
     line += f" {row['mebibytes']:8.0f} MiB"
     if "ratio" in row:
         line += f" {row['ratio']:9.2f} ({row['low']:.2f} to {row['high']:.2f})"
+    if "difference" in row:
         line += f" {row['difference']:.0e}"
     return line

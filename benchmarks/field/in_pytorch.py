@@ -9,10 +9,13 @@ from torch import nn
 
 from benchmarks.field.models import EPSILON, UnsupportedError, statistics
 
+# BackPACK 1.7.1 warns that it "does not have an extension for Module" of these classes
+# "although the module has parameters", and leaves out their squares.
+_NO_EXTENSION = "SumGradSquared does not have an extension for Module"
 WHY = {
-    "weight standardization": "parameters of layers alone",
-    "transformer block": "no rule for LayerNorm, nor for attention",
-    "GRU": "no rule for a GRU",
+    "weight standardization": f"{_NO_EXTENSION} of standardized weights",
+    "transformer block": f"{_NO_EXTENSION} LayerNorm",
+    "GRU": f"{_NO_EXTENSION} GRU",
 }
 
 

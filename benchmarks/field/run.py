@@ -1,11 +1,17 @@
 r"""Compares the per-example Fisher with those of other libraries.
 
     python -m benchmarks.field.run --output=field.json \
-        --python=kfac-jax=ENV/bin/python --python=BackPACK=OTHER/bin/python
+        --python=kfac-jax=KFAC/bin/python --python=laplax=LAPLAX/bin/python \
+        --python=BackPACK=BACKPACK/bin/python
 
 Each method runs in a process of its own, with the Python that ``--python`` names for
-it; without one, with this Python. A library that is not installed there is reported as
-missing. All processes have one core and take turns, one call each in every round.
+it; without one, with this Python. All processes have one core and take turns, one call
+each in every round. ``--size`` sets the number of weights of the models, and may be
+given several times.
+
+A process that takes more than ``--limit`` seconds is stopped. A library that is not
+installed, has no such diagonal, or is stopped has a row that says so. At the end the
+tables are printed as Markdown (``benchmarks.field.tables``), without empty cells.
 
 Expected before measuring, in batched gradients of the same model. A gradient has three
 products of a layer's size (two in the first layer), a diagonal has them too:
@@ -47,18 +53,23 @@ from benchmarks.field.compare import (
     EXACT,
     METHODS,
     SMALL,
+    SMALL_EXAMPLES,
     compare,
     describe,
     memory_of_more,
 )
 from benchmarks.field.models import MODELS
+from benchmarks.field.tables import tables
 
 _MODELS = flags.DEFINE_multi_enum("model", list(MODELS), list(MODELS), "Models.")
 _SIZES = flags.DEFINE_multi_float("size", [1e5, 1e6, 1e7], "Numbers of weights.")
 _METHODS = flags.DEFINE_multi_enum(
-    "method", list(METHODS), [*METHODS, "laplax"], "What is compared."
+    "method", [*METHODS, "laplax"], [*METHODS, "laplax"], "What is compared."
 )
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "How often each is timed.")
+_LIMIT = flags.DEFINE_float(
+    "limit", 600.0, "Seconds of a process: imports, compilation and calls."
+)
 _PYTHONS = flags.DEFINE_multi_string("python", [], "METHOD=PATH of a Python.")
 _OUTPUT = flags.DEFINE_string("output", "", "File for the figures as JSON.")
 
@@ -76,17 +87,21 @@ def main(argv: list[str]) -> None:
         if _OUTPUT.value:
             Path(_OUTPUT.value).write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
 
-    run = functools.partial(compare, pythons, rounds=_ROUNDS.value)
+    limits = {"rounds": _ROUNDS.value, "limit": _LIMIT.value}
+    run = functools.partial(compare, pythons, **limits)
     chosen = tuple(m for m in METHODS if m in _METHODS.value)
     for model in _MODELS.value:
-        for size in _SIZES.value:
-            for row in run(chosen, model, size, MODELS[model].examples):
+        if chosen:
+            for size in _SIZES.value:
+                for row in run(chosen, model, size, MODELS[model].examples):
+                    add(row)
+            for row in memory_of_more(pythons, model, max(_SIZES.value), _LIMIT.value):
                 add(row)
-        for row in memory_of_more(pythons, model, max(_SIZES.value)):
-            add(row)
-    if "laplax" in _METHODS.value and "MLP" in _MODELS.value:
-        for row in run(EXACT, "MLP", SMALL, 32):
-            add(row)
+        if "laplax" in _METHODS.value:
+            examples = min(MODELS[model].examples, SMALL_EXAMPLES)
+            for row in run(EXACT, model, SMALL, examples):
+                add({**row, "exact": True})
+    print(tables(rows))
 
 
 if __name__ == "__main__":
