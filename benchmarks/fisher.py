@@ -1,5 +1,8 @@
 """The per-example Fisher: time against a loop and one gradient, and memory.
 
+    python -m benchmarks.run --only=fisher
+    python -m benchmarks.fisher  # temporary buffers alone, which needs no idle machine
+
 Expected before measuring: where every weight meets one vector per example, the
 estimator does one batched backward pass and one more matrix product per layer for
 the squares, so about 1 to 1.5 times one batched gradient. Where it meets several, as
@@ -30,11 +33,12 @@ CHANGED = {
 }
 COUNT = 1000
 FEW, MANY = 100, 10_000
+MORE_THAN_CHUNKS = 256, 1024  # examples; a chunk has 128
 
 
 def rows() -> list[dict]:
     """The benchmark's figures."""
-    return [*_time_rows(), *_memory_rows()]
+    return [*_time_rows(), *_memory_rows(), *temporary_rows()]
 
 
 def _time_rows() -> list[dict]:
@@ -98,38 +102,58 @@ def _loop(loss):
 def _memory_rows() -> list[dict]:
     found = []
     for name in MODELS:
-        peaks = {
-            n: measure.peak_mebibytes("benchmarks.fisher", name, str(n))
+        few, many = (
+            measure.peak_mebibytes("benchmarks.fisher", name, str(n))
             for n in (FEW, MANY)
-        }
-        temporary = {n: _temporary_mebibytes(name, n) for n in peaks}
-        for what, sizes in (("process", peaks), ("temporary buffers", temporary)):
+        )
+        found.append(
+            {
+                "benchmark": f"Fisher's peak memory, {name}",
+                "figure": f"{MANY} examples / {FEW} examples, whole process",
+                "ratio": many / few,
+                "mebibytes": many,
+            }
+        )
+    return found
+
+
+def temporary_rows() -> list[dict]:
+    """How the temporary buffers of the compiled program grow with the examples.
+
+    That is XLA's count of what is stored between arguments and results. The peak of a
+    process also has the data, the program and JAX, which hide a small growth.
+    """
+    found = []
+    few, many = MORE_THAN_CHUNKS
+    for name, make in (MODELS | CHANGED).items():
+        params, loss = make(jax.random.key(0))
+        functions = _functions(loss)
+        for key in ("per_example_fisher", "one batched gradient"):
+            small, large = (
+                _compile(functions[key], params, n).memory_analysis().temp_size_in_bytes
+                for n in MORE_THAN_CHUNKS
+            )
             found.append(
                 {
-                    "benchmark": f"Fisher's peak memory, {name}",
-                    "figure": f"{MANY} examples / {FEW} examples, {what}",
-                    "ratio": sizes[MANY] / sizes[FEW],
-                    "mebibytes": sizes[MANY],
+                    "benchmark": f"temporary buffers, {name}",
+                    "figure": f"{key}, {many} examples / {few} examples",
+                    "ratio": large / small,
+                    "mebibytes": large / 2**20,
                 }
             )
     return found
 
 
-def _compiled(name: str, n: int):
-    params, loss = MODELS[name](jax.random.key(0))
+def _compile(function, params, n: int):
     shapes = jax.eval_shape(lambda: models.examples(jax.random.key(1), n))
-    fisher = jax.jit(functools.partial(per_example_fisher, loss))
-    return params, fisher.lower(params, shapes).compile()
-
-
-def _temporary_mebibytes(name: str, n: int) -> float:
-    _, compiled = _compiled(name, n)
-    return compiled.memory_analysis().temp_size_in_bytes / 2**20
+    return function.lower(params, shapes).compile()
 
 
 def main(name: str, n: str) -> None:
     """One Fisher in a process of its own; prints the peak memory."""
-    params, compiled = _compiled(name, int(n))
+    params, loss = MODELS[name](jax.random.key(0))
+    fisher = jax.jit(functools.partial(per_example_fisher, loss))
+    compiled = _compile(fisher, params, int(n))
     # All are in memory however many are used: the data set is not the Fisher's.
     data = models.examples(jax.random.key(1), MANY)
     used = jax.tree.map(lambda x: x[: int(n)], data)
@@ -138,4 +162,9 @@ def main(name: str, n: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if sys.argv[1:]:
+        main(*sys.argv[1:])
+    else:
+        for row in temporary_rows():
+            print(f"{row['benchmark']:52} {row['figure']:52}", end="")
+            print(f" {row['ratio']:5.2f} {row['mebibytes']:7.1f} MiB")
