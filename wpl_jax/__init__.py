@@ -47,7 +47,12 @@ if TYPE_CHECKING:
         orthogonal_gradients,
         remember_gradients,
     )
-    from wpl_jax.runs.importance import Importance, load_importance, save_importance
+    from wpl_jax.runs.importance import (
+        Importance,
+        fingerprint,
+        load_importance,
+        save_importance,
+    )
     from wpl_jax.spaces.choices.choice import choice, choice_of_inputs, fixed_choices
     from wpl_jax.spaces.choices.examples import space
     from wpl_jax.spaces.choices.space import space_of
@@ -74,6 +79,7 @@ __all__ = [
     "explain_per_example",
     "exponentiated_gradient",
     "export",
+    "fingerprint",
     "fisher_of_batches",
     "fixed_choices",
     "flush",

@@ -1,5 +1,6 @@
 """Fishers and anchors in files: they come back, and what does not fit is named."""
 
+import functools
 import json
 import re
 
@@ -10,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from helpers.raising import assert_says
 
 import wpl_jax
 from wpl_jax.errors import UserError
@@ -58,6 +60,67 @@ def test_the_fingerprint_is_that_of_the_model(path, tmp_path):
         wpl_jax.save_importance(other, fisher, anchor)
         prints.append(wpl_jax.load_importance(other).about["fingerprint"])
     assert prints[0] == prints[1] != prints[2]
+
+
+def test_the_fingerprint_of_parameters_is_that_of_a_file_with_them(path):
+    written = wpl_jax.load_importance(path).about["fingerprint"]
+    found = wpl_jax.load_importance(path, like=ANCHOR)
+    assert wpl_jax.fingerprint(ANCHOR) == wpl_jax.fingerprint(found.anchor) == written
+    numpy = jax.tree.map(np.asarray, ANCHOR)
+    assert wpl_jax.fingerprint(numpy) == written
+    # A model that was fine-tuned has another one, and may load the file all the same.
+    tuned = ANCHOR | {"scale": jnp.nextafter(ANCHOR["scale"], jnp.float32(3))}
+    moved = {"hidden": ANCHOR["hidden"]["kernel"], "scale": ANCHOR["scale"]}
+    wide = jax.tree.map(lambda p: p.astype(jnp.float32), ANCHOR)
+    others = {wpl_jax.fingerprint(params) for params in (tuned, moved, wide)}
+    assert len(others | {written}) == 4
+    assert_same(wpl_jax.load_importance(path, like=tuned).anchor, ANCHOR)
+    with pytest.raises(ValueError, match="int32"):
+        wpl_jax.fingerprint({"w": jnp.arange(3)})
+
+
+def cross_entropy(params, example):
+    raise NotImplementedError
+
+
+def test_the_header_has_what_the_arguments_say(tmp_path):
+    path = tmp_path / "x.safetensors"
+    for estimator, loss, names in (
+        (wpl_jax.exact_fisher, cross_entropy, ["exact_fisher", "cross_entropy"]),
+        ("mine", "squared error", ["mine", "squared error"]),
+    ):
+        wpl_jax.save_importance(
+            path,
+            FISHER,
+            ANCHOR,
+            {"seed": 3},
+            estimator=estimator,
+            examples=np.int64(1000),
+            loss=loss,
+        )
+        about = wpl_jax.load_importance(path).about
+        assert [about["estimator"], about["loss"]] == names
+        assert (about["examples"], about["seed"]) == (1000, 3)
+    wpl_jax.save_importance(path, FISHER, ANCHOR, {"loss": "in about"}, examples=5)
+    about = wpl_jax.load_importance(path).about
+    assert about["loss"] == "in about"
+    assert "estimator" not in about
+
+
+def test_a_header_that_would_be_wrong_is_named(tmp_path):
+    save = functools.partial(
+        wpl_jax.save_importance, tmp_path / "x.safetensors", FISHER, ANCHOR
+    )
+    for options, said in (
+        ({"examples": 0}, ["examples", "got 0"]),
+        ({"examples": 2.5}, ["examples", "2.5"]),
+        ({"estimator": 3}, ["estimator must be a text or a function", "3"]),
+        ({"loss": functools.partial(cross_entropy)}, ["loss", "cross_entropy"]),
+        ({"about": {"loss": "a"}, "loss": "b"}, ["['loss']", "already"]),
+        ({"about": {"date": "a"}}, ["['date']", "already"]),
+    ):
+        assert_says(functools.partial(save, **options), said)
+    assert not any(tmp_path.iterdir())
 
 
 def test_without_a_model_it_is_arrays_by_path(path):

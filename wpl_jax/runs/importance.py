@@ -2,7 +2,7 @@
 
 import datetime
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,11 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 
 import wpl_jax
-from wpl_jax.common.checks import check_finite, check_importances, leaves_by_path
+from wpl_jax.common.checks import (
+    check_finite,
+    check_importances,
+    is_size,
+    leaves_by_path,
+)
 from wpl_jax.common.paths import as_path
 from wpl_jax.common.trees import check_same_paths
 from wpl_jax.errors import UserError, shorten
-from wpl_jax.runs.fingerprint import fingerprint
+from wpl_jax.runs.fingerprint import fingerprint as checksum
 from wpl_jax.runs.run_files import to_json, write_atomically
 from wpl_jax.runs.safetensors import read_safetensors, to_safetensors
 
@@ -27,6 +32,7 @@ _KIND = (
     "Give the path that was passed to it.",
 )
 _SAVED = (np.float16, np.float32, np.float64, jnp.bfloat16)
+_WRITTEN = ("date", "wpl_jax", "fingerprint")  # in each header
 _MOST_NAMED = 5  # parameters that a message lists
 
 
@@ -39,26 +45,40 @@ class Importance(NamedTuple):
 
 
 def save_importance(
-    path: str | Path, fisher: Any, anchor: Any, about: Mapping[str, Any] | None = None
+    path: str | Path,
+    fisher: Any,
+    anchor: Any,
+    about: Mapping[str, Any] | None = None,
+    *,
+    estimator: str | Callable[..., Any] | None = None,
+    examples: int | None = None,
+    loss: str | Callable[..., Any] | None = None,
 ) -> None:
     """Writes a Fisher and its anchor to a file in the format of safetensors.
 
     Arrays have the paths of their parameters, such as ``fisher/hidden/kernel``. The
-    header has the date, the version of this library, a fingerprint of the anchor, and
-    ``about``. Of several processes the primary one writes; arrays must be whole there.
+    header has the date, the version of this library, the fingerprint of the anchor
+    (:func:`fingerprint`), and what the arguments say. Of several processes the primary
+    one writes; arrays must be whole there.
 
     Args:
       path: The file, by convention ``NAME.safetensors``. An old one is replaced.
       fisher: A tree like the parameters.
       anchor: The parameters of the model, a tree with the same paths.
-      about: Values of JSON, for example ``{"estimator": "exact_fisher", "examples":
-        1000, "loss": "cross-entropy"}``.
+      about: Anything else to be known about them, values of JSON by name.
+      estimator: How the Fisher was estimated: a text, or a function such as
+        :func:`wpl_jax.exact_fisher`, whose name is written.
+      examples: Number of examples that it is a mean over.
+      loss: The loss: a text such as ``"cross-entropy"``, or a function with a name.
 
     Raises:
-      ValueError: If the trees differ, an entry is not a finite number, or an array is
-        complex or lies on other processes.
+      ValueError: If the trees differ, an entry is not a finite number, an array is
+        complex or lies on other processes, an argument has another type, or ``about``
+        has a name that the header has already.
       UserError: If the file cannot be written.
     """
+    file = as_path(path, "path", "a file")
+    described = _described(about or {}, estimator, examples, loss)
     check_same_paths("fisher", fisher, anchor)
     check_same_paths("anchor", anchor, fisher)
     check_importances("fisher", fisher)
@@ -69,10 +89,9 @@ def save_importance(
         "wpl_jax": wpl_jax.__version__,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "fingerprint": _of_model(arrays),
-        "content": fingerprint(arrays),
-        "about": dict(about or {}),
+        "content": checksum(arrays),
+        "about": described,
     }
-    file = as_path(path, "path", "a file")
     write_atomically(file, to_safetensors(arrays, {_ABOUT: to_json(header)}))
 
 
@@ -85,8 +104,10 @@ def load_importance(path: str | Path, like: Any = None) -> Importance:
         anchor are then trees like these. None for dicts of arrays by path.
 
     Returns:
-      The Fisher, the anchor and the header: ``about`` as it was given, with ``date``,
-      ``wpl_jax`` and ``fingerprint``.
+      The Fisher, the anchor and the header: ``about`` as it was given, with
+      ``estimator``, ``examples`` and ``loss`` if they were, and with ``date``,
+      ``wpl_jax`` and ``fingerprint``. The values of ``like`` are not compared: after
+      fine-tuning they differ from the anchor. :func:`fingerprint` compares them.
 
     Raises:
       UserError: If it is no such file, its arrays are not those that were written, or
@@ -96,14 +117,12 @@ def load_importance(path: str | Path, like: Any = None) -> Importance:
     path = as_path(path, "path", "a file")
     arrays, texts = read_safetensors(path, _KIND)
     header = _header(path, texts)
-    if header["content"] != fingerprint(arrays):
+    if header["content"] != checksum(arrays):
         raise UserError(
             f"{path} is damaged: its arrays are not those that were written. Restore "
             "it from a copy, or estimate the Fisher again."
         )
-    about = header["about"] | {
-        name: header[name] for name in ("date", "wpl_jax", "fingerprint")
-    }
+    about = header["about"] | {name: header[name] for name in _WRITTEN}
     trees = [
         {name.removeprefix(p): x for name, x in arrays.items() if name.startswith(p)}
         for p in (_FISHER, _ANCHOR)
@@ -119,6 +138,65 @@ def load_importance(path: str | Path, like: Any = None) -> Importance:
         for tree in trees
     )
     return Importance(fisher, anchor, about)
+
+
+def fingerprint(params: Any) -> str:
+    """A checksum of a model's parameters, as files of importances have it.
+
+    Equal to ``load_importance(path).about["fingerprint"]`` where ``params`` are the
+    anchor that was saved: paths, shapes, dtypes and all values are equal.
+
+    Args:
+      params: A tree of arrays of float16, bfloat16, float32 or float64.
+
+    Returns:
+      16 hexadecimal digits.
+
+    Raises:
+      ValueError: If an array has another dtype, or lies on other processes.
+
+    Examples:
+      >>> import jax.numpy as jnp, wpl_jax
+      >>> first = wpl_jax.fingerprint({"w": jnp.ones(2)})
+      >>> first == wpl_jax.fingerprint({"w": jnp.array([1.0, 1.0])})
+      True
+      >>> first == wpl_jax.fingerprint({"w": jnp.array([1.0, 1.1])})
+      False
+    """
+    return _of_model(_named(_ANCHOR, params))
+
+
+def _described(
+    about: Mapping[str, Any], estimator: Any, examples: Any, loss: Any
+) -> dict[str, Any]:
+    """What the arguments say about a Fisher, as values of JSON.
+
+    Raises:
+      ValueError: As in :func:`save_importance`.
+    """
+    if examples is not None and not is_size(examples):
+        raise ValueError(f"examples must be a whole number above 0, got {examples!r}.")
+    given = {
+        "estimator": _in_words("estimator", estimator),
+        "examples": None if examples is None else int(examples),
+        "loss": _in_words("loss", loss),
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    if taken := sorted(set(about) & {*given, *_WRITTEN}):
+        raise ValueError(
+            f"about has {taken}, which the header has already. Leave them out of about."
+        )
+    return dict(about) | given
+
+
+def _in_words(name: str, value: Any) -> str | None:
+    """A text, or the name of a function."""
+    found = getattr(value, "__name__", value) if callable(value) else value
+    if found is not None and not isinstance(found, str):
+        raise ValueError(
+            f"{name} must be a text or a function with a name, got {value!r}."
+        )
+    return found
 
 
 def _named(prefix: str, tree: Any) -> dict[str, np.ndarray]:
@@ -142,7 +220,7 @@ def _named(prefix: str, tree: Any) -> dict[str, np.ndarray]:
 
 def _of_model(arrays: Mapping[str, np.ndarray]) -> str:
     """The fingerprint of the anchor, which is the model."""
-    return fingerprint({n: x for n, x in arrays.items() if n.startswith(_ANCHOR)})
+    return checksum({n: x for n, x in arrays.items() if n.startswith(_ANCHOR)})
 
 
 def _header(path: Path, texts: Mapping[str, str]) -> dict[str, Any]:
