@@ -146,3 +146,59 @@ def test_estimators_of_outputs_on_a_mesh_and_in_a_shard_map(name):
         out_specs=PartitionSpec(),
     )
     assert_equal(jax.device_get(jax.jit(mapped)(params, examples)), want)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
+def test_random_signs_on_a_mesh_are_those_of_one_device(kind):
+    params, examples = problem()
+    sampled = functools.partial(
+        exact_fisher, outputs, chunk_size=8, samples=2, key=jax.random.key(3)
+    )
+    want = sampled(params, examples)
+    mesh = jax.make_mesh(
+        (DEVICES,), ("d",), axis_types=(kind,), devices=jax.devices()[:DEVICES]
+    )
+    everywhere, divided = (
+        NamedSharding(mesh, PartitionSpec(*spec)) for spec in ((), ("d",))
+    )
+    params, examples = jax.device_put((params, examples), (everywhere, divided))
+    with jax.set_mesh(mesh):
+        got = jax.jit(sampled)(params, examples)
+    assert_equal(jax.device_get(got), want)
+
+
+def test_random_signs_in_a_shard_map_are_drawn_by_each_device():
+    """Each device has its own examples and key: the mean over the devices."""
+    params, examples = problem()
+    sampled = functools.partial(exact_fisher, outputs, samples=2)
+    mesh = jax.make_mesh((DEVICES,), ("d",), devices=jax.devices()[:DEVICES])
+
+    def mean(params, examples, key):
+        key = jax.random.fold_in(key, jax.lax.axis_index("d"))
+        return jax.lax.pmean(sampled(params, examples, key=key), "d")
+
+    everywhere, divided = PartitionSpec(), PartitionSpec("d")
+    mapped = jax.shard_map(
+        mean,
+        mesh=mesh,
+        in_specs=(everywhere, divided, everywhere),
+        out_specs=everywhere,
+    )
+    key = jax.random.key(3)
+    got = jax.jit(mapped)(
+        jax.device_put(params, NamedSharding(mesh, everywhere)),
+        jax.device_put(examples, NamedSharding(mesh, divided)),
+        key,
+    )
+    alone = jax.jit(lambda params, part, key: sampled(params, part, key=key))
+    each = [
+        alone(params, part, jax.random.fold_in(key, i))
+        for i, part in enumerate(jnp.split(examples, DEVICES))
+    ]
+    want = jax.tree.map(lambda *f: np.mean(np.float64(f), 0), *each)
+    assert_equal(jax.device_get(got), want)
+    # Not the same draws on each device.
+    same = [alone(params, p, key) for p in jnp.split(examples, DEVICES)]
+    other = jax.tree.map(lambda *f: np.mean(np.float64(f), 0), *same)
+    assert not np.allclose(other["w"], want["w"], rtol=1e-3)

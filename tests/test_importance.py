@@ -262,6 +262,40 @@ def test_the_exact_fisher_of_a_sequence_adds_up_its_positions():
     assert_close(got, want, rtol=1e-4, atol=1e-6)
 
 
+OF_SEQUENCES = {
+    "exact": wpl_jax.exact_fisher,
+    "ggn": lambda outputs, p, e, **options: wpl_jax.ggn_diagonal(
+        outputs, lambda z, e: jnp.sum(jax.nn.logsumexp(z, -1)), p, e, **options
+    ),
+    "mas": wpl_jax.memory_aware_synapses,
+}
+
+
+@pytest.mark.slow_except("exact")
+@pytest.mark.parametrize("name", OF_SEQUENCES)
+def test_padding_of_a_sequence_has_no_part_where_its_outputs_are_masked(name):
+    """As sequences of three lengths, each by itself and without padding."""
+    lengths = np.array([3, 1, 2, 0, 3, 2, 1])
+    mask = jnp.arange(3) < lengths[:, None]
+    padded = jnp.where(mask, WORDS, 5)  # 5 is a word as well
+
+    def masked(p, example):
+        words, mask = example
+        return sequence(p, words) * mask[:, None]
+
+    estimate = OF_SEQUENCES[name]
+    got = estimate(masked, SEQUENCE, (padded, mask), chunk_size=4)
+    sums = []
+    for length in (1, 2, 3):
+        rows = WORDS[lengths == length, :length]
+        found = estimate(sequence, SEQUENCE, rows)
+        share = len(rows) / N
+        sums.append(jax.tree.map(lambda f, share=share: share * np.float64(f), found))
+    want = jax.tree.map(lambda *f: sum(f), *sums)
+    assert_close(got, want, rtol=1e-4, atol=1e-6)
+    assert np.any(want["table"])
+
+
 def estimates(estimate, draws):
     """Many estimates with other keys: their mean and its standard error."""
     keys = jax.random.split(jax.random.key(0), draws)
