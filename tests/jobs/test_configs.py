@@ -61,7 +61,8 @@ def text(monkeypatch):
 
 
 def get_config(name):
-    return importlib.import_module(f"configs.{name}").get_config()
+    module, *argument = name.split(":")
+    return importlib.import_module(f"configs.{module}").get_config(*argument)
 
 
 # Of the configurations with the same calls, the one that is traced fastest.
@@ -84,7 +85,7 @@ def test_every_call_keeps_the_form_of_the_state(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "nao_cnn_cifar10:2"])
 def test_every_call_of_every_arm_keeps_the_form_of_the_state(name):
     config = get_config(name)
     assert_arms_keep_the_form(config, len(config.arms))
@@ -153,6 +154,33 @@ def test_the_papers_setting_has_the_papers_size():
                 },
             },
             "classifier",
+            None,
+        ),
+        pytest.param(
+            "nao_rnn_ptb",
+            {
+                "space": {"recurrent_cell": {"hidden": 4, "num_nodes": 3}},
+                "task": {"language_model": {"length": 3, "batch_size": 2}},
+            },
+            "embedding",
+            "recurrent",
+        ),
+        pytest.param(
+            "nao_cnn_cifar10",
+            {
+                "space": {"micro_cell": {"filters": 2, "num_nodes": 2, "layers": 3}},
+                "task": {"image_classification": {"batch_size": 2}},
+            },
+            "classifier",
+            "classifier",
+        ),
+        pytest.param(
+            "darts_rnn_ptb",
+            {
+                "space": {"recurrent_cell": {"hidden": 4, "num_nodes": 3}},
+                "task": {"language_model": {"length": 3, "batch_size": 2}},
+            },
+            "embedding",
             None,
         ),
     ],
