@@ -118,6 +118,34 @@ def test_alpha_set_in_a_running_loop_compiles_nothing(step, caplog):
     assert optax.tree.get(reached[1], "alpha") == 300.0
 
 
+def test_alpha_of_an_nnx_optimizer_is_set_in_place(caplog):
+    model = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
+    tx = wpl_jax.with_plasticity(optax.adam, alpha=ALPHA, learning_rate=RATE)
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    one = jax.tree.map(jnp.ones_like, nnx.state(model, nnx.Param))
+    optimizer.opt_state = wpl_jax.consolidate(
+        optimizer.opt_state, nnx.state(model, nnx.Param), one
+    )
+
+    @nnx.jit
+    def update(model, optimizer):
+        optimizer.update(model, nnx.grad(lambda m: jnp.sum(m(X) ** 2))(model))
+
+    def loop(alphas):
+        for alpha in alphas:
+            optimizer.opt_state.hyperparams["alpha"][...] = alpha
+            update(model, optimizer)
+
+    before = jax.tree.structure(nnx.state(optimizer))
+    loop([1.0, 2.0])
+    assert not compilations(caplog, lambda: loop([0.0, 20.0, 300.0]))
+    # The same state for a checkpoint, with another number in it.
+    assert jax.tree.structure(nnx.state(optimizer)) == before
+    found = nnx.state(optimizer)["opt_state"]["hyperparams"]["alpha"][...]
+    assert found == 300.0
+    assert found.dtype == jnp.float32
+
+
 def test_schedules_are_those_of_both():
     schedule = lambda count: 0.1 / (1 + count)  # noqa: E731
     tx = wpl_jax.with_plasticity(optax.sgd, alpha=ALPHA, learning_rate=schedule)

@@ -38,6 +38,8 @@ def with_plasticity(
     Both are part of the state, as hyperparameters of ``optax.inject_hyperparams``. So
     ``optax.tree.set(opt_state, alpha=jnp.float32(3))`` changes alpha without another
     transform or compilation, and alpha may be mapped over (``jax.vmap``).
+    Of Flax NNX it is ``optimizer.opt_state.hyperparams["alpha"][...] = 3``: alpha is
+    a variable there, and must stay one for checkpoints.
 
     Args:
       optimizer: Makes an optimizer from ``learning_rate=`` and ``settings``, such as
