@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
-from flax import nnx
+from flax import nnx, serialization
 from flax.training.train_state import TrainState
 
 import wpl_jax
@@ -204,6 +204,18 @@ def test_nnx_refuses_codes_in_place_of_numbers(tmp_path):
     save(tmp_path / "state", nnx.state(pair("codes")))
     with pytest.raises(ValueError, match="int8"):
         restore(tmp_path / "state", nnx.state(pair("numbers")))
+
+
+@pytest.mark.parametrize(
+    ("saved", "other"), [("codes", "numbers"), ("numbers", "codes")]
+)
+def test_bytes_of_flax_are_refused_as_well(saved, other):
+    content = serialization.to_bytes(stored_state(saved))
+    assert_same_bits(
+        serialization.from_bytes(stored_state(saved), content), stored_state(saved)
+    )
+    with pytest.raises(ValueError, match="do not match"):
+        serialization.from_bytes(stored_state(other), content)
 
 
 @pytest.mark.parametrize("bits", ["numbers", "codes"])
