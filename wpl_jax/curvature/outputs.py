@@ -99,8 +99,8 @@ def ggn_diagonal(
       chunk_size: Examples at a time, at most. Each takes the memory of a square matrix
         of its outputs.
       samples: Backward passes with random signs in place of one for each output, see
-        :func:`exact_fisher`. For the cross-entropy of a softmax use that one: it draws
-        the same, and needs no square matrix of the outputs.
+        :func:`exact_fisher`. For the cross-entropy of a softmax use that one: it
+        estimates the same, and needs no square matrix of the outputs.
       key: PRNG key for ``samples``.
       weights: ``[n]`` of 0 and 1: examples that count, and padding.
 
