@@ -1,6 +1,8 @@
 """Fine-tunes a small language model, and measures what it forgets.
 
     python -m examples.fine_tune_text --out=runs/fine_tune_text
+    python -m examples.fine_tune_text --out=runs/short --short
+    python -m examples.fine_tune_text --out=runs/gemma --model=Gemma3_270M+LoRA
 
 A transformer of 0.6 million weights reads characters. It learns the language reference
 of Python (266,000 characters, from the topics of ``help()``). It is then fine-tuned on
@@ -13,15 +15,18 @@ are measured on paragraphs that are in no training. Compared are
 - ``stop earlier``: no penalty, and fewer steps;
 - ``rehearsal``: no penalty, and a quarter of each batch from the first text.
 
-To put a model of your own in its place, replace :func:`build_model`: any Flax NNX
-module from tokens ``int32[..., n]`` to logits ``[..., n, tokens]``. With another
-vocabulary, replace :func:`read_texts`, too, which returns texts as arrays of tokens.
+The topics of the second text are those that describe types and tools of the library
+and not the language, so it has another subject in the same style.
+
+``--short`` has one seed and more alphas. ``--layers=5`` makes a model of a million
+weights; every field of :class:`Sizes` is such a flag. ``--model`` fine-tunes a model
+that has weights already (:mod:`examples.public_models`) instead of training one.
 """
 
 import argparse
 import csv
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +37,7 @@ import optax
 from flax import nnx
 
 import wpl_jax
+from examples import public_models
 from examples.continual_metrics import mean_and_error
 
 # Topics of the text for fine-tuning.
@@ -55,6 +61,8 @@ class Sizes(NamedTuple):
     parts: int = 4  # of the fine-tuning; losses are measured after each
     held_out: int = 96  # sequences on which a loss is measured
     remembered: int = 256  # sequences from which a Fisher is estimated
+    streamed: int = 0  # of them in a batch of an iterator; 0: all are one array
+    chunk: int = 32  # sequences that an estimator differentiates at a time
     rank: int = 8  # of LoRA
 
 
@@ -64,11 +72,17 @@ class Setting(NamedTuple):
     trained: Any
     learning_rate: float
     alphas: tuple[float, ...]
+    anchor_dtype: Any = None  # as in with_plasticity
+    fisher_dtype: Any = None
 
 
 SETTINGS = {
     "all weights": Setting(nnx.Param, 5e-4, (10.0, 50.0, 250.0)),
     "LoRA": Setting(nnx.LoRAParam, 2e-3, (3.0, 20.0, 150.0)),
+}
+SHORT_ALPHAS = {
+    "all weights": (2.0, 10.0, 50.0, 250.0, 1250.0),
+    "LoRA": (0.5, 3.0, 20.0, 150.0, 1000.0),
 }
 FIRST_RATE = 3e-3  # the largest, of a cosine schedule
 
@@ -77,14 +91,24 @@ FIRST_RATE = 3e-3  # the largest, of a cosine schedule
 
 
 class Text(NamedTuple):
-    """Numbers of characters."""
+    """Numbers of characters, or of other tokens."""
 
     train: np.ndarray  # int32[n]
     held_out: np.ndarray  # int32[m]
 
 
-def read_texts() -> tuple[Text, Text]:
-    """Both texts; a paragraph that several topics share is kept once."""
+def encode(text: str) -> np.ndarray:
+    """Numbers of characters, ``int32[n]``; all that are not in ASCII are "?"."""
+    number = {character: i for i, character in enumerate(CHARACTERS)}
+    return np.array([number.get(c, number["?"]) for c in text], np.int32)
+
+
+def read_texts(encode: Callable[[str], Sequence[int]] = encode) -> tuple[Text, Text]:
+    """Both texts; a paragraph that several topics share is kept once.
+
+    Args:
+      encode: Tokens of a text.
+    """
     from pydoc_data.topics import topics
 
     seen: set[str] = set()
@@ -95,20 +119,15 @@ def read_texts() -> tuple[Text, Text]:
         seen.update(found)
     first = [p for topic in sorted(own) if topic not in SECOND for p in own[topic]]
     second = [p for topic in SECOND for p in own[topic]]
-    return _text(first), _text(second)
+    return _text(first, encode), _text(second, encode)
 
 
-def _text(paragraphs: list[str]) -> Text:
+def _text(paragraphs: list[str], encode: Callable[[str], Sequence[int]]) -> Text:
     parts: tuple[list[str], list[str]] = ([], [])
     for number, paragraph in enumerate(paragraphs):
         parts[number % HELD_OUT == 0].append(paragraph)
-    return Text(*(encode("\n\n".join(part)) for part in parts))
-
-
-def encode(text: str) -> np.ndarray:
-    """Numbers of characters, ``int32[n]``; all that are not in ASCII are "?"."""
-    number = {character: i for i, character in enumerate(CHARACTERS)}
-    return np.array([number.get(c, number["?"]) for c in text], np.int32)
+    train, held_out = ("\n\n".join(part) for part in parts)
+    return Text(*(np.asarray(encode(t), np.int32) for t in (train, held_out)))
 
 
 def windows(text: np.ndarray, places: np.ndarray, length: int) -> np.ndarray:
@@ -179,7 +198,7 @@ class Transformer(nnx.Module):
 
 
 def build_model(tokens: int, sizes: Sizes, seed: int) -> nnx.Module:
-    """The model that is fine-tuned; replace it by one of your own."""
+    """The model that learns the first text and is then fine-tuned."""
     return Transformer(tokens, sizes, nnx.Rngs(seed))
 
 
@@ -242,9 +261,15 @@ def fit(tx: Any, graph: Any, state: Any, rest: Any, sequences: Any, judged: Any)
 
 
 @functools.lru_cache
-def optimizer(learning_rate: float) -> optax.GradientTransformationExtraArgs:
-    """Adam under the penalty; one object for each learning rate, for one program."""
-    return wpl_jax.with_plasticity(optax.adam, alpha=0.0, learning_rate=learning_rate)
+def optimizer(setting: Setting) -> optax.GradientTransformationExtraArgs:
+    """Adam under the penalty; one object for each setting, for one program."""
+    return wpl_jax.with_plasticity(
+        optax.adam,
+        alpha=0.0,
+        learning_rate=setting.learning_rate,
+        anchor_dtype=setting.anchor_dtype,
+        fisher_dtype=setting.fisher_dtype,
+    )
 
 
 def ones(function: Any, params: Any, examples: Any) -> Any:
@@ -275,8 +300,8 @@ class Pretrained(NamedTuple):
 
 def pretrain(texts: tuple[Text, Text], seed: int, sizes: Sizes) -> Pretrained:
     """Trains a model on the first text."""
-    model = build_model(len(CHARACTERS), sizes, seed)
-    judged = np.stack([spread(t.held_out, sizes.held_out, sizes.length) for t in texts])
+    before = unchanged(build_model(len(CHARACTERS), sizes, seed), texts, seed, sizes)
+    model, judged = before.model, before.judged
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, FIRST_RATE, min(100, sizes.first_steps - 1), sizes.first_steps
@@ -286,23 +311,38 @@ def pretrain(texts: tuple[Text, Text], seed: int, sizes: Sizes) -> Pretrained:
     sequences = draw([seed, 0], texts[0].train, shape, sizes.length)
     state = params, tx.init(params)
     (params, _), _ = fit(tx, graph, state, rest, sequences, judged)
-    model = nnx.merge(graph, params, rest)
+    return before._replace(model=nnx.merge(graph, params, rest))
+
+
+def unchanged(
+    model: nnx.Module, texts: tuple[Text, Text], seed: int, sizes: Sizes
+) -> Pretrained:
+    """A model as it is, which has learned the first text or more already."""
+    judged = np.stack([spread(t.held_out, sizes.held_out, sizes.length) for t in texts])
     return Pretrained(seed, sizes, texts, model, judged)
 
 
-def fine_tune(before: Pretrained, trained: str) -> Iterator[Run]:
+def can_be_adapted(model: nnx.Module) -> bool:
+    """Whether :func:`add_adapters` finds a layer."""
+    return any(isinstance(module, nnx.Linear) for _, module in nnx.iter_modules(model))
+
+
+def fine_tune(
+    before: Pretrained, trained: str, setting: Setting | None = None
+) -> Iterator[Run]:
     """Fine-tunes a pretrained model by all methods.
 
     Args:
       before: The model.
       trained: A key of ``SETTINGS``.
+      setting: How; None for that of ``SETTINGS``.
     """
     seed, sizes, texts, model, judged = before
-    setting = SETTINGS[trained]
+    setting = setting or SETTINGS[trained]
     model = nnx.clone(model)
     if trained == "LoRA":
         model = add_adapters(model, sizes.rank, seed)
-    tx = optimizer(setting.learning_rate)
+    tx = optimizer(setting)
     graph, params, rest = nnx.split(model, setting.trained, ...)
     shape = (sizes.parts, sizes.second_steps // sizes.parts, sizes.batch)
     second = draw([seed, 1], texts[1].train, shape, sizes.length)
@@ -320,16 +360,27 @@ def fine_tune(before: Pretrained, trained: str) -> Iterator[Run]:
     quarter = sizes.batch // 4
     mixed = np.concatenate([first[..., :quarter, :], second[..., quarter:, :]], -2)
     yield run("rehearsal", 0.0, tx.init(params), mixed)
+    key = jax.random.key(seed)
     exact = functools.partial(
-        wpl_jax.exact_fisher, samples=2, key=jax.random.key(seed), chunk_size=32
+        wpl_jax.exact_fisher, samples=2, chunk_size=sizes.chunk, key=key
     )
     for method, estimator in (("EWC", exact), ("L2", ones)):
         of = lambda params, x: logits(nnx.merge(graph, params, rest), x)  # noqa: E731
         _, opt_state = wpl_jax.remember(
-            (params, tx.init(params)), of, known, estimator=estimator
+            (params, tx.init(params)),
+            of,
+            batches(known, sizes.streamed),
+            estimator=estimator,
         )
         for alpha in setting.alphas:
             yield run(method, alpha, opt_state, second)
+
+
+def batches(sequences: np.ndarray, size: int) -> np.ndarray | Iterator[np.ndarray]:
+    """Batches of ``size`` sequences, one at a time; with 0 all of them as one array."""
+    if not size:
+        return sequences
+    return (sequences[i : i + size] for i in range(0, len(sequences), size))
 
 
 @functools.partial(jax.jit, static_argnames="graph")
@@ -379,12 +430,17 @@ def forgotten_at(points: np.ndarray, learned: Any) -> np.ndarray:
     return np.interp(learned, *front.T, right=np.nan)
 
 
+def trained_in(runs: list[Run]) -> list[str]:
+    """The keys of ``SETTINGS`` that some runs have."""
+    return [name for name in SETTINGS if any(run.trained == name for run in runs)]
+
+
 def front_table(runs: list[Run]) -> str:
     """What is forgotten at equal learning, mean and standard error, as Markdown."""
     head = ["trained", "method"]
     head += [f"forgotten at {level:.0%} learned" for level in LEVELS]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    for trained in SETTINGS:
+    for trained in trained_in(runs):
         found: dict[str, list[np.ndarray]] = {}
         for seed in sorted({run.seed for run in runs}):
             own = [run for run in runs if (run.trained, run.seed) == (trained, seed)]
@@ -422,7 +478,7 @@ def end_table(runs: list[Run]) -> str:
 
 def _cell(values: Any) -> str:
     mean, error = mean_and_error(values)
-    return f"{mean:.3f} ± {error:.3f}"
+    return f"{mean:.3f}" if np.isnan(error) else f"{mean:.3f} ± {error:.3f}"
 
 
 def draw_fronts(runs: list[Run], path: Path) -> None:
@@ -430,8 +486,9 @@ def draw_fronts(runs: list[Run], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure((10, 4), layout="constrained")
-    panels = figure.subplots(1, len(SETTINGS), sharey=True)
-    for axes, trained in zip(panels, SETTINGS, strict=True):
+    kinds = trained_in(runs)
+    panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
+    for axes, trained in zip(panels, kinds, strict=True):
         seeds = sorted({run.seed for run in runs})
         of_seeds = [
             curves([run for run in runs if (run.trained, run.seed) == (trained, seed)])
@@ -464,20 +521,54 @@ def write(runs: list[Run], folder: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the comparison from the command line."""
-    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
-    parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--seeds", type=int, default=3)
-    given = parser.parse_args(arguments)
-    texts, sizes, runs = read_texts(), Sizes(), []
-    for seed in range(given.seeds):
-        before = pretrain(texts, seed, sizes)
-        for trained in SETTINGS:
-            for run in fine_tune(before, trained):
+    given = _parser().parse_args(arguments)
+    seeds = given.seeds or (1 if given.short or given.model else 3)
+    sizes = Sizes(*(getattr(given, name) for name in Sizes._fields))
+    model, tokens = None, encode
+    if given.model:
+        model, tokens = public_models.load(given.model, given.checkpoint)
+    texts, runs = read_texts(tokens), []
+    for seed in range(seeds):
+        if model is None:
+            before = pretrain(texts, seed, sizes)
+        else:
+            before = unchanged(model, texts, seed, sizes)
+        for trained, setting in SETTINGS.items():
+            if trained == "LoRA" and not can_be_adapted(before.model):
+                print("LoRA: left out, as the model has no nnx.Linear")
+                continue
+            for run in fine_tune(before, trained, _changed(setting, trained, given)):
                 runs.append(run)
                 after = " and ".join(f"{x:.3f}" for x in run.losses[-1])
                 print(*run[:4], f"losses {after}", sep=", ", flush=True)
     write(runs, given.out)
     print(end_table(runs), front_table(runs), sep="\n\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--seeds", type=int, help="3; with --short or --model 1")
+    parser.add_argument("--short", action="store_true", help="one seed, five alphas")
+    parser.add_argument("--model", help="a name, or module:factory; not trained first")
+    parser.add_argument("--checkpoint", help="what the factory of the model gets")
+    parser.add_argument("--alphas", type=float, nargs="+", help="strengths, for all")
+    parser.add_argument("--learning_rate", type=float, help="of the fine-tuning")
+    parser.add_argument("--anchor_dtype", choices=("bfloat16", "int8"))
+    parser.add_argument("--fisher_dtype", choices=("bfloat16", "uint8"))
+    for name, value in Sizes()._asdict().items():
+        parser.add_argument(f"--{name}", type=int, default=value, help=f"{value}")
+    return parser
+
+
+def _changed(setting: Setting, trained: str, given: argparse.Namespace) -> Setting:
+    alphas = SHORT_ALPHAS[trained] if given.short else setting.alphas
+    return setting._replace(
+        alphas=tuple(given.alphas or alphas),
+        learning_rate=given.learning_rate or setting.learning_rate,
+        anchor_dtype=given.anchor_dtype,
+        fisher_dtype=given.fisher_dtype,
+    )
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import csv
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -10,6 +11,7 @@ from flax import nnx
 from examples import continual_metrics as metrics
 from examples import continual_mnist as mnist
 from examples import fine_tune_text as text
+from examples import public_models
 
 # After task 0, 1, 2 (rows) on task 0, 1, 2 (columns).
 ACCURACIES = [[0.9, 0.2, 0.1], [0.7, 0.8, 0.3], [0.4, 0.9, 0.6]]
@@ -298,6 +300,102 @@ def test_fine_tuning_is_measured_from_the_same_start(trained, tmp_path):
     assert len(ends.splitlines()) == 2 + len(other)
     assert len(fronts.splitlines()) == 2 + 3 * len(text.SETTINGS)
     assert (tmp_path / "fine_tune_text.png").stat().st_size
+
+
+# A model by name.
+
+
+def bigrams(checkpoint):
+    """Logits from the last token alone: apply, params, tokenizer."""
+    rng = np.random.default_rng(int(checkpoint))
+    params = {
+        "lora": jnp.asarray(rng.normal(size=(16, 4)), jnp.float32),
+        "out": jnp.asarray(rng.normal(size=(4, 16)), jnp.float32),
+    }
+    return (
+        (lambda p, x: p["lora"][x] @ p["out"]),
+        params,
+        lambda s: [ord(c) % 16 for c in s],
+    )
+
+
+def bigrams_with_frozen_weights(checkpoint):
+    """An NNX module whose last layer is frozen, and a tokenizer."""
+    apply, params, encode = bigrams(checkpoint)
+    model = public_models.Applied(apply, params, lambda path: "lora" in path)
+
+    class Tokenizer:
+        def encode(self, text):
+            return encode(text)
+
+    return model, Tokenizer()
+
+
+def returns_a_number(checkpoint):
+    return 1, checkpoint
+
+
+def test_a_model_by_name_is_the_function_of_its_parameters():
+    apply, params, encode = bigrams("3")
+    tokens = np.array(encode("some text"))
+    for factory in (bigrams, bigrams_with_frozen_weights):
+        name = f"{__name__}:{factory.__name__}"
+        loaded = public_models.load(name, "3")
+        np.testing.assert_array_equal(loaded.encode("some text"), tokens)
+        np.testing.assert_allclose(loaded.model(tokens), apply(params, tokens))
+        shapes = [p.shape for p in jax.tree.leaves(nnx.state(loaded.model, nnx.Param))]
+        assert shapes == [(16, 4), (4, 16)][: 2 if factory is bigrams else 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("nothing", "one of Gemma3_270M, "), (f"{__name__}:returns_a_number", "'int'")],
+)
+def test_a_name_of_no_model_is_an_error(name, said):
+    with pytest.raises(ValueError, match=said):
+        public_models.load(name, None)
+
+
+@pytest.mark.parametrize(
+    "is_exact", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
+def test_a_model_by_name_is_fine_tuned_without_a_first_training(
+    is_exact, tmp_path, monkeypatch
+):
+    if not is_exact:  # That takes seconds to compile.
+
+        def any_importance(function, params, examples, **settings):
+            assert examples.shape == (4, TINY.length + 1)  # a batch of the iterator
+            return text.ones(function, params, examples)
+
+        monkeypatch.setattr(text.wpl_jax, "exact_fisher", any_importance)
+    name = f"{__name__}:bigrams_with_frozen_weights"
+    tiny = {name: value for name, value in TINY._asdict().items() if name != "streamed"}
+    arguments = [f"--{name}={value}" for name, value in tiny.items()]
+    arguments += ["--streamed=4", "--anchor_dtype=bfloat16", "--fisher_dtype=uint8"]
+    arguments += ["--alphas", "1e6", f"--model={name}", "--checkpoint=3"]
+    text.main([*arguments, f"--out={tmp_path}"])
+    with (tmp_path / "losses.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["trained"] for row in rows} == {"all weights"}
+    before = {(row["first"], row["second"]) for row in rows if row["part"] == "0"}
+    assert len(before) == 1
+    # Mean of the cross-entropy on the held-out text, in numpy.
+    _, params, encode = bigrams("3")
+    held_out = text.read_texts(encode)[0].held_out
+    x = text.spread(held_out, TINY.held_out, TINY.length)
+
+    def loss(weights):
+        z = np.asarray(weights, np.float64)[x[:, :-1]] @ np.asarray(params["out"])
+        picked = np.take_along_axis(z, x[:, 1:, None], -1)[..., 0]
+        return np.mean(np.log(np.exp(z).sum(-1)) - picked)
+
+    assert float(before.pop()[0]) == pytest.approx(loss(params["lora"]), abs=2e-5)
+    # A strong penalty moves the weights to the anchor, which is in bfloat16.
+    held = next(float(r["first"]) for r in rows[::-1] if r["method"] == "L2")
+    anchor = params["lora"].astype(jnp.bfloat16).astype(np.float32)
+    assert held == pytest.approx(loss(anchor), abs=1e-4)
+    assert abs(loss(anchor) - loss(params["lora"])) > 1e-3
 
 
 # Avalanche, where it is installed.
