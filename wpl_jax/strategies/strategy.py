@@ -61,7 +61,10 @@ class Candidates:
     def order(
         self, evaluation: Evaluation, allowed: jax.Array | bool = True
     ) -> jax.Array:
-        """The order of candidates, the best first; see :func:`wpl_jax.tasks.ranking`.
+        """The order of candidates, the best first, ``int32[n]``.
+
+        By :attr:`by`, and by the other of error and loss where it is equal; those that
+        are not finite come after them, and those that are not allowed last.
 
         Args:
           evaluation: Of all.
