@@ -7,6 +7,7 @@ import optax
 
 from wpl_jax.engine.forgetting import Forgetting
 from wpl_jax.engine.trainer import Skipped
+from wpl_jax.strategies.strategy import Candidates
 from wpl_jax.supernet import Architecture
 from wpl_jax.tasks import Evaluation
 
@@ -55,6 +56,14 @@ class Selection(NamedTuple):
     kept: jax.Array  # int32[keep]; numbers of the best candidates, best first
     judged: Evaluation  # of float32[keep]; on more validation data
     allowed: jax.Array  # bool[proposed]; whether the reward allows the selection
+
+    def order_of_judged(self, candidates: Candidates) -> jax.Array:
+        """Places in :attr:`kept`, the best first, ``int32[keep]``.
+
+        Args:
+          candidates: What they are ordered by.
+        """
+        return candidates.order(self.judged, self.allowed[self.kept])
 
 
 class Measured(NamedTuple):

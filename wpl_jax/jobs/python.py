@@ -251,8 +251,7 @@ def _found(
     search: Search, data: Data, state: Any, records: list[dict[str, Any]]
 ) -> Found:
     selection = jax.device_get(state.selection)
-    order = search.strategy.candidates.order
-    best = int(order(selection.judged, selection.allowed[selection.kept])[0])
+    best = int(selection.order_of_judged(search.strategy.candidates)[0])
     choice = selection.architectures.choice[selection.kept[best]]
     architecture = Architecture(jnp.asarray(choice))
     loss, error = (float(each[best]) for each in selection.judged)

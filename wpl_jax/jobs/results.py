@@ -47,8 +47,7 @@ def write_results(
       UserError: If no candidate has a finite error.
     """
     selection = jax.device_get(state.selection)
-    order = search.strategy.candidates.order
-    best = int(order(selection.judged, selection.allowed[selection.kept])[0])
+    best = int(selection.order_of_judged(search.strategy.candidates)[0])
     if not selection.allowed[selection.kept[best]]:
         print(
             f"{title}: the reward allows none of the {len(selection.allowed)} "

@@ -52,8 +52,7 @@ def _of_search(
     folder, space = each.folder(workdir), search.task.space
     state = restore(search, each, folder)
     selection = jax.device_get(state.selection)
-    order = search.strategy.candidates.order
-    best = order(selection.judged, selection.allowed[selection.kept])
+    best = selection.order_of_judged(search.strategy.candidates)
     choices = selection.architectures.choice[selection.kept]
     members = ensembles.best_distinct(
         space, choices, np.asarray(best), settings.members
