@@ -5,7 +5,10 @@ sentence before anything is compiled. What the calls compute is tested part by p
 """
 
 import itertools
+from typing import Any, NamedTuple
 
+import jax
+import numpy as np
 import pytest
 from helpers import tiny_images, tiny_search
 from helpers.forms import assert_calls_keep_the_form
@@ -18,6 +21,7 @@ from wpl_jax.jobs.search_config import make_plan, make_search
 from wpl_jax.protections import PENALTIES
 from wpl_jax.spaces import SPACES
 from wpl_jax.strategies import STRATEGIES
+from wpl_jax.supernet import num_choices
 from wpl_jax.tasks.data_cache import DataCache
 
 CANDIDATES = {"proposed": 4, "screen_batches": 1, "keep": 1, "judge_batches": 1}
@@ -45,29 +49,41 @@ OF_TEXT = ("recurrent_cell",)
 FIXED = ("genotype", "plain_recurrent", "residual")
 SEARCHED = [name for name in SPACES if name not in FIXED]
 WITHOUT_MIXTURES = ("micro_cell",)
-# Methods that are settings of a strategy, with what refuses them by space.
 NO_MIXTURES = {"micro_cell": "has no mixtures"}
+NO_PATHS = NO_MIXTURES | {"recurrent_cell": "draws no single path"}
 UNEQUAL = dict.fromkeys(
     ("darts_cell", "micro_cell", "recurrent_cell"), "whose decisions have .* choices"
 )
 UNLISTED = dict.fromkeys(UNEQUAL, "does not list its isomorphism classes")
+PARTIAL = {"channel_parts": 2, "edge_weights": True}
+
+
+class Method(NamedTuple):
+    """Settings of a strategy, and of spaces; by space, what refuses the method."""
+
+    strategy: str
+    settings: dict[str, Any]
+    refusals: dict[str, str]
+    spaces: dict[str, dict[str, Any]] = {}  # noqa: RUF012
+
+
+def by_gradients(refusals=NO_MIXTURES, spaces=None, **settings):
+    return Method("differentiable", settings, refusals, spaces or {})
+
+
 GAEA = {"optimizer": "exponentiated_gradient"}
 METHODS = {
-    "gaea": ("differentiable", GAEA, NO_MIXTURES),
-    "gaea_single_level": (
-        "differentiable",
-        GAEA | {"split": "train", "shared_pass": True},
-        NO_MIXTURES,
+    "gaea": by_gradients(**GAEA),
+    "gaea_single_level": by_gradients(**GAEA, split="train", shared_pass=True),
+    "second_order": by_gradients(order="second"),
+    "drnas": by_gradients(optimizer="dirichlet"),
+    "gdas": by_gradients(NO_PATHS, relaxation="gumbel"),
+    "gaea_gdas": by_gradients(NO_PATHS, **GAEA, relaxation="gumbel"),
+    "pc_darts": by_gradients(
+        spaces=dict.fromkeys(("darts_cell", "nasbench201"), PARTIAL), warmup=1
     ),
-    "second_order": ("differentiable", {"order": "second"}, NO_MIXTURES),
-    "drnas": ("differentiable", {"optimizer": "dirichlet"}, NO_MIXTURES),
-    "gdas": (
-        "differentiable",
-        {"relaxation": "gumbel"},
-        NO_MIXTURES | {"recurrent_cell": "draws no single path"},
-    ),
-    "fair": ("random", {"sampler": "fair"}, UNEQUAL),
-    "classes": ("random", {"sampler": "classes"}, UNLISTED),
+    "fair": Method("random", {"sampler": "fair"}, UNEQUAL),
+    "classes": Method("random", {"sampler": "classes"}, UNLISTED),
 }
 
 
@@ -111,13 +127,20 @@ def test_a_strategy_runs_on_a_space_or_is_refused_in_a_sentence(space, strategy,
         make_plan(run.config, search)
 
 
+def with_method(space, name):
+    """A configuration of the method, with no penalty."""
+    method = METHODS[name]
+    run = combination(space, method.strategy, "none", **method.settings)
+    run.config.space[space].update(method.spaces.get(space, {}))
+    if name == "fair":  # A child for each of the five operations.
+        run.config.search.update({"children": 5, "children_per_step": 5})
+    return run
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("space", SEARCHED)
 def test_a_method_runs_on_a_space_or_is_refused_in_a_sentence(space, method, cache):
-    strategy, settings, refusals = METHODS[method]
-    run = combination(space, strategy, "none", **settings)
-    if method == "fair":  # A child for each of the five operations.
-        run.config.search.update({"children": 5, "children_per_step": 5})
+    run, refusals = with_method(space, method), METHODS[method].refusals
     if space in refusals:
         with pytest.raises(UserError, match=refusals[space]) as refusal:
             make_search(run.config, cache=cache)
@@ -125,6 +148,27 @@ def test_a_method_runs_on_a_space_or_is_refused_in_a_sentence(space, method, cac
     else:
         search, _, _ = make_search(run.config, cache=cache)
         make_plan(run.config, search)
+
+
+def assert_it_trains(run, cache):
+    """A whole search: parameters move, no step fails, what is selected is legal."""
+    search, data, _ = make_search(run.config, cache=cache)
+    plan, number = make_plan(run.config, search), 0
+    state = search.init(run.key())
+    before = jax.device_get(state.shared.params)
+    while number < len(plan):
+        state = plan.advance(state, data, number)
+        number += plan.count_taken(number)
+    assert state.skipped.of_epoch == 0
+    after = jax.device_get(state.shared.params)
+    assert np.all([np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(after)])
+    moved = jax.tree.map(lambda a, b: np.any(a != b), before, after)
+    assert np.mean(jax.tree.leaves(moved)) > 0.5
+    selection = jax.device_get(state.selection)
+    assert np.all(np.isfinite(selection.judged.loss))
+    counts = np.array(num_choices(search.task.space.decisions))
+    choices = selection.architectures.choice[selection.kept]
+    assert np.all((choices >= 0) & (choices < counts))
 
 
 @pytest.mark.slow
@@ -136,3 +180,25 @@ def test_a_method_runs_on_a_space_or_is_refused_in_a_sentence(space, method, cac
 def test_every_combination_keeps_the_form_of_the_state(space, strategy, penalty, cache):
     run = combination(space, strategy, penalty)
     assert_calls_keep_the_form(run, cache, ("train", "learn"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("space", "strategy"),
+    [pair for pair in itertools.product(SEARCHED, STRATEGIES) if not is_refused(*pair)],
+)
+def test_every_strategy_trains_on_every_space(space, strategy, cache):
+    assert_it_trains(combination(space, strategy, "wpl"), cache)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("space", "method"),
+    [
+        (space, name)
+        for space, (name, method) in itertools.product(SEARCHED, METHODS.items())
+        if space not in method.refusals
+    ],
+)
+def test_every_method_trains_on_every_space(space, method, cache):
+    assert_it_trains(with_method(space, method), cache)

@@ -7,8 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import choosing
 
 from wpl_jax.common.settings import SettingError
+from wpl_jax.spaces.architecture_json import (
+    architecture_from_json,
+    architecture_to_json,
+)
+from wpl_jax.spaces.darts_cell import DartsCell
 from wpl_jax.spaces.micro_cell import MicroCell
 from wpl_jax.spaces.nasbench201 import NasBench201
 from wpl_jax.spaces.recurrent_cell import RecurrentCell
@@ -17,6 +23,8 @@ from wpl_jax.supernet import num_choices
 
 CELL = RecurrentCell(vocabulary_size=7, hidden=3, num_nodes=4)
 SPACES = (CELL, MicroCell((8, 8, 3), 10, num_nodes=3), NasBench201((8, 8, 3), 10))
+DARTS = DartsCell((8, 8, 3), 10, channels=4, cells=3)
+CHOICES = choosing.plain(choosing.SHAPE, choosing.CLASSES)
 TINY = Networks(embedding=5, hidden=6, layers=2, units=7, dropout=0.0)
 CODER = Coder(TINY, CELL.decisions)
 
@@ -162,7 +170,7 @@ def test_decoding_takes_the_most_probable_choice_of_each_decision():
 
 
 @pytest.mark.slow_except("recurrent_cell")
-@pytest.mark.parametrize("space", SPACES, ids=lambda space: space.name)
+@pytest.mark.parametrize("space", [*SPACES, DARTS, CHOICES], ids=lambda s: s.name)
 def test_whatever_is_decoded_is_an_architecture(space):
     coder = Coder(TINY, space.decisions)
     keys = jax.random.split(jax.random.key(2))
@@ -177,7 +185,17 @@ def test_whatever_is_decoded_is_an_architecture(space):
     found, counts = np.asarray(decode()), np.array(num_choices(space.decisions))
     assert found.dtype == np.int32
     assert np.all((found >= 0) & (found < counts))
-    assert len({tuple(choice) for choice in found}) > 20
+    different = {tuple(choice) for choice in found}
+    assert len(different) > 20
+    for choice in different:
+        text = architecture_to_json(space, choice)
+        assert tuple(architecture_from_json(space, text)) == choice
+    if space is DARTS:
+        for choice in different:
+            genotype = space.genotype(choice)
+            for cell in (genotype.normal, genotype.reduce):
+                states = np.array([state for _, state in cell]).reshape(-1, 2)
+                assert np.all(states[:, 0] != states[:, 1])
 
 
 @pytest.mark.parametrize("space", SPACES, ids=lambda space: space.name)
