@@ -180,6 +180,7 @@ def test_measurements_are_read_as_they_are_written(tmp_path):
         latency.read(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_error_of_sums_is_their_mean_relative_error():
     children = [Child([0], 2.0, 3.0), Child([1], 4.0, 3.0)]
     assert relative_error(children) == (0.5 + 0.25) / 2

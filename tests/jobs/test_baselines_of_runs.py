@@ -123,6 +123,7 @@ def test_interruptions_change_nothing(finished, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.startswith("This run is finished: ")
 
 
+@pytest.mark.slow
 def test_the_share_of_a_search_of_the_main_arm_has_its_baselines(
     finished, tmp_path, capsys
 ):

@@ -35,6 +35,7 @@ def get_config():
     return config
 
 
+@pytest.mark.slow
 def test_a_search_of_them_runs_to_its_report(tmp_path):
     jobs.run(get_config(), tmp_path, "run")
     report = (tmp_path / "report.html").read_text()

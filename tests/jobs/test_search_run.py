@@ -169,6 +169,7 @@ def test_a_finished_run_whose_data_is_gone_is_finished(finished, monkeypatch, ca
     assert "not there to be compared" in second
 
 
+@pytest.mark.slow_except("null-*")
 @pytest.mark.parametrize("name", ["results.json", "retrain/retrained.json"])
 @pytest.mark.parametrize("damage", [b"", b"null", b"\xff", b"{}"])
 def test_damaged_results_are_named_before_anything_is_done(

@@ -116,6 +116,7 @@ def test_a_search_that_another_process_runs_is_refused_at_once(divided):
             jobs.run(get_config(), folder, "run")
 
 
+@pytest.mark.slow
 def test_a_share_derives_its_own_searches(divided, finished):
     """Whether the others are there or not."""
     path = divided[1] / "searches" / "none-seed0" / "architecture.json"

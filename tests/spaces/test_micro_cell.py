@@ -670,6 +670,7 @@ def test_single_images_are_normalized_with_given_batch_stats(seed):
         assert_same_batch_stats(of_image, wanted[-1])
 
 
+@pytest.mark.slow
 def test_all_architectures_share_one_compilation():
     params, images = of_dropping()
     for seed in range(300):

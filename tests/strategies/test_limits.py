@@ -184,7 +184,7 @@ STRATEGIES = {
 }  # fmt: skip
 
 
-@pytest.mark.slow_except("random", "enas")
+@pytest.mark.slow_except("enas")
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_every_proposal_and_candidate_is_within(name):
     strategy = STRATEGIES[name](limits=limits())

@@ -130,6 +130,7 @@ def test_the_second_version_draws_the_newest_by_their_parameters():
     np.testing.assert_array_equal(every, 1 + 10 * number_of_d)
 
 
+@pytest.mark.slow
 def test_a_round_finds_better_architectures_than_those_it_starts_from():
     before = measured().pool
     state, seen = after_a_round()

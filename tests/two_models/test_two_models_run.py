@@ -298,6 +298,7 @@ def test_finished_run_computes_nothing(copied, finished, capsys):
     assert_same_bytes(copied, finished.workdir)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_computing")
 def test_report_that_was_cut_off_is_written_by_the_same_command(copied, finished):
     (copied / "report.html").unlink()
