@@ -19,6 +19,7 @@ from wpl_jax.jobs.build import choice
 from wpl_jax.strategies import STRATEGIES
 
 _FILES = {"pydoc": enas_rnn_pydoc, "ptb": enas_rnn_ptb_small}
+_RATES_OF_DARTS = {"pydoc": 5.0, "ptb": 1.25}  # It diverges at 20.
 
 
 def get_config(text: str = "pydoc") -> ConfigDict:
@@ -45,7 +46,7 @@ def get_config(text: str = "pydoc") -> ConfigDict:
     config.arms = ConfigDict(
         {
             "gaea": _mixtures("exponentiated_gradient", learning_rate=20.0),
-            "darts": _mixtures("adam", learning_rate=5.0),  # It diverges at 20.
+            "darts": _mixtures("adam", learning_rate=_RATES_OF_DARTS[text]),
             "enas": _children("enas"),
             "random": _children("random"),
         }
