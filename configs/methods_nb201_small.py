@@ -6,14 +6,14 @@
 
 Each arm is a method. The settings of its architecture weights are those of its paper.
 All arms train the shared weights on the same 10,000 images of 16x16 with the same
-optimizer. Methods that need a validation batch in each step take it from 10,000 other
-images. Methods that train mixtures have 8 epochs of 312 steps. Methods that train
-single paths have 24, as such a step takes about a third of the time. Their learning
-rate is .05 instead of .2: with the latter, and with .1, the children of random search
-have higher validation errors (seed 100, 4 epochs). ``--mode=time`` finds the epochs of
-equal times on your machine; ``--config.arms.NAME.search.epochs`` changes the schedules
-of the arm as well. This selects some of the arms:
-``--config=configs/methods_nb201_small.py:darts,gaea_darts``.
+optimizer. Methods that need a validation batch in each step take it from the validation
+images: those of the data, or else 10,000 others that are held out. Methods that train
+mixtures have 8 epochs of 312 steps. Methods that train single paths have 24, as such a
+step takes about a third of the time. Their learning rate is .05 instead of .2: with the
+latter, and with .1, the children of random search have higher validation errors (seed
+100, 4 epochs). ``--mode=time`` finds the epochs of equal times on your machine;
+``--config.arms.NAME.search.epochs`` changes the schedules of the arm as well. This
+selects some of the arms: ``--config=configs/methods_nb201_small.py:darts,gaea_darts``.
 """
 
 import functools
