@@ -3,7 +3,7 @@
     python launch.py --config=configs/enas_rnn_pydoc.py --workdir=runs/pydoc
 
 Searches with the Weight Plasticity Loss and without, on text that needs no download:
-3 to 5 minutes on two CPU cores, compilation included.
+3 to 8 minutes on two CPU cores, compilation included.
 """
 
 from ml_collections import ConfigDict

@@ -76,6 +76,22 @@ def test_other_keys(file, arrays):
     assert len(data.train.labels) == 12
 
 
+def test_the_keys_of_keras_are_found(file, arrays):
+    names = ("x_train", "y_train", "x_test", "y_test")
+    np.savez(file, **dict(zip(names, arrays.values(), strict=True)))
+    data = load_images("npz", file, valid=3)
+    np.testing.assert_array_equal(data.test.images, arrays["test_images"])
+    assert sorted([*data.train.labels, *data.valid.labels]) == sorted(
+        arrays["train_labels"]
+    )
+
+
+def test_own_keys_come_before_those_of_keras(file, arrays):
+    np.savez(file, x_test=255 - arrays["test_images"], y_test=[2, 1, 0], **arrays)
+    data = load_images("npz", file, valid=3)
+    np.testing.assert_array_equal(data.test.images, arrays["test_images"])
+
+
 @pytest.mark.parametrize(
     "key", ["train_images", "train_labels", "test_images", "test_labels"]
 )

@@ -19,10 +19,14 @@ from wpl_jax.data.unpacking import unpack_npy
 _ZIP = b"PK\x03\x04"  # how every zip file begins that is not empty
 _EXPECTED = "an npz file, as numpy.savez writes it"
 _SOURCE = (
-    "MNIST is https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz, "
-    "with train_images='x_train', train_labels='y_train', test_images='x_test' and "
-    "test_labels='y_test'"
+    "MNIST is https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
 )
+_KERAS = {  # the keys of that file
+    "train_images": "x_train",
+    "train_labels": "y_train",
+    "test_images": "x_test",
+    "test_labels": "y_test",
+}
 # What zipfile and numpy raise at bytes that are not what they claim to be; the
 # RuntimeError is that of encrypted members and of unknown compression.
 _BROKEN = (
@@ -34,12 +38,12 @@ _BROKEN = (
 def read_npz(
     path: PathLike | None = None,
     *,
-    train_images: str = "train_images",
-    train_labels: str = "train_labels",
+    train_images: str | None = None,
+    train_labels: str | None = None,
     valid_images: str | None = None,
     valid_labels: str | None = None,
-    test_images: str = "test_images",
-    test_labels: str = "test_labels",
+    test_images: str | None = None,
+    test_labels: str | None = None,
     class_names: str | None = None,
     channels_last: bool = False,
 ) -> Source:
@@ -51,13 +55,14 @@ def read_npz(
 
     Args:
       path: The file.
-      train_images: Key of the training images.
-      train_labels: Key of their labels.
+      train_images: Key of the training images; None for "train_images", or "x_train"
+        where the file has that instead, as those of Keras do.
+      train_labels: Key of their labels; None for "train_labels" or "y_train".
       valid_images: Key of the validation images; None for "valid_images", where
         the file has it.
       valid_labels: Key of their labels, likewise.
-      test_images: Key of the test images.
-      test_labels: Key of their labels.
+      test_images: Key of the test images; None for "test_images" or "x_test".
+      test_labels: Key of their labels; None for "test_labels" or "y_test".
       class_names: Key of the class names; None for "class_names", where the file
         has it.
       channels_last: Whether the last of four axes is the channels although its length
@@ -78,8 +83,12 @@ def read_npz(
             "set channels_last=True where the channels are the last axis",
         )
 
-    def split(archive: NpzFile, name: str, keys: tuple[str, str]) -> Split:
-        return _split(archive, file, name, keys, channels_last)
+    def split(
+        archive: NpzFile, name: str, images: str | None, labels: str | None
+    ) -> Split:
+        images = images or _usual(archive, f"{name}_images")
+        labels = labels or _usual(archive, f"{name}_labels")
+        return _split(archive, file, name, (images, labels), channels_last)
 
     with _open(file) as stream, _load(stream, file) as archive:
         has_valid = (
@@ -88,11 +97,13 @@ def read_npz(
             or "valid_images" in archive
             or "valid_labels" in archive
         )
-        valid_keys = (valid_images or "valid_images", valid_labels or "valid_labels")
+        valid = None
+        if has_valid:
+            valid = split(archive, "valid", valid_images, valid_labels)
         return Source(
-            train=split(archive, "train", (train_images, train_labels)),
-            valid=split(archive, "valid", valid_keys) if has_valid else None,
-            test=split(archive, "test", (test_images, test_labels)),
+            train=split(archive, "train", train_images, train_labels),
+            valid=valid,
+            test=split(archive, "test", test_images, test_labels),
             class_names=_class_names(archive, file, class_names),
             name=str(file),
         )
@@ -124,6 +135,14 @@ def _load(stream: BinaryIO, file: Path) -> NpzFile:
         found = f"a file that is not a zip file, beginning with {start!r}"
         remedy = "write it with numpy.savez(file, train_images=..., ...)"
     raise DataError(file, found, _EXPECTED, remedy)
+
+
+def _usual(archive: NpzFile, option: str) -> str:
+    """The key of an option that is not given."""
+    of_keras = _KERAS.get(option)
+    if of_keras and of_keras in archive and option not in archive:
+        return of_keras
+    return option
 
 
 def _split(
