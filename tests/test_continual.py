@@ -367,6 +367,10 @@ def test_seeds_are_averaged_and_what_diverged_is_not_chosen():
     diverged = {1.0: (0.1, 0.5), 2.0: (0.2, 0.6), 3.0: (0.9, np.nan)}
     found = wpl_jax.calibrate(diverged.get, 0.9, alphas=list(diverged))
     assert not found.within
+    # Nothing keeps enough, and what keeps most has not learned the new task.
+    diverged = {0.1: (0.5, 0.9), 1.0: (0.8, np.nan), 10.0: (0.79, 0.6)}
+    found = wpl_jax.calibrate(diverged.get, 0.9, alphas=list(diverged))
+    assert (found.alpha, found.within) == (10.0, False)
 
 
 def brute_force(values, before, keep, lower):

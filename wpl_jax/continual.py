@@ -360,8 +360,8 @@ def calibrate(
     found = np.where(finite, old, 0)
     kept = finite & (keep * found <= level if lower else found >= keep * level)
     gain_old, gain_new = (-old, -new) if lower else (old, new)
-    chosen = np.where(kept, gain_new, -np.inf) if kept.any() else gain_old
-    best = int(np.argmax(np.where(np.isfinite(chosen), chosen, -np.inf)))
+    gain, counted = (gain_new, kept) if kept.any() else (gain_old, finite)
+    best = int(np.argmax(np.where(counted, gain, -np.inf)))
     return Calibration(
         float(alphas[best]), bool(kept.any()), np.asarray(alphas), old, new
     )

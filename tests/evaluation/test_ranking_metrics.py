@@ -7,6 +7,7 @@ import pytest
 import scipy.stats
 
 from wpl_jax.evaluation import ranking_metrics as metrics
+from wpl_jax.evaluation import table
 
 OF_K = (
     metrics.precision_at_top,
@@ -157,3 +158,17 @@ def test_random_search_is_the_mean_over_all_draws():
     assert metrics.draws_until(ordered, ordered, middle) == pytest.approx(3)
     assert metrics.draws_until(ordered, ordered, ordered.max()) == 1
     assert metrics.draws_until(ordered, ordered, ordered.min() - 1) == float("inf")
+
+
+def test_random_search_may_reach_an_error_and_lose_it_again():
+    """By the validation accuracies of NAS-Bench-201, against every whole number."""
+    columns = table.nasbench201().columns
+    true = 100 - columns["imagenet16_120_test"]
+    estimate = 100 - columns["imagenet16_120_valid"]
+    for error, first in ((53.8, 746), (53.656, 1283), (53.4, np.inf)):
+        found = metrics.draws_until(true, estimate, error)
+        assert np.ceil(found) == first
+        if np.isfinite(found):
+            assert metrics.best_of_random(true, estimate, first) <= error
+            assert metrics.best_of_random(true, estimate, first - 1) > error
+    assert metrics.best_of_random(true, estimate, 100 * len(true)) > 53.656

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import numpy as np
+import optax
 import pytest
 from helpers import toy
 from helpers.parts import make_protection
@@ -84,6 +85,18 @@ def test_forgetting_is_that_of_stored_mixtures_and_of_their_choices(name):
     distance = np.sqrt(2 * err2)
     gap = np.mean(distance[:, 1] - distance[:, 0])
     np.testing.assert_allclose(measured.gap_error, gap, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["wpl", "l2"])
+def test_each_tensor_of_a_mixture_is_normalized(name):
+    """A row of a stack of operations is a tensor of its own."""
+    protection = make_protection(name, start_epoch=0, normalize="tensor")
+    search = make_search(strategy=GAEA(SPACE), protection=protection)
+    state = search.begin_epoch(search.init(jax.random.key(3)), np.int32(0))
+    state = search.train_child(state, toy.make_data(), np.int32(0), np.int32(0))
+    fisher = optax.tree.get(jax.device_get(state.shared.opt_state), "fisher")
+    for value in (fisher["a"], fisher["b"], fisher["shared"][None]):
+        np.testing.assert_allclose(value.mean(-1), 1, rtol=1e-5)
 
 
 @pytest.mark.slow

@@ -13,7 +13,6 @@ from wpl_jax.common.settings import SettingError
 from wpl_jax.spaces.nasbench201 import NasBench201
 from wpl_jax.strategies.nao import Nao
 from wpl_jax.strategies.nao_networks import Networks
-from wpl_jax.strategies.nao_quality import kendall_tau
 from wpl_jax.strategies.strategy import Candidates
 from wpl_jax.supernet import Decision, Space
 
@@ -254,17 +253,6 @@ def test_the_pool_of_a_benchmark_has_no_isomorphic_architectures():
     assert int(state.round) == 2
     forms = {space.canonical_form(choice) for choice in np.asarray(state.pool.choices)}
     assert len(forms) == 40
-
-
-def test_taus_are_of_pairs_that_are_finite():
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        a, b = rng.integers(5, size=(2, 12)).astype(np.float32)
-        b[rng.integers(12, size=3)] = np.nan
-        there = np.isfinite(b)
-        expected = scipy.stats.kendalltau(a[there], b[there]).statistic
-        np.testing.assert_allclose(kendall_tau(a, b), expected, rtol=1e-5)
-    assert np.isnan(kendall_tau(np.ones(3), np.arange(3.0)))
 
 
 @pytest.mark.parametrize(

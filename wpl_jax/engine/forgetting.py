@@ -12,6 +12,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from wpl_jax.common.rank_correlations import kendall_tau, spearman_rho
+
 
 class Forgetting(NamedTuple):
     """One epoch's forgetting, in the unit of the errors; above 0 is forgotten."""
@@ -33,7 +35,8 @@ def forgetting(err1: jax.Array, err2: jax.Array, best: int = 5) -> Forgetting:
       best: How many architectures of lowest ``err1`` count for ``best_mean``.
 
     Returns:
-      The summary; correlations are nan where all errors are the same.
+      The summary. Correlations are those of the architectures whose errors are finite,
+      and nan where all errors are the same.
 
     Raises:
       ValueError: If the two differ in shape, or are not vectors of at least one.
@@ -52,40 +55,3 @@ def forgetting(err1: jax.Array, err2: jax.Array, best: int = 5) -> Forgetting:
         kendall=kendall_tau(err1, err2),
         spearman=spearman_rho(err1, err2),
     )
-
-
-def kendall_tau(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Kendall's tau-b, the rank correlation that accounts for ties.
-
-    Args:
-      x: ``float[n]``.
-      y: ``float[n]``.
-
-    Returns:
-      In [-1, 1]; nan where ``x`` or ``y`` is constant. All pairs are compared at
-      once, which takes ``n^2`` memory.
-    """
-    dx = jnp.sign(x[:, None] - x[None, :])
-    dy = jnp.sign(y[:, None] - y[None, :])
-    untied = jnp.sqrt(jnp.sum(dx**2)) * jnp.sqrt(jnp.sum(dy**2))
-    return jnp.sum(dx * dy) / untied
-
-
-def spearman_rho(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Spearman's rank correlation, ties with their mean rank.
-
-    Args:
-      x: ``float[n]``.
-      y: ``float[n]``.
-
-    Returns:
-      In [-1, 1]; nan where ``x`` or ``y`` is constant.
-    """
-    rx, ry = (_ranks(values) - (len(values) - 1) / 2 for values in (x, y))
-    return jnp.sum(rx * ry) / jnp.sqrt(jnp.sum(rx**2) * jnp.sum(ry**2))
-
-
-def _ranks(values: jax.Array) -> jax.Array:
-    below = jnp.sum(values[None, :] < values[:, None], axis=1)
-    equal = jnp.sum(values[None, :] == values[:, None], axis=1)
-    return below + (equal - 1) / 2

@@ -111,16 +111,14 @@ def best_of_random(true: ArrayLike, estimate: ArrayLike, number: float) -> float
       >>> best_of_random([10, 20], [1, 2], 2)
       12.5
     """
-    x, y = _checked(true, estimate)
-    # Share of those that are not among the first, from 1 down to 0.
-    left = np.linspace(1, 0, len(x) + 1) ** number
-    tied, counts = np.unique(y, return_inverse=True, return_counts=True)[1:]
-    means = np.bincount(tied, x) / counts
-    return float((left[:-1] - left[1:]) @ means[np.sort(tied)])
+    return _best_of_random(_in_order(true, estimate), number)
 
 
 def draws_until(true: ArrayLike, estimate: ArrayLike, error: float) -> float:
     """How many draws random search needs for an expected true error.
+
+    The expectation may rise again with more draws, if the lowest estimates are not of
+    the lowest errors.
 
     Args:
       true: True errors, ``float[n]``.
@@ -128,18 +126,45 @@ def draws_until(true: ArrayLike, estimate: ArrayLike, error: float) -> float:
       error: Expected true error to be reached.
 
     Returns:
-      At least 1; inf if the error is not reached.
+      The smallest number, at least 1; inf if no number up to ``100 n`` reaches it.
     """
-    if best_of_random(true, estimate, 1) <= error:
-        return 1.0
-    low, high = 0.0, np.log(100.0 * len(np.ravel(true)))  # Then it has drawn all.
-    if best_of_random(true, estimate, np.exp(high)) > error + 1e-9:
+    ordered = _in_order(true, estimate)
+
+    def reaches(number: float) -> bool:
+        return _best_of_random(ordered, number) <= error + 1e-9
+
+    most = 100 * len(ordered)  # Then it has drawn nearly all.
+    grid = np.geomspace(1, most, 2 + int(20 * np.log(most)))
+    first = next((i for i, number in enumerate(grid) if reaches(number)), None)
+    if first is None:
         return float("inf")
+    if first == 0:
+        return 1.0
+    low, high = np.log(grid[first - 1 : first + 1])
     for _ in range(50):
         middle = (low + high) / 2
-        reached = best_of_random(true, estimate, np.exp(middle)) <= error
-        low, high = (low, middle) if reached else (middle, high)
+        low, high = (low, middle) if reaches(np.exp(middle)) else (middle, high)
     return float(np.exp(high))
+
+
+def _in_order(true: ArrayLike, estimate: ArrayLike) -> np.ndarray:
+    """True errors from the lowest estimate up, means of those with equal estimates."""
+    x, y = _checked(true, estimate)
+    tied, counts = np.unique(y, return_inverse=True, return_counts=True)[1:]
+    means = np.bincount(tied, x) / counts
+    return means[np.sort(tied)]
+
+
+def _best_of_random(ordered: np.ndarray, number: float) -> float:
+    """The expected true error of the first of several draws.
+
+    Args:
+      ordered: Of :func:`_in_order`.
+      number: How many are drawn.
+    """
+    # Share of those that are not among the first, from 1 down to 0.
+    left = np.linspace(1, 0, len(ordered) + 1) ** number
+    return float((left[:-1] - left[1:]) @ ordered)
 
 
 def bootstrap(

@@ -116,6 +116,10 @@ def _of_each_tensor(function, rows, *trees):
     """Maps over tensors; where parameters are a stack of them, over its rows."""
 
     def of_leaf(index, *leaves):
-        return (function if is_all(index) else jax.vmap(function))(*leaves)
+        if is_all(index):
+            return function(*leaves)
+        count = len(leaves[0])  # What is the same for all rows has no axis of them.
+        of_rows = [jnp.broadcast_to(x, (count, *jnp.shape(x)[1:])) for x in leaves]
+        return jax.vmap(function)(*of_rows)
 
     return jax.tree.map(of_leaf, rows, *trees)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wpl_jax.common.rank_correlations import kendall_tau
 from wpl_jax.strategies.nao_networks import Coder, Params
 from wpl_jax.strategies.nao_pool import Pool
 
@@ -78,16 +79,3 @@ def record(seen: Seen) -> dict[str, jax.Array]:
         "predicted": seen.held_out.predicted,
         "measured": seen.held_out.measured,
     }
-
-
-def kendall_tau(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Kendall's tau-b of pairs, without those that are not finite, ``float32[]``.
-
-    nan if all values of one are equal.
-    """
-    there = jnp.isfinite(a) & jnp.isfinite(b)
-    counts = there[:, None] & there[None]
-    signs = [jnp.where(counts, jnp.sign(x[:, None] - x[None]), 0) for x in (a, b)]
-    agree = jnp.sum(signs[0] * signs[1])
-    untied = [jnp.sum(sign**2) for sign in signs]
-    return agree / jnp.sqrt(untied[0] * untied[1])
