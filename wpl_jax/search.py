@@ -106,6 +106,12 @@ class Search:
         self.protection.check_task(self.task)
         self.strategy.check_children(self.children_per_step)
         self.optimizer.check_children(self.task.space, self.children_per_step)
+        fits = not (self.optimizer.of_children and self.strategy.differentiable)
+        expected = (
+            "one whose steps do not depend on the child, as this strategy trains "
+            "mixtures, or another child with each batch"
+        )
+        require(self, "optimizer", fits, expected)
         learns = self.strategy.differentiable or self.strategy.uses_norms
         needs_more = self.protection.companions or learns
         fits = not (self.update_rule.one_path and needs_more)

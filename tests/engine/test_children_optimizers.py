@@ -20,11 +20,12 @@ from helpers.written_search import (
 
 from wpl_jax.common.settings import SettingError
 from wpl_jax.engine.complexity import Complexity
-from wpl_jax.engine.optimizers import Children
+from wpl_jax.engine.optimizers import Children, Sgd
 from wpl_jax.engine.separate_momentum import SeparateMomentum
 from wpl_jax.errors import ConfigError
 from wpl_jax.jobs import search_config
 from wpl_jax.spaces.nasbench201 import NasBench201
+from wpl_jax.strategies.differentiable import Differentiable
 from wpl_jax.supernet import Architecture
 
 EPOCHS, OMEGA, TAU, MOMENTUM = 4, -0.75, 0.5, 0.75
@@ -134,6 +135,17 @@ def test_a_decision_or_number_of_children_that_does_not_fit_is_named():
     said = r"config\.search\.children_per_step is 2, expected 1"
     with pytest.raises(ConfigError, match=said):
         search_config.make_search(config)
+
+
+@pytest.mark.parametrize("relaxation", ["mixture", "gumbel"])
+@pytest.mark.parametrize(
+    "of_children", [optimizer(), Sgd(0.1, Complexity(EPOCHS, OMEGA, TAU))]
+)
+def test_what_is_no_single_child_has_no_rate_or_momentum_of_it(of_children, relaxation):
+    strategy = Differentiable(toy.ToySpace(), relaxation=relaxation)
+    search = make_search(strategy=strategy)
+    with pytest.raises(SettingError, match="do not depend on the child"):
+        dataclasses.replace(search, optimizer=of_children)
 
 
 @pytest.mark.parametrize("wrong", [{"epochs": 0}, {"omega": 0.5}, {"tau": -1.0}])

@@ -201,7 +201,7 @@ def test_a_child_that_explodes_does_not_move_the_others():
     assert np.all(broken.shared.params["shared"] != params["shared"])
 
 
-def take_joint_step(transform, opt_state, params, architectures):
+def take_joint_step(transform, opt_state, params, architectures, data=None):
     """A joint step of toy children."""
     count = len(architectures)
     children = Child(
@@ -209,7 +209,7 @@ def take_joint_step(transform, opt_state, params, architectures):
         step=jnp.arange(count),
         key=jax.random.split(FIRST, count),
     )
-    task, data = toy.ToyTask(), toy.make_data()
+    task, data = toy.ToyTask(), data or toy.make_data()
     train_state = TrainState(params, opt_state, jnp.zeros((count, 4)))
     return joint_step(task, transform, train_state, children, None, data, Devices())
 
@@ -245,6 +245,18 @@ def test_a_joint_update_that_is_not_finite_is_left_out_and_told():
     assert not np.any(told.sound)
     assert np.all(np.isfinite(told.loss))
     unchanged = TrainState(before, opt_state, np.zeros((2, 4)))
+    jax.tree.map(np.testing.assert_array_equal, train_state, unchanged)
+
+
+def test_a_step_that_no_child_can_take_is_no_step():
+    transform, data = optax.adam(0.1), toy.make_data()
+    params = jax.tree.map(jnp.ones_like, toy.ToySpace().init(FIRST))
+    opt_state = transform.init(params)
+    data = data._replace(train=jnp.full_like(data.train, jnp.nan))
+    step = take_joint_step(transform, opt_state, params, [[0, 1], [1, 1]], data)
+    train_state, told = step
+    assert not np.any(told.sound)
+    unchanged = TrainState(params, opt_state, np.zeros((2, 4)))
     jax.tree.map(np.testing.assert_array_equal, train_state, unchanged)
 
 

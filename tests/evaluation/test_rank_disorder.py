@@ -11,6 +11,7 @@ import pytest
 from helpers import toy
 from ml_collections import ConfigDict
 
+from wpl_jax.common.settings import SettingError
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.evaluation import rank_files, retrain, table
 from wpl_jax.evaluation.rank_disorder import Ranking, correlation, estimate_of, measure
@@ -24,6 +25,7 @@ from wpl_jax.jobs.search_config import make_search
 from wpl_jax.reports import search_report
 from wpl_jax.runs.machine import Machine
 from wpl_jax.runs.share import Share
+from wpl_jax.spaces.nasbench201 import NasBench201
 from wpl_jax.tasks import Evaluation
 
 
@@ -238,6 +240,13 @@ def test_a_wrong_field_is_named(name, value, tmp_path):
         config.update_from_flattened_dict({f"ranking.{name}": value})
     with pytest.raises(ConfigError, match=rf"config\.ranking\.{name}"):
         jobs.run(config, tmp_path / "run", "run")
+
+
+def test_of_each_isomorphism_class_one_can_be_trained():
+    space = NasBench201((8, 8, 3), 10)
+    Ranking(which="classes", truth=FromScratch(1)).check(space)
+    with pytest.raises(SettingError, match=r"which is 'all'.* these are 15,625"):
+        Ranking(which="all", truth=FromScratch(1)).check(space)
 
 
 SCORES = Evaluation(

@@ -99,6 +99,9 @@ def test_what_the_table_lacks_is_named():
         table.rows([ALL_SKIP, [0, 0, 0, 0, 0, 5]])
     with pytest.raises(UserError, match=r"shape \(2, 5\), expected 6 decisions"):
         table.rows([[0] * 5] * 2)
+    for wrong in (np.full(6, 3.7), np.full(6, 2**32 + 3), np.full(6, True), ["3"] * 6):
+        with pytest.raises(UserError, match="expected numbers of the choices"):
+            table.rows(wrong)
     with pytest.raises(UserError, match=r"lacks column 'cifar10', it has .*cifar10_te"):
         table.values("cifar10")
 
@@ -135,8 +138,8 @@ def test_a_table_of_ones_own(tmp_path):
     assert table.space == "toy"
     np.testing.assert_array_equal(table.values("mine_valid"), [71.5, 10])
     assert table.values("mine_valid", [1, 0]) == 10
-    saved = tables.read(written(tmp_path, f"\ufeff{ROWS}"))  # by a spreadsheet
-    assert saved.space == "toy"
+    saved = tables.read(written(tmp_path, f"\ufeff{ROWS}\n\n"))  # by a spreadsheet
+    np.testing.assert_array_equal(saved.values("mine_valid"), [71.5, 10])
 
 
 @pytest.mark.parametrize(
@@ -148,6 +151,8 @@ def test_a_table_of_ones_own(tmp_path):
         ("space,a_valid\ntoy,3\n", "columns space, a_valid"),
         ("space,choice,a_valid\ntoy,0 1,3\nother,0 2,3\n", "cannot be read as a table"),
         ("space,choice,a_valid\ntoy,0 1,good\n", "good"),
+        ("space,choice,a_valid,a_valid\ntoy,0 1,3,4\n", "two columns of one name"),
+        ("space,choice,a_valid\ntoy,0 99999999999,3\n", "cannot be read as a table"),
         ("space,choice,a_valid\ntoy,0 1\n", "cannot be read as a table"),
         ("space,choice,a_valid\ntoy,0 x,3\n", "'x'"),
         ("space,choice,a_valid\ntoy,0 1,3\ntoy,0,3\n", "cannot be read as a table"),

@@ -235,6 +235,18 @@ def test_the_candidates_are_the_best_of_the_pool():
     np.testing.assert_array_equal(found, expected)
 
 
+def test_empty_places_are_not_among_the_best():
+    pool = measured().pool
+    filled = jnp.arange(40) < 2
+    pool = pool._replace(
+        rewards=jnp.where(filled, pool.rewards, jnp.nan),
+        born=jnp.where(filled, pool.born, -1),
+    )
+    found = NAO._best(pool, pool.rewards, 5)
+    a, b = pool.choices[np.argsort(-pool.rewards[:2])]
+    np.testing.assert_array_equal(found, [a, b, a, b, a])
+
+
 def test_a_search_without_a_round_is_refused():
     NAO.check_epochs(3)
     with pytest.raises(

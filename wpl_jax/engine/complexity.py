@@ -1,6 +1,6 @@
 """A learning rate that falls more slowly for children with more parameters (CaLR).
 
-The complexity-aware learning rate of a paper of CVPR 2025, which also separates momenta
+The complexity-aware learning rate of Jeon et al. (CVPR 2025), who also separate momenta
 (:mod:`wpl_jax.engine.separate_momentum`). In epoch ``t`` of ``T`` the rate of a child
 ``a`` is
 
@@ -34,6 +34,8 @@ class Complexity(Schedule):
     epochs: int = 12
     omega: float = -0.5
     tau: float = 1.0
+
+    of_children = True
 
     def __post_init__(self) -> None:
         """Checks the settings."""

@@ -309,7 +309,7 @@ def joint_step(
     updates, new_state = optax.with_extra_args_support(transform).update(
         gradient, opt_state, shared, mask=used
     )
-    sound = jnp.isfinite(optax.tree.norm(updates))
+    sound = jnp.isfinite(optax.tree.norm(updates)) & jnp.any(told.sound)
     used = jax.tree.map(lambda there: there & sound, used)
     used_state = optax.tree.map_params(
         transform,

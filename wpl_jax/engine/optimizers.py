@@ -45,7 +45,13 @@ class Children:
 
 
 class Schedule(Protocol):
-    """How the learning rate changes from epoch to epoch."""
+    """How the learning rate changes from epoch to epoch.
+
+    Attributes:
+      of_children: Whether the rate depends on the children that are trained.
+    """
+
+    of_children: bool = False
 
     def rate(self, highest: float, epoch: jax.Array) -> jax.Array:
         """The learning rate in an epoch, ``float32[]``, from the one it starts with."""
@@ -132,6 +138,11 @@ SCHEDULES = Registry(
 class Optimizer(Protocol):
     """How weights are trained, with a learning rate that may be traced."""
 
+    @property
+    def of_children(self) -> bool:
+        """Whether a step depends on the children that are trained; by default, no."""
+        return False
+
     def rate(self, epoch: jax.Array) -> jax.Array:
         """The learning rate in an epoch, ``float32[]``."""
 
@@ -203,6 +214,11 @@ class Sgd(Optimizer):
             return {"nesterov": "momentum is None"}
         return {}
 
+    @property
+    def of_children(self) -> bool:
+        """Whether the schedule depends on them."""
+        return self.schedule.of_children
+
     def rate(self, epoch: jax.Array) -> jax.Array:
         """The learning rate in an epoch, ``float32[]``."""
         return self.schedule.rate(self.learning_rate, epoch)
@@ -258,18 +274,32 @@ class OptaxOptimizer(Optimizer):
         valid = set(options) <= set(known or ())
         require(self, "options", valid, f"arguments of {sorted(known or ())}")
         try:
-            jax.eval_shape(self._try_step, jnp.ones(1))
+            self._try_step(jax.ShapeDtypeStruct((2, 3), jnp.float32))
         except (TypeError, ValueError) as error:
             raise SettingError(
                 "function",
                 self.function,
-                f"an optimizer that takes the options {options} and needs nothing but "
-                f"gradients and parameters ({error})",
+                f"an optimizer that takes the options {options}, needs nothing but "
+                "gradients and parameters, and has states like the parameters, which "
+                f"can be those of a child ({error})",
             ) from error
 
-    def _try_step(self, params: jax.Array) -> Any:
+    def _try_step(self, params: jax.ShapeDtypeStruct) -> None:
         transform = self.transform(self.learning_rate)
-        return transform.update(params, transform.init(params), params)
+
+        def step(params):
+            return transform.update(params, transform.init(params), params)
+
+        _, state = jax.eval_shape(step, params)
+        shapes: list[Any] = []
+        optax.tree.map_params(transform, lambda x: shapes.append(x.shape), state)
+        if any(shape != params.shape for shape in shapes):
+            raise ValueError(f"for parameters {params.shape} it has states {shapes}")
+
+    @property
+    def of_children(self) -> bool:
+        """Whether the schedule depends on them."""
+        return self.schedule.of_children
 
     def rate(self, epoch: jax.Array) -> jax.Array:
         """The learning rate in an epoch, ``float32[]``."""

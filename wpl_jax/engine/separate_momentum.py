@@ -36,6 +36,8 @@ class SeparateMomentum(Sgd):
     momentum: float = 0.9
     decision: str | None = None
 
+    of_children = True
+
     def __post_init__(self) -> None:
         """Checks the settings."""
         super().__post_init__()

@@ -32,7 +32,9 @@ class Skipped(NamedTuple):
 class Progress(NamedTuple):
     """The values that each step of a call updates."""
 
-    architectures: Architecture  # that the last step trained; arrays [children, ...]
+    # Those of the last step, arrays [children, ...]; after a pass that also trains
+    # architecture weights, the mixture that these have become.
+    architectures: Architecture
     strategy: Any  # state of the strategy
     train_state: TrainState
     skipped: Skipped

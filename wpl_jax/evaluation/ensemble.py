@@ -131,7 +131,11 @@ class Ensemble:
 
 
 def best_distinct(
-    space: Space, choices: np.ndarray, order: np.ndarray, most: int
+    space: Space,
+    choices: np.ndarray,
+    order: np.ndarray,
+    eligible: np.ndarray,
+    most: int,
 ) -> np.ndarray:
     """The best architectures, of isomorphic ones the best alone.
 
@@ -139,13 +143,15 @@ def best_distinct(
       space: Their space.
       choices: ``int32[n, decisions]``.
       order: Indices, the best first.
+      eligible: ``bool[n]``, such as those with a finite loss. If none is, the best one
+        is taken all the same.
       most: How many are taken, at most.
 
     Returns:
       ``int32[at most most, decisions]``.
     """
     found: dict[Any, np.ndarray] = {}
-    for index in order:
+    for index in order[eligible[order]] if eligible.any() else order[:1]:
         found.setdefault(space.canonical_form(choices[index]), choices[index])
     return np.array(list(found.values())[:most])
 

@@ -101,6 +101,8 @@ class Ranking:
             architectures.check_count(space)
             number, name = architectures.count(space), "which"
         trains = self.truth.epochs is not None
+        if trains and self.which == "classes":
+            number = len(self.choose(space))
         expected = (
             f"at most {_MOST_TRAINED:,} architectures where each is trained from "
             f"scratch, in a folder of its own; these are {number:,}"
@@ -229,7 +231,7 @@ def read_trained(folders: Sequence[Path], architectures: np.ndarray) -> list[flo
 def estimate_of(scores: Evaluation) -> np.ndarray:
     """The place of each architecture in the order of scores.
 
-    The order is by error, and by loss among equal errors, as in a search's selection.
+    The order is by error, and by loss among equal errors.
 
     Args:
       scores: Losses and errors, ``float32[n]``.

@@ -97,7 +97,8 @@ class Table:
           choices: ``int[..., decisions]``.
 
         Raises:
-          UserError: If the table lacks one of them.
+          UserError: If they are not whole numbers of that shape, or the table lacks one
+            of them.
 
         Examples:
           The architecture of 3x3 convolutions alone is number 1462 of NAS-Bench-201:
@@ -111,6 +112,11 @@ class Table:
             raise UserError(
                 f"The choices have the shape {wanted.shape}, expected {decisions} "
                 f"decisions of {self.space} along the last axis."
+            )
+        if wanted.dtype.kind not in "iu" or np.any(wanted != wanted.astype(np.int32)):
+            raise UserError(
+                f"The choices are {shorten(wanted.tolist())} ({wanted.dtype}), "
+                f"expected numbers of the choices of {self.space}."
             )
         keys = _keys(wanted.reshape(-1, decisions))
         places = np.searchsorted(self._keys[self._order], keys)
@@ -207,9 +213,13 @@ def read(path: str | Path) -> Table:
     file_path = as_path(path, "the path of a table")
     try:
         with file_path.open(newline="", encoding="utf-8-sig") as file:
-            header, *rows = list(csv.reader(file, strict=True)) or [[]]
+            header, *rows = [row for row in csv.reader(file, strict=True) if row] or [
+                []
+            ]
         if not rows or not {"space", "choice"} <= set(header):
             raise ValueError(f"{len(rows)} rows, columns {', '.join(header)}")
+        if len(set(header)) < len(header):
+            raise ValueError(f"two columns of one name among {', '.join(header)}")
         columns = dict(zip(header, zip(*rows, strict=True), strict=True))
         (space,) = set(columns.pop("space"))
         choices = [choice.split() for choice in columns.pop("choice")]
@@ -220,7 +230,7 @@ def read(path: str | Path) -> Table:
         )
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    except (OSError, UnicodeError, csv.Error, ValueError) as error:
+    except (OSError, UnicodeError, csv.Error, ValueError, OverflowError) as error:
         raise UserError(
             f"{path} cannot be read as a table ({error}), {expected}"
         ) from error

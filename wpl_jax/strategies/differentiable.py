@@ -71,8 +71,9 @@ class Differentiable(Strategy):
         (bilevel), or ``"train"`` for the batch that the shared weights are trained on
         (single level).
       shared_pass: Whether one pass over a training batch computes the gradients in both
-        kinds of weights. The shared weights are updated first. A step costs half. Only
-        for mixtures with ``split="train"``.
+        kinds of weights. The shared weights are updated first. A step costs half,
+        unless the protection rehearses other children. Only for mixtures with
+        ``split="train"``.
       own_batch: Whether the architecture weights have another training batch than the
         shared weights (the code of GAEA). Only for ``split="train"``.
       order: ``"first"``, or ``"second"`` for the loss after the next step of the shared

@@ -204,10 +204,7 @@ class Nao(Strategy):
         values = state.pool.rewards
         if self.finalists_by == "predicted":
             values = self._coder.expect(state.params, state.pool.choices)
-        filled = jnp.sum(state.pool.filled)
-        # All of the pool again, if it has fewer.
-        places = nao_pool.order(state.pool, values)[jnp.arange(len(keys)) % filled]
-        return Architecture(state.pool.choices[places])
+        return Architecture(self._best(state.pool, values, len(keys)))
 
     def watch(self, state: State) -> dict[str, jax.Array]:
         """Rounds so far, and what the last one has measured of the networks."""
@@ -263,10 +260,15 @@ class Nao(Strategy):
         span = highest - lowest
         return jnp.where(span > 0, (values - lowest) / jnp.where(span > 0, span, 1), 0)
 
+    def _best(self, pool: Pool, values: jax.Array, count: int) -> jax.Array:
+        """Choices with the highest values; all of the pool again, if it has fewer."""
+        places = jnp.arange(count) % jnp.sum(pool.filled)
+        return pool.choices[nao_pool.order(pool, values)[places]]
+
     def _renew(self, state: State, key: jax.Array) -> State:
         """Replaces the worst by what the best are improved to."""
         pool, coder, params = state.pool, self._coder, state.params
-        best = pool.choices[nao_pool.order(pool, pool.rewards)[: self.seeds]]
+        best = self._best(pool, pool.rewards, self.seeds)
         encoded = coder.encode(params, best)
         slope = coder.slope(params, encoded)
 

@@ -98,7 +98,8 @@ class Strategy(Protocol):
         """Whether :meth:`step` is called after each batch, on its mixture.
 
         One pass then gives the gradients in the shared weights and in the mixture's,
-        and ``slope`` may be asked for the loss on ``"train"`` alone.
+        and ``slope`` may be asked for the loss on ``"train"`` alone. With a protection
+        that rehearses other children, :meth:`step` has a pass of its own before.
         """
         return False
 

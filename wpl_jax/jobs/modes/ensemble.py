@@ -52,10 +52,12 @@ def _of_search(
     folder, space = each.folder(workdir), search.task.space
     state = restore(search, each, folder)
     selection = jax.device_get(state.selection)
-    best = selection.order_of_judged(search.strategy.candidates)
-    choices = selection.architectures.choice[selection.kept]
     members = ensembles.best_distinct(
-        space, choices, np.asarray(best), settings.members
+        space,
+        selection.architectures.choice[selection.kept],
+        np.asarray(selection.order_of_judged(search.strategy.candidates)),
+        selection.allowed[selection.kept] & np.isfinite(selection.judged.loss),
+        settings.members,
     )
     architectures = search.devices.replicate(Architecture(jnp.asarray(members)))
     evaluator = Ensemble(search.task, search.devices)
