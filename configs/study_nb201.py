@@ -6,9 +6,9 @@
         --config.task.data.path=PATH/cifar10 --mode=rank
 
 docs/study.md has the question, the comparisons that were fixed before the runs, and the
-results. Each arm is a method, here with 96 epochs. The calibrated settings and the epochs
-that take equally long are in the commands of that page. After a colon stands
-a group of arms, or some arms with commas between them:
+results. Each arm is a method, here with 96 epochs. The calibrated settings and the
+epochs that take equally long are in the commands of that page. After a colon stands a
+group of arms, or some arms with commas between them:
 ``--config=configs/study_nb201.py:batches``, ``:enas``, ``:none,wpl``. The group
 ``calibration`` has three values of one setting of each method; docs/study.md has its
 command.
