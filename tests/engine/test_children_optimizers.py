@@ -19,11 +19,12 @@ from helpers.written_search import (
 )
 
 from wpl_jax.common.settings import SettingError
+from wpl_jax.configs import gaea_nb201_small
 from wpl_jax.engine.complexity import Complexity
-from wpl_jax.engine.optimizers import Children, Sgd
+from wpl_jax.engine.optimizers import OPTIMIZERS, Children, Sgd
 from wpl_jax.engine.separate_momentum import SeparateMomentum
 from wpl_jax.errors import ConfigError
-from wpl_jax.jobs import search_config
+from wpl_jax.jobs import build, search_config
 from wpl_jax.spaces.nasbench201 import NasBench201
 from wpl_jax.strategies.differentiable import Differentiable
 from wpl_jax.supernet import Architecture
@@ -146,6 +147,16 @@ def test_what_is_no_single_child_has_no_rate_or_momentum_of_it(of_children, rela
     search = make_search(strategy=strategy)
     with pytest.raises(SettingError, match="do not depend on the child"):
         dataclasses.replace(search, optimizer=of_children)
+
+
+def test_a_configuration_is_told_which_optimizer_does_not_fit():
+    config = gaea_nb201_small.get_config("digits")
+    momenta = {"learning_rate": 0.1}
+    config.optimizer = build.choice(
+        OPTIMIZERS, "separate_momentum", separate_momentum=momenta
+    )
+    with pytest.raises(ConfigError, match=r"^config\.optimizer is .* do not depend on"):
+        search_config.make_search(config)
 
 
 @pytest.mark.parametrize("wrong", [{"epochs": 0}, {"omega": 0.5}, {"tau": -1.0}])

@@ -59,16 +59,21 @@ PARTIAL = {"channel_parts": 2, "edge_weights": True}
 
 
 class Method(NamedTuple):
-    """Settings of a strategy, and of spaces; by space, what refuses the method."""
+    """Settings of a strategy, of spaces and of the search; by space, what refuses it."""
 
     strategy: str
     settings: dict[str, Any]
     refusals: dict[str, str]
-    spaces: dict[str, dict[str, Any]] = {}  # noqa: RUF012
+    spaces: dict[str, dict[str, Any]]
+    search: dict[str, int]
 
 
 def by_gradients(refusals=NO_MIXTURES, spaces=None, **settings):
-    return Method("differentiable", settings, refusals, spaces or {})
+    return Method("differentiable", settings, refusals, spaces or {}, {})
+
+
+def drawn_by(sampler, refusals, **search):
+    return Method("random", {"sampler": sampler}, refusals, {}, search)
 
 
 GAEA = {"optimizer": "exponentiated_gradient"}
@@ -82,8 +87,9 @@ METHODS = {
     "pc_darts": by_gradients(
         spaces=dict.fromkeys(("darts_cell", "nasbench201"), PARTIAL), warmup=1
     ),
-    "fair": Method("random", {"sampler": "fair"}, UNEQUAL),
-    "classes": Method("random", {"sampler": "classes"}, UNLISTED),
+    # A child for each of the five operations.
+    "fair": drawn_by("fair", UNEQUAL, children=5, children_per_step=5),
+    "classes": drawn_by("classes", UNLISTED),
 }
 
 
@@ -132,8 +138,7 @@ def with_method(space, name):
     method = METHODS[name]
     run = combination(space, method.strategy, "none", **method.settings)
     run.config.space[space].update(method.spaces.get(space, {}))
-    if name == "fair":  # A child for each of the five operations.
-        run.config.search.update({"children": 5, "children_per_step": 5})
+    run.config.search.update(method.search)
     return run
 
 

@@ -179,8 +179,28 @@ class Optimizer(Protocol):
         return self.transform(rate)
 
 
+class Scheduled(Optimizer, Protocol):
+    """An optimizer whose learning rate follows a schedule."""
+
+    learning_rate: float
+    schedule: Schedule
+
+    @property
+    def of_children(self) -> bool:
+        """Whether the schedule depends on them."""
+        return self.schedule.of_children
+
+    def rate(self, epoch: jax.Array) -> jax.Array:
+        """The learning rate in an epoch, ``float32[]``."""
+        return self.schedule.rate(self.learning_rate, epoch)
+
+    def rate_of(self, epoch: jax.Array, children: Children) -> jax.Array:
+        """The learning rate of children in an epoch, ``float32[]``."""
+        return self.schedule.rate_of(self.learning_rate, epoch, children)
+
+
 @dataclasses.dataclass(frozen=True)
-class Sgd(Optimizer):
+class Sgd(Scheduled):
     """Stochastic gradient descent.
 
     Attributes:
@@ -214,19 +234,6 @@ class Sgd(Optimizer):
             return {"nesterov": "momentum is None"}
         return {}
 
-    @property
-    def of_children(self) -> bool:
-        """Whether the schedule depends on them."""
-        return self.schedule.of_children
-
-    def rate(self, epoch: jax.Array) -> jax.Array:
-        """The learning rate in an epoch, ``float32[]``."""
-        return self.schedule.rate(self.learning_rate, epoch)
-
-    def rate_of(self, epoch: jax.Array, children: Children) -> jax.Array:
-        """The learning rate of children in an epoch, ``float32[]``."""
-        return self.schedule.rate_of(self.learning_rate, epoch, children)
-
     def transform(self, rate: Any) -> optax.GradientTransformationExtraArgs:
         """The optimizer under a learning rate, which may be traced."""
         if self.momentum is None:
@@ -241,7 +248,7 @@ class Sgd(Optimizer):
 
 
 @dataclasses.dataclass(frozen=True)
-class OptaxOptimizer(Optimizer):
+class OptaxOptimizer(Scheduled):
     """Any optimizer of optax that takes a learning rate, by the name of its function.
 
     Attributes:
@@ -295,19 +302,6 @@ class OptaxOptimizer(Optimizer):
         optax.tree.map_params(transform, lambda x: shapes.append(x.shape), state)
         if any(shape != params.shape for shape in shapes):
             raise ValueError(f"for parameters {params.shape} it has states {shapes}")
-
-    @property
-    def of_children(self) -> bool:
-        """Whether the schedule depends on them."""
-        return self.schedule.of_children
-
-    def rate(self, epoch: jax.Array) -> jax.Array:
-        """The learning rate in an epoch, ``float32[]``."""
-        return self.schedule.rate(self.learning_rate, epoch)
-
-    def rate_of(self, epoch: jax.Array, children: Children) -> jax.Array:
-        """The learning rate of children in an epoch, ``float32[]``."""
-        return self.schedule.rate_of(self.learning_rate, epoch, children)
 
     def transform(self, rate: Any) -> optax.GradientTransformationExtraArgs:
         """The optimizer under a learning rate, which may be traced."""

@@ -213,9 +213,8 @@ def read(path: str | Path) -> Table:
     file_path = as_path(path, "the path of a table")
     try:
         with file_path.open(newline="", encoding="utf-8-sig") as file:
-            header, *rows = [row for row in csv.reader(file, strict=True) if row] or [
-                []
-            ]
+            lines = [line for line in csv.reader(file, strict=True) if line]
+        header, *rows = lines or [[]]
         if not rows or not {"space", "choice"} <= set(header):
             raise ValueError(f"{len(rows)} rows, columns {', '.join(header)}")
         if len(set(header)) < len(header):

@@ -91,7 +91,7 @@ def make_search(
     with naming(section_of(config, "optimizer"), elsewhere=OF_SEARCH):
         optimizer.check_children(task.space, settings.children_per_step)
     data = opened.put(devices)
-    with naming("search"):
+    with naming("search", elsewhere={"optimizer": ""}):
         search = Search(
             task=task,
             strategy=strategy,
