@@ -25,9 +25,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from wpl_jax.common.settings import check_int, check_part, require
+from wpl_jax.common.settings import check_int, check_part
 from wpl_jax.devices.compiled import compiled
 from wpl_jax.devices.parallel import ONE_DEVICE, Devices
+from wpl_jax.engine.compatibility import check_compatibility
 from wpl_jax.engine.evaluator import Evaluator
 from wpl_jax.engine.forgetting import forgetting
 from wpl_jax.engine.learner import Learner
@@ -97,29 +98,9 @@ class Search:
         check_task(self)
         for name, kind in _PARTS.items():
             check_part(self, name, kind)
-        decisions = self.task.space.decisions
-        of_strategy = getattr(self.strategy, "space", self.task.space).decisions
-        expected = f"one of the task's space, {self.task.space!r}"
-        require(self, "strategy", of_strategy == decisions, expected)
         check_counts(self)
         check_int(self, "average_from", 0, optional=True)
-        self.protection.check_task(self.task)
-        self.strategy.check_children(self.children_per_step)
-        self.optimizer.check_children(self.task.space, self.children_per_step)
-        fits = not (self.optimizer.of_children and self.strategy.differentiable)
-        expected = (
-            "one whose steps do not depend on the child, as this strategy trains "
-            "mixtures, or another child with each batch"
-        )
-        require(self, "optimizer", fits, expected)
-        learns = self.strategy.differentiable or self.strategy.uses_norms
-        needs_more = self.protection.companions or learns
-        fits = not (self.update_rule.one_path and needs_more)
-        expected = (
-            "one for children with companions, or for strategies that learn in each "
-            "step"
-        )
-        require(self, "update_rule", fits, expected)
+        check_compatibility(self)
 
     @property
     def num_judged(self) -> int:

@@ -59,7 +59,7 @@ PARTIAL = {"channel_parts": 2, "edge_weights": True}
 
 
 class Method(NamedTuple):
-    """Settings of a strategy, of spaces and of the search; by space, what refuses it."""
+    """Settings of a strategy, of spaces and of a search; by space, what refuses it."""
 
     strategy: str
     settings: dict[str, Any]
