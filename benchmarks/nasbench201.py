@@ -1,14 +1,15 @@
 """What a step on NAS-Bench-201's space takes: of a child, with gates, of a mixture.
 
 A step is the gradient of the loss on one batch and a step of SGD, inside a loop, as a
-search takes it. A mixture is compared with the sum of its operations. Each of them is
-alone in such a loop, with its gradients, its ReLU and its normalization.
+search takes it. A mixture is compared with the sum of its parts: operations, stem and
+reductions. Each of them is alone in such a loop, with its gradients, its ReLU and its
+normalization.
 
 Expected before measuring, with c channels: an edge of a mixture multiplies each pixel
 with 10 c^2 weights. That of a random child has 2.5 c^2 on average, as one operation in
 four has 9 c^2 and one has c^2. So a mixture takes up to four times a child, and less
 where the stem, the reductions and what is not a product count. Edges from the same node
-share ReLU, neighbours and pooled image, so it takes at most the sum of its operations.
+share ReLU, neighbours and pooled image, so it takes at most the sum of its parts.
 Gates add a sum over an image for each edge, some per cent. The gradient of the weights
 alone leaves out the third of the products that are gradients of kernels. A convolution
 in a loop should take XLA's CPU backend 8 to 30 times as long as a product of patches,
@@ -69,7 +70,9 @@ def _rows(side: int, channels: int, cells: int, batch: int) -> Iterator[dict]:
     for stage in range(STAGES):
         for operation in space.operations:
             shape = (channels * 2**stage, *[side // 2**stage] * 2, batch)
-            calls[f"alone {stage} {operation}"] = _alone(operation, shape)
+            calls[f"alone {stage} {operation}"] = _alone_on_an_edge(operation, shape)
+    for name, block in _alone_between_cells(space, batch).items():
+        calls[f"once {name}"] = block
     kinds = {"mixture": (1, 0), "joint": (1, 1), "weights": (0, 1)}
     if importlib.util.find_spec("torch") is not None:
         from benchmarks import pytorch_nasbench201
@@ -86,11 +89,11 @@ def _rows(side: int, channels: int, cells: int, batch: int) -> Iterator[dict]:
         return [times * sum(of_round) for of_round in zip(*each, strict=True)]
 
     child = total("child", 1 / CHILDREN)
+    each_alone = total("alone", cells * len(EDGES)), total("once", 1)
+    parts = [sum(both) for both in zip(*each_alone, strict=True)]
     pairs = {
-        "mixture / its operations, each alone": (
-            seconds["mixture"],
-            total("alone", cells * len(EDGES)),
-        ),
+        "mixture / its parts, each alone": (seconds["mixture"], parts),
+        "gradient of weights and parameters / the same": (seconds["joint"], parts),
         "mixture / child, mean of random ones": (seconds["mixture"], child),
         "child with gates / child": (total("gates", 1 / CHILDREN), child),
         "mixture, convolutions / products of patches": (
@@ -183,23 +186,50 @@ def _train(space: NasBench201, of_parameters: bool, of_weights: bool, way: str) 
     return train
 
 
-def _alone(operation: str, shape: tuple[int, ...]) -> Callable[[], Any]:
-    """One operation of one edge, with its gradients."""
+def _alone_on_an_edge(operation: str, shape: tuple[int, ...]) -> Callable[[], Any]:
     c, key = shape[0], jax.random.key(0)
-    apply = ON_ONE_EDGE[operation]
     kernels = {
         "conv_1x1": jax.random.normal(key, (c, c)),
         "conv_3x3": jax.random.normal(key, (9 * c, c)),
     }
-    x, gradient = jax.random.normal(key, (2, *shape))
+    return _alone(functools.partial(ON_ONE_EDGE[operation], NO_AXIS), shape, kernels)
+
+
+def _alone_between_cells(
+    space: NasBench201, batch: int
+) -> dict[str, Callable[[], Any]]:
+    """The stem and the reductions."""
+    parameters, (side, _, colours) = space.init(jax.random.key(0)), space.image_shape
+    found = {}
+    for stage in range(STAGES):
+        name, block = f"reduction_{stage}", operations.reduce
+        shape = (space.channels * 2 ** (stage - 1), *[side // 2 ** (stage - 1)] * 2)
+        if stage == 0:
+            name, block, shape = "stem", operations.convolve, (colours, side, side)
+
+        def apply(x, child, given, block=block):
+            return block(x, child, given, NO_AXIS)
+
+        found[name] = _alone(apply, (*shape, batch), parameters[name])
+    return found
+
+
+def _alone(
+    apply: Callable[..., Any], shape: tuple[int, ...], parameters: Any
+) -> Callable[[], Any]:
+    """A part of the network with its gradients."""
+    x = jax.random.normal(jax.random.key(0), shape)
+    gradient = jax.random.normal(
+        jax.random.key(1), jax.eval_shape(apply, x, parameters, None)[0].shape
+    )
 
     @jax.jit
-    def run(x, kernels, gradient):
+    def run(x, parameters, gradient):
         def step(both, _):
-            _, backward = jax.vjp(lambda *a: apply(NO_AXIS, *a, None)[0], *both)
+            _, backward = jax.vjp(lambda *a: apply(*a, None)[0], *both)
             slopes = backward(gradient)
             return jax.tree.map(lambda a, s: a - RATE * s, both, slopes), None
 
-        return jax.lax.scan(step, (x, kernels), length=STEPS)[0]
+        return jax.lax.scan(step, (x, parameters), length=STEPS)[0]
 
-    return lambda: run(x, kernels, gradient)
+    return lambda: run(x, parameters, gradient)

@@ -2,7 +2,6 @@
 
 import fnmatch
 import gc
-import itertools
 import os
 
 import pytest
@@ -20,22 +19,26 @@ os.environ["XLA_FLAGS"] = " ".join(
 # often: with these thresholds the tests take 7 % less time.
 gc.set_threshold(100_000, 50, 100)
 
-_FILES_AT_ONCE = 30
-_files = itertools.count(1)
-
 
 @pytest.fixture(scope="module", autouse=True)
-def _few_programs():
-    """Forgets compiled programs after so many files.
-
-    Each holds some of the memory mappings that a process may have (65,530), and XLA
-    ends the process when there are no more.
-    """
-    import jax
-
+def _few_programs_of_files():
+    """Forgets compiled programs between files, before they are too many."""
     yield
-    if next(_files) % _FILES_AT_ONCE == 0:
-        jax.clear_caches()
+    _forget_programs()
+
+
+@pytest.fixture(autouse=True)
+def _few_programs_of_slow_tests(request):
+    """The same after each slow test, of which some compile thousands of functions."""
+    yield
+    if "slow" in request.keywords:
+        _forget_programs()
+
+
+def _forget_programs():
+    from wpl_jax.devices.program_memory import forget_programs
+
+    forget_programs()
 
 
 @pytest.hookimpl(tryfirst=True)

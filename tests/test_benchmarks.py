@@ -49,7 +49,7 @@ def test_a_step_on_nasbench201(monkeypatch):
         monkeypatch.setattr(nasbench201, name, value)
     rows = list(nasbench201.rows())
     assert_figures(rows)
-    expected = 6 + 3 * (importlib.util.find_spec("torch") is not None)
+    expected = 7 + 3 * (importlib.util.find_spec("torch") is not None)
     assert len({row["figure"] for row in rows}) == expected
     assert all(row["seconds"] > 0 for row in rows)
 

@@ -8,7 +8,9 @@ from helpers import tiny, toy
 from helpers.tiny_search import RUNS, assert_same
 
 from wpl_jax.errors import UserError
+from wpl_jax.jobs import arms
 from wpl_jax.jobs import registry as jobs
+from wpl_jax.jobs.expand import expand
 from wpl_jax.jobs.modes import run as run_mode
 from wpl_jax.reports import search_report
 from wpl_jax.runs.machine import Machine
@@ -218,3 +220,13 @@ def test_flags_that_a_mode_does_not_read_are_refused(
     with pytest.raises(UserError, match=said):
         jobs.run(get_config(), tmp_path / "run", mode, machine)
     assert not (tmp_path / "run").exists()
+
+
+def test_before_the_turn_of_a_search_programs_are_counted(monkeypatch, tmp_path):
+    counted = []
+    monkeypatch.setattr(arms, "forget_programs", lambda: counted.append(True))
+    each = expand(get_config())[0]
+    with arms.turn_of(each, tmp_path):
+        assert counted
+        with pytest.raises(UserError, match="at work"), arms.turn_of(each, tmp_path):
+            pass

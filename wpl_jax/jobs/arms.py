@@ -1,7 +1,8 @@
 """The arms of a configuration, and what their searches share."""
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -9,6 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from wpl_jax.devices import choice
+from wpl_jax.devices.program_memory import forget_programs
 from wpl_jax.engine.state import State
 from wpl_jax.errors import UserError
 from wpl_jax.jobs import memory
@@ -20,7 +22,7 @@ from wpl_jax.jobs.search_config import make_search
 from wpl_jax.runs import fingerprint
 from wpl_jax.runs.machine import Machine
 from wpl_jax.runs.resumable import newest
-from wpl_jax.runs.run_directory import claim_data
+from wpl_jax.runs.run_directory import claim, claim_data
 from wpl_jax.search import Search
 from wpl_jax.tasks import Data, DataCache
 
@@ -111,6 +113,18 @@ def fingerprints(runs: list[Run], data: Mapping[str, Data]) -> dict[str, str]:
 
 def _as_text(settings: ConfigDict) -> str:
     return json.dumps(settings.to_dict(), sort_keys=True)
+
+
+@contextlib.contextmanager
+def turn_of(each: Run, workdir: Path) -> Iterator[None]:
+    """Claims the folder of a search, which is the next one of the run.
+
+    Raises:
+      UserError: As :func:`wpl_jax.runs.run_directory.claim` has it.
+    """
+    forget_programs()
+    with claim(each.folder(workdir)):
+        yield
 
 
 def restore(search: Search, each: Run, folder: Path) -> State:

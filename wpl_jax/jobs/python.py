@@ -15,6 +15,7 @@ from wpl_jax.common.paths import optional_path
 from wpl_jax.common.plain import text_of
 from wpl_jax.common.settings import MOST_SEED, check_int, check_number
 from wpl_jax.devices.choice import check as check_devices
+from wpl_jax.devices.program_memory import forget_programs
 from wpl_jax.engine.plan import (
     Plan,
     check_train_batches,
@@ -126,6 +127,7 @@ def run(
     guess = search.task.guess(data)
     start = start_of(search.task, dataset, data, start_from, folder)
     start.check()
+    forget_programs()
 
     def advance(job: Job) -> None:
         advance_all(job, search, plan, data, guess, _TITLE, max_bad_steps)

@@ -13,6 +13,7 @@ from wpl_jax.common.plain import text_of
 from wpl_jax.common.settings import MOST_INT, SettingError
 from wpl_jax.devices.choice import check as check_devices
 from wpl_jax.devices.parallel import ONE_DEVICE, Devices
+from wpl_jax.devices.program_memory import forget_programs
 from wpl_jax.engine.optimizers import Optimizer
 from wpl_jax.engine.plan import COUNTED
 from wpl_jax.errors import UserError
@@ -106,6 +107,7 @@ def retrain(
             folder = given
         start = start_of(task, dataset, data, start_from, folder)
         start.check()
+        forget_programs()
         about |= start.about()
         write = keep_in(folder, task.space, predictor) if given is not None else None
 

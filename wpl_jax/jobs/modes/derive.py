@@ -6,13 +6,13 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from wpl_jax.jobs import memory
-from wpl_jax.jobs.arms import check_devices, claim_searches, restore
+from wpl_jax.jobs.arms import check_devices, claim_searches, restore, turn_of
 from wpl_jax.jobs.expand import Run, expand, runs_of_share
 from wpl_jax.jobs.results import write_results
 from wpl_jax.jobs.search_config import make_plan
 from wpl_jax.reports.searched import RESULTS_FILE
 from wpl_jax.runs.machine import Machine, Requests
-from wpl_jax.runs.run_directory import claim, open_run
+from wpl_jax.runs.run_directory import open_run
 from wpl_jax.search import Search
 from wpl_jax.tasks import Data, DataCache
 
@@ -30,7 +30,7 @@ def derive(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> N
         needs = [memory.of_search(*found[:2]) for found in searches.values()]
         check_devices(needs, machine)
         for each in runs:
-            with claim(each.folder(workdir)):
+            with turn_of(each, workdir):
                 _derive(each, workdir, *searches[each.arm][:2], requests)
 
 

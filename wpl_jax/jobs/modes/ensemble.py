@@ -11,12 +11,12 @@ from wpl_jax.devices import processes
 from wpl_jax.evaluation import ensemble as ensembles
 from wpl_jax.evaluation.ensemble import Ensemble, EnsembleSettings
 from wpl_jax.jobs import memory
-from wpl_jax.jobs.arms import check_devices, claim_searches, restore
+from wpl_jax.jobs.arms import check_devices, claim_searches, restore, turn_of
 from wpl_jax.jobs.build import build
 from wpl_jax.jobs.expand import Run, expand, runs_of_share
 from wpl_jax.jobs.modes.report import Done, check_finished, finish
 from wpl_jax.runs.machine import Machine
-from wpl_jax.runs.run_directory import claim, open_run
+from wpl_jax.runs.run_directory import open_run
 from wpl_jax.search import Search
 from wpl_jax.supernet import Architecture
 from wpl_jax.tasks import Data, DataCache
@@ -41,7 +41,7 @@ def ensemble(config: ConfigDict, workdir: Path, machine: Machine = Machine()) ->
         searches = claim_searches(every, runs, workdir, cache, machine)
         check_devices([memory.of_search(*f[:2]) for f in searches.values()], machine)
         for each in runs:
-            with claim(each.folder(workdir)):
+            with turn_of(each, workdir):
                 _of_search(settings, each, workdir, *searches[each.arm][:2])
         finish(config, workdir, cache, machine, _EVALUATED)
 

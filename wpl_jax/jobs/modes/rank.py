@@ -8,12 +8,12 @@ from ml_collections import ConfigDict
 from wpl_jax.evaluation.rank_disorder import RANKED, UntrainedError
 from wpl_jax.evaluation.rank_files import is_ranked
 from wpl_jax.jobs import memory, ranking
-from wpl_jax.jobs.arms import check_devices, claim_searches, restore
+from wpl_jax.jobs.arms import check_devices, claim_searches, restore, turn_of
 from wpl_jax.jobs.expand import expand, runs_of_share
 from wpl_jax.jobs.modes.report import Done, check_finished, finish
 from wpl_jax.reports.searched import REMEDY
 from wpl_jax.runs.machine import Machine
-from wpl_jax.runs.run_directory import claim, open_run
+from wpl_jax.runs.run_directory import open_run
 from wpl_jax.tasks import DataCache
 from wpl_jax.tasks.guessing import Model, lowest, print_remark
 
@@ -56,7 +56,7 @@ def rank(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> Non
             settings.truth.of(space, choices, train and train.run)
         for each in runs:
             folder, (search, data, _) = each.folder(workdir), searches[each.arm]
-            with claim(folder):
+            with turn_of(each, workdir):
                 params = search.weights(restore(search, each, folder))
                 scores = ranking.score(
                     *(settings, search, params, data, choices, folder),

@@ -12,7 +12,13 @@ from wpl_jax.errors import ConfigError
 from wpl_jax.evaluation import retrain
 from wpl_jax.evaluation.rank_disorder import Ranking
 from wpl_jax.jobs import baselines, latency, memory, ranking
-from wpl_jax.jobs.arms import RETRAINING, check_devices, fingerprints, of_each_arm
+from wpl_jax.jobs.arms import (
+    RETRAINING,
+    check_devices,
+    fingerprints,
+    of_each_arm,
+    turn_of,
+)
 from wpl_jax.jobs.expand import Run, expand, runs_of_share
 from wpl_jax.jobs.modes.report import finish, read_search
 from wpl_jax.jobs.results import (
@@ -100,11 +106,11 @@ def run(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> None
             return
         for number, each in enumerate(runs, 1):
             title = f"[{number}/{len(runs)}] {each.title}"
-            with claim(each.folder(workdir)):
+            with turn_of(each, workdir):
                 arms[each.arm].run(each, workdir, title, requests)
         for number, each in enumerate(runs, 1):
             title = f"[{number}/{len(runs)}] {each.title}"
-            with claim(each.folder(workdir)):
+            with turn_of(each, workdir):
                 arms[each.arm].train_baselines(each, workdir, title, requests)
         finish(config, workdir, cache, machine)
 
