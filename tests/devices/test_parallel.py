@@ -156,10 +156,16 @@ def test_the_first_devices_values_go_to_all(count):
         axis = Axis(count)
         mine = axis.shard(jnp.arange(8.0))[0]  # Other numbers on other devices.
         tree = {"x": x + mine, "n": jnp.int32(mine), "b": mine == 0}
-        return axis.all_gather(jax.tree.map(lambda y: y[None], axis.first(tree)))
+        tree["key"] = jax.random.key(jnp.int32(mine), impl="rbg")
+        first = axis.first(tree)
+        assert jax.random.key_impl(first["key"]) == "rbg"
+        first["key"] = jax.random.key_data(first["key"])
+        return axis.all_gather(jax.tree.map(lambda y: y[None], first))
 
     found = on(count, drifted, np.float32(0.3))
     np.testing.assert_array_equal(found["x"], np.full(count, np.float32(0.3)))
     np.testing.assert_array_equal(found["n"], np.zeros(count))
     assert found["b"].dtype == bool
     assert np.all(found["b"])
+    key = jax.random.key_data(jax.random.key(0, impl="rbg"))
+    np.testing.assert_array_equal(found["key"], np.tile(key, (count, 1)))

@@ -215,6 +215,7 @@ def test_any_optimizer_of_optax_has_the_learning_rate_as_data():
         ({"function": "adafactor"}, r"for parameters \(2, 3\) it has states \[\(1,\)"),
         ({"function": "novograd"}, "states like the parameters"),
         ({"function": "sm3"}, "states like the parameters"),
+        ({"function": "noisy_sgd", "options": {"key": 0}}, "has a PRNG key"),
         ({"options": {"beta": 0.9}}, r"options is \{'beta': 0.9\}, expected .*'b1'"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0, expected a number above 0"),
     ],

@@ -422,3 +422,20 @@ class Unlimited(Strategy):
 
     def propose(self, state, key):
         return Architecture(self.space.sample(key))
+
+
+def test_later_draws_have_keys_that_the_first_one_does_not_split():
+    tight = limits(float(costs_of_every()["multiply_adds"].min()), draws=3)
+    key, seen = jax.random.key(5), []
+
+    def draw(own):
+        jax.debug.callback(
+            lambda k: seen.append(tuple(k.tolist())), jax.random.key_data(own)
+        )
+        return SPACE.sample(own)
+
+    tight.keep(draw, key)
+    jax.effects_barrier()
+    subkeys = jax.random.key_data(jax.random.split(key, 20))
+    assert len(seen) == len(set(seen)) == 3
+    assert not set(seen) & {tuple(k) for k in subkeys.tolist()}

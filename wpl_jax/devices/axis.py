@@ -59,11 +59,14 @@ class Axis:
         return jax.tree.map(lambda x: jax.lax.all_gather(x, NAME, tiled=True), tree)
 
     def first(self, tree: Any) -> Any:
-        """What the first device has, on all."""
+        """What the first device has, on all; PRNG keys too."""
         if self.size == 1:
             return tree
 
         def of_first(x):
+            if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+                data = of_first(jax.random.key_data(x))
+                return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
             mine = jnp.where(self._index() == 0, x, jnp.zeros_like(x))
             return jax.lax.psum(mine, NAME).astype(x.dtype)
 

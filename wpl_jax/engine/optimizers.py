@@ -18,6 +18,7 @@ from wpl_jax.common.settings import (
     chosen,
     require,
 )
+from wpl_jax.common.trees import is_key
 from wpl_jax.supernet import Architecture, Space
 
 
@@ -298,6 +299,10 @@ class OptaxOptimizer(Scheduled):
             return transform.update(params, transform.init(params), params)
 
         _, state = jax.eval_shape(step, params)
+        if any(is_key(x) for x in jax.tree.leaves(state)):
+            raise ValueError(
+                "its state has a PRNG key, the same for all seeds of a search"
+            )
         shapes: list[Any] = []
         optax.tree.map_params(transform, lambda x: shapes.append(x.shape), state)
         if any(shape != params.shape for shape in shapes):

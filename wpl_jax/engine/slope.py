@@ -19,6 +19,8 @@ from wpl_jax.tasks.task import Task
 
 # Norm of the step to each side in the central difference, as in the paper.
 _STEP = 0.01
+# Numbers that a key is not split into, so that no other draw has the same key.
+_OF_NOISE, _OF_BATCH = 2**31 - 2, 2**31 - 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,10 +60,10 @@ class Slope:
           of: The architecture, a function of ``theta``.
           theta: Where the gradient is taken, a tree of floats.
           split: ``"train"`` for the batch that the shared weights are trained on next,
-            with the same noise; ``"valid"`` for a validation batch. The latter has no
-            carry from a batch before.
+            with the same noise; ``"valid"`` for a validation batch, with noise of its
+            own and no carry from a batch before.
           own_batch: Whether ``"train"`` is another training batch, drawn at random from
-            those of the next pass over the data.
+            those of the next pass over the data, with noise of its own.
           unrolled: Whether the loss is that after the next step of the parameters,
             which depends on ``theta`` as well.
 
@@ -86,10 +88,11 @@ class Slope:
         carry, (data, number, key, axis) = self.carry, self.batch
         if own_batch:
             batches = self.task.num_batches(data, split)
-            key_of_batch = jax.random.fold_in(key, 1)
+            key_of_batch = jax.random.fold_in(key, _OF_BATCH)
             number += 1 + jax.random.randint(key_of_batch, (), 0, batches)
         if own_batch or split != "train":
             carry = axis.shard(self.task.init_carry())
+            key = jax.random.fold_in(key, _OF_NOISE)
 
         def loss(params, theta):
             found, _ = self.task.train_loss(

@@ -19,6 +19,8 @@ from wpl_jax.errors import for_caller
 from wpl_jax.spaces.costs import LATENCY, UNITS, Costs
 from wpl_jax.supernet import Architecture, Space, is_choice, num_choices
 
+# Of a key, a number that no draw splits it into.
+_OF_OTHERS = 2**31 - 1
 _SAMPLES = 2000  # random architectures that tell how tight limits are
 
 
@@ -112,16 +114,18 @@ class Limits:
         if self.costs is None:
             return choice
 
+        of_draws, of_order = jax.random.split(jax.random.fold_in(key, _OF_OTHERS))
+
         def is_left(state):
             number, choice = state
             return (number < self.draws) & ~self.allows(choice)
 
         def again(state):
             number, _ = state
-            return number + 1, draw(jax.random.fold_in(key, number))
+            return number + 1, draw(jax.random.fold_in(of_draws, number))
 
         _, choice = jax.lax.while_loop(is_left, again, (jnp.int32(1), choice))
-        order = jax.random.permutation(jax.random.fold_in(key, 0), len(self.known))
+        order = jax.random.permutation(of_order, len(self.known))
         known = jnp.asarray(self.known, jnp.int32)
 
         def is_beyond(state):
