@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from helpers.tiny import small_files
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 from PIL import Image
 
 from wpl_jax.errors import UserError
-from wpl_jax.reports.drawing import animate, draw, size, to_dot
+from wpl_jax.reports.drawing import animate, colors_of, draw, size, to_dot
 from wpl_jax.reports.layers import layers
 from wpl_jax.reports.page import new_figure
 from wpl_jax.spaces.recurrent_cell import RecurrentCell
@@ -224,6 +225,18 @@ def test_equal_operations_have_one_color(ax):
         by_operation.setdefault(label.split()[1], set()).add(colors[label])
     assert all(len(found) == 1 for found in by_operation.values())
     assert len(set.union(*by_operation.values())) == len(by_operation) > 1
+
+
+def test_pictures_beside_each_other_share_colors(ax):
+    few = Graph({"x": "x", "a": "1 tanh", "y": "y"}, (("x", "a", ""), ("a", "y", "")))
+    more = few._replace(nodes={**few.nodes, "a": "2 relu"})
+    colors = colors_of([few, more])
+    assert colors.keys() == {"relu", "tanh"}
+    for graph, name in ((few, "tanh"), (more, "relu")):
+        draw(graph, ax, colors)
+        (box,) = (t.get_bbox_patch() for t in ax.texts if name in t.get_text())
+        assert box.get_edgecolor() == to_rgba(colors[name])
+    assert colors["relu"] != colors["tanh"]
 
 
 def test_edges_may_have_labels(ax):

@@ -36,12 +36,15 @@ def searched(arm, seed, test=None, space=REGISTERED, baselines=None):
 
 
 def shown(arms, flags=(), config=None, tmp_path=None):
-    """Paragraphs and commands of the section."""
+    """Paragraphs and commands of the section, which a shell reads as one line."""
     workdir = tmp_path
     page = Page("", workdir)
     report = Report(workdir, config or {}, arms, "", None, flags=flags)
     summary.SECTION.show(page, report)
     text = html.unescape("\n".join(page._parts))
+    commands = re.findall(r"^wpl-jax .*", text, re.M)
+    assert all(len(x) <= 88 or x.endswith("\\") for x in commands)
+    text = re.sub(r" \\\n *", " ", text)
     return re.findall(r"<p>(.*?)</p>", text), re.findall(
         r"^wpl-jax [^<\n]*", text, re.M
     )

@@ -3,7 +3,7 @@
 import io
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -105,21 +105,38 @@ class _Edge(FancyArrowPatch):
         super().draw(renderer)
 
 
-def _colors(graph: Graph) -> dict[str, str]:
-    """A color for each operation, by the nodes; inputs, outputs and sums have none."""
+def colors_of(graphs: Iterable[Graph]) -> dict[str, str]:
+    """A color for each operation of some graphs, by its name.
+
+    Inputs, outputs and sums have none.
+    """
+    names = {name for graph in graphs for name in _operations(graph).values()}
+    return dict(zip(sorted(names), itertools.cycle(COLORS)))
+
+
+def _operations(graph: Graph) -> dict[str, str]:
+    """The operations of a graph, by the names of their nodes."""
     ends = {a for a, _, _ in graph.edges} & {b for _, b, _ in graph.edges}
-    operations = {
+    return {
         name: re.sub(r"^\d+\s+", "", label)  # A number says which node it is.
         for name, label in graph.nodes.items()
         if name in ends and not label.startswith("+")
     }
-    by_name = dict(zip(sorted(set(operations.values())), itertools.cycle(COLORS)))
-    return {name: by_name[operation] for name, operation in operations.items()}
 
 
-def draw(graph: Graph, ax: Axes) -> None:
-    """Draws the graph with matplotlib alone, equal operations in one color."""
-    found, colors = layers(graph), _colors(graph)
+def draw(graph: Graph, ax: Axes, colors: Mapping[str, str] | None = None) -> None:
+    """Draws the graph with matplotlib alone, equal operations in one color.
+
+    Args:
+      graph: The graph.
+      ax: Where it is drawn; what was there is removed.
+      colors: Of its operations, as :func:`colors_of` has them for several pictures that
+        are to have the same; None for those of this graph alone.
+    """
+    by_operation = colors_of([graph]) if colors is None else colors
+    operations = _operations(graph)
+    found = layers(graph)
+    colors = {name: by_operation[each] for name, each in operations.items()}
     ax.clear()
     ax.axis("off")
     nodes = {}
@@ -155,15 +172,28 @@ def _pale(color: str) -> tuple[float, ...]:
     return tuple(0.82 + 0.18 * part for part in to_rgb(color))
 
 
-def animate(graphs: Sequence[Graph], titles: Sequence[str], path: Path) -> None:
-    """Writes a GIF that shows one graph after the other."""
+def animate(
+    graphs: Sequence[Graph],
+    titles: Sequence[str],
+    path: Path,
+    colors: Mapping[str, str] | None = None,
+) -> None:
+    """Writes a GIF that shows one graph after the other.
+
+    Args:
+      graphs: One for each frame.
+      titles: Above them.
+      path: Of the file.
+      colors: As in :func:`draw`; None for those of all these graphs.
+    """
+    colors = colors_of(graphs) if colors is None else colors
     sizes = [size(graph) for graph in graphs]
     figure = new_figure(max(w for w, _ in sizes), max(h for _, h in sizes) + 0.4)
     ax = figure.subplots()
 
     frames = []
     for graph, title in zip(graphs, titles, strict=True):
-        draw(graph, ax)
+        draw(graph, ax, colors)
         ax.set_title(title)
         drawn = io.BytesIO()
         save(figure, drawn, format="png", dpi=80)

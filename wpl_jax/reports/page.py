@@ -2,6 +2,7 @@
 
 import html
 import io
+import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -91,6 +92,15 @@ class Page:
     def code(self, text: str) -> None:
         """Adds a block of preformatted text."""
         self._parts.append(f"<pre>{_escaped(text)}</pre>")
+
+    def configuration(self, config: Any) -> None:
+        """Adds a section with a configuration, which a click unfolds."""
+        text = json.dumps(config, indent=1, sort_keys=True)
+        self.heading("Configuration")
+        count = f"{text.count(chr(10)) + 1:,} lines"
+        self._parts.append(f"<details><summary>{count}</summary>")
+        self.code(text)
+        self._parts.append("</details>")
 
     def raw(self, markup: str) -> None:
         """Adds HTML as it is; what is in it from outside has to be escaped."""

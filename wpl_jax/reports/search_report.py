@@ -1,6 +1,5 @@
 """The report of searches: how much was forgotten, under which penalty."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -110,6 +109,5 @@ def write(
     page = Page("A search with shared weights", workdir)
     for section in SECTIONS:
         section.show(page, report)
-    page.heading("Configuration")
-    page.code(json.dumps(config, indent=1, sort_keys=True))
+    page.configuration(config)
     page.write(workdir / REPORT_FILE)

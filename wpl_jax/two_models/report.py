@@ -1,6 +1,5 @@
 """The report of the two-model experiment: its figures, tables and their text."""
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,8 +46,7 @@ def write(workdir: Path, config: dict[str, Any], arms: Sequence[Arm]) -> None:
     _stops(page, outcomes, config)
     _sharing(page, outcomes, config)
     _calibration(page, outcomes, config)
-    page.heading("Configuration")
-    page.code(json.dumps(config, indent=1, sort_keys=True))
+    page.configuration(config)
     page.write(workdir / REPORT_FILE)
 
 

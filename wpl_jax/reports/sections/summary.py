@@ -15,6 +15,7 @@ from wpl_jax.spaces.costs import UNITS, Costs
 from wpl_jax.tasks.guessing import read_guess
 
 _MOST_COMPARED = 3  # others in the first sentence; tables have all
+_MOST_WIDE = 88  # characters of a command on one line
 _EPOCHS = 100  # of a retraining, if the configuration has none
 _UNITS = ((3600, "hours"), (60, "minutes"), (1, "seconds"))
 
@@ -203,7 +204,10 @@ def _best(seeds: Sequence[Searched]) -> Searched:
 
 
 def _line(words: Sequence[str]) -> str:
-    return shlex.join(["wpl-jax", *words])
+    """A command, on several lines where it is long."""
+    flags = [shlex.join(["wpl-jax", *words[:1]]), *map(shlex.quote, words[1:])]
+    line = " ".join(flags)
+    return line if len(line) <= _MOST_WIDE else " \\\n    ".join(flags)
 
 
 SECTION = Section(_show)
