@@ -54,6 +54,7 @@ def test_it_has_all_children_with_their_architectures(tmp_path):
     assert data["arms"][0]["decisions"] == [
         [f"layer_{i}", ["relu", "tanh"]] for i in range(2)
     ]
+    assert data["unit"] == "nats"
     rows = [row for seeds in arms.values() for one in seeds for row in one.metrics]
     for i, name in enumerate(("err1", "err2")):
         expected = np.array([x for row in rows for x in row[f"children/{name}"]], float)

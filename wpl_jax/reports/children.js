@@ -64,6 +64,12 @@
       context.beginPath(); context.moveTo(margin.left, toY(t)); context.lineTo(width - margin.right, toY(t)); context.stroke();
       context.fillText(String(t), margin.left - 6, toY(t) + 4);
     }
+    context.save();
+    context.translate(14, (margin.top + height - margin.bottom) / 2);
+    context.rotate(-Math.PI / 2);
+    context.textAlign = "center";
+    context.fillText(`${data.measures[measure]}, ${data.unit}`, 0, 0);
+    context.restore();
     const size = points.length > 5000 ? 2 : points.length > 500 ? 3 : 4;
     context.globalAlpha = points.length > 2000 ? 0.5 : 0.75;
     let drawn = 0;

@@ -63,7 +63,12 @@ def points_of(report: Report) -> dict[str, Any]:
         arms.append({"name": arm, "color": color, "decisions": decisions})
         for one in seeds:
             points += [{"arm": number, **p} for p in _points(one)[::step]]
-    return {"arms": arms, "measures": _MEASURES, "points": points}
+    return {
+        "arms": arms,
+        "measures": _MEASURES,
+        "unit": report.loss_name,
+        "points": points,
+    }
 
 
 def _points(one: Searched) -> list[dict[str, Any]]:
