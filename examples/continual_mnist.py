@@ -276,7 +276,7 @@ def learn(
         return state, after
 
     params = jax.tree.map(jnp.asarray, params)
-    state = params, optax.tree.set(tx.init(params), alpha=alpha)
+    state = params, wpl_jax.set_alpha(tx.init(params), alpha)
     (params, _), after = jax.lax.scan(one_task, state, (tasks.train, places))
     return after, params
 

@@ -351,7 +351,7 @@ def fine_tune(
     start = np.array([_loss_of(graph, params, rest, text) for text in judged])
 
     def run(method, alpha, opt_state, sequences):
-        opt_state = optax.tree.set(opt_state, alpha=jnp.float32(alpha))
+        opt_state = wpl_jax.set_alpha(opt_state, alpha)
         _, found = fit(tx, graph, (params, opt_state), rest, sequences, judged)
         losses = np.concatenate([start[None], np.asarray(found, np.float64)])
         return Run(trained, method, alpha, seed, losses)

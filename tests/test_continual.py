@@ -15,6 +15,7 @@ from helpers.raising import assert_says
 
 import wpl_jax
 from wpl_jax.common.trees import without_keys
+from wpl_jax.curvature.captured import Same, captured
 
 RNG = np.random.default_rng(0)
 X = jnp.asarray(RNG.normal(size=(12, 3)), jnp.float32)
@@ -83,9 +84,9 @@ def test_alpha_of_a_state_can_be_set_and_mapped_over():
     tx = wpl_jax.with_plasticity(optax.sgd, alpha=ALPHA, learning_rate=RATE)
     state = consolidated(tx)
     alphas = jnp.array([0.0, 1.0, 50.0])
-    found = jax.jit(
-        jax.vmap(lambda alpha: run(tx, optax.tree.set(state, alpha=alpha)))
-    )(alphas)
+    found = jax.jit(jax.vmap(lambda alpha: run(tx, wpl_jax.set_alpha(state, alpha))))(
+        alphas
+    )
     for i, alpha in enumerate(alphas):
         tx = by_hand("proximal", optax.sgd(RATE), float(alpha))
         want = run(tx, consolidated(tx))
@@ -105,7 +106,7 @@ def test_alpha_set_in_a_running_loop_compiles_nothing(step, caplog):
 
     def loop(params, state, alphas):
         for alpha in alphas:
-            state = optax.tree.set(state, alpha=jnp.float32(alpha))
+            state = wpl_jax.set_alpha(state, alpha)
             params, state = update(params, state)
         return params, state
 
@@ -133,7 +134,7 @@ def test_alpha_of_an_nnx_optimizer_is_set_in_place(caplog):
 
     def loop(alphas):
         for alpha in alphas:
-            optimizer.opt_state.hyperparams["alpha"][...] = alpha
+            wpl_jax.set_alpha(optimizer.opt_state, alpha)
             update(model, optimizer)
 
     before = jax.tree.structure(nnx.state(optimizer))
@@ -144,6 +145,52 @@ def test_alpha_of_an_nnx_optimizer_is_set_in_place(caplog):
     found = nnx.state(optimizer)["opt_state"]["hyperparams"]["alpha"][...]
     assert found == 300.0
     assert found.dtype == jnp.float32
+
+
+def test_setting_alpha_leaves_parameters_of_that_name_alone():
+    params = {"alpha": jnp.arange(2.0), "block": {"alpha": {"w": jnp.ones(3)}}}
+    tx = optax.MultiSteps(
+        wpl_jax.with_plasticity(optax.adam, alpha=1, learning_rate=1), 2
+    )
+    state = wpl_jax.consolidate(tx.init(params), params, params)
+    found = wpl_jax.set_alpha(state, 0.5)
+    assert optax.tree.get(found, "hyperparams")["alpha"] == 0.5
+    (was,), (now,) = map(wpl_jax.plasticity_states, (state, found))
+    assert_close(now.anchor, was.anchor)
+    assert_close(now.fisher, was.fisher)
+    assert jax.tree.structure(found) == jax.tree.structure(state)
+    # An integer has become a float, so nothing compiles again.
+    assert jax.tree.map(jnp.result_type, found) == jax.tree.map(jnp.result_type, state)
+
+
+def test_an_integer_alpha_of_an_nnx_optimizer_takes_fractions():
+    tx = wpl_jax.with_plasticity(optax.sgd, alpha=0, learning_rate=1)
+    model = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    assert wpl_jax.set_alpha(optimizer.opt_state, 0.5) is not None
+    hyperparams = optimizer.opt_state.hyperparams
+    assert hyperparams["alpha"][...] == 0.5
+    assert hyperparams["learning_rate"].dtype == jnp.float32
+
+
+def test_alpha_that_cannot_be_set_is_named():
+    scheduled = wpl_jax.with_plasticity(
+        optax.sgd, alpha=lambda count: 1.0, learning_rate=0.1
+    )
+    plain = optax.chain(optax.sgd(0.1), wpl_jax.proximal_weight_plasticity(1.0, 0.1))
+    other = optax.inject_hyperparams(lambda alpha: optax.scale(alpha))(alpha=2.0)
+    for tx, words in (
+        (scheduled, ["follows a schedule"]),
+        (plain, ["no alpha that can be set", "with_plasticity"]),
+        (other, ["no alpha that can be set"]),
+    ):
+        state = tx.init(PARAMS)
+        assert_says(lambda state=state: wpl_jax.set_alpha(state, 1.0), words)
+    state = wpl_jax.with_plasticity(optax.sgd, alpha=1.0, learning_rate=0.1)
+    state = state.init(PARAMS)
+    for wrong in (-1.0, np.nan, "1", jnp.float32(-1)):
+        call = functools.partial(wpl_jax.set_alpha, state, wrong)
+        assert_says(call, ["alpha"])
 
 
 def test_schedules_are_those_of_both():
@@ -338,10 +385,15 @@ def test_a_model_of_nnx_in_evaluation_mode():
 ACCURACIES = {0.1: (0.5, 0.9), 1.0: (0.86, 0.7), 10.0: (0.87, 0.8), 100.0: (0.9, 0.2)}
 
 
+# Grids that end where the rule is tried.
+ANY_END = pytest.mark.filterwarnings("ignore:.*(alpha was chosen|No alpha):UserWarning")
+
+
 @pytest.mark.parametrize(
     ("keep", "alpha", "within"),
     [(0.0, 0.1, True), (0.95, 10.0, True), (0.99, 100.0, True), (1.0, 100.0, True)],
 )
+@ANY_END
 def test_alpha_keeps_enough_at_the_least_cost(keep, alpha, within):
     found = wpl_jax.calibrate(ACCURACIES.get, 0.9, keep=keep, alphas=list(ACCURACIES))
     assert found.alpha == alpha
@@ -350,11 +402,13 @@ def test_alpha_keeps_enough_at_the_least_cost(keep, alpha, within):
     np.testing.assert_allclose(found.new, [0.9, 0.7, 0.8, 0.2])
 
 
+@ANY_END
 def test_where_no_alpha_keeps_enough_it_is_the_one_that_keeps_most():
     found = wpl_jax.calibrate(ACCURACIES.get, 0.95, keep=1.0, alphas=[0.1, 10.0, 1.0])
     assert (found.alpha, found.within) == (10.0, False)
 
 
+@ANY_END
 def test_seeds_are_averaged_and_what_diverged_is_not_chosen():
     of_seeds = {
         1.0: (jnp.array([0.8, 1.0]), np.array([0.5, 0.7])),
@@ -389,6 +443,7 @@ def brute_force(values, before, keep, lower):
     return best, bool(fits)
 
 
+@ANY_END
 @pytest.mark.parametrize("lower", [False, True])
 def test_accuracies_and_losses_are_chosen_from_as_the_rule_says(lower):
     rng = np.random.default_rng(0)
@@ -405,6 +460,7 @@ def test_accuracies_and_losses_are_chosen_from_as_the_rule_says(lower):
     assert len(chosen) == 10  # each place, within the limit and not
 
 
+@ANY_END
 def test_perplexities_choose_what_geometric_means_of_probabilities_do():
     rng = np.random.default_rng(1)
     for _ in range(50):
@@ -418,6 +474,7 @@ def test_perplexities_choose_what_geometric_means_of_probabilities_do():
         assert up[:2] == down[:2]
 
 
+@ANY_END
 def test_a_loss_that_diverged_is_not_chosen():
     losses = {
         1.0: (1.0, np.nan),
@@ -450,7 +507,7 @@ def test_it_chooses_for_quadratics_what_algebra_says():
             updates, state = tx.update(slope, state, p)
             return (optax.apply_updates(p, updates), state), None
 
-        start = params, optax.tree.set(state, alpha=alpha)
+        start = params, wpl_jax.set_alpha(state, alpha)
         (p, _), _ = jax.lax.scan(step, start, None, 3000)
         return p["w"]
 
@@ -463,7 +520,130 @@ def test_it_chooses_for_quadratics_what_algebra_says():
     assert found.alpha == 8.1  # a / (a + 2) >= 0.8 from a = 8 on
 
 
+# What a loss reads besides its arguments.
+
+
+_TASK = 0
+
+
+def _head(params, example):
+    return example @ params[("h", "k")[_TASK]]
+
+
+def _logits_of_head(params, example):
+    return _head(params, example)
+
+
+def fisher_of(state, logits):
+    _, found = wpl_jax.remember(
+        state, logits, X, estimator=wpl_jax.exact_fisher, normalize=None
+    )
+    return wpl_jax.plasticity_states(found)[0].fisher
+
+
+def test_a_loss_that_reads_another_value_is_compiled_again(caplog):
+    global _TASK
+    tx = wpl_jax.with_plasticity(optax.sgd, alpha=1.0, learning_rate=0.1)
+    params = {"h": PARAMS["w"], "k": PARAMS["w"]}
+    state, scale = (params, tx.init(params)), 1.0
+
+    def scaled(params, example):
+        return scale * (example @ params["h"])
+
+    first = fisher_of(state, _logits_of_head)
+    once = fisher_of(state, scaled)
+    _TASK, scale = 1, 2.0
+    try:
+        second = fisher_of(state, _logits_of_head)
+        # Of softmax, the logits of twice the weights, and the gradient's factor.
+        doubled = {"h": 2 * params["h"], "k": params["k"]}
+        twice = fisher_of(state, scaled)
+        nothing = compilations(caplog, lambda: fisher_of(state, scaled))
+    finally:
+        _TASK = 0
+    assert not nothing
+    for fisher, read, other in ((first, "h", "k"), (second, "k", "h")):
+        assert np.any(fisher[read])
+        assert not np.any(fisher[other])
+    assert_close(second["k"], first["h"])
+    scale = 1.0
+    expected = fisher_of((doubled, tx.init(doubled)), scaled)
+    np.testing.assert_allclose(twice["h"], 4 * expected["h"], rtol=1e-5)
+    assert_close(fisher_of(state, scaled), once)
+
+
+def test_methods_partials_and_inner_functions_are_read():
+    class Model:
+        head = 0
+
+        def __init__(self, scale):
+            self.scale = scale
+
+        def loss(self, params, example):
+            return self.scale
+
+    model = Model(1)
+    assert captured(model.loss) == captured(model.loss)
+    before = captured(model.loss)
+    model.scale = 2
+    assert captured(model.loss) != before
+    array = np.ones(2)
+    assert captured(functools.partial(max, array)) == ()
+    inner = lambda: [(lambda: _TASK)() for _ in range(2)]  # noqa: E731
+    assert Same(_TASK) in captured(inner)
+    # 1 is True, and yet another constant in a program.
+    assert Same(1) != Same(True)
+    assert Same(array) != Same(array.copy())
+
+
+# Warnings.
+
+
+def test_a_fisher_of_zeros_is_warned_of():
+    tx = wpl_jax.with_plasticity(optax.sgd, alpha=1.0, learning_rate=0.1)
+    state = PARAMS, tx.init(PARAMS)
+    constant = lambda params, example: jnp.sum(example[0])  # noqa: E731
+    with pytest.warns(UserWarning, match="Fisher is 0 everywhere"):
+        wpl_jax.remember(state, constant, (X, Y))
+
+
+@pytest.mark.parametrize(
+    ("found", "before", "said"),
+    [
+        ({0.1: (0.9, 0.8), 1.0: (0.9, 0.7)}, 0.9, "lowest alpha was chosen"),
+        ({0.1: (0.1, 0.8), 1.0: (0.9, 0.7)}, 0.9, "highest alpha was chosen"),
+        ({0.1: (0.9, 0.8), 1.0: (0.9, 0.7)}, 90.0, "same units"),
+        ({0.1: (np.nan, 0.8), 1.0: (np.nan, 0.7)}, 0.9, "has diverged"),
+    ],
+)
+def test_a_choice_at_the_end_of_the_grid_is_warned_of(found, before, said):
+    with pytest.warns(UserWarning, match=said):
+        wpl_jax.calibrate(found.get, before, alphas=list(found))
+
+
+def test_a_choice_in_the_middle_or_of_no_penalty_is_not_warned_of():
+    for found in (
+        {0.1: (0.1, 0.8), 1.0: (0.9, 0.7), 10.0: (0.9, 0.6)},
+        {0.0: (0.9, 0.8), 1.0: (0.9, 0.7)},
+        {1.0: (0.9, 0.7)},
+    ):
+        wpl_jax.calibrate(found.get, 0.9, alphas=list(found))
+
+
 # Errors.
+
+
+def test_a_note_says_what_a_loss_gets():
+    tx = wpl_jax.with_plasticity(optax.sgd, alpha=1.0, learning_rate=0.1)
+    state = PARAMS, tx.init(PARAMS)
+    of_batch = lambda params, batch: jnp.mean(batch[0][:, 0])  # noqa: E731
+    with pytest.raises(IndexError) as raised:
+        wpl_jax.remember(state, of_batch, (X, Y))
+    notes = "".join(raised.value.__notes__)
+    assert "gets one example, here (" in notes
+    with pytest.raises(TypeError) as raised:
+        wpl_jax.remember(state, loss, [(X, Y), (X, Y)])
+    assert "pass iter(data)" in "".join(raised.value.__notes__)
 
 
 def test_what_does_not_fit_is_named():
@@ -498,3 +678,16 @@ def test_what_does_not_fit_is_named():
     losses = functools.partial(wpl_jax.calibrate, None, lower=True)
     assert_says(losses, ["before must be a finite loss above 0", "0.0"], 0.0)
     assert_says(lambda: wpl_jax.calibrate(None, 1.0, lower="yes"), ["lower", "'yes'"])
+    for pair in (0.9, (1, 2, 3)):
+        call = functools.partial(wpl_jax.calibrate, lambda _, p=pair: p, 1.0)
+        assert_says(call, ["evaluate must return a pair"])
+    tx = wpl_jax.with_plasticity(optax.sgd, alpha=1.0, learning_rate=0.1)
+    state = PARAMS, tx.init(PARAMS)
+    for wrong, words in (
+        ({"normalize": False}, ["normalize must be 'unit', 'loss' or None", "False"]),
+        ({"rule": wpl_jax.online}, ["online itself", "online(0.9)"]),
+        ({"weights": np.ones(len(X))}, ["weights must be a function of a batch"]),
+        ({"weights": lambda b: jnp.full(len(b[0]), 0.5)}, ["1 for each", "other"]),
+    ):
+        call = functools.partial(wpl_jax.remember, state, loss, (X, Y), **wrong)
+        assert_says(call, words)

@@ -7,7 +7,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wpl_jax.continual import Calibration, calibrate, remember, with_plasticity
+    from wpl_jax.continual import (
+        Calibration,
+        calibrate,
+        remember,
+        set_alpha,
+        with_plasticity,
+    )
     from wpl_jax.fisher import (
         batch_fisher,
         clip_norm,
@@ -103,6 +109,7 @@ __all__ = [
     "run",
     "sample_class",
     "save_importance",
+    "set_alpha",
     "space",
     "space_of",
     "square",

@@ -6,6 +6,7 @@ made of :mod:`wpl_jax.penalty` and :mod:`wpl_jax.fisher`, which do the same in s
 """
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -18,6 +19,7 @@ from wpl_jax import fisher as fisher_lib
 from wpl_jax import penalty as penalty_lib
 from wpl_jax.common.checks import LARGEST, check_range
 from wpl_jax.curvature.batches import mean_over_batches
+from wpl_jax.curvature.plasticity_state import has_plasticity
 
 # Of a Fisher with mean 1: from hardly any penalty to nearly frozen weights.
 ALPHAS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
@@ -36,10 +38,8 @@ def with_plasticity(
     """An optimizer under the penalty; alpha and learning rate are given once.
 
     Both are part of the state, as hyperparameters of ``optax.inject_hyperparams``. So
-    ``optax.tree.set(opt_state, alpha=jnp.float32(3))`` changes alpha without another
-    transform or compilation, and alpha may be mapped over (``jax.vmap``).
-    Of Flax NNX it is ``optimizer.opt_state.hyperparams["alpha"][...] = 3``: alpha is
-    a variable there, and must stay one for checkpoints.
+    :func:`set_alpha` changes alpha without another transform or compilation, and alpha
+    may be mapped over (``jax.vmap``).
 
     Args:
       optimizer: Makes an optimizer from ``learning_rate=`` and ``settings``, such as
@@ -64,8 +64,8 @@ def with_plasticity(
       ...     optax.sgd, alpha=10.0, learning_rate=0.1, momentum=0.9)
       >>> params = {"w": jnp.ones(2)}
       >>> state = tx.init(params)
-      >>> state = optax.tree.set(state, alpha=jnp.float32(3.0))
-      >>> print(optax.tree.get(state, "alpha"))
+      >>> state = wpl_jax.set_alpha(state, 3.0)
+      >>> print(state.hyperparams["alpha"])
       3.0
     """
     if not callable(optimizer):
@@ -91,8 +91,76 @@ def with_plasticity(
         )
         return optax.chain(inner, proximal)
 
+    # An integer would stay one, and cut off what is set later.
+    alpha, learning_rate = (
+        x if callable(x) else jnp.asarray(x, jnp.float32)
+        for x in (alpha, learning_rate)
+    )
     injected = optax.inject_hyperparams(make, hyperparam_dtype=jnp.float32)
     return injected(alpha=alpha, learning_rate=learning_rate)
+
+
+def set_alpha(opt_state: Any, alpha: float | jax.Array) -> Any:
+    """Another strength of the penalty, in the state of :func:`with_plasticity`.
+
+    Compiles nothing, and may be used under ``jax.jit`` and ``jax.vmap``.
+
+    Args:
+      opt_state: The optimizer state, nested in any way; of Flax NNX
+        ``optimizer.opt_state``.
+      alpha: A number of at least 0, or an array with the shape of what it replaces.
+
+    Returns:
+      The state with the new alpha. Of Flax NNX it is the same state, in which alpha has
+      been changed in place: it stays a variable, as checkpoints need it.
+
+    Raises:
+      ValueError: If alpha is a number below 0 or not finite, the state is not one of
+        :func:`with_plasticity`, or a schedule sets its alpha.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax, wpl_jax
+      >>> tx = wpl_jax.with_plasticity(optax.sgd, alpha=0.0, learning_rate=0.1)
+      >>> state = wpl_jax.set_alpha(tx.init({"w": jnp.ones(2)}), 3.0)
+      >>> print(state.hyperparams["alpha"])
+      3.0
+    """
+    if not isinstance(alpha, jax.core.Tracer) and not np.ndim(alpha):
+        known = float(alpha) if isinstance(alpha, jax.Array | np.ndarray) else alpha
+        check_range("alpha", known, 0, LARGEST, "a number of at least 0")
+    changed = 0
+
+    def change(node: Any) -> Any:
+        nonlocal changed
+        if not _has_alpha(node):
+            return node
+        if "alpha" in getattr(node, "hyperparams_states", {}):
+            raise ValueError(
+                "The alpha of this state follows a schedule, which would set it again "
+                "at the next update. Make the optimizer with a number as its alpha."
+            )
+        changed += 1
+        old = node.hyperparams["alpha"]
+        new = jnp.asarray(alpha, jnp.float32)
+        if hasattr(old, "set_value"):  # A variable of Flax NNX.
+            old.set_value(new)
+            return node
+        return node._replace(hyperparams={**node.hyperparams, "alpha": new})
+
+    found = jax.tree.map(change, opt_state, is_leaf=_has_alpha)
+    if not changed:
+        raise ValueError(
+            "This optimizer state has no alpha that can be set (it is a "
+            f"{type(opt_state).__name__}). Make the optimizer with "
+            "wpl_jax.with_plasticity(...), and pass the state that its init returned."
+        )
+    return found
+
+
+def _has_alpha(node: Any) -> bool:
+    """Whether it is the state of :func:`with_plasticity`, with hyperparameters."""
+    names = getattr(node, "hyperparams", ())
+    return "alpha" in names and has_plasticity(getattr(node, "inner_state", None))
 
 
 def remember(
@@ -111,7 +179,9 @@ def remember(
 
     Call it after a task and before the next one. The penalty protects from then on.
     A second call with the same functions, settings and shapes compiles nothing: define
-    ``loss`` once, and not anew before each call.
+    ``loss`` once, and not anew before each call. It is compiled again when a global or
+    a variable of an enclosing function that it reads has another value, such as the
+    batch statistics of a model of Linen. What is changed in place is not noticed.
 
     Args:
       state: One of
@@ -124,8 +194,7 @@ def remember(
       loss: ``loss(params, example)`` of one example, as the estimator takes it: of
         :func:`wpl_jax.exact_fisher` the logits. With NNX ``loss(model, example)``; the
         model that it gets is in evaluation mode. With Linen the loss itself has to
-        apply the model in evaluation mode. As under ``jax.jit``, what it reads besides
-        its arguments must stay as it is.
+        apply the model in evaluation mode.
       data: Examples, a pytree of arrays with a leading axis; or an iterator of such
         batches, of one size if possible. A list of arrays is a pytree: pass
         ``iter(batches)`` if it is one of batches.
@@ -146,6 +215,9 @@ def remember(
       ValueError: If the state is none of these or holds no penalty, or the data have
         no examples.
 
+    Warns:
+      UserWarning: If the Fisher is 0 everywhere, so that nothing is protected.
+
     Examples:
       >>> import jax.numpy as jnp, optax, wpl_jax
       >>> tx = wpl_jax.with_plasticity(optax.sgd, alpha=10.0, learning_rate=0.1)
@@ -161,17 +233,48 @@ def remember(
             "estimator must be a function such as wpl_jax.exact_fisher, got "
             f"{estimator!r}."
         )
+    if normalize not in ("unit", "loss", None):
+        raise ValueError(
+            f"normalize must be 'unit', 'loss' or None, got {normalize!r}."
+        )
     opened = _open(state, loss)
     estimate = _Estimate(estimator, opened.loss, tuple(sorted(settings.items())))
     params = opened.params
-    fisher = mean_over_batches(
-        estimate, opened.fixed, params, _batches(data), weights=weights, key=key
-    )
+    try:
+        fisher = mean_over_batches(
+            *(estimate, opened.fixed, params, _batches(data)),
+            functions=(loss, estimator),
+            weights=weights,
+            key=key,
+        )
+    except Exception as error:
+        if isinstance(data, list | tuple):
+            error.add_note(
+                "remember took data, which is a list or a tuple, as one tree of "
+                "arrays. If it is a list of batches, pass iter(data)."
+            )
+        raise
+    _warn_of_zeros(fisher)
     if normalize is not None:
         fisher = fisher_lib.normalize(fisher, scale=normalize)
     return opened.put(
         penalty_lib.consolidate(opened.opt_state, params, fisher, rule=rule)
     )
+
+
+def _warn_of_zeros(fisher: Any) -> None:
+    """Warns of a Fisher that protects nothing, where its entries are known."""
+    leaves = jax.tree.leaves(fisher)
+    if any(isinstance(x, jax.core.Tracer) for x in leaves):
+        return
+    if not any(bool(jnp.any(x)) for x in leaves):
+        warnings.warn(
+            "The Fisher is 0 everywhere, so nothing is protected at any alpha. The "
+            "loss may not depend on its parameters, or the model may be certain of "
+            "every example (docs/ewc_mistakes.md).",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,6 +378,37 @@ def _batches(data: Any) -> Iterable[Any]:
     )
 
 
+def _pair(found: Any) -> tuple[Any, Any]:
+    try:
+        old, new = found
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "evaluate must return a pair (old, new) of accuracies or losses, got "
+            f"{found!r:.80}."
+        ) from error
+    return old, new
+
+
+def _warn_of_choice(
+    alphas: Sequence[float], best: int, finite: np.ndarray, kept: np.ndarray
+) -> None:
+    """Warns of a choice that another grid of alphas might change."""
+    if not finite.any():
+        said = "No alpha has finite results: each training has diverged."
+    elif not kept.any():
+        said = (
+            "No alpha keeps as much of the old task as was asked for, so the one that "
+            "keeps most was chosen. Are `before` and the results in the same units?"
+        )
+    elif len(alphas) > 1 and alphas[best] == max(alphas):
+        said = "The highest alpha was chosen: higher ones may be better."
+    elif len(alphas) > 1 and 0 < alphas[best] == min(alphas):
+        said = "The lowest alpha was chosen: lower ones may be better."
+    else:
+        return
+    warnings.warn(said, UserWarning, stacklevel=3)
+
+
 class Calibration(NamedTuple):
     """The choice of alpha, and what it was made from."""
 
@@ -321,7 +455,11 @@ def calibrate(
 
     Raises:
       ValueError: If ``keep`` is not in [0, 1], ``before`` is not in its range,
-        ``lower`` is no bool, an alpha is not a number of at least 0, or there are none.
+        ``lower`` is no bool, an alpha is not a number of at least 0, there are none, or
+        ``evaluate`` does not return a pair.
+
+    Warns:
+      UserWarning: If no alpha keeps enough, or the choice is an end of the grid.
 
     Examples:
       >>> import wpl_jax
@@ -350,7 +488,7 @@ def calibrate(
             f"before must be {expected}, got {before!r}. Where log-likelihoods are to "
             "be kept, take perplexities, exp(loss), and lower=True."
         )
-    pairs = [evaluate(alpha) for alpha in alphas]
+    pairs = [_pair(evaluate(alpha)) for alpha in alphas]
     old, new = (
         np.array([np.mean(np.asarray(pair[i], np.float64)) for pair in pairs])
         for i in range(2)
@@ -362,6 +500,7 @@ def calibrate(
     gain_old, gain_new = (-old, -new) if lower else (old, new)
     gain, counted = (gain_new, kept) if kept.any() else (gain_old, finite)
     best = int(np.argmax(np.where(counted, gain, -np.inf)))
+    _warn_of_choice(alphas, best, finite, kept)
     return Calibration(
         float(alphas[best]), bool(kept.any()), np.asarray(alphas), old, new
     )

@@ -151,7 +151,8 @@ def explain_per_example(loss: Loss, params: Any, examples: Any) -> dict[str, Way
       sum of squares is a product of matrices, about as expensive as the batched
       gradient; ``"each"`` where the gradient of each example is written to memory
       before it is squared, in a buffer of the parameter's size an example;
-      ``"unused"`` where the loss does not depend on the parameter.
+      ``"unused"`` where the trace of the loss does not read the parameter. Of one that
+      is read and has no effect the name is another, and the Fisher is 0.
 
     Raises:
       ValueError: As :func:`per_example_fisher`.

@@ -1,6 +1,7 @@
 """Checks of arguments, at trace time or before."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -110,7 +111,7 @@ def check_importances(name: str, tree: Any) -> None:
     _check_entries(name, tree, lambda x: np.isfinite(x) & (x >= 0), expected)
 
 
-def check_mask(tree: Any) -> None:
+def check_mask(tree: Any, name: str = "mask") -> None:
     """Checks entries of a mask that are known: 0 or 1. Traced arrays pass.
 
     Raises:
@@ -120,7 +121,7 @@ def check_mask(tree: Any) -> None:
         "0 for what is left out and 1 for the rest. For weights between them multiply "
         "the Fisher"
     )
-    _check_entries("mask", tree, lambda x: (x == 0) | (x == 1), expected)
+    _check_entries(name, tree, lambda x: (x == 0) | (x == 1), expected)
 
 
 def check_finite(name: str, tree: Any) -> None:
@@ -176,6 +177,24 @@ def example_shape(examples: Any) -> Any:
     return jax.eval_shape(lambda tree: jax.tree.map(lambda x: x[0], tree), examples)
 
 
+@contextlib.contextmanager
+def noting_one_example(examples: Any) -> Iterator[None]:
+    """To an error adds what a function of one example gets.
+
+    Args:
+      examples: A pytree of arrays with a leading axis.
+    """
+    try:
+        yield
+    except Exception as error:
+        one = example_shape(examples)
+        shapes = jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", one)
+        error.add_note(
+            f"The function gets one example, here {shapes}, and not a batch."
+        )
+        raise
+
+
 def check_scalar_loss(loss: Any, params: Any, examples: Any) -> None:
     """Checks that a loss gives one number for one example.
 
@@ -184,7 +203,8 @@ def check_scalar_loss(loss: Any, params: Any, examples: Any) -> None:
     """
     if not callable(loss):
         raise ValueError(f"loss must be a function, got {loss!r}.")
-    result = jax.eval_shape(loss, params, example_shape(examples))
+    with noting_one_example(examples):
+        result = jax.eval_shape(loss, params, example_shape(examples))
     shapes = [leaf.shape for leaf in jax.tree.leaves(result)]
     if shapes == [()] and not jnp.issubdtype(result.dtype, jnp.floating):
         raise ValueError(

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import optax
 
 from wpl_jax.common.checks import check_differentiable
 from wpl_jax.common.trees import zero_importance
+from wpl_jax.curvature.captured import captured
 from wpl_jax.curvature.chunks import count_examples
 
 Estimate = Callable[..., Any]
@@ -28,14 +29,15 @@ def fisher_of_batches(
 
     Holds one batch and two trees like the parameters at a time. Compiles once for each
     shape of a batch: fill up the last one, and give its padding a weight of 0. Further
-    calls with the same functions compile nothing, as those of ``jax.jit``. Batches may
-    be of numpy or JAX, and may lie on several devices, as those of the estimators.
+    calls with the same functions compile nothing. Batches may be of numpy or JAX, and
+    may lie on several devices, as those of the estimators.
 
     Args:
       estimate: ``estimate(params, examples) -> tree``, the mean over the examples of a
         batch, with options ``weights`` and ``key`` if they are given below. For example
-        ``functools.partial(wpl_jax.per_example_fisher, loss)``. What it reads besides
-        its arguments must stay as it is.
+        ``functools.partial(wpl_jax.per_example_fisher, loss)``. It is compiled again
+        when a global or a variable of an enclosing function that it reads has another
+        value. What is changed in place is not noticed.
       params: A pytree of floating-point arrays.
       batches: Any iterable of examples, pytrees of arrays with a leading axis.
       weights: ``weights(batch) -> [n]``, 1 for each example of a batch that counts and
@@ -48,8 +50,9 @@ def fisher_of_batches(
       mean over batches by their number of examples.
 
     Raises:
-      ValueError: If there is no batch, or no example that counts. Where that is not
-        known yet, as under ``jax.jit``, the result is NaN.
+      ValueError: If there is no batch, no example that counts, or a weight other than
+        0 and 1. Where that is not known yet, as under ``jax.jit``, the result without
+        an example is NaN.
 
     Examples:
       >>> import functools, jax.numpy as jnp, wpl_jax
@@ -63,7 +66,10 @@ def fisher_of_batches(
       4.6667
     """
     return mean_over_batches(
-        _Alone(_by_value(estimate)), None, params, batches, weights=weights, key=key
+        *(_Alone(_by_value(estimate)), None, params, batches),
+        functions=(estimate,),
+        weights=weights,
+        key=key,
     )
 
 
@@ -73,6 +79,7 @@ def mean_over_batches(
     params: Any,
     batches: Iterable[Any],
     *,
+    functions: tuple[Any, ...],
     weights: Callable[[Any], jax.Array] | None = None,
     key: jax.Array | None = None,
 ) -> Any:
@@ -84,26 +91,46 @@ def mean_over_batches(
       fixed: A pytree of arrays.
       params: As in :func:`fisher_of_batches`.
       batches: As in :func:`fisher_of_batches`.
+      functions: Those of the caller that the estimate calls. It is compiled again where
+        they read other values than before (:mod:`wpl_jax.curvature.captured`).
       weights: As in :func:`fisher_of_batches`.
       key: As in :func:`fisher_of_batches`.
     """
     check_differentiable(params)
-    total, counted, before = None, jnp.int32(0), jnp.int32(0)
+    if weights is not None and not callable(weights):
+        raise ValueError(
+            "weights must be a function of a batch that returns 1 for each example "
+            f"that counts and 0 for padding, got a {type(weights).__name__}."
+        )
+    total, tally, before = None, _Tally(jnp.int32(0), jnp.int32(0)), None
     for number, batch in enumerate(batches):
         if total is None:
             total = jax.jit(zero_importance)(params)
-            add = _adder(estimate, weights, (fixed, params, batch))
-        total, after = add(total, counted, fixed, params, batch, key, number)
+            add = _adder(estimate, functions, weights, (fixed, params, batch))
+        total, after = add(total, tally, fixed, params, batch, key, number)
         # Dispatch is asynchronous: without a limit, all batches would be in memory.
         jax.block_until_ready(before)
-        before, counted = counted, after
+        before, tally = tally, after
     # What is traced has no value yet: without an example the Fisher is then NaN.
-    if total is None or not (isinstance(counted, jax.core.Tracer) or int(counted)):
+    is_known = not isinstance(tally.examples, jax.core.Tracer)
+    if total is None or (is_known and not int(tally.examples)):
         raise ValueError(
             "There is no example that counts: batches was empty, or all weights are 0. "
             "An iterator can be read once; pass a new one."
         )
-    return jax.tree.map(lambda t: t / counted, total)
+    if is_known and int(tally.wrong):
+        raise ValueError(
+            "weights must return 1 for each example that counts and 0 for padding, and "
+            f"has returned {int(tally.wrong)} other numbers."
+        )
+    return jax.tree.map(lambda t: t / tally.examples, total)
+
+
+class _Tally(NamedTuple):
+    """Counts of examples so far, and of weights that are neither 0 nor 1."""
+
+    examples: jax.Array
+    wrong: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,31 +163,39 @@ def _by_value(function: Callable[..., Any]) -> Callable[..., Any]:
     return _Bound(function.func, function.args, keywords)
 
 
-def _adder(estimate: Estimate, weights: Any, arrays: Any) -> Callable[..., Any]:
+def _adder(
+    estimate: Estimate, functions: tuple[Any, ...], weights: Any, arrays: Any
+) -> Callable[..., Any]:
     """Adds the sum over a batch to a total and its examples to a count, compiled."""
     # In a program that is being traced, functions may have captured what must not
     # outlive it.
     if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(arrays)):
         return _make_adder(estimate, weights)
+    read = captured(*functions, weights)
     try:
-        hash((estimate, weights))
+        hash((estimate, weights, read))
     except TypeError:  # An argument of a partial may be an array.
         return _make_adder(estimate, weights)
-    return _kept_adder(estimate, weights)
+    return _kept_adder(estimate, weights, read)
 
 
-def _make_adder(estimate: Estimate, weights: Any) -> Callable[..., Any]:
-    def add(total, counted, fixed, params, batch, key, number):
+def _make_adder(estimate: Estimate, weights: Any, read: Any = ()) -> Callable[..., Any]:
+    """As :func:`_adder`; ``read`` is what tells one of the kept ones from another."""
+    del read
+
+    def add(total, tally, fixed, params, batch, key, number):
         options: dict[str, Any] = {}
         count: Any = count_examples(batch)
+        wrong: Any = 0
         if weights is not None:
-            options["weights"] = kept = weights(batch) != 0
-            count = jnp.sum(kept)
+            found = weights(batch)
+            options["weights"] = kept = found != 0
+            count, wrong = jnp.sum(kept), jnp.sum(kept & (found != 1))
         if key is not None:
             options["key"] = jax.random.fold_in(key, number)
         found = estimate(fixed, params, batch, **options)
         total = jax.tree.map(lambda t, f: t + count * f, total, found)
-        return total, counted + count
+        return total, _Tally(tally.examples + count, tally.wrong + wrong)
 
     return jax.jit(add, donate_argnums=0)
 

@@ -44,7 +44,7 @@ def check_weights(weights: Any, count: int) -> None:
             f"weights has the shape {jnp.shape(weights)}, expected ({count},): 1 for "
             "each example that counts, and 0 for padding."
         )
-    check_mask(weights)
+    check_mask(weights, "weights")
 
 
 def mean_over_chunks(

@@ -135,9 +135,14 @@ def consolidate(
       The optimizer state with the new anchor and Fisher.
 
     Raises:
-      ValueError: If the state holds no penalty, or a tree lacks a parameter or
-        has it in another shape.
+      ValueError: If the state holds no penalty, a tree lacks a parameter or has it in
+        another shape, or the rule is :func:`online` or :func:`moving_average` without
+        its argument.
     """
+    makers: tuple[Any, ...] = (online, moving_average)
+    if rule in makers:
+        name = makers[makers.index(rule)].__name__
+        raise ValueError(f"rule is {name} itself; call it, as in {name}(0.9).")
     if not callable(rule):
         raise ValueError(f"rule must be a function, got {rule!r}.")
     check_real("fisher", fisher)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wpl_jax.common.checks import example_shape, known_entries
+from wpl_jax.common.checks import example_shape, known_entries, noting_one_example
 
 Resample = Callable[[jax.Array, Any, Any], Any]
 
@@ -68,8 +68,8 @@ class _Resample:
           ValueError: If they are not of the distribution.
         """
         inputs, label = pair_of(examples)
-        of_one = example_shape(inputs)
-        shape = jax.eval_shape(self.logits, params, of_one).shape
+        with noting_one_example(inputs):
+            shape = jax.eval_shape(self.logits, params, example_shape(inputs)).shape
         entries = known_entries(label)
         if entries.size and entries.shape[1:] == shape:
             _, check = _DISTRIBUTIONS[self.distribution]

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from wpl_jax.common.checks import example_shape
+from wpl_jax.common.checks import example_shape, noting_one_example
 from wpl_jax.common.trees import squared_magnitude
 from wpl_jax.curvature import reductions, sites
 from wpl_jax.curvature.alignment import is_aligned, pull_squares
@@ -31,7 +31,7 @@ class Way(NamedTuple):
 
     Attributes:
       name: ``"squares"`` where no gradient is written out; ``"each"`` where that of
-        each example is; ``"unused"`` where the loss does not depend on the parameter.
+        each example is; ``"unused"`` where its trace does not read the parameter.
       why: The reason, in a few words.
     """
 
@@ -97,7 +97,8 @@ def make_plan(
       magnitude: What is summed over the examples, of each entry of the gradients.
     """
     count = len(jax.tree.leaves(params))
-    split = Split(jax.make_jaxpr(outputs)(params, example_shape(examples)), count)
+    with noting_one_example(examples):
+        split = Split(jax.make_jaxpr(outputs)(params, example_shape(examples)), count)
     uses: dict[int, list[Use]] = {}
     for use in uses_of(split):
         uses.setdefault(use.met, []).append(use)
@@ -115,7 +116,7 @@ def make_plan(
 def _way(plan: Plan, parameter: int) -> Way:
     names, split = plan.reached[parameter], plan.split
     if not names:
-        return Way("unused", "the loss does not depend on it")
+        return Way("unused", "the loss does not read it")
     if len(names) > 1:
         return Way("each", f"used in {len(names)} different forms")
     (name,) = names

@@ -126,6 +126,11 @@ def plasticity_states(opt_state: optax.OptState) -> list[WeightPlasticityState]:
     ]
 
 
+def has_plasticity(opt_state: Any) -> bool:
+    """Whether an optimizer state holds the state of a penalty."""
+    return any(map(_is_state, jax.tree.leaves(opt_state, is_leaf=_is_state)))
+
+
 def _decoded(stored: Any) -> Any:
     """Numbers that are stored in fewer bits; others, and shapes, as they are."""
     if not isinstance(stored, jax.Array | np.ndarray):

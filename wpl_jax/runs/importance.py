@@ -92,7 +92,14 @@ def save_importance(
         "content": checksum(arrays),
         "about": described,
     }
-    write_atomically(file, to_safetensors(arrays, {_ABOUT: to_json(header)}))
+    try:
+        text = to_json(header)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "about must have values of JSON: texts, numbers of Python, lists, dicts. "
+            f"{error}. Of a number of numpy or JAX take x.item()."
+        ) from error
+    write_atomically(file, to_safetensors(arrays, {_ABOUT: text}))
 
 
 def load_importance(path: str | Path, like: Any = None) -> Importance:
