@@ -25,7 +25,6 @@ Unread = dict[str, str]
 
 # Read from the configuration itself, never from that of an arm.
 _OF_RUN = ("arms", "ensemble", "job", "main_arm", "num_seeds", "ranking", "seed")
-_OF_A_FILE = ("evaluate", "retrain")  # modes that train one architecture
 
 
 def by_arm(config: ConfigDict, mode: str) -> dict[str, Unread]:
@@ -33,14 +32,12 @@ def by_arm(config: ConfigDict, mode: str) -> dict[str, Unread]:
 
     Args:
       config: The configuration of the searches.
-      mode: What is to be done. Those that train one architecture have no arms; what
-        they do not read has the name "".
+      mode: What is to be done with them.
 
     Raises:
       ConfigError: If a name in it is not known.
     """
-    if mode in _OF_A_FILE:
-        return {"": of_file(config, mode)}
+    del mode
     found = {}
     for run in expand(config):
         if run.arm not in found:
@@ -57,6 +54,11 @@ def by_arm(config: ConfigDict, mode: str) -> dict[str, Unread]:
                 **{f"arms.{run.arm}.{name}": why for name, why in of_arm.items()},
             }
     return found
+
+
+def by_file(config: ConfigDict, mode: str) -> dict[str, Unread]:
+    """What a mode that trains one architecture does not read; it has no arms."""
+    return {"": of_file(config, mode)}
 
 
 def of_search(config: ConfigDict) -> Unread:
