@@ -26,6 +26,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from wpl_jax.common.settings import check_int, check_part
+from wpl_jax.devices.choice import check_children
 from wpl_jax.devices.compiled import compiled
 from wpl_jax.devices.parallel import ONE_DEVICE, Devices
 from wpl_jax.engine.compatibility import check_compatibility
@@ -99,6 +100,7 @@ class Search:
         for name, kind in _PARTS.items():
             check_part(self, name, kind)
         check_counts(self)
+        check_children(self.devices, self.children_per_step)
         check_int(self, "average_from", 0, optional=True)
         check_compatibility(self)
 

@@ -17,7 +17,8 @@ from wpl_jax.engine.plan import SearchSettings
 from wpl_jax.engine.updates import UPDATES
 from wpl_jax.errors import ConfigError, UserError
 from wpl_jax.evaluation.rank_disorder import Ranking
-from wpl_jax.jobs.build import build, build_chosen, choice, settings, unread
+from wpl_jax.jobs.build import build, build_chosen, choice, settings
+from wpl_jax.jobs.unread import of_part
 from wpl_jax.protections import PENALTIES
 from wpl_jax.protections.estimators import ESTIMATORS
 from wpl_jax.spaces import SPACES
@@ -210,7 +211,7 @@ def test_settings_of_others_are_not_read():
     sections = {"part": {"steps": 3, "kind": "fast", "fast": {"speed": 0}}}
     config = ConfigDict({"a": {"name": "part", "other": {"width": 1}, **sections}})
     config.a.part.slow = ConfigDict({"factor": 1.0})
-    found = unread(PARTS, config, "a")
+    found = of_part(PARTS, config, "a")
     assert found["a.other"] == "config.a.name is 'part'"
     assert found["a.part.slow"] == "config.a.part.kind is 'fast'"
 

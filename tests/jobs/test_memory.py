@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 from helpers import tiny as tiny_models
-from helpers import tiny_search
+from helpers import tiny_search, toy
 
 from wpl_jax.devices import capacity
 from wpl_jax.devices.parallel import Devices
@@ -14,6 +14,7 @@ from wpl_jax.jobs import search_config
 from wpl_jax.jobs.memory import (
     Estimate,
     Need,
+    advice_for,
     check,
     check_all,
     of_retraining,
@@ -22,6 +23,8 @@ from wpl_jax.jobs.memory import (
 from wpl_jax.jobs.retrain_config import make_retraining
 from wpl_jax.jobs.two_models import settings_of
 from wpl_jax.supernet import Architecture, gather
+from wpl_jax.tasks.image_classification import ImageClassification
+from wpl_jax.tasks.language_model import LanguageModel
 from wpl_jax.two_models import memory as two_models_memory
 from wpl_jax.two_models import run as two_models_run
 
@@ -102,20 +105,18 @@ def test_a_retraining_has_its_state_a_gradient_and_new_parameters(tiny):
     assert 0.5 < need.memory.total / needed < 2
 
 
-def made(devices=None, **parts):
+def made(devices=None, what="search", settings="config", **parts):
     memory = Estimate(**dict.fromkeys(Estimate._fields, 2**20) | parts)
-    return Need("search", "config", devices or Devices(), (), memory)
+    devices = devices or Devices()
+    advice = advice_for(LanguageModel(None), devices, settings)
+    return Need(what, devices, (), memory, advice)
 
 
 @pytest.mark.parametrize(
     ("part", "mode", "advice"),
     [
         ("data", "batch", "less data"),
-        (
-            "state",
-            "batch",
-            r"smaller space \(config\.space\), or fewer search\.children",
-        ),
+        ("state", "batch", r"smaller space \(config\.space\)\.$"),
         ("child", "batch", r"smaller space \(config\.space\)\.$"),
         ("child", "children", r"or fewer search\.children_per_step"),
         (
@@ -140,6 +141,33 @@ def test_too_much_is_said_with_its_largest_part_and_what_to_do(
         assert f"{part} 3.0 GiB" in check(need)
 
 
+def test_a_search_and_a_retraining_say_what_to_reduce(tiny):
+    search, data, _ = tiny
+    assert of_search(search, data).advice == {
+        "data": "Take less data (config.task)",
+        "state": "Take a smaller space (config.space), or fewer search.children or "
+        "candidates",
+        "child": "Take a smaller space (config.space)",
+        "activations": "Take a smaller batch_size, or a smaller length (config.task), "
+        "or more devices, which share a batch",
+    }
+    retraining, data, _ = make_retraining(tiny_search.get_config())
+    advice = of_retraining(retraining, data).advice
+    assert advice["state"] == "Take a smaller space (config.retrain.space)"
+
+
+def test_the_task_says_which_of_its_settings_take_less_memory():
+    images = advice_for(ImageClassification(None), Devices(), "config")
+    assert images["data"] == (
+        "Take less data, or smaller images (shrink), or more devices that divide them "
+        "(shard_images) (config.task)"
+    )
+    assert "Take a smaller batch_size (config.task)," in images["activations"]
+    own = advice_for(toy.ToyTask(), Devices(1, "children"), "config")
+    assert own["data"] == "Take less data (config.task)"
+    assert own["activations"].startswith("Take a smaller rows_per_batch (config.task),")
+
+
 def test_of_several_the_largest_of_each_kind_counts_with_the_data_of_all(monkeypatch):
     monkeypatch.setattr(
         capacity, "memory_of_each", lambda count, there=0: 2**40 // count
@@ -148,9 +176,7 @@ def test_of_several_the_largest_of_each_kind_counts_with_the_data_of_all(monkeyp
     needs = [
         made(state=2**30)._replace(data=text),
         made(Devices(8), state=2**31)._replace(data=text),
-        made(state=3)._replace(
-            data=images, what="retraining", settings="config.retrain"
-        ),
+        made(None, "retraining", "config.retrain", state=3)._replace(data=images),
     ]
     search, retraining = check_all(needs).splitlines()
     assert "for the search" in search

@@ -144,11 +144,7 @@ def test_a_wrong_argument_is_named(search, settings, said):
         ({"devices": Devices(9)}, "^devices is 9, expected 1 to 8, the number of cpu"),
         (
             {"devices": Devices(3)},
-            "^batch_size is 4, expected a multiple of 3, the dev",
-        ),
-        (
-            {"children_per_step": 2, "devices": Devices(4, "children")},
-            "^children_per_step is 2, expected 1 or a multiple of 4",
+            "^rows_per_batch is 4, expected a multiple of 3, the dev",
         ),
     ],
 )
@@ -186,6 +182,10 @@ def test_advice_names_arguments(search, tmp_path, monkeypatch):
         ({"optimizer": optax.sgd(0.1)}, r"optimizer is .*optimizers\.Optimizer"),
         ({"reward": print}, r"reward is .*rewards\.Reward"),
         ({"devices": 2}, r"devices is 2, expected .*parallel\.Devices"),
+        (
+            {"children_per_step": 2, "devices": Devices(4, "children")},
+            "^children_per_step is 2, expected 1 or a multiple of 4",
+        ),
         (
             {"strategy": RandomSearch(toy.Points(3), Candidates(2, 1, 1))},
             "strategy is .*, expected one of the task's space, ToySpace",

@@ -222,7 +222,7 @@ def retraining(config):
 @pytest.mark.slow_except("text")
 @pytest.mark.parametrize("name", ["text", "images", "plain images"])
 def test_a_training_of_one_architecture_is_told_what_it_does_not_read(name):
-    told = unread.by_arm(variant(name), "retrain")[""]
+    told = unread.by_file(variant(name), "retrain")[""]
     as_it_is = retraining(variant(name))
     for field, old in leaves(variant(name)):
         others = as_it_is

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from wpl_jax.two_models import fronts
+from wpl_jax.two_models import fronts, report_fronts
 from wpl_jax.two_models.analysis import (
     Outcome,
     read_outcomes,
@@ -15,8 +15,11 @@ from wpl_jax.two_models.analysis import (
     select,
     standard_error,
 )
+from wpl_jax.two_models.arms import Study
 from wpl_jax.two_models.fronts import Corners
+from wpl_jax.two_models.penalties import PENALTIES, Penalty
 from wpl_jax.two_models.rules import Rule, choose
+from wpl_jax.two_models.run import _describe
 
 
 def array(*values):
@@ -376,3 +379,28 @@ def test_outcomes_are_read_with_what_is_not_finite():
     np.testing.assert_array_equal(found.penalty_value, [[0, np.nan], [0, 3]])
     np.testing.assert_array_equal(found.finite, [0, 1])
     np.testing.assert_allclose(found.lost_valid, [0.4, 0.3])
+
+
+def test_a_line_is_all_that_a_penalty_needs(monkeypatch):
+    """One with an alpha is in every study; one without is swept, and has a front."""
+    monkeypatch.setitem(PENALTIES, "third", Penalty("a third", "l2", alpha=0.3))
+    monkeypatch.setitem(PENALTIES, "other", Penalty("another", "l2"))
+    arms = list(Study(alphas=(2.0,), penalties=("other",)).arms())
+    assert [(arm.penalty, arm.alpha) for arm in arms] == [
+        ("none", 0.0),
+        ("frozen", 1e12),
+        ("third", 0.3),
+        ("other", 2.0),
+    ]
+    with pytest.raises(ValueError, match="penalties"):
+        Study(alphas=(2.0,), penalties=("third",))
+    outcomes = [
+        outcome(arm.alpha, penalty=arm.penalty, normalize=arm.normalize) for arm in arms
+    ]
+    (front,) = report_fronts.fronts_of(outcomes, (1.0, 3, "tree")).items()
+    assert front == (("other", "proximal"), [outcomes[-1]])
+    record = {"a_before": 0.9, "a_after": 0.8, "b_after": 0.7}
+    third, other = (_describe(arm, record) for arm in arms[2:])
+    assert "3 shared, a third: A 0.900 -> 0.800, B 0.700" in third
+    assert "3 shared, other proximal alpha 2: A" in other
+    assert not report_fronts.fronts_of(outcomes, (1.0, 3, "none"))

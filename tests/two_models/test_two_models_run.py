@@ -379,7 +379,7 @@ def test_damaged_results_are_named(mode, damage, said, copied):
     else:
         path.write_text(damage)
     with pytest.raises(UserError) as caught:
-        two_models_job.MODES[mode](get_config(), copied)
+        two_models_job.JOB.modes[mode].run(get_config(), copied)
     assert str(caught.value).startswith(f"{path} is damaged: ")
     assert said in str(caught.value)
     assert "Delete it and run again" in str(caught.value)

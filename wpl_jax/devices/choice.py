@@ -30,7 +30,10 @@ def check_count(count: int | None) -> None:
 
 
 def choose(
-    count: int | None, rows_per_batch: int, children_per_step: int = 1
+    count: int | None,
+    rows_per_batch: int,
+    children_per_step: int = 1,
+    rows_setting: str = "rows_per_batch",
 ) -> Devices:
     """The devices for a search that trains so many children together.
 
@@ -40,6 +43,7 @@ def choose(
         trained together, equally.
       rows_per_batch: Rows of a batch.
       children_per_step: Children that are trained together.
+      rows_setting: Whose value the rows are, for errors.
 
     Raises:
       UserError: If there are not so many devices, or processes have different numbers
@@ -61,17 +65,23 @@ def choose(
         numbers = range(processes, sum(of_each) + 1, processes)
         count = max((n for n in numbers if sharded % n == 0), default=processes)
     devices = Devices(count, "batch" if children_per_step == 1 else "children")
-    check(devices, rows_per_batch, children_per_step)
+    check(devices, rows_per_batch, children_per_step, rows_setting)
     return devices
 
 
-def check(devices: Devices, rows_per_batch: int, children_per_step: int = 1) -> None:
+def check(
+    devices: Devices,
+    rows_per_batch: int,
+    children_per_step: int = 1,
+    rows_setting: str = "rows_per_batch",
+) -> None:
     """Checks that devices are there, and divide the work of a search or a training.
 
     Args:
       devices: The devices.
       rows_per_batch: Rows of a batch.
       children_per_step: Children that are trained together; 1 in a training.
+      rows_setting: Whose value the rows are, for errors.
 
     Raises:
       UserError: If there are not so many devices.
@@ -79,26 +89,40 @@ def check(devices: Devices, rows_per_batch: int, children_per_step: int = 1) -> 
     """
     count = devices.count
     check_count(count)
-    fewer = f"{option('devices')} takes fewer"
-    if count == jax.process_count() > 1:
-        fewer = "start fewer processes"
     if rows_per_batch % count:
         raise SettingError(
-            "batch_size",
+            rows_setting,
             rows_per_batch,
-            f"a multiple of {count}, the devices that share a batch; {fewer}",
+            f"a multiple of {count}, the devices that share a batch; {_fewer(count)}",
         )
-    if (
-        devices.mode == "children"
-        and children_per_step > 1
-        and children_per_step % count
-    ):
+    check_children(devices, children_per_step)
+
+
+def check_children(devices: Devices, children_per_step: int) -> None:
+    """Checks that devices divide the children that are trained together.
+
+    Args:
+      devices: The devices.
+      children_per_step: How many children these are.
+
+    Raises:
+      SettingError: If they cannot divide them equally.
+    """
+    several = devices.mode == "children" and children_per_step > 1
+    if several and children_per_step % devices.count:
         raise SettingError(
             "children_per_step",
             children_per_step,
-            f"1 or a multiple of {count}, the devices that divide the children; "
-            f"{fewer}",
+            f"1 or a multiple of {devices.count}, the devices that divide the "
+            f"children; {_fewer(devices.count)}",
         )
+
+
+def _fewer(count: int) -> str:
+    """How to take fewer than so many devices."""
+    if count == jax.process_count() > 1:
+        return "start fewer processes"
+    return f"{option('devices')} takes fewer"
 
 
 def told(used: Iterable[Devices], asked: int | None) -> str:
@@ -116,6 +140,6 @@ def told(used: Iterable[Devices], asked: int | None) -> str:
     if asked is not None:
         return line
     return (
-        f"{line}: more cannot divide the batch_size of the task, or "
+        f"{line}: more cannot divide the rows of a batch, or "
         "children_per_step of the search, equally."
     )

@@ -52,8 +52,8 @@ def build(
       ConfigError: If a setting is missing, unknown or wrong, with its dotted name.
       UserError: If one of the given fields is wrong.
     """
-    fields = {name: f for name, f in _fields(cls).items() if name not in given}
-    chosen = {name: known for name, f in fields.items() if (known := _known(f))}
+    fields = {name: f for name, f in part_fields(cls).items() if name not in given}
+    chosen = {name: known for name, f in fields.items() if (known := known_parts(f))}
     sections = {settings_name(part) for known in chosen.values() for part in known}
     section = get_field(config, path) if path else config
     own_names = {*fields, *sections, *_chosen_now(section, chosen)}
@@ -74,7 +74,7 @@ def build(
             names = require_settings(config, below)
             values[name] = {n: build(each, config, f"{below}.{n}") for n in names}
         elif part is not None:
-            raise wrong(below, value, f"the settings {sorted(_fields(part))}")
+            raise wrong(below, value, f"the settings {sorted(part_fields(part))}")
         else:
             values[name] = tuple(value) if isinstance(value, list) else value
     with naming(path, given):
@@ -156,41 +156,6 @@ def find_class(known: Mapping[str, Any], config: ConfigDict, field: str) -> Any:
     return found
 
 
-def unread(
-    known: Mapping[str, Any], config: ConfigDict, path: str, **others: Any
-) -> dict[str, str]:
-    """Settings under a path that the chosen part does not read, and why.
-
-    Args:
-      known: Classes of parts by name. One that does not always read all of its fields
-        has a static method ``unread(settings)``, of a mapping, which returns reasons by
-        the fields' names.
-      config: The configuration.
-      path: As of :func:`build_chosen`.
-      **others: More of what the part's ``unread`` is to know.
-    """
-    cls = find_class(known, config, f"{path}.name")
-    return _unread(known, config, cls, f"{path}.name", path, others)
-
-
-def unread_choices(cls: Any, config: ConfigDict, path: str) -> dict[str, str]:
-    """:func:`unread` for the parts that the fields of a part choose by name.
-
-    Args:
-      cls: Dataclass of the part.
-      config: The configuration.
-      path: Dotted name of the section that holds the part's settings.
-    """
-    section = get_field(config, path)
-    found: dict[str, str] = {}
-    for name, field in _fields(cls).items():
-        if (known := _known(field)) and name in section:
-            below = join(path, name)
-            chosen = find_class(known, config, below)
-            found |= _unread(known, config, chosen, below, path, {})
-    return found
-
-
 def section_of(config: ConfigDict, path: str) -> str:
     """The path of the settings of the part that ``config.PATH.name`` names."""
     return f"{path}.{settings_name(str(get_field(config, f'{path}.name')))}"
@@ -207,10 +172,10 @@ def settings(cls: Any, **changes: Any) -> ConfigDict:
       TypeError: If the part has no such field.
     """
     found, types_of = ConfigDict(), typing.get_type_hints(cls)
-    fields = _fields(cls)
+    fields = part_fields(cls)
     for name, field in fields.items():
         value = changes.pop(name, _default(field))
-        known, part = _known(field), _part_of(types_of[name])
+        known, part = known_parts(field), _part_of(types_of[name])
         if known:
             if value is _MISSING:
                 continue
@@ -258,27 +223,10 @@ def choice(known: Mapping[str, Any], name: str, **sections: Any) -> ConfigDict:
 def _build_chosen(known, config, field, path, **given):
     cls = find_class(known, config, field)
     own = settings_name(get_field(config, field))
-    needs = (n for n, f in _fields(cls).items() if _default(f) is _MISSING)
+    needs = (n for n, f in part_fields(cls).items() if _default(f) is _MISSING)
     if own not in get_field(config, path) and set(needs) <= set(given):
         return cls(**given)
     return build(cls, config, f"{path}.{own}", **given)
-
-
-def _unread(known, config, cls, field, path, others) -> dict[str, str]:
-    name = get_field(config, field)
-    section = get_field(config, path)
-    why = f"config.{field} is {name!r}"
-    own = settings_name(name)
-    sections = {settings_name(other) for other in known} - {own}
-    found = {f"{path}.{other}": why for other in sections if other in section}
-    below = section.get(own)
-    if below is None:
-        return found
-    below_path = f"{path}.{own}"
-    if hasattr(cls, "unread"):
-        for one, because in cls.unread({**below, **others}).items():
-            found[f"{below_path}.{one}"] = f"config.{below_path}.{because}"
-    return found | unread_choices(cls, config, below_path)
 
 
 def offered(cls: Any, **values: Any) -> dict[str, Any]:
@@ -305,7 +253,8 @@ def check_inherits(part: Any, base: type) -> None:
         )
 
 
-def _fields(cls: Any) -> dict[str, Any]:
+def part_fields(cls: Any) -> dict[str, Any]:
+    """The fields of a part that a configuration may set, by name."""
     return {
         field.name: field
         for field in dataclasses.fields(cls)
@@ -313,7 +262,8 @@ def _fields(cls: Any) -> dict[str, Any]:
     }
 
 
-def _known(field: Any) -> Mapping[str, Any] | None:
+def known_parts(field: Any) -> Mapping[str, Any] | None:
+    """The classes that a field chooses from by name; None if it does not."""
     return field.metadata.get("known")
 
 

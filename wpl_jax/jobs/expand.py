@@ -29,15 +29,23 @@ from wpl_jax.strategies.rewards import REWARDS
 from wpl_jax.tasks import TASKS
 
 _MOST_SEEDS = 10_000  # of a configuration: each has a folder
-# Sections of a configuration in which a part is chosen by name.
-_CHOSEN: dict[str, Mapping[str, Any]] = {
-    "penalty": PENALTIES,
-    "strategy": STRATEGIES,
-    "reward": REWARDS,
-    "optimizer": OPTIMIZERS,
-    "retrain.optimizer": OPTIMIZERS,
-    "space": SPACES,
-    "task": TASKS,
+
+
+class Chosen(NamedTuple):
+    """A section of a configuration in which a part is chosen by name."""
+
+    known: Mapping[str, Any]  # classes of parts by name
+    also: tuple[str, ...] = ()  # what else the section may hold
+
+
+CHOSEN = {
+    "penalty": Chosen(PENALTIES),
+    "strategy": Chosen(STRATEGIES),
+    "reward": Chosen(REWARDS),
+    "optimizer": Chosen(OPTIMIZERS),
+    "retrain.optimizer": Chosen(OPTIMIZERS),
+    "space": Chosen(SPACES),
+    "task": Chosen(TASKS, also=("data",)),
 }
 
 
@@ -88,11 +96,11 @@ def expand(config: ConfigDict) -> list[Run]:
     changed = {}
     for arm in arm_names(config):
         changed[arm] = with_changes(config, config.arms[arm], f"config.arms.{arm}")
-    for path, known in _CHOSEN.items():
+    for path, (known, also) in CHOSEN.items():
         variants = [config, *changed.values()]
         names = [get_field(variant, f"{path}.name") for variant in variants]
         if all(name in known for name in names):  # Else building the part says so.
-            check_sections(known, variants, path, ("data",) if path == "task" else ())
+            check_sections(known, variants, path, also)
     seeds = range(config.seed, config.seed + config.num_seeds)
     return [Run(arm, seed, changed[arm]) for seed in seeds for arm in changed]
 

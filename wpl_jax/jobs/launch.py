@@ -250,12 +250,11 @@ def main() -> None:
     """Runs the program."""
     sys.stdout = console.lasting(sys.stdout)
     sys.argv = command_line.with_config_of_run(sys.argv)
-    modes = " and ".join(f"--mode={mode}" for mode in jobs.WITHOUT_CONFIG)
+    free = jobs.without_config()
+    modes = " and ".join(f"--mode={mode}" for mode in free)
     flags.register_multi_flags_validator(
         ["config", "mode"],
-        lambda given: (
-            given["config"] is not None or given["mode"] in jobs.WITHOUT_CONFIG
-        ),
+        lambda given: given["config"] is not None or given["mode"] in free,
         "--config must have a value where --workdir has no run of a configuration; "
         f"{modes} need none.",
     )

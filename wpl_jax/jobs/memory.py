@@ -1,6 +1,6 @@
 """What a search and a retraining will need of a device, before anything is compiled."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +14,7 @@ from wpl_jax.devices.sharded import unsharded
 from wpl_jax.evaluation.retraining import Retraining
 from wpl_jax.search import Search
 from wpl_jax.supernet import Architecture, gather
-from wpl_jax.tasks import Data, Task
+from wpl_jax.tasks import Data, Task, memory_advice, rows_setting
 
 
 class Estimate(NamedTuple):
@@ -36,10 +36,10 @@ class Need(NamedTuple):
     """What a search, or a retraining, needs of the devices it runs on."""
 
     what: str
-    settings: str  # where the configuration has its space and its task
     devices: Devices
     data: Data
     memory: Estimate
+    advice: Mapping[str, str]  # how to reduce each part of the memory
 
 
 def of_search(search: Search, data: Data) -> Need:
@@ -69,7 +69,9 @@ def of_search(search: Search, data: Data) -> Need:
             search.task, child, architecture, data, search.devices
         ),
     )
-    return Need("search", "config", search.devices, data, found)
+    advice = advice_for(search.task, search.devices, "config")
+    advice["state"] += ", or fewer search.children or candidates"
+    return Need("search", search.devices, data, found, advice)
 
 
 def of_retraining(retraining: Retraining, data: Data) -> Need:
@@ -90,7 +92,40 @@ def of_retraining(retraining: Retraining, data: Data) -> Need:
             task, state.params, Architecture(choice), data, retraining.devices
         ),
     )
-    return Need("retraining", "config.retrain", retraining.devices, data, found)
+    advice = advice_for(task, retraining.devices, "config.retrain")
+    return Need("retraining", retraining.devices, data, found, advice)
+
+
+def advice_for(task: Task, devices: Devices, settings: str) -> dict[str, str]:
+    """How to reduce each part of the memory.
+
+    Args:
+      task: What is trained on.
+      devices: What it runs on.
+      settings: Where the configuration has the space and the task.
+    """
+    of_task = {name: f", or {x}" for name, x in memory_advice(task).items()}
+    smaller = f"Take a smaller space ({settings}.space)"
+    data, less = (
+        f"Take {what}{of_task.get(part, '')} ({settings}.task)"
+        for part, what in (
+            ("data", "less data"),
+            ("activations", f"a smaller {rows_setting(task)}"),
+        )
+    )
+    of_child, of_activations = {
+        "batch": (smaller, f"{less}, or more devices, which share a batch"),
+        "children": (
+            f"{smaller}, or fewer search.children_per_step, 1 at best",
+            f"{less}, or search.children_per_step=1, with which devices share a batch",
+        ),
+    }[devices.mode]
+    return {
+        "data": data,
+        "state": smaller,
+        "child": of_child,
+        "activations": of_activations,
+    }
 
 
 def _key() -> Any:
@@ -145,24 +180,5 @@ def check(need: Need) -> str:
     Raises:
       UserError: If it is more than there is, with what to reduce.
     """
-    settings = need.settings
-    smaller = f"Take a smaller space ({settings}.space)"
-    fewer = ", or fewer search.children or candidates" if need.what == "search" else ""
-    less = f"Take a smaller batch_size, of text also length ({settings}.task)"
-    sharing = {
-        "batch": (smaller, f"{less}, or more devices, which share a batch"),
-        "children": (
-            f"{smaller}, or fewer search.children_per_step, 1 at best",
-            f"{less}, or search.children_per_step=1, with which devices share a batch",
-        ),
-    }
-    of_child, of_activations = sharing[need.devices.mode]
-    advice = {
-        "data": "Take less data, or smaller images (shrink in config.task), or more "
-        "devices that divide them (shard_images in config.task)",
-        "state": f"{smaller}{fewer}",
-        "child": of_child,
-        "activations": of_activations,
-    }
     parts, count = need.memory._asdict(), need.devices.count
-    return capacity.check(f"the {need.what}", parts, count, advice)
+    return capacity.check(f"the {need.what}", parts, count, need.advice)

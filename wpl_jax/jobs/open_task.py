@@ -14,7 +14,7 @@ from wpl_jax.jobs.build import build_chosen, check_inherits, find_class, section
 from wpl_jax.jobs.config_fields import get_field, naming, naming_option
 from wpl_jax.spaces import SPACES
 from wpl_jax.supernet import Space
-from wpl_jax.tasks import TASKS, Data, DataCache, Task
+from wpl_jax.tasks import TASKS, Data, DataCache, Task, rows_setting
 from wpl_jax.tasks.predictor import Predictor
 
 # Fields in errors of tasks and optimizers that the section of the search has.
@@ -87,4 +87,5 @@ def choose_devices(
       UserError: If the devices cannot divide its batches, or its children, equally.
     """
     with naming(section_of(config, "task"), elsewhere=OF_SEARCH):
-        return choice.choose(count, task.rows_per_batch, children_per_step)
+        rows = task.rows_per_batch
+        return choice.choose(count, rows, children_per_step, rows_setting(task))

@@ -34,7 +34,7 @@ from wpl_jax.runs.run_directory import claim_data, open_run
 from wpl_jax.search import Search
 from wpl_jax.spaces.architecture_json import names_of_choices
 from wpl_jax.supernet import Architecture, gather
-from wpl_jax.tasks import Data, Task
+from wpl_jax.tasks import Data, Task, rows_setting
 
 _TITLE = "Search"
 
@@ -120,7 +120,12 @@ def run(
     dataset = own_if_none(search.task, dataset)
     search.task.check(dataset)
     check_sizes(search.task, dataset)
-    check_devices(search.devices, search.task.rows_per_batch, search.children_per_step)
+    check_devices(
+        search.devices,
+        search.task.rows_per_batch,
+        search.children_per_step,
+        rows_setting(search.task),
+    )
     data = search.task.put(dataset, search.devices)
     check_train_batches(search, data)
     _check_validation(search, data)

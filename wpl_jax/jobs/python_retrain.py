@@ -29,7 +29,7 @@ from wpl_jax.runs.machine import Machine, Requests
 from wpl_jax.runs.run_directory import claim_data, open_run
 from wpl_jax.runs.stopping import StopRequest
 from wpl_jax.supernet import Space
-from wpl_jax.tasks import Task
+from wpl_jax.tasks import Task, rows_setting
 
 _TITLE = "Retraining"
 
@@ -92,7 +92,8 @@ def retrain(
     dataset = own_if_none(task, dataset)
     task.check(dataset)
     check_sizes(task, dataset)
-    check_devices(devices, task.rows_per_batch)
+    rows = task.rows_per_batch
+    check_devices(devices, rows, rows_setting=rows_setting(task))
     data = task.put(dataset, devices)
     if epochs > MOST_INT // task.num_batches(data, "train"):
         raise SettingError("epochs", epochs, f"fewer: {COUNTED}")

@@ -6,6 +6,8 @@ search is a fixed sequence of compiled calls, seconds each. A checkpoint between
 calls is all that is needed to resume it.
 """
 
+from wpl_jax.jobs import unread
+from wpl_jax.jobs.job import Job, Mode
 from wpl_jax.jobs.modes.derive import derive
 from wpl_jax.jobs.modes.ensemble import ensemble
 from wpl_jax.jobs.modes.export import export
@@ -17,16 +19,19 @@ from wpl_jax.jobs.modes.report import report
 from wpl_jax.jobs.modes.retrain import evaluate_file, retrain_file
 from wpl_jax.jobs.modes.run import run
 
-MODES = {
-    "run": run,
-    "derive": derive,
-    "retrain": retrain_file,
-    "evaluate": evaluate_file,
-    "rank": rank,
-    "ensemble": ensemble,
-    "report": report,
-    "time": measure_time,
-    "latency": measure_latency,
-    "predict": predict,
-    "export": export,
-}
+JOB = Job(
+    {
+        "run": Mode(run, ("share", "log")),
+        "derive": Mode(derive, ("share",)),
+        "retrain": Mode(retrain_file, ("log",), unread=unread.by_file),
+        "evaluate": Mode(evaluate_file, unread=unread.by_file),
+        "rank": Mode(rank, ("share", "log")),
+        "ensemble": Mode(ensemble, ("share",)),
+        "report": Mode(report, ("join",)),
+        "time": Mode(measure_time, ("budget",)),
+        "latency": Mode(measure_latency),
+        "export": Mode(export, ("output", "format"), needs_config=False),
+        "predict": Mode(predict, ("input", "output"), needs_config=False),
+    },
+    unread=unread.by_arm,
+)

@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from wpl_jax.jobs.build import build
 from wpl_jax.jobs.config_fields import get_field, naming_option, require_names
+from wpl_jax.jobs.job import Job, Mode
 from wpl_jax.runs.machine import Machine
 from wpl_jax.two_models import run as two_models_run
 from wpl_jax.two_models.arms import Settings
@@ -38,4 +39,4 @@ def report(config: ConfigDict, workdir: Path, machine: Machine = Machine()) -> N
     two_models_run.report(settings_of(config), config.to_dict(), workdir)
 
 
-MODES = {"run": run, "report": report}
+JOB = Job({"run": Mode(run, ("log",)), "report": Mode(report)})

@@ -4,20 +4,26 @@ What is chosen by a name has settings of its own, and those of what is not chose
 read by nobody. Each part tells of its own settings.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from ml_collections import ConfigDict
 
+from wpl_jax.common.registry import settings_name
 from wpl_jax.engine.optimizers import OPTIMIZERS
 from wpl_jax.engine.plan import SearchSettings
-from wpl_jax.jobs import build
-from wpl_jax.jobs.build import section_of
-from wpl_jax.jobs.config_fields import get_field, leaves
-from wpl_jax.jobs.expand import expand
+from wpl_jax.jobs.build import (
+    build,
+    find_class,
+    known_parts,
+    part_fields,
+    section_of,
+)
+from wpl_jax.jobs.config_fields import get_field, join, leaves
+from wpl_jax.jobs.expand import CHOSEN, expand
 from wpl_jax.jobs.retrain_config import config_for_task
-from wpl_jax.protections import PENALTIES
-from wpl_jax.spaces import SPACES
 from wpl_jax.strategies import STRATEGIES
 from wpl_jax.strategies.limits import LimitSettings
-from wpl_jax.strategies.rewards import REWARDS
 from wpl_jax.tasks import TASKS
 
 # Of dotted names of fields, or of those below which all fields are meant, the reasons.
@@ -25,7 +31,6 @@ Unread = dict[str, str]
 
 # Read from the configuration itself, never from that of an arm.
 _OF_RUN = ("arms", "ensemble", "job", "main_arm", "num_seeds", "ranking", "seed")
-_OF_A_FILE = ("evaluate", "retrain")  # modes that train one architecture
 
 
 def by_arm(config: ConfigDict, mode: str) -> dict[str, Unread]:
@@ -33,14 +38,12 @@ def by_arm(config: ConfigDict, mode: str) -> dict[str, Unread]:
 
     Args:
       config: The configuration of the searches.
-      mode: What is to be done. Those that train one architecture have no arms; what
-        they do not read has the name "".
+      mode: What is to be done with them.
 
     Raises:
       ConfigError: If a name in it is not known.
     """
-    if mode in _OF_A_FILE:
-        return {"": of_file(config, mode)}
+    del mode
     found = {}
     for run in expand(config):
         if run.arm not in found:
@@ -59,16 +62,19 @@ def by_arm(config: ConfigDict, mode: str) -> dict[str, Unread]:
     return found
 
 
+def by_file(config: ConfigDict, mode: str) -> dict[str, Unread]:
+    """What a mode that trains one architecture does not read; it has no arms."""
+    return {"": of_file(config, mode)}
+
+
 def of_search(config: ConfigDict) -> Unread:
     """What is read neither by the search of an arm nor by its retraining."""
-    found = {
-        **build.unread(STRATEGIES, config, "strategy"),
-        **build.unread(PENALTIES, config, "penalty"),
-        **build.unread(REWARDS, config, "reward"),
-        **build.unread(OPTIMIZERS, config, "optimizer"),
-        **build.unread(OPTIMIZERS, config, "retrain.optimizer"),
-        **build.unread(SPACES, config, "space"),
-        **build.unread_choices(SearchSettings, config, "search"),
+    found: Unread = {}
+    for path, section in CHOSEN.items():
+        if path != "task":  # The retraining has another one, which may read more.
+            found |= of_part(section.known, config, path)
+    found |= {
+        **of_choices(SearchSettings, config, "search"),
         **_of_limits(config),
         "retrain.architecture": "it is for --mode=retrain and --mode=evaluate",
     }
@@ -85,18 +91,18 @@ def of_search(config: ConfigDict) -> Unread:
 def _of_limits(config: ConfigDict) -> Unread:
     if "limits" not in config:
         return {}
-    limits = build.build(LimitSettings, config, "limits")
+    limits = build(LimitSettings, config, "limits")
     if not limits.most:
         why = "config.limits has no limit"
         return dict.fromkeys(("limits.draws", "limits.weight"), why)
-    if build.find_class(STRATEGIES, config, "strategy.name").differentiable:
+    if find_class(STRATEGIES, config, "strategy.name").differentiable:
         return {"limits.draws": "the strategy draws no children"}
     return {"limits.weight": "the strategy does not learn from gradients"}
 
 
 def _of_task(config: ConfigDict) -> Unread:
     space = get_field(config, section_of(config, "space"))
-    return build.unread(TASKS, config, "task", space=space)
+    return of_part(TASKS, config, "task", space=space)
 
 
 def of_file(config: ConfigDict, mode: str) -> Unread:
@@ -109,7 +115,56 @@ def of_file(config: ConfigDict, mode: str) -> Unread:
             found[f"{part}.{field}"] = f"config.retrain.{part}.{field} replaces it"
     for field, reason in _of_task(config_for_task(config)).items():
         found |= dict.fromkeys((field, f"retrain.{field}"), reason)
-    return found | build.unread(OPTIMIZERS, config, "retrain.optimizer")
+    return found | of_part(OPTIMIZERS, config, "retrain.optimizer")
+
+
+def of_part(
+    known: Mapping[str, Any], config: ConfigDict, path: str, **others: Any
+) -> Unread:
+    """Settings under a path that the chosen part does not read.
+
+    Args:
+      known: Classes of parts by name. One that does not always read all of its fields
+        has a static method ``unread(settings)``, of a mapping, which returns reasons by
+        the fields' names.
+      config: The configuration.
+      path: As of :func:`wpl_jax.jobs.build.build_chosen`.
+      **others: More of what the part's ``unread`` is to know.
+    """
+    return _of_chosen(known, config, f"{path}.name", path, others)
+
+
+def of_choices(cls: Any, config: ConfigDict, path: str) -> Unread:
+    """:func:`of_part` for the parts that the fields of a part choose by name.
+
+    Args:
+      cls: Dataclass of the part.
+      config: The configuration.
+      path: Dotted name of the section that holds the part's settings.
+    """
+    section = get_field(config, path)
+    found: Unread = {}
+    for name, field in part_fields(cls).items():
+        if (known := known_parts(field)) and name in section:
+            found |= _of_chosen(known, config, join(path, name), path, {})
+    return found
+
+
+def _of_chosen(known, config, field, path, others) -> Unread:
+    cls, name = find_class(known, config, field), get_field(config, field)
+    section = get_field(config, path)
+    why = f"config.{field} is {name!r}"
+    own = settings_name(name)
+    sections = {settings_name(other) for other in known} - {own}
+    found = {f"{path}.{other}": why for other in sections if other in section}
+    below = section.get(own)
+    if below is None:
+        return found
+    below_path = f"{path}.{own}"
+    if hasattr(cls, "unread"):
+        for one, because in cls.unread({**below, **others}).items():
+            found[f"{below_path}.{one}"] = f"config.{below_path}.{because}"
+    return found | of_choices(cls, config, below_path)
 
 
 def why(unread: Unread, field: str) -> str | None:

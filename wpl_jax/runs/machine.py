@@ -17,6 +17,17 @@ from wpl_jax.runs.profiling import TraceRequest
 from wpl_jax.runs.share import Share
 from wpl_jax.runs.stopping import GRACE_SECONDS, StopRequest
 
+# Flags that only some modes read, by the fields of a machine that hold them.
+FLAGS = {
+    "share": "share",
+    "joined": "join",
+    "budget": "budget",
+    "input": "input",
+    "output": "output",
+    "formats": "format",
+    "loggers": "log",
+}
+
 
 class Requests(NamedTuple):
     """Requests of the user that running jobs see between two calls.
@@ -75,6 +86,15 @@ class Machine:
             raise UserError("--grace is nan, expected seconds.")
         if self.budget is not None and not math.isfinite(self.budget):
             raise UserError(f"--budget is {self.budget}, expected a finite number.")
+
+    def given_flags(self) -> list[str]:
+        """Those of :data:`FLAGS` that are given, and not what they are by default."""
+        fields = dataclasses.fields(self)
+        return [
+            FLAGS[field.name]
+            for field in fields
+            if field.name in FLAGS and getattr(self, field.name) != field.default
+        ]
 
     @contextlib.contextmanager
     def requests(self) -> Iterator[Requests]:

@@ -45,6 +45,8 @@ def network(
     child: Any,
     statistics: Any,
     weights_of: BranchWeights,
+    parts: int,
+    edge_weights: bool,
 ) -> Network | None:
     """The network of a genotype, without its auxiliary head.
 
@@ -55,6 +57,8 @@ def network(
       child: Parameters of the child.
       statistics: Moments of its normalizations.
       weights_of: The parameters of a branch.
+      parts: Number of parts of an edge's channels, of which operations get one.
+      edge_weights: Whether a node is the mean of its inputs, and not their sum.
 
     Returns:
       None if an operation has no block.
@@ -65,12 +69,13 @@ def network(
     if not all(_is_known(operation) for operation in used):
         return None
     affine = space.affine
+    options = space.normalize_pools, parts, edge_weights
     blocks = [_pointwise(affine), _halved(affine)]
     for beginning, (name, repeats) in _CONVOLUTIONS.items():
         if any(operation.startswith(beginning) for operation in used):
             blocks.append(_convolution(name, repeats, affine))
     for kind, name in enumerate(_NAMES):
-        blocks.append(_cell(name, kind, cells[kind], concats[kind], space))
+        blocks.append(_cell(name, kind, cells[kind], concats[kind], *options))
     return Network(
         (*blocks, _whole(space, segments, concats)),
         'jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")',
@@ -154,9 +159,8 @@ def join(y, rest):  # and all are shuffled.
 """
 
 
-def _cell(name, kind, cell, concat, space) -> Block:
+def _cell(name, kind, cell, concat, normalize_pools, parts, edge_weights) -> Block:
     """A cell: each node is the sum of two operations on earlier states."""
-    parts = getattr(space, "channel_parts", 1)
     inside = "$channels" if parts == 1 else f"$channels // {parts}"
     layers: dict[str, Layer] = {}
     states, lines, terms = ["older", "newer"], [], []
@@ -175,7 +179,7 @@ def _cell(name, kind, cell, concat, space) -> Block:
             term = f"self.{layer}({x}@train)"
         elif operation in _POOLS:
             term = f"{_POOLS[operation][0]}({x}){'[:, ::2, ::2]' if halves else ''}"
-            if space.normalize_pools:
+            if normalize_pools:
                 layers[layer] = BatchNorm(inside, False)
                 term = f"self.{layer}({term}@norm)"
         elif halves:
@@ -189,7 +193,7 @@ def _cell(name, kind, cell, concat, space) -> Block:
         terms.append(term)
         if side:
             total = f"{terms[-2]} + {terms[-1]}"
-            if getattr(space, "edge_weights", False):
+            if edge_weights:
                 total = f"({total}) / {_INPUTS}"
             states.append(f"node_{node}")
             lines.append(f"node_{node} = {total}")

@@ -320,6 +320,8 @@ class DartsCell(DartsNetwork):
             child,
             statistics,
             self._weights_of_branch,
+            self.channel_parts,
+            self.edge_weights,
         )
 
     def _weights_of_branch(self, own, cell, branch, operation):

@@ -134,8 +134,8 @@ class Differentiable(Strategy):
             raise UserError(
                 "This strategy trains weights of all choices, and the space "
                 f"{self.space.name} has no mixtures of choices with these settings. "
-                "Take a strategy of single paths (random, enas, nao, pada) or another "
-                "space."
+                "Take a strategy of single paths, which is not differentiable, or "
+                "another space."
             )
         possible = mixed or self.space.draws
         expected = '"mixture", as the space draws no single path by its weights'

@@ -6,7 +6,9 @@ from wpl_jax.tasks.task import Data as Data
 from wpl_jax.tasks.task import Evaluation as Evaluation
 from wpl_jax.tasks.task import Task as Task
 from wpl_jax.tasks.task import check_task as check_task
+from wpl_jax.tasks.task import memory_advice as memory_advice
 from wpl_jax.tasks.task import ranking as ranking
+from wpl_jax.tasks.task import rows_setting as rows_setting
 
 # By name: dataclasses with the methods of :class:`Task`, whose space is given.
 TASKS = Registry(

@@ -46,6 +46,7 @@ class ExampleTask:
     batch_size: int
     compute_dtype: str
     objective: ClassVar[Objective]
+    rows_setting = "batch_size"
 
     @property
     def error_name(self) -> str:

@@ -119,6 +119,10 @@ class ImageClassification(ExampleTask):
 
     objective: ClassVar[Objective] = Objective(kind="classification")
     data_fields = ("shrink", "shard_images")
+    memory_advice: ClassVar[Mapping[str, str]] = {
+        "data": "smaller images (shrink), or more devices that divide them "
+        "(shard_images)"
+    }
 
     def __post_init__(self) -> None:
         """Checks the settings."""

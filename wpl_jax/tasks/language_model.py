@@ -8,7 +8,8 @@ through time, as in Zaremba et al., "Recurrent Neural Network Regularization",
 """
 
 import dataclasses
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -64,6 +65,8 @@ class LanguageModel:
     error_name = "perplexity"
     loss_name = "nats"
     data_fields = ("batch_size", "length")
+    rows_setting = "batch_size"
+    memory_advice: ClassVar[Mapping[str, str]] = {"activations": "a smaller length"}
 
     def __post_init__(self) -> None:
         """Checks the settings."""

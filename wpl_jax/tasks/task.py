@@ -1,5 +1,6 @@
 """What a task is: what children are trained and judged on."""
 
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
@@ -38,6 +39,16 @@ def check_task(part: Any) -> None:
     )
     valid = Space in type(space).__mro__ and not isinstance(part.task, type)
     require(part, "task", valid, expected)
+
+
+def rows_setting(task: Any) -> str:
+    """The name of a task's setting that is the rows of a batch, for errors."""
+    return getattr(task, "rows_setting", "rows_per_batch")
+
+
+def memory_advice(task: Any) -> Mapping[str, str]:
+    """What else takes less memory of a device, by "data" and "activations"."""
+    return getattr(task, "memory_advice", {})
 
 
 def check_dataset(dataset: Any, kind: type, made_by: str) -> None:
@@ -151,11 +162,14 @@ class Task(FisherLoss, Protocol):
     """
 
     error_name: str  # of Evaluation.error
-    # A task may have five more: ``loss_name``, what reports call the loss, such as its
+    # A task may have seven more: ``loss_name``, what reports call the loss, such as its
     # unit (by default "loss"); ``averaging``, how an ensemble averages predictions (by
     # default those of log-probabilities); ``can_sample``, whether targets can be
     # drawn from the model (by default they can); ``has_classes``, whether
-    # :meth:`log_probabilities` can be called (by default, whether it is there); and
+    # :meth:`log_probabilities` can be called (by default, whether it is there);
+    # ``rows_setting``, which of its settings is :attr:`rows_per_batch` (by default that
+    # name, for errors); ``memory_advice``, what else takes less memory of a device, by
+    # "data" and "activations", as in "a smaller length" (by default nothing); and
     # ``free_sizes``, those of :meth:`space_sizes` that a space may have otherwise, as
     # :meth:`put` checks what the network takes and returns (by default none).
     data_fields: tuple[str, ...]  # settings that :meth:`put` depends on

@@ -20,12 +20,11 @@ from wpl_jax.common.settings import (
 from wpl_jax.engine.optimizers import OPTIMIZERS, Optimizer
 from wpl_jax.protections.quadratic import STEPS
 from wpl_jax.two_models.experiment import ACTIVATIONS
-from wpl_jax.two_models.penalties import CORNERS, PENALTIES, protection_of
+from wpl_jax.two_models.penalties import PENALTIES, protection_of
 from wpl_jax.two_models.rules import Rule
 
 _MOST_LAYERS = 100  # of a model: tracing takes time in proportion
 CONVERGED = 1.0  # An accuracy at which no training is stopped early.
-FROZEN = 1e12  # An alpha under which the proximal step moves no weight.
 
 
 class Arm(NamedTuple):
@@ -100,7 +99,8 @@ class Study:
 
     def __post_init__(self) -> None:
         """Checks the settings."""
-        check_choices(self, "penalties", set(PENALTIES) - set(CORNERS))
+        swept = [name for name, penalty in PENALTIES.items() if penalty.is_swept]
+        check_choices(self, "penalties", swept)
         check_choices(self, "steps", STEPS)
         for penalty in self.penalties:
             protection_of(penalty, self.normalize)
@@ -110,12 +110,13 @@ class Study:
     def arms(self) -> Iterator[Arm]:
         """What it runs."""
         for stop, shared in itertools.product(self.stops, self.shared):
-            yield Arm(stop, shared, "none", "proximal", "none", 0.0)
-            yield Arm(stop, shared, "frozen", "proximal", "none", FROZEN)
-            for penalty, step, alpha in itertools.product(
+            for name, penalty in PENALTIES.items():
+                if penalty.alpha is not None:
+                    yield Arm(stop, shared, name, "proximal", "none", penalty.alpha)
+            for name, step, alpha in itertools.product(
                 self.penalties, self.steps, self.alphas
             ):
-                yield Arm(stop, shared, penalty, step, self.normalize, alpha)
+                yield Arm(stop, shared, name, step, self.normalize, alpha)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Penalties of the two-model experiment: those of a search, with one earlier model."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,17 +27,48 @@ from wpl_jax.two_models.experiment import (
 
 _CHUNK = 128  # examples at a time
 
-# Of each penalty that an arm can name, the protection of a search and its settings. No
-# penalty is one of strength 0, and frozen layers are the limit of a large one. With one
-# earlier model EWC is the same quadratic as WPL; what remains of the difference is that
-# its Fisher takes labels drawn from the model.
-CORNERS = ("none", "frozen")
-PENALTIES: dict[str, tuple[str, dict[str, Any]]] = {
-    **dict.fromkeys(CORNERS, ("l2", {})),
-    "l2": ("l2", {}),
-    "ewc": ("ewc", {"estimator": PerExample(labels="model", chunk_size=_CHUNK)}),
-    "wpl_batch": ("wpl", {"estimator": Batch()}),
-    "wpl": ("wpl", {"estimator": PerExample(chunk_size=_CHUNK)}),
+
+class Penalty(NamedTuple):
+    """What an arm can name.
+
+    Attributes:
+      title: What reports call it.
+      protection: Name of the protection of a search that it is.
+      settings: Of the protection.
+      alpha: Its strength; None of one that is swept, at the alphas of a study.
+    """
+
+    title: str
+    protection: str
+    settings: Mapping[str, Any] = {}
+    alpha: float | None = None
+
+    @property
+    def is_swept(self) -> bool:
+        """Whether a study names it and its alphas; the others are in every study."""
+        return self.alpha is None
+
+
+# The two ends of what alphas trade. No penalty is one of strength 0, and frozen layers
+# are the limit of a large one: under it the proximal step moves no weight.
+FREE, FROZEN = "none", "frozen"
+# With one earlier model EWC is the same quadratic as WPL; what remains of the
+# difference is that its Fisher takes labels drawn from the model.
+PENALTIES: dict[str, Penalty] = {
+    FREE: Penalty("no penalty", "l2", alpha=0.0),
+    FROZEN: Penalty("frozen layers", "l2", alpha=1e12),
+    "l2": Penalty("L2 to the anchor (F = 1)", "l2"),
+    "ewc": Penalty(
+        "EWC (per-example Fisher, labels from the model)",
+        "ewc",
+        {"estimator": PerExample(labels="model", chunk_size=_CHUNK)},
+    ),
+    "wpl_batch": Penalty("WPL, batch Fisher", "wpl", {"estimator": Batch()}),
+    "wpl": Penalty(
+        "WPL, per-example Fisher",
+        "wpl",
+        {"estimator": PerExample(chunk_size=_CHUNK)},
+    ),
 }
 
 
@@ -50,7 +82,7 @@ def protection_of(penalty: str, normalize: str) -> Quadratic:
     Raises:
       SettingError: If there is no such scale.
     """
-    name, settings = PENALTIES[penalty]
+    _, name, settings, _ = PENALTIES[penalty]
     return PROTECTIONS[name](normalize=normalize, start_epoch=0, **settings)
 
 

@@ -13,13 +13,14 @@ from wpl_jax.tasks.guessing import Guess, Model, remark
 from wpl_jax.two_models import report_fronts
 from wpl_jax.two_models.analysis import Outcome, select
 from wpl_jax.two_models.arms import Arm
+from wpl_jax.two_models.penalties import FREE
 from wpl_jax.two_models.report_words import (
-    NAMES,
     alpha_cell,
     mean_cell,
     reduction_cell,
     rules_of,
     stop_name,
+    title_of,
 )
 from wpl_jax.two_models.results import REPORT_FILE, read
 from wpl_jax.two_models.rules import Chosen, Rule, choose
@@ -57,7 +58,7 @@ def _no_better_than_guessing(
     if guess is None:
         return ""
     accuracies: dict[str, np.ndarray] = {}
-    for outcome in select(outcomes, penalty="none"):
+    for outcome in select(outcomes, penalty=FREE):
         stop, shared = outcome.stop, outcome.shared
         accuracies[f"A {stop_name(stop)}"] = outcome.start_valid
         of_b = f"B beside A {stop_name(stop)}, {counted(shared, 'layer')} shared"
@@ -105,7 +106,7 @@ def _introduction(page: Page, config: dict, outcomes: Sequence[Outcome]) -> None
 
 def _summary(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
     main = config["main"]
-    penalty = re.split(r",| \(", NAMES[main["penalty"]])[0]
+    penalty = re.split(r",| \(", title_of(main["penalty"]))[0]
     page.heading("Forgetting, and how much of it the penalty prevents")
     settings = dict.fromkeys((o.stop, o.shared) for o in outcomes)
     rows = []
@@ -149,10 +150,11 @@ def _summary(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
         "lost without the penalty and d_WPL with it; 100 % means that nothing was "
         "forgotten, above 100 % that A gained. Where A did not forget beyond the "
         "noise between seeds, no ratio is given. The penalty here: "
-        f"{NAMES[main['penalty']]}, {main['step']} step, normalization of the Fisher: "
-        f"{main['normalize']}. A rule limits what one model loses, on validation "
-        "images; alpha is the one under which the other model is best. An asterisk "
-        "marks settings in which no alpha obeys the rule; there it is the nearest one."
+        f"{title_of(main['penalty'])}, {main['step']} step, normalization of the "
+        f"Fisher: {main['normalize']}. A rule limits what one model loses, on "
+        "validation images; alpha is the one under which the other model is best. An "
+        "asterisk marks settings in which no alpha obeys the rule; there it is the "
+        "nearest one."
     )
 
 
@@ -168,7 +170,7 @@ def _training_curves(page: Page, outcomes: Sequence[Outcome], config: dict) -> N
     axes = figure.subplots(-(-len(found) // columns), columns, squeeze=False).ravel()
     for ax, calibrated, letter in zip(axes, found, "abcdefgh", strict=False):
         for outcome, color in ((calibrated.without, 1), (calibrated.chosen, 0)):
-            label = NAMES[outcome.penalty]
+            label = title_of(outcome.penalty)
             steps = _steps(outcome, config)
             band(ax, steps, outcome.valid_a, COLORS[color], f"A, {label}")
             band(ax, steps, outcome.valid_b, COLORS[color], f"B, {label}", "--")
@@ -205,10 +207,10 @@ def _stops(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
     page.figure(
         figure,
         "stops",
-        f"{NAMES[config['main']['penalty']]}: from no penalty (cross) through growing "
-        "alpha, mean over seeds on test images; dotted: A before B was trained. A "
-        "converged A leaves features that serve B as well. An A that was stopped early "
-        "leaves poor ones, which B cannot improve without changing A.",
+        f"{title_of(config['main']['penalty'])}: from no penalty (cross) through "
+        "growing alpha, mean over seeds on test images; dotted: A before B was "
+        "trained. A converged A leaves features that serve B as well. An A that was "
+        "stopped early leaves poor ones, which B cannot improve without changing A.",
     )
 
 
@@ -217,7 +219,7 @@ def _sharing(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
     figure = new_figure()
     ax = figure.subplots()
     main = config["main"]
-    plain = select(outcomes, penalty="none", stop=main["stop"])
+    plain = select(outcomes, penalty=FREE, stop=main["stop"])
     plain.sort(key=lambda o: o.shared)
     for outcome, color in zip(plain, COLORS, strict=False):
         band(
@@ -274,8 +276,8 @@ def _calibration(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
         page.figure(
             figure,
             f"alpha_{name}",
-            f"{NAMES[main['penalty']]}, {counted(main['shared'], 'shared layer')}, A "
-            f"{stop_name(main['stop'])}, on test images. The "
+            f"{title_of(main['penalty'])}, {counted(main['shared'], 'shared layer')}, "
+            f"A {stop_name(main['stop'])}, on test images. The "
             "explicit step adds the penalty's gradient and diverges where learning "
             "rate * alpha * F exceeds 2 for some weight, which takes both models to "
             "chance; the proximal step minimises the same objective and holds at "
@@ -285,7 +287,7 @@ def _calibration(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
 
 def _without(outcomes: Sequence[Outcome], stop: float, shared: int) -> Outcome:
     """The arm without a penalty; every study brings it along."""
-    (outcome,) = select(outcomes, penalty="none", stop=stop, shared=shared)
+    (outcome,) = select(outcomes, penalty=FREE, stop=stop, shared=shared)
     return outcome
 
 

@@ -10,13 +10,14 @@ from wpl_jax.reports.page import COLORS, Page, new_figure
 from wpl_jax.two_models import fronts
 from wpl_jax.two_models.analysis import Outcome, select, standard_error
 from wpl_jax.two_models.fronts import Area, Corners
+from wpl_jax.two_models.penalties import FREE, FROZEN, PENALTIES
 from wpl_jax.two_models.report_words import (
-    NAMES,
     alpha_cell,
     mean_cell,
     reduction_cell,
     rules_of,
     stop_name,
+    title_of,
 )
 from wpl_jax.two_models.rules import Rule, choose
 
@@ -41,10 +42,10 @@ def fronts_of(outcomes: Sequence[Outcome], setting: Setting) -> dict[Front, list
     stop, shared, normalize = setting
     own = select(outcomes, stop=stop, shared=shared, normalize=normalize)
     found = {}
-    for penalty in NAMES:
+    for penalty in PENALTIES:
         for step in sorted({o.step for o in own}):
             swept = select(own, penalty=penalty, step=step)
-            if swept and penalty not in ("none", "frozen"):
+            if swept and PENALTIES[penalty].is_swept:
                 found[penalty, step] = swept
     return found
 
@@ -52,8 +53,8 @@ def fronts_of(outcomes: Sequence[Outcome], setting: Setting) -> dict[Front, list
 def _corner_arms(outcomes, setting: Setting) -> tuple[Outcome, Outcome]:
     """The arms without a penalty and with frozen layers."""
     stop, shared, _ = setting
-    (free,) = select(outcomes, penalty="none", stop=stop, shared=shared)
-    (frozen,) = select(outcomes, penalty="frozen", stop=stop, shared=shared)
+    (free,) = select(outcomes, penalty=FREE, stop=stop, shared=shared)
+    (frozen,) = select(outcomes, penalty=FROZEN, stop=stop, shared=shared)
     return free, frozen
 
 
@@ -69,10 +70,10 @@ def _figure(page: Page, outcomes: Sequence[Outcome], setting: Setting) -> None:
     for ax, step in zip(panels, steps, strict=True):
         for (penalty, of_step), arms in found.items():
             if of_step == step:
-                _draw(ax, [free, *arms], colors[penalty], NAMES[penalty])
+                _draw(ax, [free, *arms], colors[penalty], title_of(penalty))
         for arm, marker in ((free, "x"), (frozen, "s")):
             kept, reached = arm.final_test.mean(0)
-            label = NAMES[arm.penalty]
+            label = title_of(arm.penalty)
             ax.plot(reached, kept, marker, color=COLORS[6], ms=7, label=label)
         ax.axhline(free.start_test.mean(), color="0.7", lw=0.8)
         ax.set(title=f"{step} step", xlabel="accuracy that B reaches")
@@ -131,7 +132,7 @@ def _areas(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
     settings = dict.fromkeys(
         (o.stop, o.shared, o.normalize)
         for o in outcomes
-        if o.penalty not in ("none", "frozen")
+        if PENALTIES[o.penalty].is_swept
     )
     for setting in sorted(settings, key=lambda s: (-s[0], *s[1:])):
         found = fronts_of(outcomes, setting)
@@ -140,7 +141,7 @@ def _areas(page: Page, outcomes: Sequence[Outcome], config: dict) -> None:
             continue
         corners = fronts.corners_of(*_corner_arms(outcomes, setting))
         rows += _area_rows(setting, found, corners, reference)
-    main_name = f"{NAMES[main['penalty']]}, {main['step']} step"
+    main_name = f"{title_of(main['penalty'])}, {main['step']} step"
     page.table(
         (
             "A was trained until",
@@ -182,7 +183,7 @@ def _area_rows(
             stop_name(stop),
             str(shared),
             normalize,
-            NAMES[front[0]],
+            title_of(front[0]),
             front[1],
             *_area_cells(areas.get(front), front == reference),
             _spread(arms[0]),
@@ -218,7 +219,7 @@ def _rules(page: Page, outcomes, config: dict, setting: Setting) -> None:
             _rule_row(rule, free, arms, penalty, step)
             for (penalty, step), arms in found.items()
         ]
-    rows.append(_rule_row(None, free, [frozen], "frozen", ""))
+    rows.append(_rule_row(None, free, [frozen], FROZEN, ""))
     page.table(
         (
             "rule",
@@ -256,7 +257,7 @@ def _rule_row(
         cost += f" ± {found.cost_error:.3f}"
     return (
         str(rule) if rule else "none",
-        NAMES[penalty],
+        title_of(penalty),
         step,
         alpha_cell(found) if rule else "",
         mean_cell(kept),

@@ -4,16 +4,13 @@ import numpy as np
 
 from wpl_jax.two_models.analysis import standard_error
 from wpl_jax.two_models.arms import CONVERGED
+from wpl_jax.two_models.penalties import PENALTIES
 from wpl_jax.two_models.rules import Chosen, Rule
 
-NAMES = {
-    "none": "no penalty",
-    "frozen": "frozen layers",
-    "l2": "L2 to the anchor (F = 1)",
-    "ewc": "EWC (per-example Fisher, labels from the model)",
-    "wpl_batch": "WPL, batch Fisher",
-    "wpl": "WPL, per-example Fisher",
-}
+
+def title_of(penalty: str) -> str:
+    """What a penalty is called."""
+    return PENALTIES[penalty].title
 
 
 def rules_of(config: dict) -> dict[str, Rule]:

@@ -30,7 +30,7 @@ from wpl_jax.two_models import memory as two_models_memory
 from wpl_jax.two_models import results as two_models_results
 from wpl_jax.two_models.arms import CONVERGED, Arm, Settings
 from wpl_jax.two_models.experiment import Curves, Data, Examples, Setting
-from wpl_jax.two_models.penalties import fisher_of_a, protection_of
+from wpl_jax.two_models.penalties import PENALTIES, fisher_of_a, protection_of
 
 
 def run(
@@ -313,11 +313,11 @@ def _record(arm: Arm, curves: Curves) -> dict[str, Any]:
 
 
 def _describe(arm: Arm, record: dict[str, Any]) -> str:
-    penalty = {"none": "no penalty", "frozen": "frozen layers"}.get(
-        arm.penalty, f"{arm.penalty} {arm.step} alpha {arm.alpha:g}"
-    )
+    penalty = PENALTIES[arm.penalty]
+    told = f"{arm.penalty} {arm.step} alpha {arm.alpha:g}"
     return (
-        f"A {arm.stop}, {arm.shared} shared, {penalty}: "
+        f"A {arm.stop}, {arm.shared} shared, "
+        f"{told if penalty.is_swept else penalty.title}: "
         f"A {record['a_before']:.3f} -> {record['a_after']:.3f}, "
         f"B {record['b_after']:.3f}"
     )
