@@ -40,6 +40,14 @@ def first(tmp_path_factory):
     return workdir
 
 
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """A finished run without a retraining, which takes its time to compile."""
+    workdir = tmp_path_factory.mktemp("searched")
+    run(small_config(**{"retrain.epochs": 0}), workdir)
+    return workdir
+
+
 SEARCH = "searches/none-seed0"
 
 
@@ -146,19 +154,19 @@ def test_a_wrong_source_is_named_before_the_folder_is_claimed(tmp_path, path, sa
     assert not (tmp_path / "run").exists()
 
 
-def test_other_seeds_and_the_own_folder_are_refused(first, tmp_path):
-    config = small_config(**{"search.start_from": str(first), "seed": 1})
+def test_other_seeds_and_the_own_folder_are_refused(searched, tmp_path):
+    config = small_config(**{"search.start_from": str(searched), "seed": 1})
     with pytest.raises(UserError, match=rf"Give .*{SEARCH}\."):
         run(config, tmp_path / "run")
-    space, own = toy.ToySpace(), first / SEARCH
+    space, own = toy.ToySpace(), searched / SEARCH
     start = Start("search.start_from", str(own), None, space, None, own)
     with pytest.raises(UserError, match="the folder of the search that is to start"):
         start._find()
 
 
-def test_a_source_of_which_nothing_fits_is_refused(first, tmp_path):
+def test_a_source_of_which_nothing_fits_is_refused(searched, tmp_path):
     start = Start(
-        *("search.start_from", str(first / SEARCH), None),
+        *("search.start_from", str(searched / SEARCH), None),
         *(toy.Points(3), None, tmp_path),
     )
     with pytest.raises(UserError, match="nothing of it fits the space points: 0 of 1"):

@@ -18,7 +18,10 @@ WORDS = ("the", "<eos>", "cat", "sat", "<unk>")
 
 
 def params_of(space, seed):
-    return jax.device_get(space.init(jax.random.key(seed)))
+    """Drawn by numpy: to compile a generator for each shape takes seconds."""
+    shapes = jax.eval_shape(space.init, jax.random.key(0))
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), shapes)
 
 
 def save(folder, state, step=3):
@@ -39,7 +42,8 @@ def searched(folder, space, seed=0):
 def trained(folder, space, choice, seed=0):
     """A folder of a training of one architecture, with its weights."""
     rows = space.rows(Architecture(jnp.asarray(choice)))
-    child = jax.device_get(gather(space.init(jax.random.key(seed)), rows))
+    params = params_of(space, seed)
+    child = jax.device_get(jax.jit(lambda params: gather(params, rows))(params))
     other = jax.tree.map(np.zeros_like, child)
     choice = np.array(choice, np.int32)
     save(folder, {"best": child, "params": other, "choice": choice})

@@ -1,5 +1,6 @@
 """Costs of children against networks that are written out, and traced."""
 
+import functools
 import itertools
 
 import jax
@@ -22,8 +23,20 @@ ADDITIVE = NasBench201((8, 8, 2), 3, channels=4, cells=2)
 NO_CHOICE = Architecture(np.zeros(0, np.int32))
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def costs_of(space, architecture):
+    """Compiled as a whole: one by one its operations take longer."""
+    return space.costs(architecture)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.vmap, in_axes=(None, 0))
+def costs_of_each(space, choice):
+    return space.costs(Architecture(choice))
+
+
 def costs(space, choice):
-    found = space.costs(Architecture(jnp.asarray(choice)))
+    found = costs_of(space, Architecture(jnp.asarray(choice)))
     return {name: float(value) for name, value in found.items()}
 
 
@@ -107,12 +120,11 @@ def products_of(genotype, channels, size=32, cells=20):
 def test_the_network_of_a_published_cell_has_the_products_of_its_definition(name):
     network = GenotypeNetwork((32, 32, 3), 10, channels=36, cells=20, cell=name)
     expected = products_of(PUBLISHED[name], 36)
-    np.testing.assert_allclose(
-        network.costs(NO_CHOICE)["multiply_adds"], expected, rtol=1e-6
-    )
+    found = costs_of(network, NO_CHOICE)
+    np.testing.assert_allclose(found["multiply_adds"], expected, rtol=1e-6)
     uses = np.asarray(network.uses(NO_CHOICE))
-    found = sum(n * p.parameters for n, p in zip(uses, network.parts, strict=True))
-    assert found == int(network.costs(NO_CHOICE)["parameters"])
+    counted = sum(n * p.parameters for n, p in zip(uses, network.parts, strict=True))
+    assert counted == int(found["parameters"])
     if name in ("NASNet", "AmoebaNet", "ENAS"):
         return
     space = DartsCell((32, 32, 3), 10, channels=36, cells=20, affine=True)
@@ -126,9 +138,9 @@ def test_expected_costs_are_the_mean_over_all_children():
     weights = rng.dirichlet(np.ones(count), 6).astype(np.float32)
     every = np.array(list(itertools.product(range(count), repeat=6)))
     probability = np.prod(weights[np.arange(6), every], 1)
-    of_all = jax.vmap(lambda choice: ADDITIVE.costs(Architecture(choice)))(every)
+    of_all = costs_of_each(ADDITIVE, every)
     mixture = Architecture(jnp.asarray(every[0]), weights=jnp.asarray(weights))
-    found = ADDITIVE.costs(mixture)
+    found = costs_of(ADDITIVE, mixture)
     for name, values in of_all.items():
         expected = np.sum(probability * np.asarray(values, float))
         np.testing.assert_allclose(found[name], expected, rtol=1e-5)
@@ -154,9 +166,9 @@ def test_expected_costs_of_two_inputs_a_node_are_the_mean_over_all(edge_weights)
     probability = np.prod(usable[np.arange(4), every], 1)
     zero = np.zeros(len(every), int)  # There is one pair of inputs.
     choices = np.stack([zero, *every.T[:2], zero, *every.T[2:]], 1).astype(np.int32)
-    of_all = jax.vmap(lambda choice: space.costs(Architecture(choice)))(choices)
+    of_all = costs_of_each(space, choices)
     mixture = Architecture(jnp.asarray(choices[0]), weights=jnp.asarray(weights))
-    for name, found in space.costs(mixture).items():
+    for name, found in costs_of(space, mixture).items():
         expected = np.sum(probability * np.asarray(of_all[name], float))
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 
@@ -169,7 +181,7 @@ def test_expected_costs_have_a_gradient_in_the_weights():
         choice = jnp.zeros(6, jnp.int32)
         return ADDITIVE.costs(Architecture(choice, weights=weights))["multiply_adds"]
 
-    slope = np.asarray(jax.grad(products)(weights))
+    slope = np.asarray(jax.jit(jax.grad(products))(weights))
     at = ADDITIVE.operations.index("nor_conv_3x3")
     # Two cells in each stage: as many products in each, since 4 pixels become 1.
     np.testing.assert_allclose(slope[:, at], 3 * 2 * 9 * 4 * 4 * 8 * 8)

@@ -232,12 +232,18 @@ def test_a_gate_has_the_published_gradient():
     strategy = strategy_of(relaxation="gumbel", optimizer=ADAM)
     state = strategy.init(jax.random.key(3))
     key, seen = jax.random.key(4), set()
+
+    @jax.jit
+    def relaxed(number):
+        own_key = jax.random.fold_in(key, number)
+        of = strategy._relax(state, own_key)
+        found = slope_of(params, data, number)(of, state.theta)
+        return of(state.theta), jax.random.gumbel(own_key, (2, 3)), found
+
     for number in range(6):
-        of = strategy._relax(state, jax.random.fold_in(key, number))
-        architecture = of(state.theta)
+        architecture, noise, (loss, gradient) = relaxed(jnp.int32(number))
         hard = np.eye(3)[np.asarray(architecture.choice)]
         np.testing.assert_array_equal(architecture.gates, hard)
-        loss, gradient = slope_of(params, data, jnp.int32(number))(of, state.theta)
         p = {k: np.asarray(v, float) for k, v in params.items()}
         batch = np.asarray(data.train[number % 5], float)
         a, b = np.asarray(architecture.choice)
@@ -249,7 +255,6 @@ def test_a_gate_has_the_published_gradient():
         of_gates = np.full((2, 3), np.sum(e)) * np.array([[2], [3]])
         of_gates[0, a] = 2 * p["a"][a] @ e
         of_gates[1, b] = 3 * p["b"][b] @ e
-        noise = jax.random.gumbel(jax.random.fold_in(key, number), (2, 3))
         logits = np.asarray(state.theta, float)
         logits = (logits - np.log(np.exp(logits).sum(-1, keepdims=True)) + noise) / 2
         soft = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)

@@ -21,10 +21,33 @@ def space_of(network, params=None):
     return wpl_jax.space_of(network, jnp.ones(3), init=lambda key: params)
 
 
-def run(space, choice, *inputs):
-    architecture = Architecture(jnp.int32(choice))
+def applied(space, choice, *inputs):
+    architecture = Architecture(choice)
     child = gather(space.init(jax.random.key(0)), space.rows(architecture))
-    return np.asarray(space.apply(child, architecture, *inputs))
+    return space.apply(child, architecture, *inputs)
+
+
+def run(space, choice, *inputs):
+    return np.asarray(applied(space, jnp.int32(choice), *inputs))
+
+
+compiled = jax.jit(applied, static_argnums=0)
+
+
+def compile_and_run(space, choice, *inputs):
+    """One program for all choices takes less time than each operation by itself."""
+    return np.asarray(compiled(space, jnp.int32(choice), *inputs))
+
+
+def count_of_each(space, choices):
+    """How many parameters children have."""
+
+    @jax.jit
+    @jax.vmap
+    def count(choice):
+        return space.costs(Architecture(choice))["parameters"]
+
+    return count(jnp.int32(choices)).tolist()
 
 
 X = np.linspace(0, 1, 3, dtype=np.float32)
@@ -68,10 +91,9 @@ def test_parameters_of_different_branches_are_rows_of_one_stack():
     assert sorted(shapes["choices"]["layer"].values()) == [(1, 3), (1, 3, 3), (2, 3)]
     expected = [2 * X, 3 * X + 4, 5 * X, X]
     for number, y in enumerate(expected):
-        np.testing.assert_allclose(run(space, [number], X), y, rtol=1e-6)
-    counts = [
-        int(space.costs(Architecture(jnp.int32([i])))["parameters"]) for i in range(4)
-    ]
+        found = compile_and_run(space, [number], X)
+        np.testing.assert_allclose(found, y, rtol=1e-6)
+    counts = count_of_each(space, [[i] for i in range(4)])
     assert counts == [3 + 3, 3 + 6, 3 + 9, 3]
 
 
@@ -83,13 +105,11 @@ def test_a_parameter_of_two_choices_is_used_if_one_of_them_uses_it():
         return x
 
     space = space_of(network, {"w": jnp.full(3, 2.0)})
-    for first in range(2):
-        for second in range(2):
-            own = [first, second]
-            uses = 2 - first - second
-            np.testing.assert_allclose(run(space, own, X), 2.0**uses * X)
-            found = space.costs(Architecture(jnp.int32(own)))["parameters"]
-            assert found == (3 if uses else 0)
+    every = [[first, second] for first in range(2) for second in range(2)]
+    for own, count in zip(every, count_of_each(space, every), strict=True):
+        uses = 2 - sum(own)
+        np.testing.assert_allclose(compile_and_run(space, own, X), 2.0**uses * X)
+        assert count == (3 if uses else 0)
 
 
 def test_a_parameter_may_be_an_operand():
@@ -98,10 +118,7 @@ def test_a_parameter_may_be_an_operand():
         return choice("layer", branches, x, params["w"])
 
     space = space_of(network)
-    used = [
-        int(space.costs(Architecture(jnp.int32([i])))["parameters"]) for i in range(2)
-    ]
-    assert used == [3, 0]
+    assert count_of_each(space, [[0], [1]]) == [3, 0]
 
 
 def nested(params, x):
@@ -114,17 +131,14 @@ def nested(params, x):
 def test_choices_in_branches_that_do_not_run_do_not_count():
     space = space_of(nested, {"w": jnp.full(3, 2.0), "b": jnp.zeros(3)})
     assert [d.name for d in space.decisions] == ["outer", "inner"]
-    np.testing.assert_allclose(run(space, [0, 0], X), 2 * X)
-    np.testing.assert_allclose(run(space, [0, 1], X), np.cos(X), rtol=1e-6)
-    np.testing.assert_allclose(run(space, [1, 0], X), np.sin(X), rtol=1e-6)
+    np.testing.assert_allclose(compile_and_run(space, [0, 0], X), 2 * X)
+    for own, wave in (([0, 1], np.cos), ([1, 0], np.sin)):
+        found = compile_and_run(space, own, X)
+        np.testing.assert_allclose(found, wave(X), rtol=1e-6)
     forms = [space.canonical_form([i, j]) for i in range(2) for j in range(2)]
     assert len(set(forms)) == 3
     assert forms[2] == forms[3]
-    counts = [
-        int(space.costs(Architecture(jnp.int32([i, j])))["parameters"])
-        for i in range(2)
-        for j in range(2)
-    ]
+    counts = count_of_each(space, [[i, j] for i in range(2) for j in range(2)])
     assert counts == [6, 3, 3, 3]
     nodes = space.graphs([0, 1])["network"].nodes
     assert nodes == {"in": "in", "outer": "outer: inner\ninner: v", "out": "out"}
@@ -236,11 +250,15 @@ def test_a_choice_touches_the_rows_of_its_branch():
         return choice("layer", {**branches, "skip": lambda x: x}, x)
 
     space = space_of(network, {"w": jnp.ones(3), "v": jnp.ones(3)})
-    for number, expected in enumerate((5.0, 5.0, 0.0)):
-        own = jnp.int32([number])
+
+    @jax.jit
+    def norms(own):
         child = gather(space.init(jax.random.key(0)), space.rows(Architecture(own)))
         gradient = jax.tree.map(lambda c: c * jnp.float32([3, 4, 0]), child)
-        (found,) = norms_of_choices(space, own, gradient)
+        return norms_of_choices(space, own, gradient)
+
+    for number, expected in enumerate((5.0, 5.0, 0.0)):
+        (found,) = norms(jnp.int32([number]))
         np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
