@@ -118,6 +118,7 @@ def test_a_header_that_would_be_wrong_is_named(tmp_path):
         ({"loss": functools.partial(cross_entropy)}, ["loss", "cross_entropy"]),
         ({"about": {"loss": "a"}, "loss": "b"}, ["['loss']", "already"]),
         ({"about": {"date": "a"}}, ["['date']", "already"]),
+        ({"about": {"accuracy": np.float32(0.5)}}, ["about", "JSON", "x.item()"]),
     ):
         assert_says(functools.partial(save, **options), said)
     assert not any(tmp_path.iterdir())
