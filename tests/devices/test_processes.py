@@ -109,6 +109,35 @@ def test_two_processes_agree():
     assert said[0][0].split("|")[6] == said[1][0].split("|")[6]
 
 
+@pytest.mark.parametrize("kind", ["threefry2x32", "rbg"])
+def test_keys_of_the_primary_process_reach_the_others(kind, monkeypatch):
+    """JAX's broadcast is replaced: both sides must pass arrays of the same form."""
+    state = {
+        "keys": jax.random.split(jax.random.key(7, impl=kind), 3),
+        "count": np.arange(2, dtype=np.int64),
+    }
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
+    sent = []
+
+    def broadcast(data):
+        sent.append(data)
+        return sent[0]
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    broadcasting = "jax.experimental.multihost_utils.broadcast_one_to_all"
+    monkeypatch.setattr(broadcasting, broadcast)
+    for index, tree in enumerate((state, None)):
+        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+        found = wpl_processes.from_primary(tree, like)
+        assert found["keys"].dtype == state["keys"].dtype
+        np.testing.assert_array_equal(
+            *(jax.random.key_data(each["keys"]) for each in (found, state))
+        )
+        assert found["count"].tolist() == [0, 1]
+    forms = [jax.tree.map(lambda x: (x.shape, x.dtype), data) for data in sent]
+    assert forms[0] == forms[1]
+
+
 def test_an_error_of_its_own_is_not_taken_for_a_lost_process(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with (

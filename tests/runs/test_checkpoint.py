@@ -85,6 +85,17 @@ def test_what_is_saved_comes_back_bit_by_bit(like, saved):
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(state))
 
 
+@pytest.mark.parametrize("kind", ["threefry2x32", "rbg"])
+def test_keys_come_back_with_their_implementation(kind, tmp_path):
+    state = {"keys": jax.random.split(jax.random.key(7, impl=kind), 3)}
+    with opened(tmp_path / "c") as checkpoints:
+        checkpoints.save(0, state)
+        _, found = checkpoints.restore(shapes(state))
+    assert found["keys"].dtype == state["keys"].dtype
+    expected = jax.random.key_data(state["keys"])
+    np.testing.assert_array_equal(jax.random.key_data(found["keys"]), expected)
+
+
 def test_restored_numpy_arrays_can_be_written_to(saved):
     with opened(saved) as checkpoints:
         _, state = checkpoints.restore(shapes(make_state()))

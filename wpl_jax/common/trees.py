@@ -169,8 +169,49 @@ def is_key(leaf: Any) -> bool:
 
 
 def without_keys(tree: Any) -> Any:
-    """The tree with the numbers that keys are made of in their places."""
-    return jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, tree)
+    """The tree with the numbers that keys are made of in their places.
+
+    Args:
+      tree: Arrays, or ``jax.ShapeDtypeStruct``, which become those of the numbers.
+    """
+
+    def data(x):
+        if not is_key(x):
+            return x
+        if isinstance(x, jax.ShapeDtypeStruct):
+            return jax.eval_shape(jax.random.key_data, x)
+        return jax.random.key_data(x)
+
+    return jax.tree.map(data, tree)
+
+
+def with_keys(data: Any, like: Any) -> Any:
+    """The inverse of :func:`without_keys`.
+
+    Args:
+      data: A tree of arrays, with the numbers of keys, ``uint32[..., n]``, in the
+        places of keys.
+      like: Arrays or ``jax.ShapeDtypeStruct``; those of keys tell where the keys
+        are, and of which implementation (``"threefry2x32"``, ``"rbg"``, ...).
+
+    Returns:
+      The tree with keys; other arrays as they are.
+    """
+
+    def restore(kind, x):
+        if not is_key(kind):
+            return x
+        return jax.random.wrap_key_data(jnp.asarray(x), impl=_implementation(kind))
+
+    return jax.tree.map(restore, like, data)
+
+
+def _implementation(key: Any) -> Any:
+    """The implementation of a key, or of its ``jax.ShapeDtypeStruct``."""
+    found = []
+    # JAX tells it of arrays only, also of traced ones.
+    jax.eval_shape(lambda traced: found.append(jax.random.key_impl(traced)), key)
+    return found[0]
 
 
 def zero_importance(params: Any) -> Any:

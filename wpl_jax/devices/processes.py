@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from wpl_jax.common.trees import is_key, without_keys
+from wpl_jax.common.trees import with_keys, without_keys
 from wpl_jax.errors import UserError
 
 # Statuses of the runtime, and words in its other errors, where another is lost.
@@ -65,22 +65,12 @@ def from_primary(tree: Any, like: Any) -> Any:
     """
     if jax.process_count() == 1:
         return tree
-    if not is_primary():
-        tree = jax.tree.map(_zeros, like)
-    data = multihost_utils.broadcast_one_to_all(without_keys(tree))
-
-    def restore(x, one):
-        if is_key(one):
-            return jax.random.wrap_key_data(x)
-        return x
-
-    return jax.tree.map(restore, data, tree)
-
-
-def _zeros(x: Any) -> Any:
-    if is_key(x):
-        return jax.random.split(jax.random.key(0), x.shape)
-    return np.zeros(x.shape, x.dtype)
+    if is_primary():
+        data = without_keys(tree)
+    else:
+        form = without_keys(like)
+        data = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), form)
+    return with_keys(multihost_utils.broadcast_one_to_all(data), like)
 
 
 def total(numbers: np.ndarray) -> np.ndarray:

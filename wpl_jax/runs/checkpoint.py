@@ -16,7 +16,7 @@ from absl import logging
 from etils import epath
 
 from wpl_jax.common.checks import leaves_by_path
-from wpl_jax.common.trees import is_key, without_keys
+from wpl_jax.common.trees import is_key, with_keys, without_keys
 from wpl_jax.errors import UserError, is_text, option
 from wpl_jax.runs.run_files import make_folder
 
@@ -192,12 +192,12 @@ class Checkpoints:
                 raise ValueError(
                     f"another structure: '{name}' is {there} there, expected {wanted}"
                 )
-        stored = jax.tree.map(_room_for, target)
+        stored = jax.tree.map(_room_for, without_keys(target))
         args = ocp.args.Composite(state=ocp.args.StandardRestore(stored))
         stored = self._manager.restore(step, args=args)["state"]
         if _crc32(stored) != check["crc32"]:
             raise ValueError("its arrays do not have the checksum they were saved with")
-        return jax.tree.map(_as, stored, target)
+        return with_keys(jax.tree.map(_as, stored, target), target)
 
     def _check(self, step: int) -> dict[str, Any]:
         """What was saved to check a state by."""
@@ -360,8 +360,6 @@ def _ignore_closed_loops() -> None:
 
 
 def _room_for(leaf: Any) -> np.ndarray:
-    if is_key(leaf):
-        leaf = jax.eval_shape(jax.random.key_data, leaf)
     return _not_empty(np.zeros(leaf.shape, leaf.dtype))
 
 
@@ -375,10 +373,10 @@ def _not_empty(leaf: Any) -> np.ndarray:
 
 
 def _as(stored: Any, target: Any) -> Any:
-    """A key again where one was, and no number where there was none."""
-    if is_key(target):
-        return jax.random.wrap_key_data(stored)
-    return stored if target.size else np.zeros(target.shape, target.dtype)
+    """No number again where there was none."""
+    if is_key(target) or target.size:
+        return stored
+    return np.zeros(target.shape, target.dtype)
 
 
 def _crc32(stored: Any) -> int:

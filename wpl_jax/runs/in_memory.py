@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wpl_jax.common.trees import is_key, without_keys
+from wpl_jax.common.trees import with_keys, without_keys
 from wpl_jax.runs.loggers import Logged, Loggers, NamedLogger
 from wpl_jax.runs.progress import Progress
 
@@ -79,7 +79,8 @@ class InMemory(contextlib.AbstractContextManager):
     def go_back(self) -> None:
         """Within a call: takes the state of the newest landmark, and goes on there."""
         self._done, kept = self._kept
-        self.state = self._place(jax.tree.map(_to_device, self.state, kept))
+        kept = jax.tree.map(jnp.asarray, kept)
+        self.state = self._place(with_keys(kept, self.state))
         self._went_back = True
         del self.records[self._record_of(self._done) :]
         self._progress.go_back(self._done)
@@ -88,11 +89,3 @@ class InMemory(contextlib.AbstractContextManager):
         # Calls use up the arrays that they are given.
         kept = jax.tree.map(np.array, jax.device_get(without_keys(self.state)))
         self._kept = self._done, kept
-
-
-def _to_device(like: Any, kept: np.ndarray) -> Any:
-    if is_key(like):
-        return jax.random.wrap_key_data(
-            jnp.asarray(kept), impl=jax.random.key_impl(like)
-        )
-    return jnp.asarray(kept)
