@@ -14,7 +14,7 @@ import pytest
 from helpers.tiny import deaths
 
 from wpl_jax.errors import UserError, on_command_line
-from wpl_jax.runs import run_directory
+from wpl_jax.runs import run_directory, run_files
 from wpl_jax.runs.run_directory import (
     CONFIG_FILE,
     DATA_FILE,
@@ -271,7 +271,7 @@ def test_values_of_another_configuration_are_shortened(tmp_path):
 # What is written through no symbolic link.
 
 
-@pytest.mark.parametrize("name", [".lock", f".{CONFIG_FILE}.tmp", CONFIG_FILE])
+@pytest.mark.parametrize("name", [".lock", ".turn", CONFIG_FILE])
 def test_nothing_is_written_through_a_link(name, tmp_path):
     other, workdir = tmp_path / "other", tmp_path / "run"
     other.write_text("precious")
@@ -280,6 +280,32 @@ def test_nothing_is_written_through_a_link(name, tmp_path):
     with contextlib.suppress(UserError), open_run(workdir, CONFIG):
         pass
     assert other.read_text() == "precious"
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_what_killed_processes_left_is_deleted_in_all_folders(alone, tmp_path):
+    folders = [tmp_path, tmp_path / "searches" / "wpl-seed0" / "retrain"]
+    folders[1].mkdir(parents=True)
+    name = ".wpl_jax-1234-0123456789abcdef.tmp"
+    others = [".x.json.tmp", f"{name}x", name.upper(), ".wpl_jax-1-2.tmp"]
+    for folder in folders:
+        for each in (name, *others):
+            (folder / each).write_text("half")
+    with open_run(tmp_path, CONFIG, alone=alone):
+        for folder in folders:
+            found = {path.name for path in folder.iterdir() if path.is_file()}
+            assert found >= set(others)
+            assert name not in found
+
+
+def test_what_a_process_is_writing_is_not_deleted(tmp_path):
+    temporary, file = run_files._create_temporary(tmp_path)
+    with file, open_run(tmp_path, CONFIG):
+        file.write(b"whole")
+        file.flush()
+        assert temporary.read_bytes() == b"whole"
+    with open_run(tmp_path, CONFIG):  # Its process has ended.
+        assert not temporary.exists()
 
 
 def test_lock_that_is_a_link_is_named(tmp_path):

@@ -1,9 +1,12 @@
 """Files of a run: whole or not there, and one message for whatever is damaged."""
 
+import contextlib
 import errno
+import fcntl
 import json
 import os
 import pathlib
+import stat
 
 import pytest
 from helpers.tiny import deaths, small_files
@@ -16,6 +19,7 @@ from wpl_jax.runs.run_files import (
     TEXT,
     TRUTH,
     below,
+    delete_leftovers,
     equal_to,
     list_of,
     make_folder,
@@ -66,6 +70,85 @@ def test_write_atomically_keeps_the_old_file_when_writing_fails(
     assert path.read_text() == "new"
 
 
+def test_programs_that_write_the_same_file_do_not_disturb_each_other(
+    tmp_path, monkeypatch
+):
+    """The second one begins and ends while the first one is about to replace it."""
+    path, fsync, turns = tmp_path / "x.json", os.fsync, iter(["second"])
+
+    def write_between(descriptor):
+        fsync(descriptor)
+        for content in turns:
+            write_atomically(path, content)
+            assert path.read_text() == "second"
+            # What the first one has written is there still, beside it.
+            assert len(os.listdir(tmp_path)) == 2
+
+    monkeypatch.setattr(os, "fsync", write_between)
+    write_atomically(path, "first")
+    assert path.read_text() == "first"
+    assert os.listdir(tmp_path) == ["x.json"]
+
+
+def test_folder_is_synchronized_once_it_has_the_new_file(tmp_path, monkeypatch):
+    path, fsync, seen = tmp_path / "x.json", os.fsync, []
+    path.write_text("old")
+
+    def watch(descriptor):
+        fsync(descriptor)
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        seen.append((is_folder, path.read_text()))
+
+    monkeypatch.setattr(os, "fsync", watch)
+    write_atomically(path, "new")
+    assert seen == [(False, "old"), (True, "new")]
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EIO])
+def test_folder_that_cannot_be_synchronized(code, tmp_path, monkeypatch):
+    fsync = os.fsync
+
+    def fail(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(code, os.strerror(code))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail)
+    expected = contextlib.nullcontext()
+    if code == errno.EIO:  # Not of a file system that cannot: the disk has failed.
+        expected = pytest.raises(UserError, match="could not be written")
+    with expected:
+        write_atomically(tmp_path / "x.json", "new")
+    assert (tmp_path / "x.json").read_text() == "new"
+
+
+def test_file_may_have_the_longest_name(tmp_path):
+    path = tmp_path / ("x" * 255)
+    write_atomically(path, "new")
+    assert path.read_text() == "new"
+
+
+def test_file_that_is_deleted_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
+    flock, made = fcntl.flock, []
+
+    def delete(file, operation):
+        if not made:
+            delete_leftovers_of(tmp_path)
+        made.append(file)
+        flock(file, operation)
+
+    def delete_leftovers_of(folder):
+        with monkeypatch.context() as undone:
+            undone.setattr(fcntl, "flock", flock)
+            delete_leftovers(folder)
+
+    monkeypatch.setattr(fcntl, "flock", delete)
+    write_atomically(tmp_path / "x.json", "new")
+    assert len(made) == 2
+    assert (tmp_path / "x.json").read_text() == "new"
+    assert os.listdir(tmp_path) == ["x.json"]
+
+
 def test_what_was_written_of_a_file_is_removed_again(tmp_path):
     with small_files(1000), pytest.raises(UserError, match="could not be written"):
         write_atomically(tmp_path / "x.png", b"x" * 2000)
@@ -94,8 +177,7 @@ def test_write_atomically_can_be_cut_off_at_every_line(tmp_path):
 
 def test_write_atomically_goes_through_no_link(tmp_path):
     (tmp_path / "other").write_text("precious")
-    for name in ("x.json", ".x.json.tmp"):
-        (tmp_path / name).symlink_to(tmp_path / "other")
+    (tmp_path / "x.json").symlink_to(tmp_path / "other")
     write_atomically(tmp_path / "x.json", "new")
     assert (tmp_path / "other").read_text() == "precious"
     assert (tmp_path / "x.json").read_text() == "new"

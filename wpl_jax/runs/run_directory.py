@@ -74,6 +74,7 @@ def open_run(
                 "Put the folder itself there, or give one on the other disk as "
                 f"{option('workdir')}."
             )
+        run_files.delete_leftovers(workdir)
         with in_turn(workdir):
             _claim(workdir, config)
         yield workdir

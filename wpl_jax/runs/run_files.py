@@ -5,8 +5,11 @@ Nothing is written through a symbolic link, which may lead out of the run's fold
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
+import re
+import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -39,7 +42,8 @@ def finite(value: Any) -> Any:
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes a file so that a crash leaves the old one or the new one.
 
-    Only the primary process writes; on other processes nothing happens.
+    Only the primary process writes; on other processes nothing happens. Several
+    programs may write the same file at once: it is whole, and of the last one.
 
     Args:
       path: The file. If it is a symbolic link, the link is replaced.
@@ -53,19 +57,75 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         return
     if isinstance(content, str):
         content = content.encode(errors="backslashreplace")
-    temporary = path.with_name(f".{path.name}.tmp")
     with writing(path):
+        temporary, file = _create_temporary(path.parent)
         try:
-            temporary.unlink(missing_ok=True)
-            with create(temporary) as file:
+            with file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(path)
+                temporary.replace(path)
         except BaseException:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
+        _sync_folder(path.parent)
+
+
+# What `_create_temporary` calls its files; nobody else's files have such a name.
+_TEMPORARY = re.compile(r"\.wpl_jax-[0-9]+-[0-9a-f]{16}\.tmp")
+
+
+def _create_temporary(folder: Path) -> tuple[Path, BinaryIO]:
+    """A new file of a name of its own, locked until it is closed.
+
+    The lock ends with the process: a file that is not locked is left of a process that
+    was killed (:func:`delete_leftovers`).
+    """
+    while True:
+        path = folder / f".wpl_jax-{os.getpid()}-{secrets.token_hex(8)}.tmp"
+        file = create(path)
+        with contextlib.suppress(OSError):  # Some file systems have no locks.
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.path.lexists(path):
+            return path, file
+        file.close()  # It was deleted before it was locked.
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a file's new name outlast a loss of power, where the system can.
+
+    Some file systems cannot, and a folder that may be written need not be readable.
+    """
+    cannot = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM)
+    try:
+        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+    except OSError as error:
+        if error.errno not in cannot:
+            raise
+
+
+def delete_leftovers(workdir: Path) -> None:
+    """Deletes what killed processes left of files that they were writing.
+
+    Files that a process is writing now are locked, and stay.
+
+    Args:
+      workdir: The folder, with all below it.
+    """
+    for folder, _, names in os.walk(workdir):
+        for name in filter(_TEMPORARY.fullmatch, names):
+            path = Path(folder, name)
+            with contextlib.suppress(OSError):  # It is being written, or gone.
+                # NFS locks only a file that is open to be written.
+                flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+                with open(os.open(path, flags), "rb+", buffering=0) as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink()
 
 
 def create(path: Path) -> BinaryIO:
