@@ -1,7 +1,10 @@
 """Checkpoints that survive damage and full disks, and signals that wait."""
 
 import contextlib
+import errno
+import gc
 import os
+import resource
 import shutil
 import sys
 import time
@@ -15,8 +18,9 @@ import pytest
 from helpers.tiny import ORBAX_FAILING, small_files
 
 from wpl_jax.errors import UserError
-from wpl_jax.runs import checkpoint
 from wpl_jax.runs.checkpoint import Checkpoints, check_path
+from wpl_jax.runs.checkpoint_reader import CheckpointReader, read_arrays
+from wpl_jax.runs.orbax_manager import quiet_threads
 
 pytestmark = pytest.mark.filterwarnings(*ORBAX_FAILING)
 
@@ -275,7 +279,7 @@ def test_threads_of_orbax_say_nothing_of_damage(damage, directory, monkeypatch, 
 def test_what_else_cannot_be_raised_is_still_said(monkeypatch):
     unraised = []
     monkeypatch.setattr(sys, "unraisablehook", unraised.append)
-    with checkpoint._quiet_threads():
+    with quiet_threads():
         pass
     for message in ("Event loop is closed", "another"):
         said = types.SimpleNamespace(exc_value=RuntimeError(message))
@@ -375,6 +379,135 @@ def test_state_of_another_form_is_an_error_that_says_so(change, said, directory)
 
 def leaf(*shape):
     return jax.ShapeDtypeStruct(shape, np.float32)
+
+
+# What passes, and what is passed over.
+
+
+PASSING = {
+    "open files": OSError(errno.EMFILE, "Too many open files"),
+    "stale": OSError(errno.ESTALE, "Stale file handle"),
+    "memory": MemoryError(),
+    "tensorstore": ValueError(
+        "RESOURCE_EXHAUSTED: Failed to open: Too many open files [os_error_code='24']"
+    ),
+}
+
+
+def contents(folder):
+    return {
+        path.relative_to(folder): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
+READINGS = {
+    "to go on": (Checkpoints, lambda found: found.restore(shapes(make_state()))),
+    "to go back": (
+        lambda folder: Checkpoints(folder, landmark=lambda step: True),
+        lambda found: found.go_back(shapes(make_state())),
+    ),
+    "to read": (CheckpointReader, lambda found: found.restore(shapes(make_state()))),
+    "arrays": (CheckpointReader, lambda found: found.arrays()),
+    "verify": (Checkpoints, lambda found: found.verify(4, shapes(make_state()))),
+}
+
+
+@pytest.mark.parametrize("reading", READINGS)
+@pytest.mark.parametrize("what", PASSING)
+def test_what_cannot_be_read_for_now_ends_the_run_and_changes_nothing(
+    what, reading, directory, monkeypatch
+):
+    make, read = READINGS[reading]
+    before = contents(directory)
+
+    def fail(*args, **options):
+        raise PASSING[what]
+
+    with contextlib.closing(make(directory)) as found:
+        with monkeypatch.context() as failing:
+            failing.setattr(found._manager, "restore", fail)
+            with pytest.raises(UserError, match="not be read this time") as caught:
+                read(found)
+        message = str(caught.value)
+        assert message.startswith(f"{directory / '4'} ")
+        assert str(PASSING[what]) in message
+        assert contents(directory) == before
+        # Once it can be read the newest one counts.
+        if reading != "verify":
+            assert read(found)[0] == 4
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="Linux lists them")
+def test_too_many_open_files_are_no_damage(directory, monkeypatch):
+    # Event loops that could not be opened complain when they are collected.
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)
+    before = contents(directory)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    count = max(map(int, os.listdir("/proc/self/fd"))) + 8
+    with opened(directory) as checkpoints, contextlib.ExitStack() as held:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, limits[1]))
+        held.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        with contextlib.suppress(OSError):
+            while True:
+                held.callback(os.close, os.dup(0))
+        with pytest.raises(UserError, match="Too many open files"):
+            checkpoints.restore(shapes(make_state()))
+        held.close()
+        gc.collect()
+        assert contents(directory) == before
+        assert checkpoints.restore(shapes(make_state()))[0] == 4
+
+
+def test_file_that_may_not_be_read_is_no_damage(directory, monkeypatch):
+    """Orbax reports what it may not look at as missing."""
+    path, opening = directory / "4" / "check" / "metadata", open
+
+    def refuse(file, *args, **options):
+        if file == path:
+            raise PermissionError(errno.EACCES, "Permission denied", str(file))
+        return opening(file, *args, **options)
+
+    def miss(step, **options):
+        raise FileNotFoundError(f"File {path} not found.")
+
+    with opened(directory) as checkpoints:
+        monkeypatch.setattr(checkpoints._manager, "restore", miss)
+        monkeypatch.setattr("wpl_jax.runs.damage.open", refuse, raising=False)
+        with pytest.raises(UserError, match="Permission denied"):
+            checkpoints.restore(shapes(make_state()))
+
+
+@pytest.mark.parametrize("later", [2, 4, 5])
+def test_what_was_passed_over_is_deleted_once_a_save_has_succeeded(later, directory):
+    empty(find(directory / "4", DATA))
+    with opened(directory) as checkpoints:
+        assert checkpoints.restore(shapes(make_state()))[0] == 1
+        before = contents(directory)
+        with small_files(100), pytest.raises(UserError) as caught:
+            checkpoints.save(later, make_state(later))
+        assert "continues from checkpoint 1, which is intact" in str(caught.value)
+        assert contents(directory) == before
+        for step in (0, 1):
+            with pytest.raises(ValueError, match=f"step {step}: its newest is 1"):
+                checkpoints.save(step, make_state(step))
+        checkpoints.save(later, make_state(later))
+        assert set(os.listdir(directory)) == {"1", str(later)}
+        step, state = checkpoints.restore(shapes(make_state()))
+    assert step == later
+    assert_bitwise(state, make_state(later))
+
+
+def test_reading_alone_leaves_the_folder_as_it_is(directory):
+    empty(find(directory / "4", DATA))
+    # Another process is saving a checkpoint.
+    shutil.copytree(directory / "1", directory / "6.orbax-checkpoint-tmp")
+    before = contents(directory)
+    with contextlib.closing(CheckpointReader(directory)) as reader:
+        assert reader.restore(shapes(make_state()))[0] == 1
+        assert reader.beside() is None
+    assert read_arrays(directory)[0] == 1
+    assert contents(directory) == before
 
 
 # A full disk.

@@ -80,7 +80,7 @@ def test_landmark_outlives_the_process_that_saved_it(tmp_path):
 def test_going_back_deletes_what_came_after_the_landmark(tmp_path):
     fill(tmp_path / "c", range(6), landmarks=(0, 2))
     with opened(tmp_path / "c", (0, 2)) as checkpoints:
-        assert_restored(checkpoints.restore(LIKE, landmark=True), 2)
+        assert_restored(checkpoints.go_back(LIKE), 2)
         assert saved(tmp_path / "c") == {2}
         assert_restored(checkpoints.restore(LIKE), 2)
         checkpoints.save(3, make_state(3))  # Steps may come again.
@@ -97,14 +97,14 @@ def test_landmarks_do_not_matter_unless_they_are_asked_for(tmp_path):
 def test_newest_checkpoint_can_be_the_landmark(tmp_path):
     fill(tmp_path / "c", range(4), landmarks=(3,))
     with opened(tmp_path / "c", (3,)) as checkpoints:
-        assert_restored(checkpoints.restore(LIKE, landmark=True), 3)
+        assert_restored(checkpoints.go_back(LIKE), 3)
     assert saved(tmp_path / "c") == {2, 3}
 
 
 def test_where_no_landmark_is_nothing_is_restored_and_nothing_deleted(tmp_path):
     fill(tmp_path / "c", range(3))
     with opened(tmp_path / "c", (9,)) as checkpoints:
-        assert checkpoints.restore(LIKE, landmark=True) is None
+        assert checkpoints.go_back(LIKE) is None
     assert saved(tmp_path / "c") == {1, 2}
 
 
@@ -114,14 +114,16 @@ def test_landmark_is_the_last_resort_where_the_newest_are_damaged(tmp_path):
     damage(tmp_path / "c", 5)
     with opened(tmp_path / "c", (1,)) as checkpoints:
         assert_restored(checkpoints.restore(LIKE), 1)
-    assert saved(tmp_path / "c") == {1}
+        assert saved(tmp_path / "c") == {1, 4, 5}  # Nothing is saved in their place.
+        checkpoints.save(2, make_state(2))
+    assert saved(tmp_path / "c") == {1, 2}
 
 
 def test_damaged_landmark_is_passed_over_for_the_one_before(tmp_path):
     fill(tmp_path / "c", range(6), landmarks=(3, 4), keep=3)
     damage(tmp_path / "c", 4)
     with opened(tmp_path / "c", (3, 4)) as checkpoints:
-        assert_restored(checkpoints.restore(LIKE, landmark=True), 3)
+        assert_restored(checkpoints.go_back(LIKE), 3)
     assert saved(tmp_path / "c") == {3}
 
 
@@ -130,6 +132,6 @@ def test_no_other_checkpoint_stands_in_for_a_damaged_landmark(tmp_path):
     damage(tmp_path / "c", 2)
     with opened(tmp_path / "c", (2,)) as checkpoints:
         with pytest.raises(UserError, match=r"None of the checkpoints \[2\] in "):
-            checkpoints.restore(LIKE, landmark=True)
+            checkpoints.go_back(LIKE)
         assert saved(tmp_path / "c") == {2, 4, 5}
         assert_restored(checkpoints.restore(LIKE), 5)

@@ -1,5 +1,6 @@
 """Long jobs: every call once and in order, whatever interrupts them."""
 
+import errno
 import functools
 import itertools
 import json
@@ -15,10 +16,11 @@ import pytest
 from helpers.tiny import Death
 
 from wpl_jax.errors import UserError
+from wpl_jax.runs.checkpoint_reader import CheckpointReader
 from wpl_jax.runs.machine import Requests
 from wpl_jax.runs.monitor import whole_records
 from wpl_jax.runs.progress import Progress
-from wpl_jax.runs.resumable import Resumable
+from wpl_jax.runs.resumable import Resumable, changed_records, newest
 
 TOTAL = 6
 NEVER = 1e9  # seconds between checkpoints
@@ -309,6 +311,70 @@ def test_files_are_closed_whatever_happens(in_call, when, tmp_path):
     crash(tmp_path, Watching(), in_call, when, **DETOUR)
     assert all(seen)  # The metrics', at least.
     assert not open_files()
+
+
+def test_a_job_whose_checkpoint_cannot_be_read_for_now_goes_on_from_it_later(
+    tmp_path, monkeypatch
+):
+    events = Events()
+    crash(tmp_path, events, 5, "after", checkpoint_seconds=0.0)
+    metrics = (tmp_path / "metrics.jsonl").read_bytes()
+
+    def fail(*args, **options):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(CheckpointReader, "_check", fail)
+        with pytest.raises(UserError, match="could not be read this time"):
+            work(tmp_path, events)
+        with pytest.raises(UserError, match="could not be read this time"):
+            newest(tmp_path, START)
+    assert saved(tmp_path) == {3, 4}
+    assert (tmp_path / "metrics.jsonl").read_bytes() == metrics
+    value = work(tmp_path, events)
+    assert events.made[5:] == [4, 5]
+    assert_finished(tmp_path, value)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "mended"), [(0.0, False), (NEVER, False), (NEVER, True)]
+)
+def test_a_crash_after_a_damaged_checkpoint_changes_nothing(seconds, mended, tmp_path):
+    """It comes before or after the first save, which deletes the damaged one."""
+    events, metadata = Events(), tmp_path / "checkpoints" / "4" / "check" / "metadata"
+    often = {"checkpoint_seconds": 0.0, "landmark": {1}.__contains__}
+    crash(tmp_path, events, 5, "after", **often)
+    assert saved(tmp_path) == {1, 3, 4}
+    shutil.rmtree(tmp_path / "checkpoints" / "3")
+    content = metadata.read_bytes()
+    metadata.write_bytes(b"")
+    crash(tmp_path, events, 7, "before", checkpoint_seconds=seconds)
+    assert events.made[5:] == [1, 2]
+    assert saved(tmp_path) == ({1, 2} if seconds == 0 else {1, 4})
+    if mended:  # It can be read again, but its records are gone by now.
+        metadata.write_bytes(content)
+    value = work(tmp_path, events)
+    left = {0.0: [2, 3, 4, 5], NEVER: [1, 2, 3, 4, 5]}[seconds]
+    assert events.made[7:] == left
+    assert_finished(tmp_path, value)
+
+
+def test_reading_what_a_job_has_saved_changes_nothing(tmp_path):
+    assert newest(tmp_path / "nothing", START) is None
+    assert not (tmp_path / "nothing").exists()
+    crash(tmp_path, Events(), 5, "after", checkpoint_seconds=0.0)
+    records = (tmp_path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    # Another process is saving a checkpoint.
+    temporary = tmp_path / "checkpoints" / "5.orbax-checkpoint-tmp"
+    shutil.copytree(tmp_path / "checkpoints" / "4", temporary)
+    damaged = tmp_path / "checkpoints" / "4" / "check" / "metadata"
+    damaged.write_bytes(b"")
+    done, state = newest(tmp_path, START)
+    assert (done, float(state["value"])) == (3, values_of()[2])
+    assert changed_records(tmp_path, records) == ""
+    assert changed_records(tmp_path, records[1:]) != ""
+    assert saved(tmp_path) == {3, 4}
+    assert temporary.exists()
 
 
 # Going back.

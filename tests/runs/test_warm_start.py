@@ -7,7 +7,8 @@ import pytest
 
 from wpl_jax.errors import UserError
 from wpl_jax.runs import warm_start
-from wpl_jax.runs.checkpoint import Checkpoints, read_arrays
+from wpl_jax.runs.checkpoint import Checkpoints
+from wpl_jax.runs.checkpoint_reader import read_arrays
 from wpl_jax.runs.warm_start import read_source, start_from
 from wpl_jax.spaces.nasbench201 import NasBench201
 from wpl_jax.spaces.recurrent_cell import RecurrentCell

@@ -10,7 +10,7 @@ from typing import Any
 from wpl_jax.errors import UserError
 from wpl_jax.runs import run_files
 from wpl_jax.runs.loggers import TENSORBOARD, Logged, Loggers, NamedLogger
-from wpl_jax.runs.run_files import write_atomically, writing
+from wpl_jax.runs.run_files import reading, write_atomically, writing
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -100,14 +100,16 @@ def whole_records(path: Path) -> list[bytes]:
       path: The file; where there is none, there are no records.
 
     Raises:
-      UserError: If something that is no file has its name.
+      UserError: If something that is no file has its name, or it could not be read.
     """
     if not path.exists():
         return []
     if not path.is_file():
         run_files.damaged(path, "it is no file", "Remove it, or restore the file.")
     kept: list[bytes] = []
-    for line in path.read_bytes().splitlines(keepends=True):
+    with reading(path):
+        content = path.read_bytes()
+    for line in content.splitlines(keepends=True):
         try:
             record = json.loads(line)
         except (ValueError, RecursionError):

@@ -13,6 +13,7 @@ from absl import logging
 
 from wpl_jax.devices import processes
 from wpl_jax.runs.checkpoint import Checkpoints
+from wpl_jax.runs.checkpoint_reader import CheckpointReader
 from wpl_jax.runs.machine import Requests
 from wpl_jax.runs.monitor import METRICS_FILE, Metrics, missing, whole_records
 from wpl_jax.runs.profiling import Tracer
@@ -72,7 +73,7 @@ class Resumable(contextlib.AbstractContextManager):
 
         Raises:
           UserError: If no checkpoint can be read, or records that come before each of
-            them are missing.
+            them are missing; if one may be intact and could not be read this time.
         """
         self.note, self.took = "", 1
         self._total, self._unit, self._stop = total, unit, requests.stop
@@ -89,7 +90,7 @@ class Resumable(contextlib.AbstractContextManager):
             self._checkpoints = closing(
                 Checkpoints, folder / _CHECKPOINTS, landmark=landmark
             )
-            resumed = self._restore()
+            resumed = self._everywhere(self._checkpoints.restore)
             if resumed is not None:
                 self._done, self.state = resumed
                 say = f"resuming after {self._done} of {total} {unit}."
@@ -143,7 +144,7 @@ class Resumable(contextlib.AbstractContextManager):
 
     def go_back(self) -> None:
         """Within a call: takes the state of the newest landmark, and goes on there."""
-        found = self._restore(landmark=True)
+        found = self._everywhere(self._checkpoints.go_back)
         if found is None:
             raise ValueError("There is no landmark to go back to.")
         self._done, self.state = found
@@ -152,11 +153,9 @@ class Resumable(contextlib.AbstractContextManager):
         self._metrics.go_back(self._record_of(self._done))
         self._progress.go_back(self._done)
 
-    def _restore(self, landmark: bool = False) -> tuple[int, Any] | None:
-        found = self._checkpoints.restore(
-            self._like, landmark=landmark, usable=self._lacks
-        )
-        found = _on_all(found, self._like)
+    def _everywhere(self, read: Callable[..., Any]) -> tuple[int, Any] | None:
+        """The state that the primary process reads, on every process."""
+        found = _on_all(read(self._like, usable=self._lacks), self._like)
         return found and (found[0], self._place(found[1]))
 
     def _lacks(self, done: int, checksum: int | None) -> str:
@@ -187,10 +186,17 @@ def newest(folder: Path, like: Any) -> tuple[int, Any] | None:
       like: The state's form, arrays or ``jax.ShapeDtypeStruct``.
 
     Returns:
-      Both as the first process reads them, on every process; None if there is nothing.
+      Both as the primary process reads them, on every process; None if there is
+      nothing. The folder stays as it is.
+
+    Raises:
+      UserError: If all checkpoints are damaged, or one could not be read this time.
     """
-    with contextlib.closing(_of_primary(Checkpoints, folder / _CHECKPOINTS)) as found:
-        return _on_all(found.restore(like), like)
+    found, path = None, folder / _CHECKPOINTS
+    if processes.is_primary() and path.is_dir():
+        with contextlib.closing(CheckpointReader(path)) as reader:
+            found = reader.restore(like)
+    return _on_all(found, like)
 
 
 def changed_records(folder: Path, records: Sequence[bytes]) -> str:
@@ -206,8 +212,8 @@ def changed_records(folder: Path, records: Sequence[bytes]) -> str:
     """
     if not (folder / _CHECKPOINTS).is_dir():
         return ""
-    with contextlib.closing(Checkpoints(folder / _CHECKPOINTS)) as checkpoints:
-        expected = checkpoints.beside()
+    with contextlib.closing(CheckpointReader(folder / _CHECKPOINTS)) as reader:
+        expected = reader.beside()
     # Of all records where the checkpoint is the last; of the first ones before it.
     checksums = itertools.accumulate(
         records, lambda total, line: zlib.crc32(line, total), initial=0

@@ -19,6 +19,7 @@ import numpy as np
 
 from wpl_jax.devices import processes
 from wpl_jax.errors import UserError, for_caller, option, shorten
+from wpl_jax.runs.damage import is_passing
 
 _LINK = "it is a symbolic link, and a run writes through none"
 
@@ -153,6 +154,36 @@ def writing(path: Path) -> Iterator[None]:
             f"folder; then repeat the same {for_caller('command', 'call')}, which "
             "continues."
         ) from error
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns errors of the system that pass into one message about a file.
+
+    Raises:
+      UserError: In place of an OSError that does not tell that the file is damaged.
+    """
+    try:
+        yield
+    except OSError as error:
+        if not is_passing(error):
+            raise
+        raise not_read(path, reason(error)) from error
+
+
+def not_read(path: Path, what: str, instead: str = "") -> UserError:
+    """The UserError about a file, or a folder, that could not be read this time.
+
+    Args:
+      path: The file.
+      what: What happened.
+      instead: What else the user may do.
+    """
+    return UserError(
+        f"{path} could not be read this time ({what}). It may be intact, and nothing "
+        "was changed. Mend the cause, then repeat the same "
+        f"{for_caller('command', 'call')}.{instead}"
+    )
 
 
 def check_can_be_written(path: Path) -> None:
@@ -303,12 +334,13 @@ def read_text(path: Path, remedy: str) -> str:
       remedy: What to do if it is damaged, for the message.
 
     Raises:
-      UserError: If there is no such file, or it is not UTF-8.
+      UserError: If there is no such file, it is not UTF-8, or it could not be read.
     """
     try:
-        if path.exists() and not path.is_file():
-            damaged(path, "it is a folder or a device, expected a file", remedy)
-        return path.read_bytes().decode()
+        with reading(path):
+            if path.exists() and not path.is_file():
+                damaged(path, "it is a folder or a device, expected a file", remedy)
+            return path.read_bytes().decode()
     except OSError as error:
         damaged(path, reason(error), remedy)
     except UnicodeDecodeError as error:

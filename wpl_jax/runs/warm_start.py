@@ -15,7 +15,7 @@ import numpy as np
 
 from wpl_jax.common.checks import leaves_by_path
 from wpl_jax.errors import UserError
-from wpl_jax.runs.checkpoint import read_arrays
+from wpl_jax.runs.checkpoint_reader import read_arrays
 from wpl_jax.runs.run_files import TEXT, list_of, read_json, to_json, write_atomically
 from wpl_jax.supernet import Architecture, Space, gather, num_choices, scatter
 
