@@ -19,7 +19,7 @@ from PIL import Image
 
 from wpl_jax.data import DataError
 from wpl_jax.devices import processes as wpl_processes
-from wpl_jax.devices.processes import naming_lost_ones
+from wpl_jax.devices.processes import explain_lost_processes
 from wpl_jax.errors import UserError
 
 CONFIG = f"--config={ROOT / 'tests' / 'helpers' / 'tiny_search.py'}"
@@ -142,14 +142,17 @@ def test_an_error_of_its_own_is_not_taken_for_a_lost_process(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with (
         pytest.raises(UserError, match=r"^IMAGES: found an empty folder"),
-        naming_lost_ones(),
+        explain_lost_processes(),
     ):
         raise DataError("IMAGES", "an empty folder", "images", "add some")
     for lost in ("UNKNOWN: Gloo has failed.", "INTERNAL: NCCL operation", "ABORTED: x"):
-        with pytest.raises(UserError, match="has lost another one"), naming_lost_ones():
+        with (
+            pytest.raises(UserError, match="has lost another process"),
+            explain_lost_processes(),
+        ):
             raise ValueError(lost)
     for own in ("INTERNAL: a kernel was not launched", "no status", "UNKNOWN: x"):
-        with pytest.raises(ValueError, match=own), naming_lost_ones():
+        with pytest.raises(ValueError, match=own), explain_lost_processes():
             raise ValueError(own)
 
 
@@ -358,7 +361,7 @@ def test_limits_of_time_are_those_that_jax_is_told(monkeypatch, capsys):
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
     monkeypatch.setattr(
-        wpl_processes, "_witness", lambda words: told.update(words=words)
+        wpl_processes, "_start_watchdog", lambda message: told.update(message=message)
     )
     wpl_processes.start("host:1", 2, 0, wait_seconds=7, heartbeat_seconds=5)
     assert told.pop("who") == ("host:1", 2, 0)
@@ -366,8 +369,8 @@ def test_limits_of_time_are_those_that_jax_is_told(monkeypatch, capsys):
     # JAX notices within twice the heartbeat's limit.
     assert "7 seconds at most" in said
     assert "the others end within 10 seconds" in said
-    assert "within 7 seconds" in told["words"]
-    assert "no sign of it for 5" in told.pop("words")
+    assert "within 7 seconds" in told["message"]
+    assert "did not respond for 5 seconds" in told.pop("message")
     assert told == {"heartbeat_timeout_seconds": 5, "initialization_timeout": 7}
 
 
@@ -386,9 +389,9 @@ def test_a_lost_process_ends_the_others_and_fewer_go_on(lost, alone, tmp_path):
     # Threads of JAX's may go on talking after it.
     said = [line for line in err.splitlines() if line.startswith("Error: ")]
     *_, last = said
-    lost_one = f"Process {1 - lost} of 2 has lost another one" in last
-    assert lost_one or f"Process {1 - lost} has ended before it was done" in last
-    assert "the same command goes on from there" in last
+    lost_one = f"Process {1 - lost} of 2 has lost another process" in last
+    assert lost_one or f"Process {1 - lost} ended before it was finished" in last
+    assert "The same command continues from the last checkpoint" in last
     command = [sys.executable, "launch.py", CONFIG, f"--workdir={workdir}"]
     done = call(command, env, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -398,7 +401,7 @@ def test_a_lost_process_ends_the_others_and_fewer_go_on(lost, alone, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_process_that_falls_silent_is_lost_within_the_stated_time(alone, tmp_path):
+def test_a_process_that_stops_responding_is_lost_in_the_stated_time(alone, tmp_path):
     env = environment(alone[1], XLA_FLAGS=devices_of_each(1))
     commands = search(tmp_path / "run", "--heartbeat=5", "--config.search.epochs=300")
     with processes(commands, env) as (first, second):
@@ -407,17 +410,17 @@ def test_a_process_that_falls_silent_is_lost_within_the_stated_time(alone, tmp_p
         _, err = first.communicate(timeout=300)  # It ends by itself.
     assert "the others end within 10 seconds" in err.splitlines()[0]
     assert first.returncode not in (0, None)
-    assert "Process 0 has ended before it was done" in err.splitlines()[-1]
+    assert "Process 0 ended before it was finished" in err.splitlines()[-1]
 
 
 @pytest.mark.slow
-def test_a_process_that_does_not_come_is_told(tmp_path):
+def test_a_process_that_does_not_connect_is_reported(tmp_path):
     command = search(tmp_path / "run", "--wait=2")[0]
     done = call(command, environment(), timeout=60)
     assert done.returncode not in (0, None)
     last = done.stderr.splitlines()[-1]
-    assert "Process 0 has ended before it was done" in last
-    assert "did not come within 2 seconds" in last
+    assert "Process 0 ended before it was finished" in last
+    assert "did not connect within 2 seconds" in last
     assert not (tmp_path / "run").exists()
 
 
@@ -457,7 +460,7 @@ def test_a_signal_to_any_process_stops_and_saves_all(alone, tmp_path):
         os.kill(started[1].pid, signal.SIGTERM)
         said = [one.communicate(timeout=60)[1] for one in started]
     assert [one.returncode for one in started] == [143, 143]
-    assert not any("has ended before" in err for err in said)
+    assert not any("ended before" in err for err in said)
     with processes(search(workdir), env) as started:
         out, err = started[0].communicate(timeout=300)
         started[1].communicate(timeout=60)
@@ -478,4 +481,4 @@ def test_what_one_process_cannot_do_ends_all(tmp_path):
     assert str(metrics) in first
     assert started[0].returncode == 2
     assert started[1].returncode not in (0, None)
-    assert "has lost another one" in second or "another task died" in second
+    assert "has lost another process" in second or "another task died" in second

@@ -39,14 +39,14 @@ def bytes_of_exchange(tree: Any, rows: int) -> int:
 
 
 def memory_of_each(count: int, there: int = 0) -> int | None:
-    """Bytes of a device that a run may fill, None if nobody says.
+    """Bytes of each device that a run may use; None if JAX and the system report none.
 
-    A CPU has what the machine has free now: not that of other programs, nor that of the
-    files that were read to make the data.
+    On a CPU this is the memory of the machine that is free now, without that of other
+    programs, and without that of the files that were read to make the data.
 
     Args:
-      count: How many are used; on a CPU they divide the machine's.
-      there: Bytes of a device that the run has filled.
+      count: Number of devices in use; on a CPU they share the memory of the machine.
+      there: Bytes of a device that the run uses already.
     """
     device = jax.local_devices()[0]
     limit = (device.memory_stats() or {}).get("bytes_limit")

@@ -1,7 +1,8 @@
-"""Several processes that search together: what they agree on, and who speaks.
+"""Several processes that run one search: agreement, start, end, and lost processes.
 
-The devices of all are those of one search (:mod:`wpl_jax.devices.parallel`); the first
-process alone reads and writes files, and tells the others what it has found.
+The search uses the devices of all processes (:mod:`wpl_jax.devices.parallel`). Process
+0 is the primary process. It alone reads and writes files, and sends what it has read to
+the others.
 """
 
 import atexit
@@ -20,11 +21,13 @@ from jax.experimental import multihost_utils
 from wpl_jax.common.trees import with_keys, without_keys
 from wpl_jax.errors import UserError
 
-# Statuses of the runtime, and words in its other errors, where another is lost.
-_LOST = ("ABORTED", "CANCELLED", "DEADLINE_EXCEEDED", "UNAVAILABLE")
-_OF_OTHERS = "Gloo|NCCL|RCCL|coordination|heartbeat|connection|peer"
-# Says its argument when its standard input ends without the word for it.
-_WITNESS = """
+# Errors of the runtime mean that another process is lost if they have one of these
+# statuses, or contain one of these words.
+_LOST_STATUSES = ("ABORTED", "CANCELLED", "DEADLINE_EXCEEDED", "UNAVAILABLE")
+_LOST_WORDS = "Gloo|NCCL|RCCL|coordination|heartbeat|connection|peer"
+# Program of the watchdog: prints its argument if its standard input is closed before
+# "done" was written to it.
+_WATCHDOG = """
 import sys
 if sys.stdin.read() != "done":
     sys.stderr.write(sys.argv[1] + "\\n")
@@ -32,36 +35,36 @@ if sys.stdin.read() != "done":
 
 
 def is_distributed() -> bool:
-    """Whether there are several processes; does not start JAX to find out."""
+    """Whether there are several processes. Does not initialize JAX's devices."""
     return jax.distributed.is_initialized()
 
 
 def is_primary() -> bool:
-    """Whether this is the process that reads and writes files: the first."""
+    """Whether this is the primary process, which reads and writes files."""
     return jax.process_index() == 0
 
 
 def broadcast(value: int) -> int:
-    """What the first process says, to all."""
+    """Returns the value of the primary process on all processes."""
     return int(from_primary(np.int32(value), np.int32(0)))
 
 
 def any_process(value: bool) -> bool:
-    """Whether it is so on any process."""
+    """Whether the value is true on at least one process."""
     if jax.process_count() == 1:
         return value
     return bool(np.any(multihost_utils.process_allgather(np.int32(value))))
 
 
 def from_primary(tree: Any, like: Any) -> Any:
-    """Arrays of the first process, to all.
+    """Sends the arrays of the primary process to all processes.
 
     Args:
-      tree: The arrays; of the other processes what they please.
-      like: Arrays or ``jax.ShapeDtypeStruct``, of the same shapes and types.
+      tree: The arrays. Only those of the primary process are used.
+      like: Arrays or ``jax.ShapeDtypeStruct`` of the same shapes and dtypes.
 
     Returns:
-      The arrays on every process.
+      The arrays of the primary process, on every process.
     """
     if jax.process_count() == 1:
         return tree
@@ -74,10 +77,14 @@ def from_primary(tree: Any, like: Any) -> Any:
 
 
 def total(numbers: np.ndarray) -> np.ndarray:
-    """The sum of what all processes have, ``int64[...]``; exact."""
+    """The exact sum over all processes, ``int64[...]``.
+
+    Args:
+      numbers: Those of this process, ``int64[...]``, of the same shape on each.
+    """
     if jax.process_count() == 1:
         return numbers
-    # As bytes: JAX would make 32 bits of them.
+    # Sent as bytes, because JAX would convert int64 to int32.
     of_all = multihost_utils.process_allgather(numbers.reshape(-1).view(np.uint8))
     return np.asarray(of_all).view(np.int64).sum(0).reshape(numbers.shape)
 
@@ -90,39 +97,40 @@ def start(
     wait_seconds: int = 60,
     heartbeat_seconds: int = 30,
 ) -> None:
-    """Makes this process one of several that search together.
+    """Connects this process to the others of a search.
 
-    To be called before anything else of JAX. Without arguments all is taken from the
-    cluster, where JAX knows it: SLURM, Open MPI, Cloud TPU, GKE.
+    Must be called before any other function of JAX. Without arguments, JAX takes them
+    from the cluster: SLURM, Open MPI, Cloud TPU, GKE.
+
+    If a process does not start, or is lost later, JAX may abort the others and print
+    only a stack trace. A watchdog process then prints what to do.
 
     Args:
-      coordinator: ``host:port`` of the first process.
+      coordinator: ``host:port`` of process 0.
       count: Number of processes.
-      index: Of this one, from 0.
-      wait_seconds: So long the processes wait for each other.
-      heartbeat_seconds: A process of which there is no sign for so long is lost; within
-        twice of it the others end.
-
-    Where they do not find each other, or one of them is lost later, JAX may end the
-    others with nothing but a stack. A small process beside each says then what to do.
+      index: Number of this process, from 0.
+      wait_seconds: Time limit for all processes to connect.
+      heartbeat_seconds: A process that does not respond for so long is lost. The others
+        end within twice this time.
 
     Raises:
-      UserError: If they do not find each other.
+      UserError: If the processes cannot connect.
     """
     print(
-        f"Waiting for the other processes, {wait_seconds} seconds at most. Where one "
-        f"of them is lost, the others end within {2 * heartbeat_seconds} seconds; the "
-        "same command goes on from the last checkpoint.",
+        f"Waiting for the other processes, {wait_seconds} seconds at most. If one of "
+        f"them is lost, the others end within {2 * heartbeat_seconds} seconds; the "
+        "same command continues from the last checkpoint.",
         file=sys.stderr,
         flush=True,
     )
     which = "" if index is None else f" {index}"
-    _witness(
-        f"Error: Process{which} has ended before it was done. If nobody has killed "
-        f"it, JAX has: another one did not come within {wait_seconds} seconds, or "
-        f"there was no sign of it for {heartbeat_seconds}. Look at what the others "
-        "said, and whether all were started. All is saved up to the last checkpoint: "
-        "the same command goes on from there, with as many processes or with others."
+    _start_watchdog(
+        f"Error: Process{which} ended before it was finished. Unless it was killed, "
+        "JAX aborted it, because another process did not connect within "
+        f"{wait_seconds} seconds or did not respond for {heartbeat_seconds} seconds. "
+        "Check that all processes were started, and what they printed. The same "
+        "command continues from the last checkpoint, with the same number of processes "
+        "or another one."
     )
     try:
         jax.distributed.initialize(
@@ -134,39 +142,48 @@ def start(
         )
     except (RuntimeError, ValueError) as error:
         raise UserError(
-            f"The processes did not find each other ({error}). Give all the same "
-            "--coordinator=HOST:PORT, which the first must be able to open and the "
-            "others to reach, the same --processes, and --process=0, 1, ... each; "
-            "--wait says how many seconds they have."
+            f"The processes could not connect ({error}). Give all the same "
+            "--coordinator=HOST:PORT, a port that process 0 can open and the others "
+            "can reach, the same --processes, and each its own --process=0, 1, ... "
+            "--wait is the time limit in seconds."
         ) from error
 
 
-# The watchdog of this process. It is module state because a process joins the others
-# once, and because handlers of signals and exits, which get no arguments, dismiss it.
-_beside: subprocess.Popen[str] | None = None
+# The watchdog of this process. It is module state because a process connects to the
+# others once, and because handlers of signals and exits stop it, without arguments.
+_watchdog: subprocess.Popen[str] | None = None
 
 
-def _witness(words: str) -> None:
-    """Has somebody else say something if this process ends before :func:`end`."""
-    global _beside
-    _beside = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", _WITNESS, words],
+def _start_watchdog(message: str) -> None:
+    """Starts a process that prints a message if this one ends unexpectedly.
+
+    Args:
+      message: Printed to standard error, unless this process exits, or calls
+        :func:`end` or :func:`leave`.
+    """
+    global _watchdog
+    _watchdog = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _WATCHDOG, message],
         stdin=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # Ctrl-C is not for it.
+        start_new_session=True,  # Ctrl-C must not end it.
     )
-    # JAX's own is registered later and so comes first: it may wait for others.
-    atexit.register(_dismiss)
+    # JAX registers its own handler later. It runs first, and may wait for the others.
+    atexit.register(_stop_watchdog)
 
 
-def _dismiss() -> None:
-    if _beside and _beside.stdin and not _beside.stdin.closed:
+def _stop_watchdog() -> None:
+    """Ends the watchdog without its message."""
+    if _watchdog and _watchdog.stdin and not _watchdog.stdin.closed:
         with contextlib.suppress(BrokenPipeError):
-            _beside.communicate("done")
+            _watchdog.communicate("done")
 
 
 def end(code: int) -> NoReturn:
-    """Ends this process, at once where JAX would wait for the others."""
+    """Ends this process with an exit code.
+
+    Of several processes it ends at once: at a normal exit JAX waits for the others.
+    """
     if is_distributed():
         sys.stdout.flush()
         sys.stderr.flush()
@@ -175,17 +192,18 @@ def end(code: int) -> NoReturn:
 
 
 def leave(code: int) -> NoReturn:
-    """Ends this process at once, from whatever thread."""
-    _dismiss()
+    """Ends this process at once with an exit code. May be called in any thread."""
+    _stop_watchdog()
     os._exit(code)
 
 
 @contextlib.contextmanager
-def naming_lost_ones() -> Iterator[None]:
-    """Says it clearly where another of several processes is lost.
+def explain_lost_processes() -> Iterator[None]:
+    """A context in which the loss of another process raises a clear error.
 
     Raises:
-      UserError: In place of what JAX raises then.
+      UserError: In place of the errors that JAX raises if another process is lost.
+        Other errors are left as they are.
     """
     try:
         yield
@@ -193,16 +211,16 @@ def naming_lost_ones() -> Iterator[None]:
         raise
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
-        # Errors of the runtime begin with their status: "UNKNOWN: Gloo ...".
+        # Errors of the runtime begin with a status, such as "UNKNOWN: Gloo ...".
         status = re.match("([A-Z_]+): ", reason)
         lost = status and (
-            status[1] in _LOST or re.search(_OF_OTHERS, reason, re.IGNORECASE)
+            status[1] in _LOST_STATUSES or re.search(_LOST_WORDS, reason, re.IGNORECASE)
         )
         if jax.process_count() == 1 or not lost:
             raise
         raise UserError(
             f"Process {jax.process_index()} of {jax.process_count()} has lost another "
-            f"one ({reason}). Look at what that one said. All is saved up to the last "
-            "checkpoint: the same command goes on from there, with as many processes "
-            "or with others."
+            f"process ({reason}). Check what that one printed. The same command "
+            "continues from the last checkpoint, with the same number of processes or "
+            "another one."
         ) from error

@@ -31,14 +31,14 @@ class Sharded:
     shape: tuple[int, ...] = dataclasses.field(metadata={"static": True})
 
     def __getitem__(self, places: jax.Array) -> jax.Array:
-        """Rows from whoever holds them.
+        """Rows by their numbers, from the devices that hold them.
 
-        Every device may ask for others, but all must ask at once, and for as many. Each
-        needs memory for as many rows as all ask for together.
+        Devices may request different rows, but all must do so at once, and the same
+        number of rows. Each needs memory for the rows that all request together.
 
         Args:
-          places: Their numbers, ``int32[...]``, from 0 to the last row's; elsewhere are
-            zeros.
+          places: Numbers of rows, ``int32[...]``, from 0 to the last row's. Numbers out
+            of range give rows of zeros.
 
         Returns:
           ``[..., *shape[1:]]``.

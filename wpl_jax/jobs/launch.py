@@ -168,7 +168,7 @@ def _run(argv: list[str]) -> None:
 
 @contextlib.contextmanager
 def _processes() -> Iterator[None]:
-    """Joins the processes of a run, if there are several; the first one speaks."""
+    """Connects the processes of a run, if there are several; only process 0 prints."""
     several = {
         "coordinator": _COORDINATOR.value,
         "processes": _PROCESSES.value,
@@ -202,7 +202,7 @@ def _processes() -> Iterator[None]:
         if not processes.is_primary():
             stack.enter_context(contextlib.redirect_stdout(nowhere))
         try:
-            with processes.naming_lost_ones():
+            with processes.explain_lost_processes():
                 yield
         except (SystemExit, UserError):
             raise

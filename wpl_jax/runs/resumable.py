@@ -222,7 +222,7 @@ def changed_records(folder: Path, records: Sequence[bytes]) -> str:
 
 
 def _on_all(found: tuple[int, Any] | None, like: Any) -> tuple[int, Any] | None:
-    """What the first process has found."""
+    """What the primary process has found, on every process."""
     done = processes.broadcast(-1 if found is None else found[0])
     if done < 0:
         return None
@@ -230,15 +230,15 @@ def _on_all(found: tuple[int, Any] | None, like: Any) -> tuple[int, Any] | None:
 
 
 def _of_primary(make: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """What only the first process makes."""
-    return make(*args, **options) if processes.is_primary() else _Silent()
+    """An object that uses files, or on other processes than the primary a stub."""
+    return make(*args, **options) if processes.is_primary() else _NoFiles()
 
 
-class _Silent:
-    """What other processes than the primary one have: no files, and no progress.
+class _NoFiles:
+    """Methods that do nothing, for processes other than the primary one.
 
-    It stands for :class:`Checkpoints`, :class:`Metrics`, :class:`Progress` and
-    :class:`Tracer`, and has those of their methods that a job calls.
+    It replaces :class:`Checkpoints`, :class:`Metrics`, :class:`Progress` and
+    :class:`Tracer`, and has the methods of theirs that a job calls.
     """
 
     def _ignore(self, *args: Any, **options: Any) -> None:

@@ -73,7 +73,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         _sync_folder(path.parent)
 
 
-# What `_create_temporary` calls its files; nobody else's files have such a name.
+# Names of the files that `_create_temporary` makes; no other program uses such names.
 _TEMPORARY = re.compile(r"\.wpl_jax-[0-9]+-[0-9a-f]{16}\.tmp")
 
 
