@@ -35,12 +35,12 @@ from wpl_jax.tasks.image_data import (
     Data,
     check_memory,
     describe,
-    normalized,
     prepare,
     shrunk,
     sizes,
 )
 from wpl_jax.tasks.image_predictor import ImagePredictor
+from wpl_jax.tasks.network_call import standardized
 from wpl_jax.tasks.objective import Objective
 from wpl_jax.tasks.task import check_dataset
 
@@ -269,7 +269,7 @@ class ImageClassification(ExampleTask):
 
     def prepared(self, data, inputs):
         """Images by the mean and the deviation of each channel."""
-        return normalized(data, inputs)
+        return standardized(inputs, data.mean, data.deviation)
 
     def predictor(self, dataset: ImageDataset, data: Data) -> ImagePredictor:
         """How a model prepares the images of its user."""
