@@ -21,6 +21,7 @@ from wpl_jax.common.settings import (
     check_choice,
     check_int,
     check_number,
+    check_parts,
     require,
 )
 from wpl_jax.data import ImageDataset, open_images
@@ -126,6 +127,7 @@ class ImageClassification(ExampleTask):
 
     def __post_init__(self) -> None:
         """Checks the settings."""
+        check_parts(self, but=("space",))
         check_int(self, "batch_size", 2)
         check_number(self, "dropout", least=0, below=1)
         check_number(self, "auxiliary_weight", least=0)
