@@ -892,6 +892,14 @@ ERRORS = {
         lambda: wpl_jax.update_average(params, params, eta=float("nan")),
         ["eta", "nan"],
     ),
+    "eta a schedule": (
+        lambda: wpl_jax.update_average(params, params, eta=lambda step: 0.5),
+        ["eta must be a number in [0, 1]", "function"],
+    ),
+    "norm a schedule": (
+        lambda: wpl_jax.clip_norm(params, lambda step: 10.0),
+        ["max_norm must be a number above 0", "function"],
+    ),
     "norm of zero": (
         lambda: wpl_jax.clip_norm(params, 0),
         ["max_norm", "above 0", "0"],

@@ -1162,6 +1162,13 @@ def test_negative_scalars_of_numpy_and_jax_are_errors(kind):
         wpl_jax.online(kind(-0.5))
 
 
+def test_a_schedule_is_no_share_of_earlier_models():
+    """Unlike alpha and learning rates, it would be called by nobody."""
+    for rule in (wpl_jax.online, wpl_jax.moving_average):
+        with pytest.raises(ValueError, match=r"must be a number .*function"):
+            rule(lambda step: 0.5)
+
+
 @pytest.mark.parametrize("case", ERRORS)
 def test_errors_name_what_is_wrong(case):
     assert_says(*ERRORS[case])

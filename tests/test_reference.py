@@ -1,15 +1,17 @@
 """The reference of the documentation site has every public name."""
 
+import ast
 import importlib
 import inspect
 import re
+import types
 from pathlib import Path
 
 import pytest
 from helpers.notebooks import NOTEBOOKS, read
 
 import wpl_jax
-from wpl_jax import data
+from wpl_jax import data, penalty
 from wpl_jax.data.images.formats import FORMATS
 from wpl_jax.data.text.formats import TEXT_FORMATS
 from wpl_jax.engine.optimizers import OPTIMIZERS, SCHEDULES
@@ -17,6 +19,7 @@ from wpl_jax.engine.updates import UPDATES
 from wpl_jax.evaluation.truth import TRUTHS
 from wpl_jax.protections import PENALTIES
 from wpl_jax.protections.estimators import ESTIMATORS
+from wpl_jax.runs import importance
 from wpl_jax.spaces import SPACES
 from wpl_jax.strategies import STRATEGIES
 from wpl_jax.strategies.samplers import SAMPLERS
@@ -127,3 +130,37 @@ def test_what_it_names_is_there():
     for name in NAMES:
         module, _, attribute = name.rpartition(".")
         assert hasattr(importlib.import_module(module), attribute), name
+
+
+def test_a_name_is_imported_from_its_module_alone(monkeypatch):
+    """Asking for the penalty must not import the spaces."""
+    asked = []
+
+    def import_module(name):
+        asked.append(name)
+        return importlib.import_module(name)
+
+    recording = types.SimpleNamespace(import_module=import_module)
+    monkeypatch.setattr(wpl_jax, "importlib", recording)
+    monkeypatch.delitem(vars(wpl_jax), "weight_plasticity", raising=False)
+    assert wpl_jax.weight_plasticity is penalty.weight_plasticity
+    assert asked == ["wpl_jax.penalty"]
+
+
+def test_each_name_is_what_its_module_defines():
+    """And not what another module has under the same name."""
+    for name in wpl_jax.__all__:
+        assert getattr(wpl_jax, name).__module__.startswith("wpl_jax.")
+    assert wpl_jax.fingerprint is importance.fingerprint
+    imported = {
+        (alias.name, node.module)
+        for node in ast.walk(ast.parse(Path(wpl_jax.__file__).read_text("utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("wpl_jax.")
+        for alias in node.names
+    }
+    assert imported == set(wpl_jax._MODULES.items())  # For type checkers.
+
+
+def test_another_name_is_no_attribute():
+    with pytest.raises(AttributeError, match="has no attribute 'wieght_plasticity'"):
+        wpl_jax.wieght_plasticity  # noqa: B018

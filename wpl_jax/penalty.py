@@ -37,7 +37,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wpl_jax.common.checks import LARGEST, check_range
+from wpl_jax.common.checks import LARGEST, check_range, check_rate
 from wpl_jax.common.storage import decode, raw
 from wpl_jax.common.trees import (
     aligned,
@@ -129,7 +129,7 @@ def weight_plasticity(
       >>> print(optax.apply_updates(moved, updates)['w'])
       [1.  2.5]
     """
-    _check_nonnegative("alpha", alpha)
+    check_rate("alpha", alpha)
     init_fn = _init(anchor_dtype, fisher_dtype)
 
     def update_fn(updates, state, params=None, *, mask=None, **extra_args):
@@ -198,8 +198,8 @@ def proximal_weight_plasticity(
       >>> print(optax.apply_updates(params, updates)['w'].round(4))
       [1.  1.9]
     """
-    _check_nonnegative("alpha", alpha)
-    _check_nonnegative("learning_rate", learning_rate)
+    check_rate("alpha", alpha)
+    check_rate("learning_rate", learning_rate)
     init_fn = _init(anchor_dtype, fisher_dtype)
 
     def update_fn(updates, state, params=None, *, mask=None, **extra_args):
@@ -247,7 +247,7 @@ def penalty_value(
       ValueError: If the state holds no penalty, a tree does not fit it, or ``alpha`` is
         not a number of at least 0.
     """
-    _check_nonnegative("alpha", alpha)
+    check_rate("alpha", alpha)
     total = jnp.zeros((), jnp.float32)
     for state in plasticity_states(opt_state):
         (count,) = jax.tree.leaves(state.count)  # Flax NNX wraps it.
@@ -317,8 +317,3 @@ def _kept(fisher: jax.Array, mask: Any) -> jax.Array:
     """The Fisher of what is in the mask; 0 for entries that no Fisher can have."""
     # Where the parameters themselves have left the range, that is not hidden.
     return jnp.where(mask & (fisher > 0) & jnp.isfinite(fisher), fisher, 0)
-
-
-def _check_nonnegative(name: str, value: optax.ScalarOrSchedule) -> None:
-    expected = "a number of at least 0, within the range of float32, or a schedule"
-    check_range(name, value, 0, LARGEST, expected)

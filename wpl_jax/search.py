@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from wpl_jax.common.settings import check_int, check_part
+from wpl_jax.common.settings import check_int, check_parts
 from wpl_jax.devices.choice import check_children
 from wpl_jax.devices.compiled import compiled
 from wpl_jax.devices.parallel import ONE_DEVICE, Devices
@@ -48,14 +48,6 @@ from wpl_jax.strategies.rewards import Reward, TaskReward, finite_reward
 from wpl_jax.supernet import Architecture, gather, scatter
 from wpl_jax.tasks import Data, Task, check_task
 
-_PARTS: dict[str, type] = {
-    "strategy": Strategy,
-    "protection": Protection,
-    "optimizer": Optimizer,
-    "update_rule": Update,
-    "reward": Reward,
-    "devices": Devices,
-}
 # Measurements of what mixtures are discretized to, None without mixtures.
 _OF_DERIVED = ("derived_loss", "derived_error", "gap_loss", "gap_error")
 
@@ -97,8 +89,7 @@ class Search:
     def __post_init__(self) -> None:
         """Checks the parts, and that they go together."""
         check_task(self)
-        for name, kind in _PARTS.items():
-            check_part(self, name, kind)
+        check_parts(self, but=("task",))
         check_counts(self)
         check_children(self.devices, self.children_per_step)
         check_int(self, "average_from", 0, optional=True)

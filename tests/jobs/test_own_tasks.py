@@ -54,8 +54,11 @@ def test_a_search_resumes_and_predicts(found, tmp_path):
     for one in (first, again):
         assert one.metrics == found.metrics
         assert one.choices == found.choices
-    predicted = found.predict(X[:5])
-    assert predicted.shape == (5, 1)
+    predicted, child = found.predict(X[:5]), found.predict.args[0]
+    inputs = Sines.dataset.train.inputs
+    standardized = (X[:5] - inputs.mean(0)) / inputs.std(0)
+    expected = layers_in_numpy(child, found.architecture, standardized)
+    np.testing.assert_allclose(predicted, expected, rtol=1e-4, atol=1e-5)
     other = wpl_jax.task(kind="regression", train=(X, Y + 1), name="sines")
     with pytest.raises(UserError, match="other"):
         wpl_jax.run(

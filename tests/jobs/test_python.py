@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -77,6 +78,17 @@ def test_a_folder_keeps_it_and_is_of_one_search(search, found, tmp_path):
         np.testing.assert_array_equal(one.architecture, found.architecture)
     with pytest.raises(UserError, match=r"another|other"):
         wpl_jax.run(search, "toy examples", seed=1, **settings)
+
+
+def test_weights_and_data_are_no_literals_of_the_program_that_predicts(search, found):
+    """They would be compiled into it, anew for each shape of the inputs."""
+    inputs = jnp.ones((3, toy.SIZE))
+    assert found.predict(inputs).shape == (3, 1)
+    traced = found.predict.func.trace(*found.predict.args, inputs)
+    most = len(search.task.space.decisions)  # The architecture is a constant.
+    assert all(np.size(each) <= most for each in traced.jaxpr.consts)
+    literals = re.findall(r"dense<(.*?)>", traced.lower().as_text())
+    assert all(text.count(",") < most for text in literals)
 
 
 @pytest.mark.slow

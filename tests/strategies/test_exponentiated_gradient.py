@@ -71,3 +71,29 @@ def test_it_needs_the_parameters():
     transform = exponentiated_gradient(0.1)
     with pytest.raises(ValueError, match=r"update\(gradients, state, params\)"):
         transform.update(jnp.asarray(G), transform.init(P))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"learning_rate": -1}, "learning_rate must be a number of at least 0"),
+        ({"learning_rate": "x"}, "learning_rate must be a number of at least 0"),
+        ({"floor": -3}, r"floor must be a number in \[0, 1\], got -3"),
+        ({"floor": 1.5}, "floor must be a number in"),
+        ({"floor": lambda count: 0.1}, "floor must be a number"),
+    ],
+)
+def test_a_wrong_number_is_refused(arguments, said):
+    with pytest.raises(ValueError, match=said):
+        exponentiated_gradient(**{"learning_rate": 0.1} | arguments)
+
+
+def test_rate_and_floor_may_be_hyperparameters_of_the_state():
+    transform = optax.inject_hyperparams(exponentiated_gradient)(0.4, floor=0.0)
+    p = jnp.asarray(P, jnp.float32)
+    state = optax.tree.set(transform.init(p), floor=jnp.float32(0.25))
+    updates, _ = jax.jit(transform.update)(jnp.asarray(G), state, p)
+    moved = P * np.exp(-0.4 * G)
+    raised = np.maximum(moved / moved.sum(-1, keepdims=True), 0.25)
+    expected = raised / raised.sum(-1, keepdims=True)
+    np.testing.assert_allclose(optax.apply_updates(p, updates), expected, rtol=1e-6)

@@ -4,11 +4,16 @@ import csv
 import dataclasses
 import io
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.tabular import Layers, Normalized, layers_in_numpy
 from PIL import Image
 
 from wpl_jax.errors import UserError
+from wpl_jax.spaces.batch_normalization import Moments
+from wpl_jax.supernet import Architecture
 from wpl_jax.tasks.image_predictor import ImagePredictor
 
 PREDICTOR = ImagePredictor(
@@ -73,6 +78,33 @@ def test_images_are_normalized_by_channel_and_shrunk():
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     squares = np.uint8([[[[1], [2]], [[3], [4]]]])
     np.testing.assert_array_equal(GREY.to_network(squares), [[[[2]]]])
+
+
+def test_a_network_is_called_with_the_arguments_that_it_has():
+    """As in training: a space of images need not know batch statistics."""
+    space = Layers((4, 6, 3))
+    shapes = [(3, 4), (2, 4, 4), (4, 2)]
+    rng = np.random.default_rng(1)
+    first, layers, last = (np.float32(rng.normal(size=shape)) for shape in shapes)
+    child = {"first": first, "layers": layers, "last": last}
+    architecture = Architecture(jnp.array([0, 1]))
+    for statistics in (None, ()):
+        found = PREDICTOR.apply(space, child, architecture, statistics, IMAGES[:2])
+        pixels = (np.float64(IMAGES[:2]) - [10, 20, 30]) / [2, 4, 8]
+        scores = layers_in_numpy(child, [0, 1], pixels)
+        expected = scores - np.logaddexp.reduce(scores, -1, keepdims=True)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    assert jax.tree.leaves(PREDICTOR.statistics_form(space, child, architecture)) == []
+
+
+def test_batch_statistics_have_the_form_that_the_network_returns():
+    space = Normalized((4, 6, 3), 2)
+    child = {"kernel": np.ones((1, 72, 2), np.float32)}
+    mean, variance = PREDICTOR.statistics_form(space, child, Architecture(np.zeros(1)))
+    assert mean.shape == variance.shape == (3,)
+    statistics = Moments(np.float32([1, 2, 3]), np.float32([0.9, 1.9, 3.9]))
+    found = PREDICTOR.apply(space, child, Architecture(None), statistics, IMAGES[:2])
+    np.testing.assert_allclose(found, np.log(0.5), rtol=1e-5)  # Equal kernels.
 
 
 def test_one_image_and_one_channel_may_lack_their_axis():

@@ -13,20 +13,31 @@ SMALLEST = float(jnp.finfo(jnp.float32).tiny)
 
 
 def check_range(name: str, value: Any, low: float, high: float, expected: str) -> None:
-    """Checks a number that is known; schedules and traced values pass.
+    """Checks a number that is known; traced values pass.
 
     Raises:
       ValueError: If it lies outside ``[low, high]``, or is not a number.
     """
     # `inject_hyperparams` and `jit` pass traced values. A comparison would be
     # traced under `jit` even for an array that is known: hence `float`.
-    if callable(value) or isinstance(value, jax.core.Tracer):
+    if isinstance(value, jax.core.Tracer):
         return
     # `float` also reads text, and takes True for 1.
     is_number = isinstance(value, int | float | np.number | np.ndarray | jax.Array)
     is_number &= not isinstance(value, bool) and np.ndim(value) == 0
     if not is_number or not low <= float(value) <= high:
         raise ValueError(f"{name} must be {expected}, got {value!r}.")
+
+
+def check_rate(name: str, value: Any) -> None:
+    """Checks a strength or a learning rate: a number of at least 0, or a schedule.
+
+    Raises:
+      ValueError: If it is anything else. Traced values pass.
+    """
+    if not callable(value):
+        expected = "a number of at least 0, within the range of float32, or a schedule"
+        check_range(name, value, 0, LARGEST, expected)
 
 
 def is_size(value: Any) -> bool:

@@ -3,6 +3,7 @@
 A part is a frozen dataclass that checks its own fields when it is made:
 
     def __post_init__(self) -> None:
+        check_parts(self)
         check_int(self, "steps", 1)
         check_number(self, "learning_rate", above=0)
 
@@ -12,7 +13,10 @@ same checks serve other objects with attributes, such as fields of a configurati
 
 import contextlib
 import dataclasses
+import inspect
 import math
+import types
+import typing
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -38,9 +42,10 @@ class SettingError(ValueError):
       expected: What it should be, in words.
     """
 
-    def __init__(self, name: str, value: Any, expected: str):
-        """Takes the three."""
-        super().__init__(f"{name} is {shown(value)}, expected {expected}.")
+    def __init__(self, name: str, value: Any, expected: str, of: str = ""):
+        """Takes the three, and the part's class if the message is to name it."""
+        whole = f"{of}.{name}" if of else name
+        super().__init__(f"{whole} is {shown(value)}, expected {expected}.")
         self.name, self.value, self.expected = name, value, expected
 
 
@@ -153,15 +158,41 @@ def check_bool(part: Any, *names: str) -> None:
         check_choice(part, name, (False, True))
 
 
-def check_part(part: Any, name: str, kind: type) -> None:
-    """Checks that a field holds a part of a kind, whose class inherits from the kind.
+def check_parts(part: Any, but: Collection[str] = ()) -> None:
+    """Checks that the fields that hold parts hold instances of their type hints.
+
+    These are the fields whose hints are dataclasses or protocols. A class that does not
+    inherit from the protocol, which has the methods that it may leave out, has to have
+    all of its methods and attributes.
+
+    Args:
+      part: A dataclass.
+      but: Names of fields that are checked otherwise.
 
     Raises:
-      SettingError: If the field is anything else, the class itself included.
+      SettingError: Naming the class and the field that holds anything else, such as
+        the name of a part or its class.
     """
-    valid = kind in type(getattr(part, name)).__mro__
-    expected = f"an instance of a class that inherits from {kind.__module__}"
-    require(part, name, valid, f"{expected}.{kind.__name__}")
+    hints = _hints(type(part))
+    for field in dataclasses.fields(part):
+        every = alternatives(hints[field.name])
+        kinds = [hint for hint in every if hint is not type(None)]
+        if field.name in but or not kinds or not all(map(_is_kind, kinds)):
+            continue
+        value, optional = getattr(part, field.name), len(kinds) < len(every)
+        valid = any(_fits(value, kind) for kind in kinds)
+        if not valid and not (optional and value is None):
+            names = " or ".join(f"{kind.__module__}.{kind.__name__}" for kind in kinds)
+            expected = f"an instance of a class that inherits from {names}"
+            whole = f"{expected}{_or_none(optional)}"
+            raise SettingError(field.name, value, whole, type(part).__name__)
+
+
+def alternatives(hint: Any) -> tuple[Any, ...]:
+    """The types of a union; of any other type hint the hint itself."""
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        return typing.get_args(hint)
+    return (hint,)
 
 
 def shown(value: Any) -> str:
@@ -195,6 +226,35 @@ def given(default: Any) -> Any:
 def is_given(field: dataclasses.Field) -> bool:
     """Whether a field is one of :func:`given`."""
     return bool(field.metadata.get("given"))
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    """Type hints by the names of fields."""
+    try:
+        return typing.get_type_hints(cls)
+    except (NameError, AttributeError):  # Names of a function, or for type checkers.
+        return {field.name: field.type for field in dataclasses.fields(cls)}
+
+
+def _is_kind(hint: Any) -> bool:
+    """Whether a type hint is a class of parts."""
+    if not isinstance(hint, type):
+        return False
+    return dataclasses.is_dataclass(hint) or _is_protocol(hint)
+
+
+def _fits(value: Any, kind: type) -> bool:
+    if kind in type(value).__mro__:
+        return True
+    if isinstance(value, type) or not _is_protocol(kind):
+        return False
+    bases = [base for base in kind.__mro__ if _is_protocol(base)]
+    names = {n for base in bases for n in (*vars(base), *inspect.get_annotations(base))}
+    return {name for name in names if not name.startswith("_")} <= set(dir(value))
+
+
+def _is_protocol(kind: type) -> bool:
+    return typing.Protocol in kind.__bases__
 
 
 def _is_within(

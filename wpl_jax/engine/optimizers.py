@@ -15,6 +15,7 @@ from wpl_jax.common.settings import (
     check_bool,
     check_int,
     check_number,
+    check_parts,
     chosen,
     require,
 )
@@ -222,6 +223,7 @@ class Sgd(Scheduled):
 
     def __post_init__(self) -> None:
         """Checks the settings."""
+        check_parts(self)
         check_number(self, "learning_rate", above=0)
         check_number(self, "weight_decay", least=0)
         check_number(self, "clip_norm", optional=True, above=0)
@@ -268,6 +270,7 @@ class OptaxOptimizer(Scheduled):
 
     def __post_init__(self) -> None:
         """Checks the settings."""
+        check_parts(self)
         check_number(self, "learning_rate", above=0)
         check_number(self, "clip_norm", optional=True, above=0)
         known = isinstance(self.function, str) and _options_of(self.function)

@@ -21,6 +21,7 @@ from wpl_jax.common.settings import (
     SettingError,
     check_int,
     check_number,
+    check_parts,
     chosen,
     require,
 )
@@ -71,6 +72,7 @@ class SearchSettings:
 
     def __post_init__(self) -> None:
         """Checks the settings."""
+        check_parts(self)
         check_int(self, "epochs", 1, most=MOST_EPOCHS)
         check_counts(self)
         check_int(self, "max_bad_steps", 1)

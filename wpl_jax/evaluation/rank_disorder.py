@@ -22,6 +22,7 @@ from wpl_jax.common.settings import (
     check_choice,
     check_int,
     check_number,
+    check_parts,
     chosen,
     require,
 )
@@ -76,6 +77,7 @@ class Ranking:
 
     def __post_init__(self) -> None:
         """Checks the settings."""
+        check_parts(self)
         check_choice(self, "which", ("all", "classes", "sample"))
         check_int(self, "architectures", 5, most=architectures.MOST)
         check_int(self, "seed", 0, most=MOST_SEED)

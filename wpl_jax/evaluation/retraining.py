@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wpl_jax.common.settings import check_int, check_part
+from wpl_jax.common.settings import check_int, check_parts
 from wpl_jax.devices.compiled import compiled
 from wpl_jax.devices.parallel import ONE_DEVICE, Devices
 from wpl_jax.engine.optimizers import Optimizer
@@ -66,8 +66,7 @@ class Retraining:
     def __post_init__(self) -> None:
         """Checks the settings."""
         check_task(self)
-        check_part(self, "optimizer", Optimizer)
-        check_part(self, "devices", Devices)
+        check_parts(self, but=("task",))
         check_int(self, "epochs", 1)
         check_int(self, "patience", 1, optional=True, most=_MOST_PATIENCE)
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wpl_jax.common.settings import check_int
+from wpl_jax.common.settings import check_int, check_parts
 from wpl_jax.devices.parallel import ONE_DEVICE, Devices
 from wpl_jax.evaluation.tuning import NO_TUNING, Tuning, TuningEvaluator
 from wpl_jax.runs.machine import Requests
@@ -43,6 +43,7 @@ class SharedScores:
 
     def __post_init__(self) -> None:
         """Checks the settings."""
+        check_parts(self, but=("task",))
         check_int(self, "batches", 1, optional=True)
         check_int(self, "block", 1)
 

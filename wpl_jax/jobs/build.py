@@ -8,7 +8,6 @@ chosen by name has its settings under that name, so that two parts never share a
 """
 
 import dataclasses
-import types
 import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -16,7 +15,7 @@ from typing import Any, Literal
 from ml_collections import ConfigDict, config_dict
 
 from wpl_jax.common.registry import settings_name
-from wpl_jax.common.settings import is_given
+from wpl_jax.common.settings import alternatives, is_given
 from wpl_jax.errors import UserError, shorten
 from wpl_jax.jobs.config_fields import (
     Field,
@@ -282,7 +281,7 @@ def _default(field: Any) -> Any:
 
 def _part_of(hint: Any) -> Any:
     """The dataclass that a field holds, None if it holds anything else."""
-    for one in _alternatives(hint):
+    for one in alternatives(hint):
         if isinstance(one, type) and dataclasses.is_dataclass(one):
             return one
     return None
@@ -297,13 +296,7 @@ def _part_of_mapping(hint: Any) -> Any:
 
 def _plain_type(hint: Any) -> type:
     """The type of a field's values that are not None."""
-    found = next(one for one in _alternatives(hint) if one is not type(None))
+    found = next(one for one in alternatives(hint) if one is not type(None))
     if typing.get_origin(found) is Literal:
         return type(typing.get_args(found)[0])
     return typing.get_origin(found) or found
-
-
-def _alternatives(hint: Any) -> tuple[Any, ...]:
-    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
-        return typing.get_args(hint)
-    return (hint,)

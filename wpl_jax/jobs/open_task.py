@@ -53,10 +53,8 @@ def open_task(config: ConfigDict, cache: DataCache | None = None) -> OpenedTask:
     with naming(section_of(config, "task")):
         settings.check(dataset)
     sizes = settings.space_sizes(dataset)
-    fields = getattr(
-        find_class(SPACES, config, "space.name"), "__dataclass_fields__", sizes
-    )
-    taken = {name: size for name, size in sizes.items() if name in fields}
+    fields = dataclasses.fields(find_class(SPACES, config, "space.name"))
+    taken = {f.name: sizes[f.name] for f in fields if f.name in sizes}
     space = build_chosen(SPACES, config, "space", **taken)
     check_inherits(space, Space)
     task = dataclasses.replace(settings, space=space)

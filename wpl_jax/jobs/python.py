@@ -1,5 +1,6 @@
 """A search from Python, in a script or a notebook: :func:`wpl_jax.run`."""
 
+import functools
 import inspect
 import json
 import types
@@ -262,12 +263,17 @@ def _found(
     choice = selection.architectures.choice[selection.kept[best]]
     architecture = Architecture(jnp.asarray(choice))
     loss, error = (float(each[best]) for each in selection.judged)
-    task, params = search.task, search.weights(state)
+    task = search.task
 
+    @jax.jit  # A checkpoint has numpy's arrays.
+    def child_of(params: Any) -> Any:
+        return gather(params, task.space.rows(architecture))
+
+    # What it closes over would be literals of the program, anew for each input shape.
     @jax.jit
-    def predict(inputs: Any) -> jax.Array:
-        child = gather(params, task.space.rows(architecture))
+    def predict(child: Any, data: Data, inputs: Any) -> jax.Array:
         return task.predict(child, architecture, data, inputs)
 
     choices = names_of_choices(task.space, choice)
-    return Found(choice, choices, loss, error, records, predict)
+    of_inputs = functools.partial(predict, child_of(search.weights(state)), data)
+    return Found(choice, choices, loss, error, records, of_inputs)

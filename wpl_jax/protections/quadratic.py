@@ -14,6 +14,7 @@ from wpl_jax.common.settings import (
     check_choice,
     check_int,
     check_number,
+    check_parts,
     chosen,
     require,
 )
@@ -66,6 +67,7 @@ class Quadratic(Protection):
 
     def __post_init__(self) -> None:
         """Checks the settings."""
+        check_parts(self)
         check_number(self, "strength", least=0)
         check_int(self, "decay_from", 0)
         check_int(self, "decay_epochs", 1, optional=True)

@@ -30,6 +30,7 @@ from wpl_jax.common.settings import (
     check_choice,
     check_int,
     check_number,
+    check_parts,
     chosen,
     given,
     require,
@@ -110,6 +111,7 @@ class Differentiable(Strategy):
 
     def __post_init__(self) -> None:
         """Checks the settings."""
+        check_parts(self)
         check_choice(self, "relaxation", ("gumbel", "mixture"))
         check_choice(self, "split", ("train", "valid"))
         check_int(self, "warmup", 0)

@@ -14,6 +14,7 @@ from wpl_jax.common.settings import (
     check_choice,
     check_int,
     check_number,
+    check_parts,
     given,
 )
 from wpl_jax.strategies import reinforce
@@ -75,6 +76,7 @@ class Enas(Strategy):
 
     def __post_init__(self) -> None:
         """Checks the settings."""
+        check_parts(self)
         for name in ("steps", "hidden"):
             check_int(self, name, 1)
         check_int(self, "samples_per_step", 1, "all at once", most=_MOST_SAMPLES)

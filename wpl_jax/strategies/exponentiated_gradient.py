@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from wpl_jax.common.checks import check_range, check_rate
+
 
 def exponentiated_gradient(
     learning_rate: optax.ScalarOrSchedule, floor: float = 0.0
@@ -27,13 +29,17 @@ def exponentiated_gradient(
     that large gradients do not overflow. A probability of 0 stays 0.
 
     Args:
-      learning_rate: The rate ``r``, or a schedule of it.
+      learning_rate: The rate ``r``, a number of at least 0, or a schedule of it.
       floor: What probabilities that are not 0 are raised to afterwards, before they are
-        divided by their sum again. At a probability near 0 the gradient has hardly
-        any effect: a floor lets a choice come back.
+        divided by their sum again, in [0, 1]. At a probability near 0 the gradient has
+        hardly any effect: a floor lets a choice come back.
 
     Returns:
       A transform whose state counts the steps. Its ``update`` needs the parameters.
+
+    Raises:
+      ValueError: If ``learning_rate`` is a negative number, ``floor`` lies outside
+        [0, 1], or either is no number.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -43,6 +49,10 @@ def exponentiated_gradient(
       >>> print(optax.apply_updates(p, updates).round(2))
       [0.75 0.25]
     """
+    check_rate("learning_rate", learning_rate)
+    check_range("floor", floor, 0, 1, "a number in [0, 1]")
+    # As `optax.inject_hyperparams` passes it, a floor is known when a step is taken.
+    is_zero = not isinstance(floor, jax.core.Tracer) and floor == 0
 
     def init(params: Any) -> optax.ScaleByScheduleState:
         del params
@@ -62,7 +72,7 @@ def exponentiated_gradient(
             there = p > 0
             logits = jnp.where(there, jnp.log(jnp.where(there, p, 1)), -jnp.inf)
             new = jax.nn.softmax(logits - rate * jnp.where(there, gradient, 0))
-            if floor:
+            if not is_zero:
                 new = jnp.where(there, jnp.maximum(new, floor), 0)
                 new = new / jnp.sum(new, -1, keepdims=True)
             return (new - p).astype(p.dtype)

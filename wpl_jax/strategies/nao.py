@@ -31,6 +31,7 @@ from wpl_jax.common.settings import (
     check_choice,
     check_int,
     check_number,
+    check_parts,
     given,
     require,
 )
@@ -111,6 +112,7 @@ class Nao(Strategy):
 
     def __post_init__(self) -> None:
         """Checks the settings."""
+        check_parts(self)
         for name in ("pool", "every", "updates", "score_batches", "most_steps", "new"):
             check_int(self, name, 1)
         check_int(self, "initial", 1, "in the pool", optional=True, most=self.pool)

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wpl_jax.common.settings import check_int, check_number, given
+from wpl_jax.common.settings import check_int, check_number, check_parts, given
 from wpl_jax.strategies.limits import NO_LIMITS, Limits
 from wpl_jax.strategies.strategy import Candidates, Strategy
 from wpl_jax.supernet import Architecture, Decision, Space, is_choice
@@ -58,6 +58,7 @@ class PathImportance(Strategy):
 
     def __post_init__(self) -> None:
         """Checks the settings."""
+        check_parts(self)
         check_int(self, "epochs", 1)
         check_number(self, "rate", above=0, most=1)
 

@@ -10,7 +10,7 @@ import functools
 
 import jax
 
-from wpl_jax.common.settings import SettingError, chosen, given
+from wpl_jax.common.settings import SettingError, check_parts, chosen, given
 from wpl_jax.strategies.limits import NO_LIMITS, Limits
 from wpl_jax.strategies.samplers import SAMPLERS, Sampler, Uniform
 from wpl_jax.strategies.strategy import Candidates, Strategy
@@ -38,6 +38,7 @@ class RandomSearch(Strategy):
 
     def __post_init__(self) -> None:
         """Checks that the sampler can draw from the space, within the limits."""
+        check_parts(self)
         self.sampler.check(self.space)
         if self.sampler.joint and self.limits.most:
             name = type(self.sampler).__name__.lower()

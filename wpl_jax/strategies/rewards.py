@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from wpl_jax.common.registry import Registry
-from wpl_jax.common.settings import check_number, given, require
+from wpl_jax.common.settings import check_number, check_parts, given, require
 from wpl_jax.spaces.costs import Costs
 from wpl_jax.supernet import Architecture, Space
 from wpl_jax.tasks.task import Evaluation, Task
@@ -106,6 +106,7 @@ class MnasNet(Reward):
 
     def __post_init__(self) -> None:
         """Checks the settings."""
+        check_parts(self)
         check_number(self, "target", above=0)
         check_number(self, "below", most=0)
         check_number(self, "above", most=0)
@@ -151,6 +152,7 @@ class Limited(Reward):
 
     def __post_init__(self) -> None:
         """Checks the settings."""
+        check_parts(self)
         check_number(self, "limit", above=0)
         check_number(self, "exponent", least=0)
         _check_cost(self)

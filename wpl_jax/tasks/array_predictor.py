@@ -14,22 +14,17 @@ import numpy as np
 from wpl_jax.common.counted import counted
 from wpl_jax.data.arguments import require_array
 from wpl_jax.errors import UserError, shorten
-from wpl_jax.supernet import Architecture, Space
 from wpl_jax.tasks.array_data import to_inputs
+from wpl_jax.tasks.example_predictor import ExamplePredictor
 from wpl_jax.tasks.kinds import KINDS
-from wpl_jax.tasks.network_call import call
+from wpl_jax.tasks.network_call import standardized
 from wpl_jax.tasks.predictor import Table
 
 _AT_ONCE = 64  # examples of a compiled call
 
 
-def standardized(inputs: jax.Array, mean: Any, deviation: Any) -> jax.Array:
-    """Inputs by the mean and the deviation of each feature, the last axis."""
-    return (inputs.astype(jnp.float32) - mean) / deviation
-
-
 @dataclasses.dataclass(frozen=True)
-class ArrayPredictor:
+class ArrayPredictor(ExamplePredictor):
     """How arrays are prepared for a model.
 
     Attributes:
@@ -92,35 +87,6 @@ class ArrayPredictor:
     def predictions(self, outputs: jax.Array) -> jax.Array:
         """By the kind of targets: log-probabilities, or the outputs themselves."""
         return KINDS[self.kind].predictions(outputs)
-
-    def apply(
-        self,
-        space: Space,
-        child: Any,
-        architecture: Architecture,
-        statistics: Any,
-        inputs: jax.Array,
-    ) -> jax.Array:
-        """Log-probabilities of the classes, or what the network returns.
-
-        An input is judged by itself: activations are normalized with ``statistics``.
-        """
-        given = statistics if jax.tree.leaves(statistics) else None
-        network = self.to_network(inputs)
-        outputs = call(space, child, architecture, network, batch_stats=given).logits
-        return self.predictions(outputs)
-
-    def statistics_form(
-        self, space: Space, child: Any, architecture: Architecture
-    ) -> Any:
-        """Shapes of the batch statistics, those of a batch of two inputs."""
-
-        def found(child, inputs):
-            network = self.to_network(inputs)
-            return call(space, child, architecture, network).batch_stats
-
-        inputs = jax.ShapeDtypeStruct((2, *self.shape), np.dtype(self.dtype))
-        return jax.eval_shape(found, child, inputs)
 
     def form(self) -> tuple[tuple[int | str, ...], np.dtype]:
         """Any number of inputs."""

@@ -15,11 +15,11 @@ from wpl_jax.errors import UserError, shorten
 from wpl_jax.spaces.images import Noise
 from wpl_jax.supernet import Architecture, Space, gather
 from wpl_jax.tasks.array_data import ArrayDataset, Data, place, read_arrays
-from wpl_jax.tasks.array_predictor import ArrayPredictor, standardized
+from wpl_jax.tasks.array_predictor import ArrayPredictor
 from wpl_jax.tasks.example_task import ExampleTask, count
 from wpl_jax.tasks.guessing import Guess
 from wpl_jax.tasks.kinds import PerExample
-from wpl_jax.tasks.network_call import call
+from wpl_jax.tasks.network_call import call, standardized
 from wpl_jax.tasks.objective import Objective
 from wpl_jax.tasks.task import check_dataset
 

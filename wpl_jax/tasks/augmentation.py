@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from wpl_jax.common.settings import check_bool, check_int
 from wpl_jax.devices.axis import NO_AXIS, Axis
-from wpl_jax.tasks.image_data import Data, normalized
+from wpl_jax.tasks.image_data import Data
+from wpl_jax.tasks.network_call import standardized
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +80,8 @@ def augment(
             _within(jnp.arange(height), top, top + size)[:, :, None]
             & _within(jnp.arange(width), left, left + size)[:, None]
         )
-    return jnp.where(inside[..., None], normalized(data, moved), 0)
+    found = standardized(moved, data.mean, data.deviation)
+    return jnp.where(inside[..., None], found, 0)
 
 
 def _within(x, low, high):

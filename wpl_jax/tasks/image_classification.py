@@ -21,6 +21,7 @@ from wpl_jax.common.settings import (
     check_choice,
     check_int,
     check_number,
+    check_parts,
     require,
 )
 from wpl_jax.data import ImageDataset, open_images
@@ -35,12 +36,12 @@ from wpl_jax.tasks.image_data import (
     Data,
     check_memory,
     describe,
-    normalized,
     prepare,
     shrunk,
     sizes,
 )
 from wpl_jax.tasks.image_predictor import ImagePredictor
+from wpl_jax.tasks.network_call import standardized
 from wpl_jax.tasks.objective import Objective
 from wpl_jax.tasks.task import check_dataset
 
@@ -126,6 +127,7 @@ class ImageClassification(ExampleTask):
 
     def __post_init__(self) -> None:
         """Checks the settings."""
+        check_parts(self, but=("space",))
         check_int(self, "batch_size", 2)
         check_number(self, "dropout", least=0, below=1)
         check_number(self, "auxiliary_weight", least=0)
@@ -269,7 +271,7 @@ class ImageClassification(ExampleTask):
 
     def prepared(self, data, inputs):
         """Images by the mean and the deviation of each channel."""
-        return normalized(data, inputs)
+        return standardized(inputs, data.mean, data.deviation)
 
     def predictor(self, dataset: ImageDataset, data: Data) -> ImagePredictor:
         """How a model prepares the images of its user."""

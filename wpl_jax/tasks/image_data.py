@@ -38,11 +38,6 @@ class Data(NamedTuple):
     deviation: jax.Array  # float32[channels]
 
 
-def normalized(data, images):
-    """Images as ``float32``, by the mean and the deviation of the training images."""
-    return (images.astype(jnp.float32) - data.mean) / data.deviation
-
-
 def prepare(
     dataset: ImageDataset, shrink: int = 1, devices: Devices = ONE_DEVICE
 ) -> Data:

@@ -12,17 +12,17 @@ import numpy as np
 from wpl_jax.data.arguments import require_array
 from wpl_jax.data.images.files import find_images
 from wpl_jax.data.images.pixels import read_pixels
-from wpl_jax.devices.axis import NO_AXIS
 from wpl_jax.errors import UserError, printable
-from wpl_jax.supernet import Architecture, Space
+from wpl_jax.tasks.example_predictor import ExamplePredictor
 from wpl_jax.tasks.image_data import shrunk
+from wpl_jax.tasks.network_call import standardized
 from wpl_jax.tasks.predictor import Table
 
 _AT_ONCE = 64  # images of a compiled call
 
 
 @dataclasses.dataclass(frozen=True)
-class ImagePredictor:
+class ImagePredictor(ExamplePredictor):
     """How images are prepared for a model.
 
     Attributes:
@@ -77,54 +77,21 @@ class ImagePredictor:
             )
         return images
 
-    def to_network(self, images: jax.Array) -> jax.Array:
+    def to_network(self, inputs: jax.Array) -> jax.Array:
         """Images as the network takes them.
 
         Args:
-          images: ``uint8[batch, height, width, channels]``.
+          inputs: ``uint8[batch, height, width, channels]``.
 
         Returns:
           ``float32``, of smaller images with ``shrink``.
         """
-        images = shrunk(images, self.shrink).astype(jnp.float32)
-        return (images - jnp.float32(self.mean)) / jnp.float32(self.deviation)
+        mean, deviation = jnp.float32(self.mean), jnp.float32(self.deviation)
+        return standardized(shrunk(inputs, self.shrink), mean, deviation)
 
     def predictions(self, outputs: jax.Array) -> jax.Array:
         """Log-probabilities, from scores of the classes."""
         return jax.nn.log_softmax(outputs.astype(jnp.float32))
-
-    def apply(
-        self,
-        space: Space,
-        child: Any,
-        architecture: Architecture,
-        statistics: Any,
-        inputs: jax.Array,
-    ) -> jax.Array:
-        """Log-probabilities of the classes, ``float32[batch, classes]``.
-
-        An image is judged by itself: activations are normalized with ``statistics``.
-        """
-        logits = space.apply(
-            child,
-            architecture,
-            self.to_network(inputs),
-            batch_stats=statistics,
-            axis=NO_AXIS,
-        ).logits
-        return self.predictions(logits)
-
-    def statistics_form(
-        self, space: Space, child: Any, architecture: Architecture
-    ) -> Any:
-        """Shapes of the batch statistics, those of a batch of two images."""
-
-        def found(child, images):
-            images = self.to_network(images)
-            return space.apply(child, architecture, images, axis=NO_AXIS).batch_stats
-
-        images = jax.ShapeDtypeStruct((2, *self.image_shape), jnp.uint8)
-        return jax.eval_shape(found, child, images)
 
     def form(self) -> tuple[tuple[int | str, ...], np.dtype]:
         """Any number of images."""

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from wpl_jax.common.settings import check_choice, check_int, check_number
+from wpl_jax.common.settings import check_choice, check_int, check_number, check_parts
 from wpl_jax.data import TextDataset, load_text
 from wpl_jax.devices.axis import NO_AXIS
 from wpl_jax.devices.parallel import Devices
@@ -70,6 +70,7 @@ class LanguageModel:
 
     def __post_init__(self) -> None:
         """Checks the settings."""
+        check_parts(self, but=("space",))
         check_int(self, "length", 2)
         check_int(self, "batch_size", 1)
         for name in ("activation_penalty", "slowness_penalty"):

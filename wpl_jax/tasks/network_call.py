@@ -15,10 +15,25 @@ import inspect
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from wpl_jax.devices.axis import NO_AXIS, Axis
 from wpl_jax.spaces.images import Noise, Outputs
 from wpl_jax.supernet import Architecture, Space
+
+
+def standardized(inputs: jax.Array, mean: Any, deviation: Any) -> jax.Array:
+    """Inputs by mean and deviation of each feature or channel, the last axis.
+
+    Args:
+      inputs: ``[batch, ..., features]``.
+      mean: Over the training examples, ``float32[features]``.
+      deviation: Standard deviation, the same.
+
+    Returns:
+      ``float32[batch, ..., features]``.
+    """
+    return (inputs.astype(jnp.float32) - mean) / deviation
 
 
 def call(

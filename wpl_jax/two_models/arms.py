@@ -13,6 +13,7 @@ from wpl_jax.common.settings import (
     check_int,
     check_number,
     check_numbers,
+    check_parts,
     chosen,
     of_part,
     require,
@@ -52,6 +53,7 @@ class ModelA:
 
     def __post_init__(self) -> None:
         """Checks the settings."""
+        check_parts(self)
         check_int(self, "steps", 1, "in one call", most=MOST_OF_A_CALL)
 
 
@@ -182,6 +184,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Checks the settings."""
+        check_parts(self)
         for name in ("num_seeds", "hidden", "batch_size", "fisher_examples"):
             check_int(self, name, 1)
         check_int(self, "seed", 0, most=MOST_SEED)
