@@ -11,12 +11,13 @@ import dataclasses
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wpl_jax.common.bootstrap import Interval
 from wpl_jax.common.settings import (
     MOST_SEED,
     check_choice,
@@ -28,7 +29,7 @@ from wpl_jax.common.settings import (
 from wpl_jax.devices import processes
 from wpl_jax.errors import UserError, shorten
 from wpl_jax.evaluation import architectures, ranking_metrics, retrain
-from wpl_jax.evaluation.ranking_metrics import Measured, kendall_tau
+from wpl_jax.evaluation.ranking_metrics import kendall_tau
 from wpl_jax.evaluation.retrained import RETRAINED_FILE, read_retrained
 from wpl_jax.evaluation.retraining import Retraining
 from wpl_jax.evaluation.truth import TRUTHS, FromScratch, Truth
@@ -125,14 +126,6 @@ class Ranking:
                 return architectures.one_of_each_class(space)
             case _:
                 return architectures.sample(space, self.architectures, self.seed)
-
-
-class Interval(NamedTuple):
-    """A rank correlation with its confidence interval."""
-
-    tau: float
-    low: float
-    high: float
 
 
 class UntrainedError(UserError):
@@ -248,7 +241,7 @@ def estimate_of(scores: Evaluation) -> np.ndarray:
 
 def measure(
     true: np.ndarray, estimate: np.ndarray, top: float, samples: int
-) -> dict[str, Measured]:
+) -> dict[str, Interval]:
     """All metrics of a ranking with 95 % intervals.
 
     Architectures without a finite error or estimate are left out. The interval of
@@ -270,7 +263,7 @@ def measure(
     x, y = true[there], estimate[there]
     k = max(1, round(top * len(true)))
     found = ranking_metrics.summary(x, y, min(k, len(x)), samples)
-    return found | {_TAU: Measured(*correlation(y, x))}
+    return found | {_TAU: correlation(y, x)}
 
 
 def without_search(
