@@ -8,9 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-LARGEST = float(jnp.finfo(jnp.float32).max)
-SMALLEST = float(jnp.finfo(jnp.float32).tiny)
-
 
 def check_range(name: str, value: Any, low: float, high: float, expected: str) -> None:
     """Checks a number that is known; schedules and traced values pass.

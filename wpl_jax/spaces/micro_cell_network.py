@@ -19,6 +19,7 @@ from wpl_jax.spaces.network import (
     Network,
     Several,
     Use,
+    conv_norm_weights,
     conv_weights,
     dense_weights,
     norm_weights,
@@ -165,11 +166,7 @@ def _whole(space: Any) -> Block:
 
 
 def _weights(space, cells, child, statistics) -> dict[str, np.ndarray]:
-    stem = child["stem"]
-    kernel = np.asarray(stem["kernel"])
-    kernel = kernel.reshape(3, 3, -1, kernel.shape[-1])
-    found = conv_weights("stem", kernel)
-    found |= norm_weights("stem_norm", statistics["stem"], stem)
+    found = conv_norm_weights("stem", "stem_norm", child["stem"], statistics["stem"])
     for stage, kinds in enumerate(space.kinds_of_cells):
         name = f"stage_{stage}"
         own, moments = child[name], statistics[name]
