@@ -35,7 +35,7 @@ from wpl_jax.evaluation.retraining import Retraining
 from wpl_jax.evaluation.truth import TRUTHS, FromScratch, Truth
 from wpl_jax.evaluation.tuning import NO_TUNING, Tuning
 from wpl_jax.runs.machine import Requests
-from wpl_jax.runs.run_directory import claim
+from wpl_jax.runs.run_directory import CHECKPOINTS, claim
 from wpl_jax.runs.share import Share
 from wpl_jax.supernet import Architecture, Space
 from wpl_jax.tasks import Data, Evaluation
@@ -178,7 +178,7 @@ def from_scratch(
                     splits=_SPLITS,
                 )
             if processes.is_primary():  # It is done.
-                shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+                shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     return read_trained([workdir], architectures) if processes.is_primary() else []
 
 

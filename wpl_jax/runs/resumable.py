@@ -17,8 +17,8 @@ from wpl_jax.runs.machine import Requests
 from wpl_jax.runs.monitor import METRICS_FILE, Metrics, missing, whole_records
 from wpl_jax.runs.profiling import Tracer
 from wpl_jax.runs.progress import Progress
+from wpl_jax.runs.run_directory import CHECKPOINTS
 
-_CHECKPOINTS = "checkpoints"  # the folder
 _CHANGED = "a record has changed since it was written"
 
 
@@ -87,7 +87,7 @@ class Resumable(contextlib.AbstractContextManager):
                 return stack.enter_context(contextlib.closing(thing))
 
             self._checkpoints = closing(
-                Checkpoints, folder / _CHECKPOINTS, landmark=landmark
+                Checkpoints, folder / CHECKPOINTS, landmark=landmark
             )
             resumed = self._restore()
             if resumed is not None:
@@ -189,7 +189,7 @@ def newest(folder: Path, like: Any) -> tuple[int, Any] | None:
     Returns:
       Both as the first process reads them, on every process; None if there is nothing.
     """
-    with contextlib.closing(_of_primary(Checkpoints, folder / _CHECKPOINTS)) as found:
+    with contextlib.closing(_of_primary(Checkpoints, folder / CHECKPOINTS)) as found:
         return _on_all(found.restore(like), like)
 
 
@@ -204,9 +204,9 @@ def changed_records(folder: Path, records: Sequence[bytes]) -> str:
       What was found; "" where they have the checksum that the newest checkpoint
       keeps, or no checkpoint is left.
     """
-    if not (folder / _CHECKPOINTS).is_dir():
+    if not (folder / CHECKPOINTS).is_dir():
         return ""
-    with contextlib.closing(Checkpoints(folder / _CHECKPOINTS)) as checkpoints:
+    with contextlib.closing(Checkpoints(folder / CHECKPOINTS)) as checkpoints:
         expected = checkpoints.beside()
     # Of all records where the checkpoint is the last; of the first ones before it.
     checksums = itertools.accumulate(
