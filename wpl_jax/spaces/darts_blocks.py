@@ -21,6 +21,8 @@ from wpl_jax.spaces.network import (
     conv_norm_weights,
     conv_weights,
     dense_weights,
+    halved,
+    halved_weights,
     norm_weights,
     partial_channels,
 )
@@ -72,7 +74,10 @@ def network(
         return None
     affine = space.affine
     options = space.normalize_pools, parts, edge_weights
-    blocks = [_pointwise(affine), _halved(affine)]
+    blocks = [
+        _pointwise(affine),
+        halved(affine, "x = jax.nn.relu(x)", "x[:, 1::2, 1::2]"),
+    ]
     for beginning, (name, repeats) in _CONVOLUTIONS.items():
         if any(operation.startswith(beginning) for operation in used):
             blocks.append(_convolution(name, repeats, affine))
@@ -101,23 +106,6 @@ def _pointwise(affine: bool) -> Block:
         },
         "x",
         "return self.norm(self.conv(jax.nn.relu(x))@norm)",
-        {"inputs": "", "outputs": ""},
-    )
-
-
-def _halved(affine: bool) -> Block:
-    return Block(
-        "Halved",
-        "Half of the image: some filters see every other pixel, some the others.",
-        {
-            "even": Conv("$inputs", "$outputs // 2", 1),
-            "odd": Conv("$inputs", "$outputs // 2", 1),
-            "norm": BatchNorm("$outputs", affine),
-        },
-        "x",
-        """x = jax.nn.relu(x)
-halves = self.even(x[:, ::2, ::2]), self.odd(x[:, 1::2, 1::2])
-return self.norm(jnp.concatenate(halves, -1)@norm)""",
         {"inputs": "", "outputs": ""},
     )
 
@@ -263,9 +251,7 @@ def _input_weights(name, halves, own, moments):
     found = norm_weights(f"{name}.norm", moments, own)
     if not halves:
         return found | conv_weights(f"{name}.conv", kernel)
-    half = kernel.shape[1] // 2
-    found |= conv_weights(f"{name}.even", kernel[:, :half])
-    return found | conv_weights(f"{name}.odd", kernel[:, half:])
+    return found | halved_weights(name, kernel)
 
 
 def _branch_weights(name, operation, halves, own, moments, normalize_pools):

@@ -151,12 +151,44 @@ def partial_channels(parts: int) -> list[str]:
     return _PARTIAL.format(parts=parts).splitlines()
 
 
+def halved(affine: bool, before: str, odd: str) -> Block:
+    """The block ``Halved(inputs, outputs)``, which halves the image.
+
+    Args:
+      affine: Whether its normalization has a scale and an offset.
+      before: The first line of its body.
+      odd: What the second half of the filters sees, an expression.
+    """
+    layers: dict[str, Layer] = {
+        "even": Conv("$inputs", "$outputs // 2", 1),
+        "odd": Conv("$inputs", "$outputs // 2", 1),
+        "norm": BatchNorm("$outputs", affine),
+    }
+    body = f"""{before}
+halves = self.even(x[:, ::2, ::2]), self.odd({odd})
+return self.norm(jnp.concatenate(halves, -1)@norm)"""
+    about = "Half of the image: some filters see every other pixel, some the others."
+    arguments = {"inputs": "", "outputs": ""}
+    return Block("Halved", about, layers, "x", body, arguments)
+
+
 def conv_weights(name: str, kernel: Any) -> dict[str, np.ndarray]:
     """A convolution, ``float[rows, columns, inputs, outputs]``; a matrix is of 1x1."""
     kernel = np.asarray(kernel)
     if kernel.ndim == 2:
         kernel = kernel[None, None]
     return {f"{name}.kernel": kernel}
+
+
+def halved_weights(name: str, kernel: Any) -> dict[str, np.ndarray]:
+    """The convolutions of :func:`halved`.
+
+    Args:
+      name: Of the block.
+      kernel: Of both, ``float[inputs, outputs]``.
+    """
+    even, odd = np.split(np.asarray(kernel), 2, axis=1)
+    return conv_weights(f"{name}.even", even) | conv_weights(f"{name}.odd", odd)
 
 
 def dense_weights(name: str, child: Mapping[str, Any]) -> dict[str, np.ndarray]:
