@@ -17,7 +17,8 @@ import optax
 
 from wpl_jax import fisher as fisher_lib
 from wpl_jax import penalty as penalty_lib
-from wpl_jax.common.checks import LARGEST, check_range
+from wpl_jax.common.checks import check_range
+from wpl_jax.common.settings import LARGEST
 from wpl_jax.curvature.batches import mean_over_batches
 from wpl_jax.curvature.plasticity_state import has_plasticity
 

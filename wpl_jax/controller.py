@@ -30,7 +30,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wpl_jax.common.checks import LARGEST, SMALLEST, check_range
+from wpl_jax.common.checks import check_range
+from wpl_jax.common.settings import LARGEST, SMALLEST
 
 NumChoices = Sequence[int] | np.ndarray | jax.Array
 

@@ -37,7 +37,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wpl_jax.common.checks import LARGEST, check_range, check_rate
+from wpl_jax.common.checks import check_range, check_rate
+from wpl_jax.common.settings import LARGEST
 from wpl_jax.common.storage import decode, raw
 from wpl_jax.common.trees import (
     aligned,

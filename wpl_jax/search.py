@@ -13,7 +13,8 @@ Each name on the right is a method that takes the whole state to the next, by co
 functions that serve every architecture, epoch and strength of the penalty; what has
 nothing to do with the penalty is compiled once for all penalties. Randomness is a
 function of the seed and of the position in the search, so that a search that goes on
-from a saved state takes the same path.
+from a saved state takes the same path. The order of the training examples is a function
+of the position alone, the same for all seeds.
 """
 
 import dataclasses

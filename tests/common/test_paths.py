@@ -13,7 +13,7 @@ from wpl_jax.jobs.command_line import with_built_in
 from wpl_jax.jobs.compare import labelled
 from wpl_jax.jobs.start_from import Start
 from wpl_jax.models.export import EXPORTS
-from wpl_jax.runs.warm_start import CHECKPOINTS
+from wpl_jax.runs.run_directory import CHECKPOINTS
 
 
 @pytest.fixture

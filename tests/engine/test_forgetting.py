@@ -10,10 +10,10 @@ from wpl_jax.engine.forgetting import forgetting
 def test_by_hand():
     err1 = np.array([5.0, 1.0, 4.0, 2.0, 3.0, 9.0])
     err2 = np.array([7.0, 1.5, 4.0, 5.0, 2.5, 8.0])
-    # Lost: 2, .5, 0, 3, -.5, -1. The best two by err1 lost .5 and 3.
-    found = jax.jit(forgetting, static_argnums=2)(err1, err2, 2)
+    # Lost: 2, .5, 0, 3, -.5, -1. The best five by err1 are all but the last.
+    found = jax.jit(forgetting)(err1, err2)
     assert float(found.mean) == pytest.approx(4 / 6)
-    assert float(found.best_mean) == pytest.approx(1.75)
+    assert float(found.best_mean) == pytest.approx(1.0)
     assert float(found.max) == 3
     assert float(found.std) == pytest.approx(np.std([2, 0.5, 0, 3, -0.5, -1]))
     # Pairs that changed their order: (2, 4), (2, 3), that is 13 of 15 kept.

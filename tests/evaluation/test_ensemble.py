@@ -141,23 +141,21 @@ def test_members_are_the_best_of_their_isomorphism_classes():
     zero = [0, 0, 0, 0, 0, 0]
     also_zero = [3, 0, 0, 0, 0, 0]  # A convolution that leads to nothing.
     skip, best = [0, 0, 0, 1, 0, 0], [3, 3, 3, 3, 3, 3]
-    choices = np.array([zero, best, skip, also_zero])
-    order, every = np.array([1, 3, 0, 2]), np.ones(4, bool)
-    found = ensemble.best_distinct(space, choices, order, every, 10)
+    choices, every = np.array([best, also_zero, zero, skip]), np.ones(4, bool)
+    found = ensemble.best_distinct(space, choices, every, 10)
     np.testing.assert_array_equal(found, [best, also_zero, skip])
-    found = ensemble.best_distinct(space, choices, order, every, 2)
+    found = ensemble.best_distinct(space, choices, every, 2)
     np.testing.assert_array_equal(found, [best, also_zero])
 
 
 def test_what_is_not_eligible_is_no_member_but_alone():
     space = NasBench201((8, 8, 3), 10, 4, 1)
     choices = np.array([[0, 0, 0, operation, 0, 0] for operation in (1, 2, 3, 4)])
-    order = np.array([1, 3, 0, 2])
-    eligible = np.array([True, False, True, False])
-    found = ensemble.best_distinct(space, choices, order, eligible, 10)
-    np.testing.assert_array_equal(found, choices[[0, 2]])
-    found = ensemble.best_distinct(space, choices, order, np.zeros(4, bool), 10)
-    np.testing.assert_array_equal(found, choices[[1]])
+    eligible = np.array([False, False, True, True])
+    found = ensemble.best_distinct(space, choices, eligible, 10)
+    np.testing.assert_array_equal(found, choices[[2, 3]])
+    found = ensemble.best_distinct(space, choices, np.zeros(4, bool), 10)
+    np.testing.assert_array_equal(found, choices[[0]])
 
 
 def test_what_is_written_is_read(tmp_path):

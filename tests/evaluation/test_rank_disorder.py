@@ -46,8 +46,8 @@ def test_the_interval_is_the_textbooks():
     x = rng.normal(size=30).round(1)
     y = (x + rng.normal(size=30)).round(1)
     found = correlation(x, y)
-    assert found.tau == pytest.approx(tau_b(x, y), abs=1e-6)
-    z, spread = np.arctanh(found.tau), 1.959964 * (0.437 / 26) ** 0.5
+    assert found.value == pytest.approx(tau_b(x, y), abs=1e-6)
+    z, spread = np.arctanh(found.value), 1.959964 * (0.437 / 26) ** 0.5
     assert found.low == pytest.approx(np.tanh(z - spread), abs=1e-4)
     assert found.high == pytest.approx(np.tanh(z + spread), abs=1e-4)
     # Its promise: of samples of one population, 95 % hold the population's tau.
@@ -61,10 +61,10 @@ def test_the_interval_is_the_textbooks():
 
 def test_what_is_not_finite_is_left_out_and_too_little_is_no_correlation():
     x, y = [1.0, 2, 3, 4, 5, np.nan, 7], [1.0, 2, 3, 5, 4, 0, np.inf]
-    assert correlation(x, y).tau == pytest.approx(0.8)
+    assert correlation(x, y).value == pytest.approx(0.8)
     assert np.all(np.isnan(correlation(x[1:], y[1:])))
     perfect = correlation(range(6), range(6))
-    assert perfect.tau == pytest.approx(1, abs=1e-6)
+    assert perfect.value == pytest.approx(1, abs=1e-6)
     assert perfect.high <= 1
 
 
@@ -193,7 +193,7 @@ def test_shares_rank_by_shared_weights_and_from_scratch(
     row = re.search("<td>wpl-seed0</td>(.*?)</tr>", page, re.DOTALL).group(1)
     cells = re.findall("<td>(.*?)</td>", row)
     assert len(cells) == len(metrics)
-    assert cells[0] == f"{tau.tau:.2f} ({tau.low:.2f} to {tau.high:.2f})"
+    assert cells[0] == f"{tau.value:.2f} ({tau.low:.2f} to {tau.high:.2f})"
 
 
 @pytest.mark.slow

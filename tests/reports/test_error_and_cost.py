@@ -5,13 +5,13 @@ import types
 import numpy as np
 import pytest
 
+from wpl_jax.common.pareto import front
 from wpl_jax.evaluation import candidates, latency
 from wpl_jax.evaluation.candidates import Evaluated
 from wpl_jax.evaluation.latency import Child, Measurements, Table
 from wpl_jax.reports.page import Page
 from wpl_jax.reports.searched import Searched
 from wpl_jax.reports.sections import error_and_cost
-from wpl_jax.reports.sections.error_and_cost import front
 from wpl_jax.reports.sections.section import Report
 from wpl_jax.spaces.nasbench201 import NasBench201
 from wpl_jax.supernet import Architecture

@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-LARGEST = float(jnp.finfo(jnp.float32).max)
-SMALLEST = float(jnp.finfo(jnp.float32).tiny)
+from wpl_jax.common.settings import LARGEST
 
 
 def check_range(name: str, value: Any, low: float, high: float, expected: str) -> None:

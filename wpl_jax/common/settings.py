@@ -28,8 +28,8 @@ MOST_INT = 2**31 - 1  # of a count, which JAX holds as int32
 MOST_NODES = 100  # of a cell: tracing takes time in proportion to their square
 MOST_OF_A_CALL = 1_000_000  # steps of a call, whose end a signal waits for
 MOST_SEED = 2**32 - 1  # of a seed: keys are made of 32 bits
-_MOST_FLOAT = 3.4028234663852886e38  # of float32
-_LEAST_FLOAT = 1.1754943508222875e-38
+LARGEST = float(np.finfo(np.float32).max)  # of a number, which JAX holds as float32
+SMALLEST = float(np.finfo(np.float32).tiny)  # above 0; below it digits are lost
 _MOST_SHOWN = 300  # characters of a value in a message
 
 
@@ -276,7 +276,7 @@ def _is_real(value: Any) -> bool:
 
 def _is_held(value: float) -> bool:
     """Whether float32 holds a number, which else becomes 0 or infinity in a program."""
-    return value == 0 or _LEAST_FLOAT <= abs(value) <= _MOST_FLOAT
+    return value == 0 or SMALLEST <= abs(value) <= LARGEST
 
 
 def _if_not_held(values: Iterable[Any]) -> str:

@@ -189,6 +189,51 @@ def squares(
     Returns:
       An array like the parameter, at least float32.
     """
+    use = _Use(product, rows, results)
+    w = widen(leaves[how.parameter])
+    slopes, sums = _slopes(split, how, leaves)
+    whole = math.prod(sums[0].shape) == 1  # one sum over everything
+    of_w, of_sums = slopes(w)
+    if how.is_linear and len(sums) > 1:
+        terms = _terms(slopes, w, use, whole)
+        handed = _handed(terms.reached(use), of_sums, use, whole)
+        factors, handed = terms.of_all_sums(handed)
+    else:
+        factors = [use.matrix(x) for x in of_w[1]]
+        reached = [use.reach(use.matrix(of_f)) for of_f, _ in of_sums]
+        handed = _handed(reached, of_sums, use, whole)
+    like = jax.eval_shape(use.matrix, w)
+    result = _expanded(use, total, use.matrix(of_w[0]), factors, handed, like)
+    (back,) = jax.linear_transpose(use.matrix, jax.eval_shape(widen, w))(result)
+    return jnp.maximum(back, 0)  # Below zero by rounding.
+
+
+class _Use(NamedTuple):
+    """The product in which the value is used, in all examples."""
+
+    product: Product
+    rows: jax.Array  # x, [rows, examples, inputs]
+    results: jax.Array  # d, [rows, examples, outputs]
+
+    def matrix(self, x: Any) -> Any:
+        """An array like the value as a matrix, ``[inputs, outputs]``."""
+        return self.product.matrices(x)[0]
+
+    def multiply(self, matrix: jax.Array) -> jax.Array:
+        """The product with the rows, ``[rows, examples, outputs]``."""
+        return jnp.einsum("rni,io->rno", self.rows, matrix)
+
+    def reach(self, matrix: jax.Array) -> jax.Array:
+        """The gradient, ``[examples, outputs]``, of a sum with these slopes."""
+        return jnp.sum(self.multiply(matrix) * self.results, 0)
+
+
+def _slopes(split: Split, how: Reductions, leaves: list[Any]) -> tuple[Any, list[Any]]:
+    """A function that returns the slopes at a parameter, and the sums.
+
+    The slopes are pairs, ``df`` and those ``dh_r`` of all sums: one in the parameter,
+    then a list with one in each sum.
+    """
     env = values_of(split, how.steps, leaves)
     names = [step.outputs[0] for step in how.sums]
 
@@ -197,14 +242,11 @@ def squares(
         run_wide(how.steps, env, found)
         return found[how.name], [found[step.inputs[0]] for step in how.sums]
 
-    w = widen(leaves[how.parameter])
     sums = [widen(env[name]) for name in names]
     ones = [jnp.ones_like(s) for s in sums]
     zeros = [jnp.zeros_like(s) for s in sums]
-    whole = math.prod(sums[0].shape) == 1  # one sum over everything
 
     def slopes(w):
-        """Those in the parameter and in each sum."""
         # Each entry depends on one entry of each argument: a tangent of ones gives all.
         of_w = jax.jvp(pieces, (w, sums), (jnp.ones_like(w), zeros))[1]
         of_sums = [
@@ -217,54 +259,88 @@ def squares(
         ]
         return of_w, of_sums
 
-    def matrix(x):
-        return product.matrices(x)[0]
+    return slopes, sums
 
-    def multiply(matrix):
-        return jnp.einsum("rni,io->rno", rows, matrix)
 
-    def reach(matrix):
-        """The gradient, ``[examples, outputs]``, of a sum with these slopes."""
-        return jnp.sum(multiply(matrix) * results, 0)
+class _Terms(NamedTuple):
+    """Slopes that are linear in the parameter: ``p + v q``."""
 
-    of_w, of_sums = slopes(w)
-    if linear := how.is_linear and len(sums) > 1:
-        inputs = [i for i in range(w.ndim) if whole or i not in product.outputs]
-        mean = jnp.broadcast_to(jnp.mean(w, inputs, keepdims=True), w.shape)
-        at_mean, change = jax.tree.map(
-            lambda x: matrix(x)[:1],
-            jax.jvp(slopes, (mean,), (jnp.ones_like(w),)),
-        )
-        distance = matrix(w - mean)
-        level = jnp.sum(jnp.sum(rows, -1, keepdims=True) * results, 0)
-        ascent = reach(distance)
-        reached = [
+    p: Any  # like the slopes, of [1, outputs]; at the mean of the parameter
+    q: Any  # the same; their change
+    v: jax.Array  # [inputs, outputs]; the parameter's difference from its mean
+
+    def reached(self, use: _Use) -> list[jax.Array]:
+        """The gradients in the sums by way of the value, ``[examples, outputs]``."""
+        level = jnp.sum(jnp.sum(use.rows, -1, keepdims=True) * use.results, 0)
+        ascent = use.reach(self.v)
+        return [
             p * level + q * ascent
-            for (p, _), (q, _) in zip(at_mean[1], change[1], strict=True)
+            for (p, _), (q, _) in zip(self.p[1], self.q[1], strict=True)
         ]
-    else:
-        reached = [reach(matrix(of_f)) for of_f, _ in of_sums]
-    handed: list[jax.Array] = [jnp.zeros(())] * len(sums)  # t, [examples, outputs or 1]
-    for q in reversed(range(len(sums))):
-        handed[q] = jnp.sum(reached[q], -1, keepdims=True) if whole else reached[q]
-        for r in range(q + 1, len(sums)):
-            weight = jnp.sum(matrix(of_sums[q][1][r]), None if whole else 0)
-            handed[q] += handed[r] * weight
-    slope, factors = matrix(of_w[0]), [matrix(x) for x in of_w[1]]
-    if linear:
-        factors = [jnp.ones_like(distance), distance]
-        handed = [
+
+    def of_all_sums(self, handed: list[jax.Array]) -> tuple[list[Any], list[Any]]:
+        """Factors 1 and ``v``, and ``sum_r p_r t_r`` and ``sum_r q_r t_r``."""
+        together = [
             sum(b * t for b, t in zip(of[0][1], handed, strict=True))
-            for of in (at_mean, change)
+            for of in (self.p, self.q)
         ]
-    result = slope**2 * matrix(total)
-    like = jax.eval_shape(matrix, w)
+        return [jnp.ones_like(self.v), self.v], together
+
+
+def _terms(slopes: Any, w: jax.Array, use: _Use, whole: bool) -> _Terms:
+    """Slopes that are linear in the parameter ``w`` as their terms."""
+    inputs = [i for i in range(w.ndim) if whole or i not in use.product.outputs]
+    mean = jnp.broadcast_to(jnp.mean(w, inputs, keepdims=True), w.shape)
+    p, q = jax.tree.map(
+        lambda x: use.matrix(x)[:1], jax.jvp(slopes, (mean,), (jnp.ones_like(w),))
+    )
+    return _Terms(p, q, use.matrix(w - mean))
+
+
+def _handed(
+    reached: list[jax.Array], of_sums: list[Any], use: _Use, whole: bool
+) -> list[jax.Array]:
+    """The gradients ``t`` in the sums, ``[examples, outputs]``, or 1 in place of them.
+
+    Args:
+      reached: The part of each that comes by way of the value.
+      of_sums: The slopes in each sum.
+      use: How the value is used.
+      whole: Whether the sums are over everything.
+    """
+    handed: list[jax.Array] = [jnp.zeros(())] * len(reached)
+    for q in reversed(range(len(reached))):
+        handed[q] = jnp.sum(reached[q], -1, keepdims=True) if whole else reached[q]
+        for r in range(q + 1, len(reached)):
+            weight = jnp.sum(use.matrix(of_sums[q][1][r]), None if whole else 0)
+            handed[q] += handed[r] * weight
+    return handed
+
+
+def _expanded(
+    use: _Use,
+    total: jax.Array,
+    slope: jax.Array,
+    factors: list[Any],
+    handed: list[Any],
+    like: Any,
+) -> jax.Array:
+    """Squares of ``a * g + sum_r b_r * t_r`` over the examples, ``[inputs, outputs]``.
+
+    Args:
+      use: How the value is used.
+      total: The sum of squares of ``g``, like the value.
+      slope: ``a``, ``[inputs, outputs]``.
+      factors: Each ``b_r``, the same.
+      handed: Each ``t_r``, ``[examples, outputs or 1]``.
+      like: Shape and dtype of the value as a matrix.
+    """
+    result = slope**2 * use.matrix(total)
     for q, (one, t) in enumerate(zip(factors, handed, strict=True)):
-        (mixed,) = jax.linear_transpose(multiply, like)(results * t)
+        (mixed,) = jax.linear_transpose(use.multiply, like)(use.results * t)
         result += 2 * slope * one * mixed
         for r, (other, s) in enumerate(zip(factors, handed, strict=True)):
             if r <= q:
                 count = 1 if r == q else 2
                 result += count * one * other * jnp.sum(t * s, 0)
-    (back,) = jax.linear_transpose(matrix, jax.eval_shape(widen, w))(result)
-    return jnp.maximum(back, 0)  # Below zero by rounding.
+    return result

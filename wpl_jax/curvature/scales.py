@@ -5,7 +5,8 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from wpl_jax.common.checks import SMALLEST, check_importances, check_leaves, check_range
+from wpl_jax.common.checks import check_importances, check_leaves, check_range
+from wpl_jax.common.settings import SMALLEST
 from wpl_jax.common.trees import (
     aligned,
     aligned_mask,

@@ -10,6 +10,8 @@ from wpl_jax.data.host_memory import require_memory
 
 PathLike = str | os.PathLike[str]
 
+_MOST_NAMES = 6  # of a folder, in a message
+
 
 def require_path(path: PathLike | None, expected: str, source: str = "") -> Path:
     """The path, with ``~`` expanded.
@@ -177,10 +179,10 @@ def entries(folder: Path) -> list[Path]:
     return [p for p in paths if not p.name.startswith(".") and p.name not in litter]
 
 
-def contents(folder: Path, like: str = "", limit: int = 6) -> str:
+def contents(folder: Path, like: str = "") -> str:
     """A few of the names in a folder, for a message; those ``like`` one first."""
     names = [p.name + ("/" if os.path.isdir(p) else "") for p in entries(folder)]
-    close = difflib.get_close_matches(like, names, n=limit) if like else []
-    shown = (close + [name for name in names if name not in close])[:limit]
-    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    close = difflib.get_close_matches(like, names, n=_MOST_NAMES) if like else []
+    shown = (close + [name for name in names if name not in close])[:_MOST_NAMES]
+    rest = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
     return ", ".join(shown) + rest if names else "nothing"

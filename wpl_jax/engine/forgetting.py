@@ -14,25 +14,26 @@ import jax.numpy as jnp
 
 from wpl_jax.common.rank_correlations import kendall_tau, spearman_rho
 
+_BEST = 5  # how many architectures of lowest err1 count for ``best_mean``
+
 
 class Forgetting(NamedTuple):
     """One epoch's forgetting, in the unit of the errors; above 0 is forgotten."""
 
     mean: jax.Array  # float[]
-    best_mean: jax.Array  # float[]; over the architectures of lowest err1
+    best_mean: jax.Array  # float[]; over the five architectures of lowest err1
     max: jax.Array  # float[]
     std: jax.Array  # float[]
     kendall: jax.Array  # float[]; tau-b between err1 and err2
     spearman: jax.Array  # float[]
 
 
-def forgetting(err1: jax.Array, err2: jax.Array, best: int = 5) -> Forgetting:
+def forgetting(err1: jax.Array, err2: jax.Array) -> Forgetting:
     """Summarises an epoch.
 
     Args:
       err1: Error of each architecture right after its training, ``float[n]``.
       err2: The same at the end of the epoch, ``float[n]``.
-      best: How many architectures of lowest ``err1`` count for ``best_mean``.
 
     Returns:
       The summary. Correlations are those of the architectures whose errors are finite,
@@ -49,7 +50,7 @@ def forgetting(err1: jax.Array, err2: jax.Array, best: int = 5) -> Forgetting:
     lost = err2 - err1
     return Forgetting(
         mean=jnp.mean(lost),
-        best_mean=jnp.mean(lost[jnp.argsort(err1)[:best]]),
+        best_mean=jnp.mean(lost[jnp.argsort(err1)[:_BEST]]),
         max=jnp.max(lost),
         std=jnp.std(lost),
         kendall=kendall_tau(err1, err2),

@@ -6,15 +6,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from wpl_jax.common.trees import all_finite, norm_of_floats
 from wpl_jax.engine.optimizers import Children, Optimizer
 from wpl_jax.engine.several import zeros_of
-from wpl_jax.engine.state import Shared
+from wpl_jax.engine.state import Shared, rows_of_state
 from wpl_jax.engine.trainer import Companions, Trainer, first_of
 from wpl_jax.protections.protection import Protection, Trained
-from wpl_jax.supernet import ALL, Architecture, stacks
+from wpl_jax.supernet import Architecture, stacks
 from wpl_jax.tasks import Data, Task
 
 
@@ -76,13 +75,7 @@ class Protected:
         """The child's rows of the optimizer state and of the memory as well."""
         return Shared(
             params=rows,
-            opt_state=optax.tree.map_params(
-                self.transform(0),
-                lambda _, index: index,
-                shared.opt_state,
-                rows,
-                transform_non_params=lambda _: ALL,
-            ),
+            opt_state=rows_of_state(self.transform(0), shared.opt_state, rows),
             memory=self.protection.memory_rows(shared.memory, rows),
         )
 

@@ -20,10 +20,11 @@ import optax
 
 from wpl_jax.common.settings import check_number
 from wpl_jax.engine.joint_training import Child, Together, batches_of_several
+from wpl_jax.engine.state import rows_of_state
 from wpl_jax.engine.trainer import Progress, Stretch, mean_of_finite
 from wpl_jax.engine.training import Batch, TrainState, train_step
 from wpl_jax.engine.updates import Update
-from wpl_jax.supernet import ALL, add_rows, gather
+from wpl_jax.supernet import add_rows, gather
 from wpl_jax.tasks.task import Data
 
 
@@ -85,13 +86,13 @@ class FromTheSame(Together):
         def train_one(total, item):
             child, carry = item
             rows = self.task.space.rows(child.architecture)
-            rows_of_state = _of_weights(transform, opt_state, rows)
-            own, state = gather((params, opt_state), (rows, rows_of_state))
+            of_state = rows_of_state(transform, opt_state, rows)
+            own, state = gather((params, opt_state), (rows, of_state))
             ended, told = self._steps(
                 transform, TrainState(own, state, carry), child, stride, data
             )
             changes = _changes((ended.params, ended.opt_state), (own, state))
-            total = add_rows(total, (rows, rows_of_state), changes)
+            total = add_rows(total, (rows, of_state), changes)
             return total, (ended.carry, told)
 
         nothing = _changes((params, opt_state), (params, opt_state))
@@ -135,17 +136,6 @@ class FromTheSame(Together):
             return x + (rate * (total / self.children)).astype(x.dtype)
 
         return jax.tree.map(move, tree, changes)
-
-
-def _of_weights(transform: Any, opt_state: Any, tree: Any) -> Any:
-    """A tree like the optimizer state: that of the weights, or ``ALL`` of the rest."""
-    return optax.tree.map_params(
-        transform,
-        lambda _, x: x,
-        opt_state,
-        tree,
-        transform_non_params=lambda _: ALL,
-    )
 
 
 def _changes(after: Any, before: Any) -> Any:

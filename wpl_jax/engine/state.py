@@ -3,12 +3,13 @@
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import optax
 
 from wpl_jax.engine.forgetting import Forgetting
 from wpl_jax.engine.trainer import Skipped
 from wpl_jax.strategies.strategy import Candidates
-from wpl_jax.supernet import Architecture
+from wpl_jax.supernet import ALL, Architecture
 from wpl_jax.tasks import Evaluation
 
 
@@ -18,6 +19,24 @@ class Shared(NamedTuple):
     params: Any  # the shared parameters
     opt_state: optax.OptState  # with the penalty's anchor and Fisher
     memory: Any  # of the protection: the running average of the Fisher
+
+
+def rows_of_state(transform: Any, opt_state: Any, rows: Any) -> Any:
+    """Rows of an optimizer state, a tree like it: ``ALL`` of what is no parameter's.
+
+    Args:
+      transform: The optimizer.
+      opt_state: Its state for all shared parameters.
+      rows: The child's rows of these; or any tree like the parameters, whose leaves
+        then stand at the parameters' places.
+    """
+    return optax.tree.map_params(
+        transform,
+        lambda _, of_parameter: of_parameter,
+        opt_state,
+        rows,
+        transform_non_params=lambda _: ALL,
+    )
 
 
 class State(NamedTuple):
@@ -48,6 +67,15 @@ class Epoch(NamedTuple):
     entropy: jax.Array  # float32[]; the same of the entropy of its proposals
 
 
+class Best(NamedTuple):
+    """The best candidate, or candidates with a leading axis, on the host."""
+
+    choice: np.ndarray  # int32[decisions]
+    loss: Any  # float; with the shared weights
+    error: Any  # float
+    allowed: Any  # bool; by the reward and the limits
+
+
 class Selection(NamedTuple):
     """The candidates for the best architecture and their evaluations."""
 
@@ -55,15 +83,28 @@ class Selection(NamedTuple):
     screened: Evaluation  # of float32[proposed]; on a few validation batches
     kept: jax.Array  # int32[keep]; numbers of the best candidates, best first
     judged: Evaluation  # of float32[keep]; on more validation data
-    allowed: jax.Array  # bool[proposed]; whether the reward allows the selection
+    allowed: jax.Array  # bool[proposed]; by the reward and the limits
 
-    def order_of_judged(self, candidates: Candidates) -> jax.Array:
-        """Places in :attr:`kept`, the best first, ``int32[keep]``.
+    def ranked(self, candidates: Candidates) -> Best:
+        """The candidates that were kept, along a leading axis, the best first.
 
         Args:
           candidates: What they are ordered by.
         """
-        return candidates.order(self.judged, self.allowed[self.kept])
+        one: Selection = jax.device_get(self)
+        allowed = one.allowed[one.kept]
+        order = np.asarray(candidates.order(one.judged, allowed))
+        every = (one.architectures.choice[one.kept], *one.judged, allowed)
+        return Best(*(np.asarray(each)[order] for each in every))
+
+    def best(self, candidates: Candidates) -> Best:
+        """The best of the candidates that were kept.
+
+        Args:
+          candidates: What they are ordered by.
+        """
+        choice, loss, error, allowed = (each[0] for each in self.ranked(candidates))
+        return Best(choice, float(loss), float(error), bool(allowed))
 
 
 class Measured(NamedTuple):

@@ -133,7 +133,6 @@ class Ensemble:
 def best_distinct(
     space: Space,
     choices: np.ndarray,
-    order: np.ndarray,
     eligible: np.ndarray,
     most: int,
 ) -> np.ndarray:
@@ -141,8 +140,7 @@ def best_distinct(
 
     Args:
       space: Their space.
-      choices: ``int32[n, decisions]``.
-      order: Indices, the best first.
+      choices: ``int32[n, decisions]``, the best first.
       eligible: ``bool[n]``, such as those with a finite loss. If none is, the best one
         is taken all the same.
       most: How many are taken, at most.
@@ -151,8 +149,8 @@ def best_distinct(
       ``int32[at most most, decisions]``.
     """
     found: dict[Any, np.ndarray] = {}
-    for index in order[eligible[order]] if eligible.any() else order[:1]:
-        found.setdefault(space.canonical_form(choices[index]), choices[index])
+    for choice in choices[eligible] if eligible.any() else choices[:1]:
+        found.setdefault(space.canonical_form(choice), choice)
     return np.array(list(found.values())[:most])
 
 

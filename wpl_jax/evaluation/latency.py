@@ -91,21 +91,15 @@ class LatencySettings:
 class Stopwatch(Timer):
     """Times with a clock; the shortest time counts."""
 
-    def __init__(
-        self,
-        rounds: int,
-        clock: Callable[[], float] = time.perf_counter,
-        least: float = _LEAST_SECONDS,
-    ):
+    def __init__(self, rounds: int, clock: Callable[[], float] = time.perf_counter):
         """Takes the clock.
 
         Args:
           rounds: In each, a loop is timed 20 times with repetitions and without, and a
             call at least 20 times.
           clock: Seconds.
-          least: Seconds that the repetitions are to take.
         """
-        self._rounds, self._clock, self._least = rounds, clock, least
+        self._rounds, self._clock = rounds, clock
 
     def of_all(self, loops, calls):
         """The shortest times of rounds over all loops and calls."""
@@ -129,8 +123,9 @@ class Stopwatch(Timer):
         run(1)  # It may compile.
         number = 1
         # Several times, as other programs may have slowed some of them down.
-        while number < 2**20 and self._least > min(
-            self._seconds(run, number) for _ in range(_SHOTS)
+        while (
+            number < 2**20
+            and min(self._seconds(run, number) for _ in range(_SHOTS)) < _LEAST_SECONDS
         ):
             number *= 2
         return number

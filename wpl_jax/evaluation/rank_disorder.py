@@ -11,12 +11,13 @@ import dataclasses
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wpl_jax.common.bootstrap import Interval
 from wpl_jax.common.settings import (
     MOST_SEED,
     check_choice,
@@ -29,13 +30,13 @@ from wpl_jax.common.settings import (
 from wpl_jax.devices import processes
 from wpl_jax.errors import UserError, shorten
 from wpl_jax.evaluation import architectures, ranking_metrics, retrain
-from wpl_jax.evaluation.ranking_metrics import Measured, kendall_tau
+from wpl_jax.evaluation.ranking_metrics import kendall_tau
 from wpl_jax.evaluation.retrained import RETRAINED_FILE, read_retrained
 from wpl_jax.evaluation.retraining import Retraining
 from wpl_jax.evaluation.truth import TRUTHS, FromScratch, Truth
 from wpl_jax.evaluation.tuning import NO_TUNING, Tuning
 from wpl_jax.runs.machine import Requests
-from wpl_jax.runs.run_directory import claim
+from wpl_jax.runs.run_directory import CHECKPOINTS, claim
 from wpl_jax.runs.share import Share
 from wpl_jax.supernet import Architecture, Space
 from wpl_jax.tasks import Data, Evaluation
@@ -129,14 +130,6 @@ class Ranking:
                 return architectures.sample(space, self.architectures, self.seed)
 
 
-class Interval(NamedTuple):
-    """A rank correlation with its confidence interval."""
-
-    tau: float
-    low: float
-    high: float
-
-
 class UntrainedError(UserError):
     """Architectures whose true errors need a training that has not been done."""
 
@@ -187,7 +180,7 @@ def from_scratch(
                     splits=_SPLITS,
                 )
             if processes.is_primary():  # It is done.
-                shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+                shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     return read_trained([workdir], architectures) if processes.is_primary() else []
 
 
@@ -250,7 +243,7 @@ def estimate_of(scores: Evaluation) -> np.ndarray:
 
 def measure(
     true: np.ndarray, estimate: np.ndarray, top: float, samples: int
-) -> dict[str, Measured]:
+) -> dict[str, Interval]:
     """All metrics of a ranking with 95 % intervals.
 
     Architectures without a finite error or estimate are left out. The interval of
@@ -272,7 +265,7 @@ def measure(
     x, y = true[there], estimate[there]
     k = max(1, round(top * len(true)))
     found = ranking_metrics.summary(x, y, min(k, len(x)), samples)
-    return found | {_TAU: Measured(*correlation(y, x))}
+    return found | {_TAU: correlation(y, x)}
 
 
 def without_search(

@@ -11,20 +11,13 @@ better.
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from wpl_jax.common.bootstrap import CONFIDENCE, Interval, interval_of
+
 Metric = Callable[[np.ndarray, np.ndarray], float]  # of true errors and estimates
-
-
-class Measured(NamedTuple):
-    """A metric with its bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 def kendall_tau(true: ArrayLike, estimate: ArrayLike) -> float:
@@ -172,9 +165,9 @@ def bootstrap(
     true: ArrayLike,
     estimate: ArrayLike,
     samples: int = 1000,
-    level: float = 0.95,
+    level: float = CONFIDENCE,
     seed: int = 0,
-) -> Measured:
+) -> Interval:
     """A metric with its interval, of architectures drawn with replacement.
 
     Args:
@@ -186,27 +179,21 @@ def bootstrap(
       seed: Of the draws.
 
     Returns:
-      The metric of all, and percentiles over those samples in which it is a number.
+      The metric of all, and percentiles over those samples in which it is finite;
+      nan for a single architecture.
 
     Examples:
       >>> tau = bootstrap(kendall_tau, [1, 2, 3, 4, 5, 6], [1, 3, 2, 4, 6, 5])
       >>> round(tau.value, 2), tau.low < tau.value <= tau.high
       (0.73, True)
     """
-    x, y = _checked(true, estimate)
-    rng = np.random.default_rng(seed)
-    drawn = (rng.integers(len(x), size=len(x)) for _ in range(samples))
-    found = np.array([metric(x[sample], y[sample]) for sample in drawn])
-    found = found[~np.isnan(found)]
-    if not found.size:
-        return Measured(metric(x, y), float("nan"), float("nan"))
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
-    return Measured(metric(x, y), float(low), float(high))
+    pairs = _checked(true, estimate)
+    return interval_of(metric, *pairs, draws=samples, level=level, seed=seed)
 
 
 def summary(
     true: ArrayLike, estimate: ArrayLike, k: int, samples: int = 1000
-) -> dict[str, Measured]:
+) -> dict[str, Interval]:
     """All metrics of this module with their intervals, by their usual names.
 
     Args:

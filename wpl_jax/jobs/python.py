@@ -258,11 +258,8 @@ def _without_step(line: bytes) -> dict[str, Any]:
 def _found(
     search: Search, data: Data, state: Any, records: list[dict[str, Any]]
 ) -> Found:
-    selection = jax.device_get(state.selection)
-    best = int(selection.order_of_judged(search.strategy.candidates)[0])
-    choice = selection.architectures.choice[selection.kept[best]]
+    choice, loss, error, _ = state.selection.best(search.strategy.candidates)
     architecture = Architecture(jnp.asarray(choice))
-    loss, error = (float(each[best]) for each in selection.judged)
     task = search.task
 
     @jax.jit  # A checkpoint has numpy's arrays.

@@ -47,18 +47,18 @@ def write_results(
       UserError: If no candidate has a finite error.
     """
     selection = jax.device_get(state.selection)
-    best = int(selection.order_of_judged(search.strategy.candidates)[0])
-    if not selection.allowed[selection.kept[best]]:
+    best = selection.best(search.strategy.candidates)
+    if not best.allowed:
         print(
-            f"{title}: the reward allows none of the {len(selection.allowed)} "
-            "candidates (config.reward). The best of those that it does not allow:",
+            f"{title}: none of the {len(selection.allowed)} candidates is allowed by "
+            "both the reward (config.reward) and the limits of costs (config.limits). "
+            "The best of the others:",
             flush=True,
         )
-    architecture = selection.architectures.choice[selection.kept[best]]
-    text = architecture_to_json(search.task.space, architecture)
+    text = architecture_to_json(search.task.space, best.choice)
     write_atomically(folder / f"{prefix}{ARCHITECTURE_FILE}", text)
     candidates.write(folder, selection)
-    loss, error = (float(each[best]) for each in selection.judged)
+    loss, error = best.loss, best.error
     if not (np.isfinite(loss) and np.isfinite(error)):
         raise UserError(
             f"{folder}: none of the candidates has a finite loss and "
@@ -68,7 +68,7 @@ def write_results(
         )
     results = {
         **guess.described(),
-        "architecture": architecture.tolist(),
+        "architecture": best.choice.tolist(),
         "error_name": search.task.error_name,
         "loss_name": getattr(search.task, "loss_name", "loss"),
         "valid_loss": loss,

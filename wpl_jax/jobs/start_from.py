@@ -19,8 +19,9 @@ from wpl_jax.errors import ConfigError, UserError, for_caller, shorten
 from wpl_jax.jobs.config_fields import Field, FieldError, get_field
 from wpl_jax.jobs.open_task import open_task
 from wpl_jax.runs import warm_start
+from wpl_jax.runs.run_directory import CHECKPOINTS
 from wpl_jax.runs.run_files import to_json, write_atomically
-from wpl_jax.runs.warm_start import CHECKPOINTS, Taken
+from wpl_jax.runs.warm_start import Taken
 from wpl_jax.supernet import Space
 from wpl_jax.tasks import Data, DataCache
 

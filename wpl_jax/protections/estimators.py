@@ -35,13 +35,8 @@ class Uniform:
 
 
 @dataclasses.dataclass(frozen=True)
-class Batch:
-    """The squared gradient of the mean loss of a batch (Benyahia et al., 2019).
-
-    Attributes:
-      split: What it is estimated on, ``"valid"`` or ``"train"``.
-      batches: How many batches of it; the estimates are averaged.
-    """
+class _OverBatches:
+    """An estimate that is the mean over some batches of a split."""
 
     split: Split = "valid"
     batches: int = 1
@@ -50,6 +45,39 @@ class Batch:
         """Checks the settings."""
         check_choice(self, "split", ("train", "valid"))
         check_int(self, "batches", 1, "in one call", most=MOST_OF_A_CALL)
+
+    def _mean(
+        self,
+        of_batch: Callable[[jax.Array, jax.Array], Any],
+        trained: Trained,
+        key: jax.Array,
+    ) -> Any:
+        """The mean over the batches that are a child's; each child has others.
+
+        Args:
+          of_batch: The estimate of one batch, of its number and a PRNG key.
+          trained: The child.
+          key: PRNG key.
+        """
+
+        def add(total, i):
+            number = trained.number * self.batches + i
+            found = of_batch(number, jax.random.fold_in(key, i))
+            return jax.tree.map(jnp.add, total, found), None
+
+        nothing = zero_importance(trained.params)
+        total, _ = jax.lax.scan(add, nothing, jnp.arange(self.batches))
+        return jax.tree.map(lambda f: f / self.batches, total)
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch(_OverBatches):
+    """The squared gradient of the mean loss of a batch (Benyahia et al., 2019).
+
+    Attributes:
+      split: What it is estimated on, ``"valid"`` or ``"train"``.
+      batches: How many batches of it; the estimates are averaged.
+    """
 
     def estimate(self, trained, task, data, key, axis=NO_AXIS):
         """The mean over batches."""
@@ -62,11 +90,11 @@ class Batch:
             # The mean first: squares of the devices' gradients are another estimate.
             return fisher.square(axis.mean(gradient))
 
-        return _mean_over_batches(of_batch, trained, self.batches, key)
+        return self._mean(of_batch, trained, key)
 
 
 @dataclasses.dataclass(frozen=True)
-class PerExample:
+class PerExample(_OverBatches):
     """The mean of the squared gradients of examples, the Fisher diagonal.
 
     Attributes:
@@ -76,15 +104,12 @@ class PerExample:
       chunk_size: Examples at a time, see :func:`wpl_jax.fisher.per_example_fisher`.
     """
 
-    split: Split = "valid"
-    batches: int = 1
     labels: Literal["data", "model"] = "data"
     chunk_size: int = 8
 
     def __post_init__(self) -> None:
         """Checks the settings."""
-        check_choice(self, "split", ("train", "valid"))
-        check_int(self, "batches", 1, "in one call", most=MOST_OF_A_CALL)
+        super().__post_init__()
         check_choice(self, "labels", ("data", "model"))
         check_int(self, "chunk_size", 1)
 
@@ -130,11 +155,11 @@ class PerExample:
             )
             return axis.mean(found)
 
-        return _mean_over_batches(of_batch, trained, self.batches, key)
+        return self._mean(of_batch, trained, key)
 
 
 @dataclasses.dataclass(frozen=True)
-class Exact:
+class Exact(_OverBatches):
     """The Fisher diagonal with the expectation over all classes.
 
     Labels are neither read nor drawn, see :func:`wpl_jax.exact_fisher`. It takes a
@@ -148,15 +173,12 @@ class Exact:
       chunk_size: Examples at a time.
     """
 
-    split: Split = "valid"
-    batches: int = 1
     samples: int | None = None
     chunk_size: int = 8
 
     def __post_init__(self) -> None:
         """Checks the settings."""
-        check_choice(self, "split", ("train", "valid"))
-        check_int(self, "batches", 1, "in one call", most=MOST_OF_A_CALL)
+        super().__post_init__()
         check_int(self, "samples", 1, optional=True, most=MOST_OF_A_CALL)
         check_int(self, "chunk_size", 1)
 
@@ -205,7 +227,7 @@ class Exact:
             # The loss is the mean over predictions, the log-likelihood their sum.
             return axis.mean(jax.tree.map(lambda f: f / count**2, found))
 
-        return _mean_over_batches(of_batch, trained, self.batches, key)
+        return self._mean(of_batch, trained, key)
 
     def _check_size(self, predictions: int, classes: int) -> None:
         passes = predictions * classes
@@ -224,23 +246,6 @@ def _places(examples: Any, axis: Axis) -> jax.Array:
     """The places of examples in the batch, whichever device they are on."""
     here = len(jax.tree.leaves(examples)[0])
     return axis.shard(jnp.arange(here * axis.size))
-
-
-def _mean_over_batches(
-    of_batch: Callable[[jax.Array, jax.Array], Any],
-    trained: Trained,
-    batches: int,
-    key: jax.Array,
-) -> Any:
-    """The mean over the batches that are a child's; each child has others."""
-
-    def add(total, i):
-        number = trained.number * batches + i
-        found = of_batch(number, jax.random.fold_in(key, i))
-        return jax.tree.map(jnp.add, total, found), None
-
-    total, _ = jax.lax.scan(add, zero_importance(trained.params), jnp.arange(batches))
-    return jax.tree.map(lambda f: f / batches, total)
 
 
 # By name: dataclasses with the method of :class:`Estimator`.

@@ -14,6 +14,7 @@ from wpl_jax.runs.run_files import write_atomically
 
 MILLISECONDS = 500  # that a frame is shown
 _COLORS = 64
+_DPI = 80  # pixels in an inch
 _NO_DITHER = Image.Dither.NONE
 
 
@@ -59,7 +60,6 @@ def frames_of(
     moving: Sequence[Artist],
     move: Callable[[int], None],
     count: int,
-    dpi: int = 80,
 ) -> Iterator[Image.Image]:
     """Draws a figure of which only some artists move; the rest is drawn once.
 
@@ -68,12 +68,11 @@ def frames_of(
       moving: Its artists that move.
       move: Changes them for a frame, a function of its number.
       count: Number of frames.
-      dpi: Pixels in an inch.
 
     Yields:
       The frames.
     """
-    figure.set_dpi(dpi)
+    figure.set_dpi(_DPI)
     make_plain(figure)
     canvas = FigureCanvasAgg(figure)
     for artist in moving:

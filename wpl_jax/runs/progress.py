@@ -9,6 +9,8 @@ from tqdm import tqdm
 
 from wpl_jax.runs import console
 
+_SECONDS_BETWEEN = 0.1  # two updates of the bar in a notebook, at least
+
 
 class Progress:
     """Shows how many of its calls a job has made."""
@@ -103,10 +105,10 @@ class _TerminalBar:
 class _NotebookBar:
     """A bar below the cell of a notebook: one output, which is replaced."""
 
-    def __init__(self, total: int, done: int, title: str, interval: float = 0.1):
+    def __init__(self, total: int, done: int, title: str):
         from IPython.display import display
 
-        self._total, self._first, self._interval = total, done, interval
+        self._total, self._first = total, done
         self._title = console.shown(title)
         self._start = self._last = time.monotonic()
         self._shown = self._drawn(done, "")
@@ -115,7 +117,7 @@ class _NotebookBar:
     def show(self, done: int, note: str) -> None:
         self._shown = self._drawn(done, console.shown(note))
         # Each update is a message to the browser, and calls may take a millisecond.
-        if time.monotonic() - self._last >= self._interval:
+        if time.monotonic() - self._last >= _SECONDS_BETWEEN:
             self._update()
 
     def go_back(self, done: int) -> None:

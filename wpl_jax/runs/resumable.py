@@ -18,8 +18,8 @@ from wpl_jax.runs.machine import Requests
 from wpl_jax.runs.monitor import METRICS_FILE, Metrics, missing, whole_records
 from wpl_jax.runs.profiling import Tracer
 from wpl_jax.runs.progress import Progress
+from wpl_jax.runs.run_directory import CHECKPOINTS
 
-_CHECKPOINTS = "checkpoints"  # the folder
 _CHANGED = "a record has changed since it was written"
 
 
@@ -88,7 +88,7 @@ class Resumable(contextlib.AbstractContextManager):
                 return stack.enter_context(contextlib.closing(thing))
 
             self._checkpoints = closing(
-                Checkpoints, folder / _CHECKPOINTS, landmark=landmark
+                Checkpoints, folder / CHECKPOINTS, landmark=landmark
             )
             resumed = self._everywhere(self._checkpoints.restore)
             if resumed is not None:
@@ -192,7 +192,7 @@ def newest(folder: Path, like: Any) -> tuple[int, Any] | None:
     Raises:
       UserError: If all checkpoints are damaged, or one could not be read this time.
     """
-    found, path = None, folder / _CHECKPOINTS
+    found, path = None, folder / CHECKPOINTS
     if processes.is_primary() and path.is_dir():
         with contextlib.closing(CheckpointReader(path)) as reader:
             found = reader.restore(like)
@@ -210,9 +210,9 @@ def changed_records(folder: Path, records: Sequence[bytes]) -> str:
       What was found; "" where they have the checksum that the newest checkpoint
       keeps, or no checkpoint is left.
     """
-    if not (folder / _CHECKPOINTS).is_dir():
+    if not (folder / CHECKPOINTS).is_dir():
         return ""
-    with contextlib.closing(CheckpointReader(folder / _CHECKPOINTS)) as reader:
+    with contextlib.closing(CheckpointReader(folder / CHECKPOINTS)) as reader:
         expected = reader.beside()
     # Of all records where the checkpoint is the last; of the first ones before it.
     checksums = itertools.accumulate(

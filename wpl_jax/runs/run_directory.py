@@ -14,6 +14,7 @@ from wpl_jax.runs.checkpoint import check_path
 from wpl_jax.runs.run_files import OBJECT, TEXT, to_json, write_atomically
 
 CONFIG_FILE = "config.json"
+CHECKPOINTS = "checkpoints"  # the folder of a search or training
 DATA_FILE = "data.json"
 _LOCK = ".lock"  # held while a process runs in a folder
 _TURN = ".turn"  # held while a process writes what all of a run write

@@ -16,11 +16,11 @@ import numpy as np
 from wpl_jax.common.checks import leaves_by_path
 from wpl_jax.errors import UserError
 from wpl_jax.runs.checkpoint_reader import read_arrays
+from wpl_jax.runs.run_directory import CHECKPOINTS
 from wpl_jax.runs.run_files import TEXT, list_of, read_json, to_json, write_atomically
 from wpl_jax.supernet import Architecture, Space, gather, num_choices, scatter
 
 WORDS_FILE = "words.json"
-CHECKPOINTS = "checkpoints"  # the folder
 _OF_SEARCH, _OF_CHILD = "shared/params/", "best/"
 _MOST_LISTED = 20
 

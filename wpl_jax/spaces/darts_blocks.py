@@ -18,9 +18,13 @@ from wpl_jax.spaces.network import (
     Network,
     Several,
     Use,
+    conv_norm_weights,
     conv_weights,
     dense_weights,
+    halved,
+    halved_weights,
     norm_weights,
+    partial_channels,
 )
 
 _INPUTS = 2  # of a cell
@@ -70,7 +74,10 @@ def network(
         return None
     affine = space.affine
     options = space.normalize_pools, parts, edge_weights
-    blocks = [_pointwise(affine), _halved(affine)]
+    blocks = [
+        _pointwise(affine),
+        halved(affine, "x = jax.nn.relu(x)", "x[:, 1::2, 1::2]"),
+    ]
     for beginning, (name, repeats) in _CONVOLUTIONS.items():
         if any(operation.startswith(beginning) for operation in used):
             blocks.append(_convolution(name, repeats, affine))
@@ -103,23 +110,6 @@ def _pointwise(affine: bool) -> Block:
     )
 
 
-def _halved(affine: bool) -> Block:
-    return Block(
-        "Halved",
-        "Half of the image: some filters see every other pixel, some the others.",
-        {
-            "even": Conv("$inputs", "$outputs // 2", 1),
-            "odd": Conv("$inputs", "$outputs // 2", 1),
-            "norm": BatchNorm("$outputs", affine),
-        },
-        "x",
-        """x = jax.nn.relu(x)
-halves = self.even(x[:, ::2, ::2]), self.odd(x[:, 1::2, 1::2])
-return self.norm(jnp.concatenate(halves, -1)@norm)""",
-        {"inputs": "", "outputs": ""},
-    )
-
-
 def _convolution(name: str, repeats: int, affine: bool) -> Block:
     """Depthwise and pointwise convolutions; those of one repeat are dilated."""
     c, lines = "$channels", []
@@ -144,18 +134,9 @@ def _convolution(name: str, repeats: int, affine: bool) -> Block:
     return Block(name, about, layers, "x", body, arguments)
 
 
-_PARTIAL = """def part(x):  # Operations work on some of the channels.
-    return x[..., : x.shape[-1] // {parts}]
-
-def rest(x):  # The others pass,
-    return x[..., x.shape[-1] // {parts} :]
-
+_HALVED_REST = """
 def halved_rest(x):
     return @flax.max_pool(rest(x), window_shape=(2, 2), strides=(2, 2))
-
-def join(y, rest):  # and all are shuffled.
-    y = jnp.concatenate([y, rest], -1)
-    return y.reshape(*y.shape[:-1], {parts}, -1).swapaxes(-1, -2).reshape(y.shape)
 """
 
 
@@ -165,7 +146,9 @@ def _cell(name, kind, cell, concat, normalize_pools, parts, edge_weights) -> Blo
     layers: dict[str, Layer] = {}
     states, lines, terms = ["older", "newer"], [], []
     if parts > 1:
-        lines += _PARTIAL.format(parts=parts).splitlines()
+        lines += partial_channels(parts)
+        if kind:
+            lines += _HALVED_REST.splitlines()
     for number, (operation, state) in enumerate(cell):
         node, side = divmod(number, 2)
         layer = f"node_{node}_{'ab'[side]}"
@@ -232,11 +215,7 @@ return self.classifier(jnp.mean(newer, (1, 2)))"""
 
 
 def _weights(space, segments, cells, child, statistics, weights_of):
-    stem = child["stem"]
-    kernel = np.asarray(stem["kernel"])
-    kernel = kernel.reshape(3, 3, -1, kernel.shape[-1])
-    found = conv_weights("stem", kernel)
-    found |= norm_weights("stem_norm", statistics["stem"], stem)
+    found = conv_norm_weights("stem", "stem_norm", child["stem"], statistics["stem"])
     place = 0
     for number, segment in enumerate(segments):
         own = child[f"cells_{number}"]
@@ -272,9 +251,7 @@ def _input_weights(name, halves, own, moments):
     found = norm_weights(f"{name}.norm", moments, own)
     if not halves:
         return found | conv_weights(f"{name}.conv", kernel)
-    half = kernel.shape[1] // 2
-    found |= conv_weights(f"{name}.even", kernel[:, :half])
-    return found | conv_weights(f"{name}.odd", kernel[:, half:])
+    return found | halved_weights(name, kernel)
 
 
 def _branch_weights(name, operation, halves, own, moments, normalize_pools):

@@ -19,8 +19,11 @@ from wpl_jax.spaces.network import (
     Network,
     Several,
     Use,
+    conv_norm_weights,
     conv_weights,
     dense_weights,
+    halved,
+    halved_weights,
     norm_weights,
 )
 
@@ -30,6 +33,8 @@ _POOLS = {
     "average_3x3": ("average_pool", AVERAGE_POOL),
     "max_3x3": ("max_pool", MAX_POOL),
 }
+# Of the pixels that the other half of the filters sees.
+_SHIFTED = "shifted = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))[:, 1:, 1:]"
 _STATES = ("older", "newer")  # inputs of a cell
 
 
@@ -48,7 +53,7 @@ def network(space: Any, choice: Any, child: Any, statistics: Any) -> Network:
     return Network(
         (
             _separable(affine),
-            _halved(affine),
+            halved(affine, _SHIFTED, "shifted[:, ::2, ::2]"),
             *(
                 _cell(name, wiring, affine)
                 for name, wiring in zip(_CELLS, cells, strict=True)
@@ -77,21 +82,6 @@ return self.norm_2(x@norm)"""
     about = "A separable convolution, twice."
     arguments = {"channels": "", "size": ""}
     return Block("Separable", about, layers, "x", body, arguments)
-
-
-def _halved(affine: bool) -> Block:
-    """The two reductions that a stage begins with."""
-    layers: dict[str, Layer] = {
-        "even": Conv("$inputs", "$outputs // 2", 1),
-        "odd": Conv("$inputs", "$outputs // 2", 1),
-        "norm": BatchNorm("$outputs", affine),
-    }
-    body = """shifted = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))[:, 1:, 1:]
-halves = self.even(x[:, ::2, ::2]), self.odd(shifted[:, ::2, ::2])
-return self.norm(jnp.concatenate(halves, -1)@norm)"""
-    about = "Half of the image: some filters see every other pixel, some the others."
-    arguments = {"inputs": "", "outputs": ""}
-    return Block("Halved", about, layers, "x", body, arguments)
 
 
 def _cell(name: str, wiring: Wiring, affine: bool) -> Block:
@@ -165,20 +155,14 @@ def _whole(space: Any) -> Block:
 
 
 def _weights(space, cells, child, statistics) -> dict[str, np.ndarray]:
-    stem = child["stem"]
-    kernel = np.asarray(stem["kernel"])
-    kernel = kernel.reshape(3, 3, -1, kernel.shape[-1])
-    found = conv_weights("stem", kernel)
-    found |= norm_weights("stem_norm", statistics["stem"], stem)
+    found = conv_norm_weights("stem", "stem_norm", child["stem"], statistics["stem"])
     for stage, kinds in enumerate(space.kinds_of_cells):
         name = f"stage_{stage}"
         own, moments = child[name], statistics[name]
         for part in ("first", "second"):
             layer, kernel = f"{part}_{stage}", np.asarray(own[part]["kernel"])
-            half = kernel.shape[1] // 2
             if stage:
-                found |= conv_weights(f"{layer}.even", kernel[:, :half])
-                found |= conv_weights(f"{layer}.odd", kernel[:, half:])
+                found |= halved_weights(layer, kernel)
                 found |= norm_weights(f"{layer}.norm", moments[part], own[part])
             else:
                 found |= conv_weights(layer, kernel)

@@ -15,9 +15,11 @@ from wpl_jax.spaces.network import (
     Network,
     Several,
     Use,
+    conv_norm_weights,
     conv_weights,
     dense_weights,
     norm_weights,
+    partial_channels,
 )
 
 _SIZES = {"nor_conv_1x1": 1, "nor_conv_3x3": 3}  # windows of the convolutions
@@ -95,7 +97,7 @@ def _cell(space: Any, operations: list[str]) -> Block:
         else:
             term = f"jnp.zeros_like({x})"
         if parts > 1:
-            term = f"join({term}, {whole})"
+            term = f"join({term}, rest({whole}))"
         if space.edge_weights and target > 1:
             term = f"{term} / {target}"
         terms[target].append(term)
@@ -104,7 +106,7 @@ def _cell(space: Any, operations: list[str]) -> Block:
         lines.append(f"node_{target} = {total}")
     lines.append(f"return node_{NODES - 1}")
     if parts > 1:
-        lines = [*_PARTIAL.format(parts=parts).splitlines(), *lines]
+        lines = [*partial_channels(parts), *lines]
     return Block(
         "Cell",
         "The cell that was found: each node is the sum of its edges.",
@@ -113,16 +115,6 @@ def _cell(space: Any, operations: list[str]) -> Block:
         "\n".join(lines),
         {"channels": ""},
     )
-
-
-_PARTIAL = """def part(x):  # Operations work on some of the channels.
-    return x[..., : x.shape[-1] // {parts}]
-
-def join(y, x):  # The others pass, and all are shuffled.
-    y = jnp.concatenate([y, x[..., y.shape[-1] :]], -1)
-    y = y.reshape(*x.shape[:-1], {parts}, -1).swapaxes(-1, -2)
-    return y.reshape(x.shape)
-"""
 
 
 def _whole(space: Any, channels: list[int]) -> Block:
@@ -150,22 +142,14 @@ def _whole(space: Any, channels: list[int]) -> Block:
 
 
 def _weights(space, operations, child, statistics) -> dict[str, np.ndarray]:
-    def convolution(name, conv, norm, parameters, moments):
-        kernel = np.asarray(parameters["kernel"])
-        inputs = len(kernel) // 9
-        kernel = kernel.reshape(3, 3, inputs, -1)
-        return {
-            **conv_weights(f"{name}{conv}", kernel),
-            **norm_weights(f"{name}{norm}", moments, parameters),
-        }
-
-    found = convolution("", "stem", "stem_norm", child["stem"], statistics["stem"])
+    found = conv_norm_weights("stem", "stem_norm", child["stem"], statistics["stem"])
     for stage, name in enumerate(_stages(child)):
         if stage:
             reduction = f"reduction_{stage}"
             for part in ("first", "second"):
-                found |= convolution(
-                    *(f"{reduction}.{part}.", "conv", "norm"),
+                layer = f"{reduction}.{part}"
+                found |= conv_norm_weights(
+                    *(f"{layer}.conv", f"{layer}.norm"),
                     *(child[reduction][part], statistics[reduction][part]),
                 )
             shortcut = child[reduction]["shortcut"]["kernel"]

@@ -147,10 +147,10 @@ def convolve(
 
 
 def convolve_channels_last(
-    x: jax.Array, child: Params, given: Any, axis: Axis, stride: int = 1
+    x: jax.Array, child: Params, given: Any, axis: Axis
 ) -> tuple[jax.Array, Moments]:
     """:func:`convolve` of ``float[batch, height, width, channels]``."""
-    y, moments = convolve(channels_first(x), child, given, axis, stride)
+    y, moments = convolve(channels_first(x), child, given, axis)
     return channels_last(y), moments
 
 

@@ -127,6 +127,50 @@ MAX_POOL = """def max_pool(x):
     return @flax.max_pool(x, window_shape=(3, 3), strides=(1, 1), padding="SAME")
 """
 
+_PARTIAL = """def part(x):  # Operations work on some of the channels.
+    return x[..., : x.shape[-1] // {parts}]
+
+def rest(x):  # The others pass,
+    return x[..., x.shape[-1] // {parts} :]
+
+def join(y, rest):  # and all are shuffled.
+    y = jnp.concatenate([y, rest], -1)
+    return y.reshape(*y.shape[:-1], {parts}, -1).swapaxes(-1, -2).reshape(y.shape)
+"""
+
+
+def partial_channels(parts: int) -> list[str]:
+    """Lines with functions for operations on a part of the channels.
+
+    They are those of :mod:`wpl_jax.spaces.partial_channels`: ``part(x)``, ``rest(x)``
+    and ``join(y, rest)``.
+
+    Args:
+      parts: Operations work on one channel of so many.
+    """
+    return _PARTIAL.format(parts=parts).splitlines()
+
+
+def halved(affine: bool, before: str, odd: str) -> Block:
+    """The block ``Halved(inputs, outputs)``, which halves the image.
+
+    Args:
+      affine: Whether its normalization has a scale and an offset.
+      before: The first line of its body.
+      odd: What the second half of the filters sees, an expression.
+    """
+    layers: dict[str, Layer] = {
+        "even": Conv("$inputs", "$outputs // 2", 1),
+        "odd": Conv("$inputs", "$outputs // 2", 1),
+        "norm": BatchNorm("$outputs", affine),
+    }
+    body = f"""{before}
+halves = self.even(x[:, ::2, ::2]), self.odd({odd})
+return self.norm(jnp.concatenate(halves, -1)@norm)"""
+    about = "Half of the image: some filters see every other pixel, some the others."
+    arguments = {"inputs": "", "outputs": ""}
+    return Block("Halved", about, layers, "x", body, arguments)
+
 
 def conv_weights(name: str, kernel: Any) -> dict[str, np.ndarray]:
     """A convolution, ``float[rows, columns, inputs, outputs]``; a matrix is of 1x1."""
@@ -134,6 +178,17 @@ def conv_weights(name: str, kernel: Any) -> dict[str, np.ndarray]:
     if kernel.ndim == 2:
         kernel = kernel[None, None]
     return {f"{name}.kernel": kernel}
+
+
+def halved_weights(name: str, kernel: Any) -> dict[str, np.ndarray]:
+    """The convolutions of :func:`halved`.
+
+    Args:
+      name: Of the block.
+      kernel: Of both, ``float[inputs, outputs]``.
+    """
+    even, odd = np.split(np.asarray(kernel), 2, axis=1)
+    return conv_weights(f"{name}.even", even) | conv_weights(f"{name}.odd", odd)
 
 
 def dense_weights(name: str, child: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -155,3 +210,20 @@ def norm_weights(
     if child and "scale" in child:
         found |= {f"{name}.scale": child["scale"], f"{name}.bias": child["offset"]}
     return {key: np.asarray(value) for key, value in found.items()}
+
+
+def conv_norm_weights(
+    conv: str, norm: str, child: Mapping[str, Any], moments: Any
+) -> dict[str, np.ndarray]:
+    """A convolution of 3x3 pixels and the batch normalization after it.
+
+    Args:
+      conv: Name of the convolution.
+      norm: Name of the normalization.
+      child: With ``kernel``, ``float[9 * inputs, outputs]``, a product of patches; and
+        perhaps ``scale`` and ``offset`` of the normalization.
+      moments: Mean and variance of the normalization.
+    """
+    kernel = np.asarray(child["kernel"])
+    kernel = kernel.reshape(3, 3, -1, kernel.shape[-1])
+    return conv_weights(conv, kernel) | norm_weights(norm, moments, child)

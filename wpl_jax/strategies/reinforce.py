@@ -284,12 +284,7 @@ def train(
         keys = jax.random.split(jax.random.fold_in(key, step), (2, samples_per_step))
         drawn = jax.vmap(lambda k: sample(params, k, num_choices, **policy))(keys[0])
         rewards = rewards_fn(keys[1], drawn.architecture, step)
-        rewards = jnp.asarray(rewards, params.bias.dtype)
-        if rewards.shape != (samples_per_step,):
-            raise ValueError(
-                f"rewards_fn must return a number for each of {samples_per_step} "
-                f"architectures, got shape {rewards.shape}."
-            )
+        rewards = _checked_rewards(rewards, samples_per_step, params.bias.dtype)
         gradient = jax.grad(mean_loss)(params, drawn.architecture, rewards, baseline)
         updates, opt_state = optimizer.update(gradient, opt_state, params)
         params = optax.apply_updates(params, updates)
@@ -304,16 +299,39 @@ def train(
     (params, opt_state, baseline), (architectures, rewards, entropy) = jax.lax.scan(
         update, (params, opt_state, baseline), numbers
     )
+    metrics = _metrics(architectures, rewards, entropy)
+    return params, opt_state, baseline, metrics
+
+
+def _checked_rewards(rewards: Any, samples: int, dtype: Any) -> jax.Array:
+    rewards = jnp.asarray(rewards, dtype)
+    if rewards.shape != (samples,):
+        raise ValueError(
+            f"rewards_fn must return a number for each of {samples} architectures, got "
+            f"shape {rewards.shape}."
+        )
+    return rewards
+
+
+def _metrics(
+    architectures: jax.Array, rewards: jax.Array, entropy: jax.Array
+) -> Metrics:
+    """What is reported of all steps.
+
+    Args:
+      architectures: ``int32[steps, samples, decisions]``.
+      rewards: Theirs, ``float[steps, samples]``.
+      entropy: ``float[steps]``.
+    """
     flat = jnp.ravel(rewards)
     # The maximum of several numbers and a NaN is the NaN.
     best = jnp.argmax(jnp.where(jnp.isnan(flat), -jnp.inf, flat))
-    metrics = Metrics(
+    return Metrics(
         reward=jnp.mean(rewards, axis=1),
         entropy=entropy,
         best_reward=flat[best],
         best_architecture=architectures.reshape(flat.size, -1)[best],
     )
-    return params, opt_state, baseline, metrics
 
 
 def _check_mode(entropy_mode):

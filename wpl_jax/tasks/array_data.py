@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from wpl_jax.common.counted import counted
+from wpl_jax.common.settings import LARGEST, MOST_INT
 from wpl_jax.data.arguments import (
     require_array,
     require_int,
@@ -30,7 +31,7 @@ _NUMBER = (
     "number the classes from 0, as numpy.unique(targets, return_inverse=True) does, "
     "and pass their names as class_names"
 )
-_MOST = {"float32": 3.4028234663852886e38, "int32": 2**31 - 1}
+_MOST = {"float32": LARGEST, "int32": MOST_INT}
 
 
 class Examples(NamedTuple):

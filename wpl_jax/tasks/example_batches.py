@@ -20,21 +20,30 @@ class Batches:
     size: int
 
     def places(self, index: jax.Array, axis: Axis) -> jax.Array:
-        """Places in its split of a batch's examples, those of this device, ``int32[]``.
+        """Places in its split of a batch's examples, those of this device.
 
         Args:
           index: Number of the batch, ``int32[]``.
           axis: Devices that share it.
+
+        Returns:
+          ``int32[size / devices]``.
         """
         return index * self.size + axis.shard(jnp.arange(self.size))
 
     def shuffled(self, step: jax.Array, count: int, axis: Axis) -> jax.Array:
         """Places of a batch where each pass over a split has an order of its own.
 
+        The orders do not depend on the seed of a search: all seeds see the examples of
+        a split in the same order.
+
         Args:
           step: Number of the batch, ``int32[]``, counted on over all passes.
           count: Examples of the split.
           axis: Devices that share the batch.
+
+        Returns:
+          Those of this device, ``int32[size / devices]``.
         """
         batches = count // self.size
         key_of_pass = jax.random.fold_in(jax.random.key(0), step // batches)

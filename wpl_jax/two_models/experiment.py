@@ -262,28 +262,13 @@ def train_b(
     """
     key_init, key_batches = jax.random.split(key)
     params = init_pool(key_init, layers_a, setting)
-    mask, used = protection_mask(params, share), used_by_b(params, share)
-    optimizer = setting.optimizer_b
-
-    def penalized(i):
-        rate = optimizer.rate(i)
-        return STEPS[step](optimizer.transform(rate), rate, alpha)
-
+    mask = protection_mask(params, share)
+    penalized = _penalized_optimizer(setting, step, alpha)
+    train_batch = _training_of_b(key_batches, params, share, penalized, data, setting)
     no_fisher = jax.tree.map(jnp.zeros_like, params)
     opt_state = penalty.consolidate(
         penalized(jnp.int32(0)).init(params), params, no_fisher | {"shared": fisher}
     )
-
-    def loss(params, images, labels):
-        return _mean_loss(layers_of_b(params, share), images, labels, setting)
-
-    def train_batch(i, carry):
-        params, opt_state = carry
-        gradient = jax.grad(loss)(params, *_batch(key_batches, i, data, setting))
-        updates, opt_state = penalized(i).update(gradient, opt_state, params, mask=mask)
-        # Weight decay is of B's layers alone.
-        updates = jax.tree.map(lambda u, there: there * u, updates, used)
-        return optax.apply_updates(params, updates), opt_state
 
     def both(params, examples):
         return jnp.stack(
@@ -323,6 +308,48 @@ def train_b(
         fisher_spread=fisher_spread(fisher, mask["shared"]),
         finite=jnp.isfinite(optax.tree.norm(params)),
     )
+
+
+def _penalized_optimizer(setting: Setting, step: str, alpha: jax.Array):
+    """A function from the number of a step to B's optimizer under the penalty."""
+    optimizer = setting.optimizer_b
+
+    def penalized(i):
+        rate = optimizer.rate(i)
+        return STEPS[step](optimizer.transform(rate), rate, alpha)
+
+    return penalized
+
+
+def _training_of_b(key, params, share, penalized, data, setting):
+    """A step of B's training.
+
+    Args:
+      key: PRNG key of the batches.
+      params: Of both models; only their structure is used.
+      share: Which layers of A are shared, ``bool[layers]``.
+      penalized: Of :func:`_penalized_optimizer`.
+      data: The data.
+      setting: Sizes and optimizers.
+
+    Returns:
+      A function of the number of the step and of parameters with optimizer state, to
+      the new ones.
+    """
+    mask, used = protection_mask(params, share), used_by_b(params, share)
+
+    def loss(params, images, labels):
+        return _mean_loss(layers_of_b(params, share), images, labels, setting)
+
+    def train_batch(i, carry):
+        params, opt_state = carry
+        gradient = jax.grad(loss)(params, *_batch(key, i, data, setting))
+        updates, opt_state = penalized(i).update(gradient, opt_state, params, mask=mask)
+        # Weight decay is of B's layers alone.
+        updates = jax.tree.map(lambda u, there: there * u, updates, used)
+        return optax.apply_updates(params, updates), opt_state
+
+    return train_batch
 
 
 def fisher_spread(fisher: Layers, mask: Layers) -> jax.Array:

@@ -5,6 +5,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from wpl_jax.common import pareto
 from wpl_jax.common.bootstrap import Interval, interval, resamples
 from wpl_jax.two_models.analysis import Outcome, standard_error
 
@@ -36,10 +37,8 @@ def front(points: np.ndarray) -> np.ndarray:
       The points for which no other one has both models at least as accurate and one
       of them more so, ``float[front, 2]``. A's accuracy rises along them.
     """
-    order = np.lexsort((-points[:, 0], -points[:, 1]))  # B falls, then A falls.
-    ordered = points[order]
-    best_before = np.maximum.accumulate(np.append(-np.inf, ordered[:-1, 0]))
-    return ordered[ordered[:, 0] > best_before]
+    of_a, of_b = points.T
+    return points[pareto.front(-of_b, -of_a)]
 
 
 def kept_at(points: np.ndarray, reached: np.ndarray) -> np.ndarray:

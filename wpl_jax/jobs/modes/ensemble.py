@@ -51,12 +51,11 @@ def _of_search(
 ) -> None:
     folder, space = each.folder(workdir), search.task.space
     state = restore(search, each, folder)
-    selection = jax.device_get(state.selection)
+    ranked = state.selection.ranked(search.strategy.candidates)
     members = ensembles.best_distinct(
         space,
-        selection.architectures.choice[selection.kept],
-        np.asarray(selection.order_of_judged(search.strategy.candidates)),
-        selection.allowed[selection.kept] & np.isfinite(selection.judged.loss),
+        ranked.choice,
+        ranked.allowed & np.isfinite(ranked.loss),
         settings.members,
     )
     architectures = search.devices.replicate(Architecture(jnp.asarray(members)))

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from wpl_jax.common.counted import counted
+from wpl_jax.common.pareto import front
 from wpl_jax.evaluation.latency import Measurements
 from wpl_jax.evaluation.latency import read as read_latency
 from wpl_jax.reports.page import Page, new_figure
@@ -28,26 +29,6 @@ class Points(NamedTuple):
 
     costs: dict[str, np.ndarray]  # float64[n] by name
     errors: np.ndarray  # float64[n]
-
-
-def front(costs: np.ndarray, errors: np.ndarray) -> np.ndarray:
-    """Numbers of the points that no other point is better than in both.
-
-    Args:
-      costs: ``float64[n]``.
-      errors: ``float64[n]``; points that are not finite are left out.
-
-    Returns:
-      ``int[m]``, by cost; of equal points the first.
-
-    Examples:
-      >>> front(np.array([3.0, 1, 2]), np.array([5.0, 7, 9])).tolist()
-      [1, 0]
-    """
-    order = np.lexsort((errors, costs))
-    order = order[np.isfinite(errors[order])]
-    lowest = np.minimum.accumulate(np.concatenate([[np.inf], errors[order]]))
-    return order[errors[order] < lowest[:-1]]
 
 
 def _columns(space: Space) -> Mapping[str, Any]:

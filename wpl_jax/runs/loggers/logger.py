@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from wpl_jax.errors import UserError
+from wpl_jax.runs.run_directory import CONFIG_FILE
 from wpl_jax.runs.run_files import write_atomically
 
-_CONFIG_FILE = "config.json"
 _ABOVE = 4  # folders between a job and the run: searches/NAME/retrain
 
 
@@ -44,15 +44,13 @@ class Logged(NamedTuple):
             return None
         folder = self.folder.absolute()
         above = (folder, *folder.parents)[:_ABOVE]
-        return next((f for f in above if (f / _CONFIG_FILE).is_file()), None)
+        return next((f for f in above if (f / CONFIG_FILE).is_file()), None)
 
     @property
     def config(self) -> dict[str, Any]:
         """The configuration of the run; {} of a job in memory."""
         return (
-            {}
-            if self.run is None
-            else json.loads((self.run / _CONFIG_FILE).read_text())
+            {} if self.run is None else json.loads((self.run / CONFIG_FILE).read_text())
         )
 
     @property
