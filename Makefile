@@ -4,9 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 WORKDIR ?= runs/enas_rnn_pydoc
-# Two cores: the tests' time is compilation, which a second process halves. The tests of a
-# file share what they compile, and so stay in one process.
-WORKERS ?= 2
+# For two cores: a process waits for files and for processes that it starts a sixth of the
+# time, in which a third one computes. The tests of a file share what they compile, and so
+# stay in one process.
+WORKERS ?= 3
 
 .PHONY: search test test-slow lint docs notebooks bench compile-tpu compile-cuda clean
 

@@ -162,7 +162,7 @@ def test_penalties_are_of_what_is_dropped_and_of_the_change_of_what_is_not():
 
 
 def test_penalties_need_no_dropout():
-    task = LanguageModel(SPACE, LENGTH, BATCH, dropout=None, **PENALTIES)
+    task = LanguageModel(SPACE, LENGTH, BATCH, **PENALTIES)
     inputs, targets = window("train", 0)
     outputs = read(inputs, ZERO)
     key = jax.random.key(0)
