@@ -142,7 +142,7 @@ def join(y, rest):  # and all are shuffled.
 def partial_channels(parts: int) -> list[str]:
     """Lines with functions for operations on a part of the channels.
 
-    They are those of :mod:`wpl_jax.spaces.partial_channels`: ``part(x)``, ``rest(x)``
+    They are those of ``spaces/partial_channels.py``: ``part(x)``, ``rest(x)``
     and ``join(y, rest)``.
 
     Args:
