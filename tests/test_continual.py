@@ -596,6 +596,44 @@ def test_methods_partials_and_inner_functions_are_read():
     assert Same(array) != Same(array.copy())
 
 
+def test_what_the_library_makes_of_a_function_is_read():
+    global _TASK
+    of, _ = wpl_jax.trained_only(_head, {"h": X, "k": X}, {"h": True, "k": False})
+    made = wpl_jax.sample_class(_head), wpl_jax.reversed_cross_entropy(_head), of
+    before = [captured(each) for each in made]
+    assert [captured(each) for each in made] == before
+    _TASK = 1
+    try:
+        for each, was in zip(made, before, strict=True):
+            assert captured(each) != was
+    finally:
+        _TASK = 0
+
+
+def test_a_setting_that_reads_another_value_is_compiled_again():
+    global _TASK
+    tx = wpl_jax.with_plasticity(optax.sgd, alpha=1.0, learning_rate=0.1)
+    params = {"h": PARAMS["w"], "k": 3 * PARAMS["w"]}
+    state = params, tx.init(params)
+    resample = wpl_jax.sample_class(lambda p, x: _head(p, x))
+    log_loss = lambda p, e: -jax.nn.log_softmax(e[0] @ p["h"])[e[1]]  # noqa: E731
+
+    def fisher(resample):
+        options = {"resample": resample, "key": jax.random.key(0), "normalize": None}
+        _, found = wpl_jax.remember(state, log_loss, (X, Y), **options)
+        return wpl_jax.plasticity_states(found)[0].fisher["h"]
+
+    first = fisher(resample)
+    _TASK = 1
+    try:
+        second = fisher(resample)
+    finally:
+        _TASK = 0
+    assert np.any(first != second)
+    of_other = wpl_jax.sample_class(lambda p, x: x @ p["k"])
+    np.testing.assert_array_equal(second, fisher(of_other))
+
+
 # Warnings.
 
 

@@ -244,7 +244,7 @@ def remember(
     try:
         fisher = mean_over_batches(
             *(estimate, opened.fixed, params, _batches(data)),
-            functions=(loss, estimator),
+            functions=(loss, estimator, *settings.values()),
             weights=weights,
             key=key,
         )

@@ -4,6 +4,7 @@ A compiled function has taken over the values of globals and of variables of enc
 functions. It may serve again as long as these are the same.
 """
 
+import dataclasses
 import functools
 import types
 from collections.abc import Iterator
@@ -39,8 +40,9 @@ def captured(*functions: Any) -> tuple[Same, ...]:
     an entry of an array or of a dict, is not noticed.
 
     Args:
-      *functions: Functions, methods, ``functools.partial`` and tuples of them. Of other
-        objects nothing is read.
+      *functions: Functions, methods, ``functools.partial``, tuples of them, and what
+        this library makes of them, as :func:`wpl_jax.sample_class`. Of other objects
+        nothing is read.
 
     Returns:
       A tuple that is equal to an earlier one if and only if all values are the same.
@@ -62,10 +64,22 @@ def _values(thing: Any, seen: set[int]) -> Iterator[Any]:
         yield from getattr(thing.__self__, "__dict__", {}).values()
         yield from _values(thing.__func__, seen)
     elif isinstance(thing, types.FunctionType):
-        for value in _read(thing):
+        for value in _enclosed(thing):
             yield value
-            if _belongs(value, thing):
-                yield from _values(value, seen)
+            yield from _values(value, seen)
+        if not _is_own(thing):  # The globals of this library are constants.
+            for value in _globals(thing):
+                yield value
+                if _belongs(value, thing):
+                    yield from _values(value, seen)
+    elif dataclasses.is_dataclass(thing) and _is_own(type(thing)):
+        fields = dataclasses.fields(thing)
+        yield from _values(tuple(getattr(thing, f.name) for f in fields), seen)
+
+
+def _is_own(thing: Any) -> bool:
+    """Whether this library defines a function or a class."""
+    return (thing.__module__ or "").partition(".")[0] == _OWN
 
 
 def _belongs(value: Any, function: types.FunctionType) -> bool:
@@ -74,16 +88,17 @@ def _belongs(value: Any, function: types.FunctionType) -> bool:
     return isinstance(value, types.FunctionType) and module == function.__module__
 
 
-def _read(function: types.FunctionType) -> Iterator[Any]:
-    """Values of the names that the function's code has, those of inner ones too."""
-    module = function.__module__ or ""
-    if module.partition(".")[0] == _OWN:  # An estimator; its globals are constants.
-        return
+def _enclosed(function: types.FunctionType) -> Iterator[Any]:
+    """Values of the variables of enclosing functions that it reads."""
     for cell in function.__closure__ or ():
         try:
             yield cell.cell_contents
         except ValueError:  # It is empty: the variable is assigned later.
             yield None
+
+
+def _globals(function: types.FunctionType) -> Iterator[Any]:
+    """Values of the globals that its code names, that of inner functions too."""
     codes = [function.__code__]
     for code in codes:
         codes += [c for c in code.co_consts if isinstance(c, types.CodeType)]
