@@ -11,6 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from wpl_jax.common.trees import with_keys, without_keys
+
 NAME = "devices"  # of the axis in JAX
 
 
@@ -64,13 +66,10 @@ class Axis:
             return tree
 
         def of_first(x):
-            if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-                data = of_first(jax.random.key_data(x))
-                return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
             mine = jnp.where(self._index() == 0, x, jnp.zeros_like(x))
             return jax.lax.psum(mine, NAME).astype(x.dtype)
 
-        return jax.tree.map(of_first, tree)
+        return with_keys(jax.tree.map(of_first, without_keys(tree)), tree)
 
     def mean(self, tree: Any) -> Any:
         """The mean over the devices; its gradient is that of all devices' losses."""

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.extend import core
 
 from wpl_jax.common.parts import Program, example
+from wpl_jax.common.trees import is_key
 from wpl_jax.spaces.choices.choice import fixed_choices
 from wpl_jax.spaces.choices.discovery import Discovered, discover
 from wpl_jax.spaces.choices.networks import Mode, Network
@@ -119,13 +120,9 @@ def _changed(x: jax.Array, by: jax.Array) -> jax.Array:
     return x.at[(0,) * x.ndim].add(zero)
 
 
-def _is_key(x: Any) -> bool:
-    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-
-
 def _example(x: Any) -> jax.Array:
     """An array of a shape and dtype."""
-    if _is_key(x):
+    if is_key(x):
         return jax.random.split(jax.random.key(0), x.shape)
     if jnp.issubdtype(x.dtype, jnp.inexact):
         return example(*x.shape).astype(x.dtype)
