@@ -7,8 +7,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wpl_jax.continual import Calibration as Calibration
-    from wpl_jax.continual import calibrate as calibrate
+    from wpl_jax.calibration import Calibration as Calibration
+    from wpl_jax.calibration import calibrate as calibrate
     from wpl_jax.continual import remember as remember
     from wpl_jax.continual import set_alpha as set_alpha
     from wpl_jax.continual import with_plasticity as with_plasticity
@@ -70,7 +70,7 @@ __version__ = "0.1.0"
 
 # Where each public name is defined.
 _MODULES = {
-    "Calibration": "wpl_jax.continual",
+    "Calibration": "wpl_jax.calibration",
     "Found": "wpl_jax.jobs.python",
     "Importance": "wpl_jax.runs.importance",
     "Model": "wpl_jax.models.model",
@@ -78,7 +78,7 @@ _MODULES = {
     "WeightPlasticityState": "wpl_jax.penalty",
     "accumulate": "wpl_jax.penalty",
     "batch_fisher": "wpl_jax.fisher",
-    "calibrate": "wpl_jax.continual",
+    "calibrate": "wpl_jax.calibration",
     "choice": "wpl_jax.spaces.choices.choice",
     "choice_of_inputs": "wpl_jax.spaces.choices.choice",
     "clip_norm": "wpl_jax.fisher",
